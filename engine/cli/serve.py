@@ -1,0 +1,217 @@
+"""``cachecast serve``: one node, from its configuration to its orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import structlog
+import trio
+
+from engine.broker import open_broker
+from engine.cli.logs import configure_logs
+from engine.cli.process import (
+    disable_core_dumps,
+    lock_memory,
+    raise_file_limit,
+    settle_garbage_collector,
+)
+from engine.config import DEMO_APP, FileConfig, load_config
+from engine.errors import ConfigError
+from engine.server import Server, serve
+from engine.server.tls import TlsTerms
+
+if TYPE_CHECKING:
+    from engine.broker import Broker
+
+__all__ = ["serve_command"]
+
+_log = structlog.get_logger("cachecast.serve")
+
+
+@click.command(name="serve")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="TOML file.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", help="Port to listen on, 0 for any.  [default: 6001]")
+@click.option("--app-id", help="Id of the one app to serve.")
+@click.option("--app-key", help="Its key.")
+@click.option("--app-secret", help="Its secret; better given as CACHECAST_APP_SECRET.")
+@click.option("--cache-ttl", help="Lifetime of cached values in seconds, at most 1800.")
+@click.option("--cluster", help="Region of this node.")
+@click.option("--tls-cert", help="PEM file with the certificate chain; read again on SIGHUP.")
+@click.option("--tls-key", help="PEM file with its key.")
+@click.option("--admin-host", help="Address of /up, /ready and /metrics.  [default: 127.0.0.1]")
+@click.option("--admin-port", help="Its port.  [default: the one after --port, if free]")
+@click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve_command(path: Path | None, **options: object) -> None:
+    """Run a node.
+
+    With nothing given it serves a demonstration app on loopback. Flags beat the environment
+    (CACHECAST_HOST, CACHECAST_PORT, CACHECAST_APP_ID, ...), which beats the file.
+
+    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the certificate
+    again.
+    """
+    flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
+    if path is None and "CACHECAST_CONFIG" in os.environ:
+        path = Path(os.environ["CACHECAST_CONFIG"])
+    config = load_config(path, environ=os.environ, flags=flags)
+    check_exposure(config)
+    server = config.server
+    configure_logs(server.log_format, server.log_level)
+    is_sealed = disable_core_dumps()
+    n_files = raise_file_limit()
+    if server.locks_memory:
+        lock_memory()
+    _log.info(
+        "process prepared",
+        core_dumps="off",
+        dumpable=not is_sealed,
+        memory_locked=server.locks_memory,
+        max_open_files=n_files,
+    )
+    try:
+        trio.run(_run, config)
+    except BaseExceptionGroup as group:
+        # What is wrong with an address is found inside nurseries, which wrap what leaves them.
+        fault: BaseException = group
+        while isinstance(fault, BaseExceptionGroup):
+            fault = fault.exceptions[0]
+        if isinstance(fault, ConfigError):
+            raise fault from None
+        raise
+
+
+def check_exposure(config: FileConfig) -> None:
+    """Refuse to show the public demonstration credentials to anyone but this machine.
+
+    Raises:
+        ConfigError: they would be served beyond loopback.
+    """
+    if config.is_demo and not _is_loopback(config.server.host):
+        raise ConfigError(
+            "server.host",
+            f"the demonstration app's secret is public, so it may not be served on "
+            f"{config.server.host}.",
+            "Make an app of your own with `cachecast generate app`.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _run(config: FileConfig) -> None:
+    options = config.server
+    tls = (
+        TlsTerms(options.tls_cert, options.tls_key)
+        if options.tls_cert and options.tls_key
+        else None
+    )
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            server = await _start(nursery, broker, config, tls)
+            settle_garbage_collector()
+            _announce(config, server)
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    break
+                _reload(tls)
+            nursery.start_soon(_end_at_second_signal, signals, nursery)
+            with trio.move_on_after(options.exit_limit_s) as scope:
+                await _end(broker, server, options.drain_s)
+            if scope.cancelled_caught:
+                _log.warning("exit limit reached", seconds=options.exit_limit_s)
+            nursery.cancel_scope.cancel()
+
+
+async def _start(
+    nursery: trio.Nursery, broker: Broker, config: FileConfig, tls: TlsTerms | None
+) -> Server:
+    options = config.server
+    address = f"{_bracket(options.host)}:{options.port}"
+    admin: str | None = None
+    if options.has_admin:
+        admin = f"{_bracket(options.admin_host)}:{_admin_port(config)}"
+
+    async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
+        await serve(
+            broker,
+            address,
+            tls=tls,
+            admin_address=admin,
+            trusts_proxy=options.trusts_proxy,
+            falls_back=options.admin_port is None,
+            task_status=task_status,
+        )
+
+    server: Server = await nursery.start(run)
+    return server
+
+
+def _admin_port(config: FileConfig) -> int:
+    options = config.server
+    if options.admin_port is not None:
+        return options.admin_port
+    return options.port + 1 if options.port else 0
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _announce(config: FileConfig, server: Server) -> None:
+    """Say how to connect, and end with the one ready line that scripts wait for."""
+    options = config.server
+    host = _bracket(options.host)
+    s = "s" if options.tls_cert else ""
+    if config.is_demo:
+        click.echo(
+            f"Serving the demonstration app, on this machine only:\n"
+            f"  app id {DEMO_APP.id}   key {DEMO_APP.key}   secret {DEMO_APP.secret}\n"
+            f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', wsHost: '{host}', "
+            f"wsPort: {server.port}, forceTLS: false, enabledTransports: ['ws']}})\n"
+            f"  publish   cachecast publish cache-prices tick '{{\"eur\":1.08}}' "
+            f"--url http{s}://{host}:{server.port}\n"
+            f"  listen    cachecast subscribe cache-prices --url ws{s}://{host}:{server.port}"
+        )
+    admin = ""
+    if server.admin_port is not None:
+        admin = f" (admin http://{_bracket(options.admin_host)}:{server.admin_port})"
+    click.echo(f"Cachecast ready on http{s}://{host}:{server.port}{admin}")
+    _log.info("ready", host=options.host, port=server.port, admin_port=server.admin_port)
+
+
+def _reload(tls: TlsTerms | None) -> None:
+    if tls is None:
+        _log.info("SIGHUP ignored: no certificate is configured")
+        return
+    try:
+        tls.reload()
+        _log.info("certificate reloaded")
+    except ConfigError as error:
+        _log.warning("certificate not reloaded, the old one stays", error=str(error))
+
+
+async def _end(broker: Broker, server: Server, drain_s: float) -> None:
+    """Drain clients, then deliver what webhooks still wait for."""
+    _log.info("draining", connections=broker.clients.n_sessions, within_s=drain_s)
+    await server.drain(drain_s)
+    await broker.webhooks.wait_flushed()
+    _log.info("drained")
+
+
+async def _end_at_second_signal(signals: object, nursery: trio.Nursery) -> None:
+    async for number in signals:  # type: ignore[attr-defined]
+        if number != signal.SIGHUP:
+            _log.warning("second signal, ending now")
+            nursery.cancel_scope.cancel()

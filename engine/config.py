@@ -1,0 +1,297 @@
+"""The configuration of a node: what a file, the environment and flags may say.
+
+``BrokerConfig`` is what an embedder gives to ``open_broker``; ``FileConfig`` adds where to listen,
+for ``cachecast serve``. Precedence: flags beat the environment, which beats the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.apps import MAX_CACHE_TTL_S, App, KeyPair, Webhook
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "DEMO_APP",
+    "ENVIRONMENT",
+    "App",
+    "BrokerConfig",
+    "FileConfig",
+    "KeyPair",
+    "ServerConfig",
+    "Webhook",
+    "load_config",
+]
+
+#: Served when nothing is configured, on loopback only.
+DEMO_APP = App(
+    id="4242",
+    key="app-key",
+    secret="app-secret",  # noqa: S106 - public on purpose, which is why it stays on loopback
+    name="demonstration",
+    allows_client_events=True,
+    sends_subscription_counts=True,
+)
+
+
+class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a Broker needs to know; limits that hold for the node as a whole.
+
+    Attributes:
+        cluster: the region this node is in; apps of another one are refused with 4001.
+        cache_ttl_s: lifetime of cached values in seconds, at most 1800.
+        max_cache_entries, max_cache_bytes: of all apps together; the oldest value goes first.
+        max_connections: of all apps together; past it 4100. None: as many as files may be open.
+        activity_timeout_s: told to clients; a silent one is pinged after it.
+        pong_timeout_s: how long a pinged client may take before 4201.
+        max_inactivity_s: 4202 for clients that answer no pings of either kind (protocol.md 1.5).
+        max_message_bytes: of one message from a client; past it the close code is 1009.
+        max_head_bytes, max_headers: of one HTTP request head; past them 431.
+        max_body_bytes: of one HTTP request; past it 413.
+        max_undelivered_bytes: publications that wait on one channel; past it publishers wait.
+        request_timeout_s: TLS handshake and one complete request, together; past it 408.
+        idle_timeout_s: of an HTTP connection between requests.
+        close_timeout_s: how long a closing client may take to read the close frame.
+    """
+
+    apps: tuple[App, ...] = ()
+    cluster: str | None = None
+    cache_ttl_s: float = MAX_CACHE_TTL_S
+    max_cache_entries: int = 2_000_000
+    max_cache_bytes: int = 1024 * 1024 * 1024
+
+    max_connections: int | None = None
+    activity_timeout_s: float = 120.0
+    pong_timeout_s: float = 30.0
+    max_inactivity_s: float = 86_400.0
+    max_message_bytes: int = 64 * 1024
+    max_head_bytes: int = 16 * 1024
+    max_headers: int = 100
+    max_body_bytes: int = 2 * 1024 * 1024
+    max_undelivered_bytes: int = 1024 * 1024
+    request_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0
+    close_timeout_s: float = 5.0
+
+    def check(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: names field, rule and remedy.
+        """
+        if not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
+            raise ConfigError(
+                "cache_ttl_s",
+                f"must be greater than 0 and at most {MAX_CACHE_TTL_S:.0f} seconds, "
+                f"is {self.cache_ttl_s:g}: that no cached value outlives 30 minutes is what "
+                "cache channels promise.",
+                "Lower it or leave it out.",
+            )
+        if not 1 <= self.activity_timeout_s < inf:
+            # pusher-js takes 0 for "no activity timeout" and stays in "connecting" for ever.
+            raise ConfigError("activity_timeout_s", "must be at least 1 second and finite.")
+        for field in _POSITIVE:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < inf:
+                raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
+        self._check_apps()
+
+    def _check_apps(self) -> None:
+        if not self.apps:
+            raise ConfigError(
+                "apps", "at least one app is needed.", "`cachecast generate app` makes one."
+            )
+        ids: set[str] = set()
+        keys: set[str] = set()
+        for number, app in enumerate(self.apps):
+            where = f"apps[{number}]"
+            app.check(where)
+            if app.id in ids:
+                raise ConfigError(f"{where}.id", f"{app.id!r} is used by another app.")
+            ids.add(app.id)
+            for pair in app.key_pairs:
+                if pair.key in keys:
+                    raise ConfigError(f"{where}.key", f"{pair.key!r} is used twice.")
+                keys.add(pair.key)
+
+
+_POSITIVE = (
+    "max_cache_entries",
+    "max_cache_bytes",
+    "max_connections",
+    "pong_timeout_s",
+    "max_inactivity_s",
+    "max_message_bytes",
+    "max_head_bytes",
+    "max_headers",
+    "max_body_bytes",
+    "max_undelivered_bytes",
+    "request_timeout_s",
+    "idle_timeout_s",
+    "close_timeout_s",
+)
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and how ``cachecast serve`` listens.
+
+    Attributes:
+        host, port: of clients, WebSocket and HTTP API alike; port 0 lets the system choose.
+        tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
+        has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
+        admin_host, admin_port: where; no port means the one after ``port``, or any if it is taken.
+        trusts_proxy: believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS only.
+        locks_memory: keep the process out of swap (``mlockall``).
+        drain_s: within which clients are closed after SIGTERM, at an even rate.
+        exit_limit_s: after SIGTERM the process has ended by then, whatever still waits.
+        log_format: ``auto`` is readable on a terminal and JSON otherwise.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6001
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    has_admin: bool = True
+    trusts_proxy: bool = False
+    locks_memory: bool = False
+    drain_s: float = 5.0
+    exit_limit_s: float = 20.0
+    log_format: str = "auto"
+    log_level: str = "info"
+
+    def check(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ConfigError: names field, rule and remedy.
+        """
+        for field in ("port", "admin_port"):
+            port = getattr(self, field)
+            if port is not None and not 0 <= port <= 65_535:
+                raise ConfigError(f"server.{field}", f"must be 0 to 65535, is {port}.")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
+        if self.log_format not in {"auto", "console", "json"}:
+            raise ConfigError("server.log_format", "must be auto, console or json.")
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            raise ConfigError("server.log_level", "must be debug, info, warning or error.")
+        if not 0 <= self.drain_s < inf:
+            raise ConfigError("server.drain_s", f"must be 0 or more and finite, is {self.drain_s}.")
+        if not self.drain_s < self.exit_limit_s < inf:
+            raise ConfigError(
+                "server.exit_limit_s", "must be greater than server.drain_s and finite."
+            )
+
+
+class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration file: the node's limits, ``[server]`` and ``[[apps]]``."""
+
+    server: ServerConfig = ServerConfig()
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the public demonstration credentials are among those served."""
+        return any(
+            pair.secret == DEMO_APP.secret and pair.key == DEMO_APP.key
+            for app in self.apps
+            for pair in app.key_pairs
+        )
+
+
+#: Environment variable -> path of the field it sets. The last part names an app's field where
+#: the path starts with ``app``: the environment and flags describe one app, files any number.
+ENVIRONMENT: dict[str, tuple[str, ...]] = {
+    "CACHECAST_HOST": ("server", "host"),
+    "CACHECAST_PORT": ("server", "port"),
+    "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
+    "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
+    "CACHECAST_TLS_CERT": ("server", "tls_cert"),
+    "CACHECAST_TLS_KEY": ("server", "tls_key"),
+    "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
+    "CACHECAST_LOG_FORMAT": ("server", "log_format"),
+    "CACHECAST_LOG_LEVEL": ("server", "log_level"),
+    "CACHECAST_CLUSTER": ("cluster",),
+    "CACHECAST_CACHE_TTL": ("cache_ttl_s",),
+    "CACHECAST_APP_ID": ("app", "id"),
+    "CACHECAST_APP_KEY": ("app", "key"),
+    "CACHECAST_APP_SECRET": ("app", "secret"),
+}
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> FileConfig:
+    """Read, merge and check a configuration.
+
+    Args:
+        path: a TOML file, or None.
+        environ: ``CACHECAST_*`` variables; others are ignored.
+        flags: keyed like :data:`ENVIRONMENT`, values of the command line; None counts as absent.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value breaks a rule; names where.
+    """
+    tree = _read_toml(path) if path else {}
+    merged: dict[str, object] = {
+        name: value for name, value in (environ or {}).items() if name in ENVIRONMENT
+    }
+    merged |= {name: value for name, value in (flags or {}).items() if value is not None}
+    app = {}
+    for name, value in merged.items():
+        *parents, field = ENVIRONMENT[name]
+        if parents == ["app"]:
+            app[field] = value
+        else:
+            target = tree.setdefault(parents[0], {}) if parents else tree
+            if not isinstance(target, dict):
+                raise ConfigError(parents[0], "must be a table.")
+            target[field] = value
+    if app:
+        if set(app) != {"id", "key", "secret"}:
+            missing = " and ".join(sorted({"id", "key", "secret"} - set(app)))
+            raise ConfigError(
+                "app", f"id, key and secret must be given together; {missing} is missing."
+            )
+        tree["apps"] = [app]
+    try:
+        # strict=False: the environment has only text, so "6001" must do for 6001.
+        config = msgspec.convert(tree, FileConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explain(error) from None
+    if not config.apps and path is None:
+        config = msgspec.structs.replace(config, apps=(DEMO_APP,))
+    config.check()
+    config.server.check()
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
+
+
+def _explain(error: msgspec.ValidationError) -> ConfigError:
+    """Turn msgspec's ``Expected `int`, got `str` - at `$.server.port``` into our three parts."""
+    rule, _, where = str(error).partition(" - at ")
+    field = where.strip("`").removeprefix("$").lstrip(".") or "the file"
+    remedy = ""
+    if "unknown field" in rule:
+        remedy = "`cachecast check-config --fields` lists those that exist."
+    return ConfigError(field, rule + ".", remedy)

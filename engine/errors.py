@@ -1,0 +1,194 @@
+"""Every error that the engine raises on purpose, and how each one is answered on the wire.
+
+The rule of this file: an error carries the evidence and says how to answer it, so that the code
+that catches it never has to guess. Libraries' exceptions are translated at the seam where they
+appear; nothing above that seam knows them.
+
+    EngineError
+      ConfigError             raised at start-up only: names the field, the rule and the remedy
+      LocalProtocolError      our code broke the protocol: a bug, never sent to a client
+      RemoteProtocolError     the client did something it may not do
+        BadMessageError         a frame or message that cannot be understood
+        BadRequestError         an HTTP API request with a missing or wrong parameter
+        BadChannelNameError     a channel name outside the grammar
+        SubscriptionError       a subscription that is refused
+        RefusedError            a connection that may not exist (4000-4009)
+        AuthError               a signature, key or timestamp is wrong
+        LimitError              rate, size or quota:  .limit  .actual  .unit
+        CapacityError           this node is full: come back later
+      BusError                other nodes cannot be reached
+
+How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
+
+    ======================  ==========  ===========  ========  ==============================
+    class                   close code  HTTP status  is_fatal  what the client library does
+    ======================  ==========  ===========  ========  ==============================
+    RemoteProtocolError     null        400          no        reports it, stays connected
+    BadMessageError         null        400          no        reports it, stays connected
+    BadRequestError         null        400          no        raises
+    BadChannelNameError     null        400          no        reports it, stays connected
+    SubscriptionError       null        400          no        subscription_error on the channel
+    RefusedError            4009        403          yes       stops for good
+    AuthError               null        401          no        reports it, stays connected
+    LimitError              null        413          no        reports it, stays connected
+    CapacityError           4100        503          yes       reconnects after a second or more
+    ======================  ==========  ===========  ========  ==============================
+
+A ``close code`` of null is how hosted Pusher reports a fault that leaves the connection open
+(protocol.md 1.7 and 2.9). An instance may carry another code than its class, for example a
+``LimitError`` for client events has 4301.
+
+Logging an error that nobody expected: as text, ``_log.error(..., traceback=format_exc())``, and not
+by ``_log.exception``. What that prints is decided by the embedder's configuration of structlog,
+whose default shows local variables, and payloads and secrets are among them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuthError",
+    "BadChannelNameError",
+    "BadMessageError",
+    "BadRequestError",
+    "BusError",
+    "CapacityError",
+    "ConfigError",
+    "EngineError",
+    "LimitError",
+    "LocalProtocolError",
+    "RefusedError",
+    "RemoteProtocolError",
+    "SubscriptionError",
+]
+
+
+class EngineError(Exception):
+    """Base of all errors of the engine; never raised itself."""
+
+
+class ConfigError(EngineError):
+    """A configuration that cannot work, found at start-up.
+
+    Attributes:
+        field: where it stands, for example ``apps[0].cache_ttl_s``.
+        rule: what must be true, in one sentence.
+        remedy: what to do about it; may be empty.
+    """
+
+    def __init__(self, field: str, rule: str, remedy: str = "") -> None:
+        super().__init__(f"{field}: {rule}" + (f" {remedy}" if remedy else ""))
+        self.field = field
+        self.rule = rule
+        self.remedy = remedy
+
+
+class LocalProtocolError(EngineError):
+    """Our own code was about to break the protocol; always a bug."""
+
+
+class RemoteProtocolError(EngineError):
+    """The other side broke a rule, and this says how to answer.
+
+    Attributes:
+        close_code: the code of the ``pusher:error``; None is JSON null.
+        http_status: the status if it came in over the HTTP API.
+        is_fatal: whether the connection is closed with ``close_code``.
+    """
+
+    close_code: int | None = None
+    http_status: int = 400
+    is_fatal: bool = False
+
+    def __init__(
+        self, message: str, *, close_code: int | None = None, http_status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if close_code is not None:
+            self.close_code = close_code
+        if http_status is not None:
+            self.http_status = http_status
+
+
+class BadMessageError(RemoteProtocolError):
+    """A WebSocket message that is not what the protocol asks for."""
+
+
+class BadRequestError(RemoteProtocolError):
+    """An HTTP API request that is malformed or asks for what cannot be had."""
+
+
+class BadChannelNameError(RemoteProtocolError):
+    """A channel name outside the grammar of ``protocol/channel_name.py``."""
+
+
+class SubscriptionError(RemoteProtocolError):
+    """A refused subscription: answered on the channel as well as on the connection.
+
+    Attributes:
+        channel: the name as the client sent it.
+        kind: ``type`` of the ``pusher:subscription_error`` frame, ``AuthError`` or
+            ``LimitReached``.
+        status: ``status`` of that frame (protocol.md 9.5).
+    """
+
+    def __init__(
+        self, message: str, *, channel: str, kind: str = "AuthError", status: int = 401
+    ) -> None:
+        super().__init__(message)
+        self.channel = channel
+        self.kind = kind
+        self.status = status
+
+
+class RefusedError(RemoteProtocolError):
+    """The connection itself may not exist; it is answered and then closed."""
+
+    close_code = 4009
+    http_status = 403
+    is_fatal = True
+
+
+class AuthError(RemoteProtocolError):
+    """A signature, key, version or timestamp that does not hold."""
+
+    http_status = 401
+
+
+class LimitError(RemoteProtocolError):
+    """A rate, size or quota was exceeded.
+
+    Attributes:
+        limit: the allowed value.
+        actual: what was asked for; None where only the excess is known.
+        unit: of both, for example ``bytes``.
+    """
+
+    http_status = 413
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: float,
+        actual: float | None = None,
+        unit: str,
+        close_code: int | None = None,
+        http_status: int | None = None,
+    ) -> None:
+        super().__init__(message, close_code=close_code, http_status=http_status)
+        self.limit = limit
+        self.actual = actual
+        self.unit = unit
+
+
+class CapacityError(RemoteProtocolError):
+    """This node is full; another one, or this one later, may serve the client."""
+
+    close_code = 4100
+    http_status = 503
+    is_fatal = True
+
+
+class BusError(EngineError):
+    """Other nodes of the cluster cannot be reached."""

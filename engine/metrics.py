@@ -1,0 +1,224 @@
+"""Counters as plain ints, and what Prometheus gets to see of them.
+
+Nothing on a hot path knows Prometheus: code adds to an int, and a scrape reads a snapshot. Gauges
+are derived from the state they describe at that moment, never counted up and down beside it,
+which is how other servers came to report negative connections.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
+
+__all__ = ["AppCounters", "AppStatistics", "BrokerStatistics", "exposition"]
+
+#: Apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a node
+#: with thousands of tenants must stay small.
+MAX_LABELLED_APPS = 100
+
+
+class AppCounters:
+    """What happened to one app since start. Only ever grows."""
+
+    __slots__ = (
+        "cache_capacity_evictions",
+        "cache_evictions",
+        "cache_hits",
+        "cache_misses",
+        "client_events",
+        "conflated",
+        "connections_opened",
+        "deliveries",
+        "http_requests",
+        "publishes",
+        "refusals",
+        "slow_closes",
+        "webhooks",
+    )
+
+    def __init__(self) -> None:
+        self.cache_capacity_evictions = 0
+        self.cache_evictions = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.client_events = 0
+        self.conflated = 0
+        self.connections_opened = 0
+        self.deliveries = 0
+        self.http_requests = 0
+        self.publishes = 0
+        self.slow_closes = 0
+        #: Close code or HTTP status as text -> how often it was answered.
+        self.refusals: Counter[str] = Counter()
+        #: ``delivered``, ``retried``, ``failed`` or ``dropped`` -> webhook events.
+        self.webhooks: Counter[str] = Counter()
+
+
+class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """One app at one moment: gauges read from the state, counters copied."""
+
+    app_id: str
+    connections: int
+    subscriptions: int
+    channels: int
+    users: int
+    cache_entries: int
+    cache_bytes: int
+    undelivered_bytes: int
+    webhook_queue_events: int
+    cache_capacity_evictions: int
+    cache_evictions: int
+    cache_hits: int
+    cache_misses: int
+    client_events: int
+    conflated: int
+    connections_opened: int
+    deliveries: int
+    http_requests: int
+    publishes: int
+    slow_closes: int
+    refusals: dict[str, int]
+    webhooks: dict[str, int]
+
+
+class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The node at one moment.
+
+    Attributes:
+        outbox_bytes: waiting for slow connections.
+        backlogged_connections: that have anything waiting.
+        eviction_lag_s: of the last eviction, past the deadline.
+        max_eviction_lag_s: the worst since start.
+        loop_lag_s: how late the loop last woke a task that slept one second.
+        max_loop_lag_s: the worst since start.
+        refusals: of connections that belong to no app, by code.
+    """
+
+    apps: tuple[AppStatistics, ...]
+    outbox_bytes: int
+    backlogged_connections: int
+    eviction_lag_s: float
+    max_eviction_lag_s: float
+    loop_lag_s: float
+    max_loop_lag_s: float
+    is_draining: bool
+    refusals: dict[str, int]
+
+    @property
+    def connections(self) -> int:
+        """Of all apps."""
+        return sum(app.connections for app in self.apps)
+
+
+_GAUGES = {
+    "connections": "Open client connections.",
+    "subscriptions": "Subscriptions, one for each connection and channel.",
+    "channels": "Occupied channels.",
+    "users": "Signed-in users.",
+    "cache_entries": "Cached values.",
+    "cache_bytes": "Bytes of cached values, with the overhead of an entry.",
+    "undelivered_bytes": "Bytes of publications that wait for their fan-out.",
+    "webhook_queue_events": "Webhook events that wait to be delivered.",
+}
+
+_COUNTERS = {
+    "cache_capacity_evictions": "Values evicted before their deadline, at an operator's ceiling.",
+    "cache_evictions": "Values evicted at their deadline.",
+    "cache_hits": "Subscriptions and reads that found a cached value.",
+    "cache_misses": "Subscriptions and reads that found none.",
+    "client_events": "Client events relayed.",
+    "conflated": "Values that a newer one replaced in a slow client's outbox.",
+    "connections_opened": "Connections accepted.",
+    "deliveries": "Frames handed to connections.",
+    "http_requests": "HTTP API requests.",
+    "publishes": "Publications accepted, one for each channel.",
+    "slow_closes": "Connections closed because they did not read.",
+}
+
+_NODE_GAUGES = {
+    "outbox_bytes": "Bytes that wait for slow connections.",
+    "backlogged_connections": "Connections with bytes waiting.",
+    "eviction_lag_s": "Seconds past its deadline of the last eviction.",
+    "max_eviction_lag_s": "The worst eviction lag since start, in seconds.",
+    "loop_lag_s": "Seconds the event loop was late at the last check.",
+    "max_loop_lag_s": "The worst loop lag since start, in seconds.",
+    "is_draining": "1 while the node shuts down.",
+}
+
+
+_PROCESS = ProcessCollector(registry=None)
+
+
+class _BrokerRegistry:
+    """As much of a registry as ``generate_latest`` needs; the global one is not ours.
+
+    Turns a snapshot into metric families when scraped.
+    """
+
+    def __init__(self, snapshot: Callable[[], BrokerStatistics]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        statistics = self._snapshot()
+        apps = [(app.app_id, app) for app in statistics.apps[:MAX_LABELLED_APPS]]
+        apps += [("other", app) for app in statistics.apps[MAX_LABELLED_APPS:]]
+        for field, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"cachecast_{field}", text, labels=["app"])
+            for label, value in _sum(apps, field).items():
+                gauge.add_metric([label], value)
+            yield gauge
+        for field, text in _COUNTERS.items():
+            counter = CounterMetricFamily(f"cachecast_{field}", text, labels=["app"])
+            for label, value in _sum(apps, field).items():
+                counter.add_metric([label], value)
+            yield counter
+        for field, text in _NODE_GAUGES.items():
+            name = f"cachecast_{field.removesuffix('_s')}" + (
+                "_seconds" if field.endswith("_s") else ""
+            )
+            yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
+        refused = CounterMetricFamily(
+            "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
+        )
+        hooks = CounterMetricFamily(
+            "cachecast_webhooks", "Webhook events by outcome.", labels=["app", "outcome"]
+        )
+        for (label, code), value in _sum_table(apps, "refusals").items():
+            refused.add_metric([label, code], value)
+        for code, value in statistics.refusals.items():
+            refused.add_metric(["", code], value)
+        for (label, outcome), value in _sum_table(apps, "webhooks").items():
+            hooks.add_metric([label, outcome], value)
+        yield refused
+        yield hooks
+        # CPU, resident memory, open files: what load tests set beside their own figures.
+        yield from _PROCESS.collect()
+
+
+def _sum(apps: list[tuple[str, AppStatistics]], field: str) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for label, app in apps:
+        totals[label] += getattr(app, field)
+    return totals
+
+
+def _sum_table(apps: list[tuple[str, AppStatistics]], field: str) -> Counter[tuple[str, str]]:
+    totals: Counter[tuple[str, str]] = Counter()
+    for label, app in apps:
+        for key, value in getattr(app, field).items():
+            totals[label, key] += value
+    return totals
+
+
+def exposition(snapshot: Callable[[], BrokerStatistics]) -> bytes:
+    """The body of ``/metrics`` in Prometheus's text format."""
+    return generate_latest(_BrokerRegistry(snapshot))

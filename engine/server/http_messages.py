@@ -1,0 +1,89 @@
+"""HTTP requests and responses as values, and a response's bytes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Deferred", "Request", "Response", "encode_response", "text_response"]
+
+
+class Request(msgspec.Struct, gc=False):
+    """One request, complete.
+
+    Attributes:
+        method: upper case.
+        path: raw, as in the request line, for that is what was signed.
+        query: raw.
+        headers: names in lower case; repeated ones joined by a comma (RFC 9110 5.3).
+        body: decoded from its chunks.
+        keeps_alive: whether the client wants the connection kept.
+        is_upgrade: whether it asks for a WebSocket.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    keeps_alive: bool
+    is_upgrade: bool
+
+
+class Response(msgspec.Struct, gc=False):
+    """What is answered; ``headers`` are complete lines without their line ends."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: tuple[str, ...] = ()
+
+
+class Deferred(msgspec.Struct, gc=False):
+    """An answer that has to wait; ``run`` is called once, in a task of the server's nursery."""
+
+    run: Callable[[], Awaitable[Response]]
+
+
+def text_response(status: int, text: str) -> Response:
+    """A refusal in plain text."""
+    return Response(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
+
+
+def encode_response(response: Response, date: str, *, keeps_alive: bool) -> bytes:
+    """The bytes of a response; ``date`` is for its header."""
+    status, body, kind, headers = (
+        response.status,
+        response.body,
+        response.content_type,
+        response.headers,
+    )
+    head = _head(status, date, "" if status == 304 else kind, keeps_alive)
+    if headers:
+        head += "".join(f"{line}\r\n" for line in headers).encode("latin-1")
+    if status == 304:
+        return head + b"\r\n"
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+@lru_cache(maxsize=64)
+def _head(status: int, date: str, content_type: str, keeps_alive: bool) -> bytes:  # noqa: FBT001
+    """The part of a head that many responses of one second share.
+
+    A 304 has no content type: it describes what the client has, not this body (RFC 9110 15.4.5).
+    """
+    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", f"Date: {date}"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    if not keeps_alive:
+        lines.append("Connection: close")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+
+
+_REASONS: Final = {status.value: status.phrase for status in HTTPStatus}

@@ -1,0 +1,204 @@
+"""The same promise over real sockets: several clients and publishers at once, judged afterwards.
+
+Nothing here knows how the broker works. Clients are trio-websocket's, publishers use the HTTP API
+over keep-alive connections and the embedded API, all concurrently; one observer for each channel
+hears everything, so it has the order in which the channel gave the publications.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio_websocket import open_websocket_url
+
+from engine.broker import open_broker
+from engine.config import BrokerConfig
+from engine.protocol import auth
+from engine.server import serve
+from engine.testing import TEST_APP
+from tests.simulation.checker import MISS, Heard, Listening, Published, check
+
+if TYPE_CHECKING:
+    from trio_websocket import WebSocketConnection
+
+    from engine.broker import Broker
+
+TTL_S = 0.4
+CACHE_CHANNELS = ("cache-a", "cache-b", "cache-c")
+CHANNELS = (*CACHE_CHANNELS, "normal")
+#: How often each is published to: one is quiet, so that its values die before the next.
+WEIGHTS = (10.0, 4.0, 0.3, 4.0)
+DURATION_S = 5.0
+N_CLIENTS = 8
+
+
+class History:
+    """What everybody did and heard, by channel."""
+
+    def __init__(self) -> None:
+        self.published: dict[str, dict[str, Published]] = {name: {} for name in CHANNELS}
+        self.listenings: dict[str, list[Listening]] = {name: [] for name in CHANNELS}
+        self.n = 0
+
+    def begin(self, channel: str) -> Published:
+        self.n += 1
+        publication = Published(f"{channel}:{self.n}", trio.current_time(), float("inf"))
+        self.published[channel][publication.id] = publication
+        return publication
+
+
+class Client:
+    """One connection; its reader writes down what it hears."""
+
+    def __init__(self, name: str, connection: WebSocketConnection, history: History) -> None:
+        self.name = name
+        self.connection = connection
+        self.history = history
+        self.current: dict[str, Listening] = {}
+        self.next: dict[str, list[Listening]] = {channel: [] for channel in CHANNELS}
+        self.joined: set[str] = set()
+
+    async def subscribe(self, channel: str) -> None:
+        listening = Listening(self.name, trio.current_time(), is_cache=channel in CACHE_CHANNELS)
+        self.next[channel].append(listening)
+        self.history.listenings[channel].append(listening)
+        self.joined.add(channel)
+        await self._send("pusher:subscribe", channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._last(channel).is_over = True
+        self.joined.discard(channel)
+        await self._send("pusher:unsubscribe", channel)
+
+    def _last(self, channel: str) -> Listening:
+        return self.next[channel][-1] if self.next[channel] else self.current[channel]
+
+    async def _send(self, event: str, channel: str) -> None:
+        message = {"event": event, "data": {"channel": channel}}
+        await self.connection.send_message(json.dumps(message))
+
+    async def read(self) -> None:
+        while True:
+            message = json.loads(await self.connection.get_message())
+            channel, now = message.get("channel"), trio.current_time()
+            assert message["event"] != "pusher:error", message
+            if message["event"] == "pusher_internal:subscription_succeeded":
+                self.current[channel] = self.next[channel].pop(0)
+                self.current[channel].confirmed = now
+            elif message["event"] == "pusher:cache_miss":
+                self.current[channel].heard.append(Heard(MISS, now))
+            elif message["event"] == "tick":
+                self.current[channel].heard.append(Heard(message["data"].split(" ")[0], now))
+
+    async def play(self, random: Random, until: float) -> None:
+        """Come, stay a while and go, on all channels, in every rhythm."""
+        while trio.current_time() < until:
+            channel = random.choice(CHANNELS)
+            if channel in self.joined:
+                await self.unsubscribe(channel)
+                if random.random() < 0.5:
+                    await self.subscribe(channel)
+            else:
+                await self.subscribe(channel)
+            await trio.sleep(random.choice([0, 0, 0.001, 0.01, 0.05]))
+
+
+async def _publish_embedded(broker: Broker, history: History, random: Random, until: float) -> None:
+    while trio.current_time() < until:
+        (channel,) = random.choices(CHANNELS, WEIGHTS)
+        publication = history.begin(channel)
+        data = f"{publication.id} " + "x" * random.choice([0, 200, 8_000])
+        await broker.publish(TEST_APP.id, channel, "tick", data)
+        publication.answered = trio.current_time()
+        await trio.sleep(random.choice([0, 0.001, 0.005, 0.02, TTL_S]))
+
+
+async def _publish_by_http(port: int, history: History, random: Random, until: float) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        while trio.current_time() < until:
+            (channel,) = random.choices(CHANNELS, WEIGHTS)
+            publication = history.begin(channel)
+            body = json.dumps({"name": "tick", "channel": channel, "data": publication.id}).encode()
+            await stream.send_all(_request(body))
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n{}"):
+                part = await stream.receive_some()
+                assert part, answer
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            publication.answered = trio.current_time()
+            await trio.sleep(random.choice([0, 0.002, 0.01]))
+
+
+def _request(body: bytes) -> bytes:
+    path = f"/apps/{TEST_APP.id}/events"
+    query = auth.sign_request(
+        TEST_APP.key, TEST_APP.secret.encode(), "POST", path, {}, body, time.time()
+    )
+    target = path + "?" + "&".join(f"{name}={value}" for name, value in query.items())
+    head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.slow
+async def test_every_subscriber_sees_k_then_k_plus_one_over_real_sockets() -> None:
+    """Invariant 3, where clients, publishers, expiry and the kernel all run at once."""
+    random, history = Random(1), History()
+    config = BrokerConfig(apps=(TEST_APP,), cache_ttl_s=TTL_S)
+    async with (
+        open_broker(config, clock=trio.current_time) as broker,
+        trio.open_nursery() as nursery,
+    ):
+        server = await nursery.start(serve, broker, "127.0.0.1:0")
+        url = f"ws://127.0.0.1:{server.port}/app/{TEST_APP.key}?protocol=7"
+        observers = [await _connect(nursery, f"observer {name}", url, history) for name in CHANNELS]
+        for channel, observer in zip(CHANNELS, observers, strict=True):
+            await observer.subscribe(channel)
+        clients = [await _connect(nursery, f"client {n}", url, history) for n in range(N_CLIENTS)]
+        await trio.sleep(0.1)
+        until = trio.current_time() + DURATION_S
+        async with trio.open_nursery() as crowd:
+            for client in clients:
+                crowd.start_soon(client.play, Random(random.random()), until)
+            for _ in range(3):
+                crowd.start_soon(_publish_embedded, broker, history, Random(random.random()), until)
+            for _ in range(2):
+                crowd.start_soon(
+                    _publish_by_http, server.port, history, Random(random.random()), until
+                )
+        await trio.sleep(0.5)  # what is on its way arrives
+        statistics = broker.statistics().apps[0]
+        nursery.cancel_scope.cancel()
+
+    faults = []
+    for channel in CHANNELS:
+        observed = next(li for li in history.listenings[channel] if li.who == f"observer {channel}")
+        order = [
+            history.published[channel][heard.id] for heard in observed.heard if heard.id != MISS
+        ]
+        assert len(order) == len(history.published[channel]) > 0
+        faults += check(order, history.listenings[channel], TTL_S)
+    assert faults == []
+    first = [
+        li.heard[0].id for name in CACHE_CHANNELS for li in history.listenings[name] if li.heard
+    ]
+    assert first.count(MISS) > 5, "the history was meant to have misses"
+    assert len(first) - first.count(MISS) > 50, "and replays"
+    assert statistics.cache_evictions > 1, "and values that died"
+
+
+async def _connect(nursery: trio.Nursery, name: str, url: str, history: History) -> Client:
+    async def run(task_status: trio.TaskStatus[Client]) -> None:
+        async with open_websocket_url(url) as connection:
+            await connection.get_message()
+            client = Client(name, connection, history)
+            task_status.started(client)
+            await client.read()
+
+    return await nursery.start(run)

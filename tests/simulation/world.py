@@ -1,0 +1,232 @@
+"""A Broker in memory with its clients, and the history of what they asked and heard."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from engine.broker import open_broker
+from engine.config import BrokerConfig
+from engine.testing import TEST_APP, open_memory_network
+from tests.simulation.checker import MISS, Heard, Listening, Published, check
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.broker import Broker
+    from engine.testing import MemoryClient, MemoryNetwork
+
+TTL_S = 30.0
+CACHE_CHANNELS = ("cache-a", "private-cache-b", "presence-cache-c")
+CHANNELS = (*CACHE_CHANNELS, "normal", "presence-d")
+
+APP = msgspec.structs.replace(
+    TEST_APP,
+    cache_ttl_s=TTL_S,
+    max_pending_bytes=3_000,
+    stall_timeout_s=20.0,
+    client_events_per_s=1_000.0,
+    sends_subscription_counts=True,
+)
+
+
+@dataclass
+class _Player:
+    """One client, and where it stands in each of its channels."""
+
+    name: str
+    client: MemoryClient
+    n_heard: int = 0
+    is_slow: bool = False
+    waiting: dict[str, deque[Listening]] = field(default_factory=lambda: defaultdict(deque))
+    current: dict[str, Listening] = field(default_factory=dict)
+
+    def listenings(self, channel: str) -> list[Listening]:
+        current = self.current.get(channel)
+        return ([current] if current else []) + list(self.waiting[channel])
+
+
+class World:
+    """Everything that happens goes through here, so that it is written down."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        self.network = network
+        self.broker: Broker = network.broker
+        self.asleep = 0.0
+        self.players: list[_Player] = []
+        self.order: dict[str, list[Published]] = {name: [] for name in CHANNELS}
+        self.history: dict[str, list[Listening]] = {name: [] for name in CHANNELS}
+        self.n_players = 0
+        self.n_questions = 0
+
+    def now(self) -> float:
+        """The broker's time, and a nanosecond later at each question.
+
+        Virtual time stands still while things happen; without an order of before and after the
+        checker could accuse nobody.
+        """
+        self.n_questions += 1
+        return trio.current_time() + self.asleep + self.n_questions * 1e-9
+
+    # --- what clients and publishers do
+
+    def join(self, *, speaks_msgpack: bool) -> None:
+        self.n_players += 1
+        client = self.network.open(speaks_msgpack=speaks_msgpack)
+        self.players.append(_Player(f"client {self.n_players}", client))
+
+    def subscribe(self, player: _Player, channel: str) -> None:
+        current = player.listenings(channel)
+        if current and not current[-1].is_over:
+            return  # the server would refuse, and test_decisions.py shows how
+        listening = Listening(
+            f"{player.name}", self.now(), is_cache=channel in CACHE_CHANNELS, is_slow=player.is_slow
+        )
+        player.waiting[channel].append(listening)
+        self.history[channel].append(listening)
+        user_id = player.name if channel.startswith("presence-") else None
+        player.client.send(player.client.subscription(channel, user_id=user_id))
+
+    def unsubscribe(self, player: _Player, channel: str) -> None:
+        current = player.listenings(channel)
+        if not current or current[-1].is_over:
+            return
+        current[-1].is_over = True
+        player.client.unsubscribe(channel)
+
+    def publish(self, channels: tuple[str, ...], size: int) -> None:
+        """Published at one instant of the clock, which the answer is part of."""
+        started = self.now()
+        for channel in channels:
+            name = f"{channel}:{len(self.order[channel])}"
+            try:
+                self.broker.publish_nowait(APP.id, channel, "tick", f"{name} " + "x" * size)
+            except trio.WouldBlock:
+                continue
+            self.order[channel].append(Published(name, started, self.now()))
+
+    def chat(self, player: _Player, channel: str) -> None:
+        """A client event, which must neither be cached nor taken for a value."""
+        if channel.startswith("pr"):
+            player.client.trigger(channel, "client-chat", "chat")
+
+    def stop_reading(self, player: _Player, n_bytes: int) -> None:
+        player.is_slow = True
+        for channel in CHANNELS:
+            for listening in player.listenings(channel):
+                listening.is_slow = True
+        player.client.stop_reading(n_bytes)
+
+    def read(self, player: _Player, n_bytes: float) -> None:
+        player.client.read(n_bytes)
+
+    def leave(self, player: _Player, how: str) -> None:
+        self.listen()
+        self.players.remove(player)
+        for channel in CHANNELS:
+            for listening in player.listenings(channel):
+                listening.is_over = True
+        if how == "close":
+            player.client.close()
+        else:
+            player.client.drop(ConnectionResetError() if how == "break" else None)
+
+    # --- time
+
+    async def settle(self) -> None:
+        await wait_all_tasks_blocked()
+        self.listen()
+
+    async def wait(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        await self.settle()
+
+    def sleep(self, seconds: float) -> None:
+        """The machine is suspended: the clock goes on, no task runs."""
+        self.asleep += seconds
+
+    # --- what is heard
+
+    def listen(self) -> None:
+        """Write down what has arrived since the last time."""
+        for player in self.players:
+            new = player.client.messages[player.n_heard :]
+            player.n_heard += len(new)
+            for message in new:
+                self._hear(player, message.channel, message.event, message.data)
+            if player.client.is_closed:
+                for channel in CHANNELS:
+                    for listening in player.listenings(channel):
+                        listening.is_over = True
+
+    def _hear(self, player: _Player, channel: str | None, event: str, data: object) -> None:
+        if channel is None:
+            return
+        if event == "pusher_internal:subscription_succeeded":
+            player.current[channel] = player.waiting[channel].popleft()
+            player.current[channel].confirmed = self.now()
+            return
+        assert event != "pusher:subscription_error", data
+        listening = player.current.get(channel)
+        if event == "pusher:cache_miss":
+            assert listening is not None
+            listening.heard.append(Heard(MISS, self.now()))
+        elif event == "tick":
+            assert listening is not None
+            listening.heard.append(Heard(str(data).partition(" ")[0], self.now()))
+        elif event == "client-chat" and listening is not None and listening.is_cache:
+            # Nothing but a value or a miss may be the first thing heard on a cache channel.
+            is_first = not (listening.heard or listening.is_slow or player.waiting[channel])
+            if is_first:
+                listening.heard.append(Heard(event, self.now()))
+
+    # --- the end
+
+    async def finish(self) -> None:
+        """Everybody reads to the end; then the history is judged and the accounts are audited."""
+        for player in self.players:
+            player.client.start_reading()
+        await self.settle()
+        await self.settle()
+        faults = [
+            f"{channel}: {fault}"
+            for channel in CHANNELS
+            for fault in check(self.order[channel], self.history[channel], TTL_S, self.now())
+        ]
+        assert faults == []
+        for player in list(self.players):
+            self.leave(player, "close")
+        # Until a connection that broke unnoticed meets its next ping.
+        await self.wait(self.broker.config.activity_timeout_s + TTL_S)
+        self._audit()
+
+    def _audit(self) -> None:
+        statistics = self.broker.statistics()
+        app = statistics.apps[0]
+        assert (app.connections, app.subscriptions, app.channels, app.users) == (0, 0, 0, 0)
+        assert (app.cache_entries, app.cache_bytes, app.undelivered_bytes) == (0, 0, 0)
+        assert (statistics.outbox_bytes, statistics.backlogged_connections) == (0, 0)
+        assert len(self.broker.heartbeat._wheel) == self.broker.clients.n_sessions == 0
+        assert self.broker.announcements.stale_counts == {}
+
+
+@asynccontextmanager
+async def open_world() -> AsyncIterator[World]:
+    """A world at the beginning of its time."""
+    world: World | None = None
+
+    def now() -> float:
+        return trio.current_time() + (world.asleep if world is not None else 0.0)
+
+    async with (
+        open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
+        open_memory_network(broker) as network,
+    ):
+        world = World(network)
+        yield world

@@ -1,0 +1,64 @@
+"""Who may connect, and what the others are told."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.broker.admission import check_protocol_version
+from engine.config import BrokerConfig
+from engine.errors import RefusedError
+from engine.testing import TEST_APP, open_test_broker
+
+KEY = TEST_APP.key
+
+
+def _app(**fields):
+    return msgspec.structs.replace(TEST_APP, **fields)
+
+
+@pytest.mark.parametrize(("text", "number"), [(None, None), ("4", 4), ("7", 7), ("07", 7)])
+def test_protocol_versions_that_are_fine(text, number):
+    assert check_protocol_version(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("3", 4007), ("8", 4007), ("7" * 5_000, 4007), ("", 4006), ("7 ", 4006),
+      ("+7", 4006), ("²", 4006)],
+)  # fmt: skip
+def test_protocol_versions_that_are_not(text, code):
+    """A number of any length is refused at once: Python would take its time to read it."""
+    with pytest.raises(RefusedError) as caught:
+        check_protocol_version(text)
+
+    assert caught.value.close_code == code
+    assert len(caught.value.message) < 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "code"),
+    [
+        ({"is_enabled": False, "is_tls_only": True}, {}, 4000),
+        ({"is_enabled": False}, {"protocol": "9"}, 4007),
+        ({"is_enabled": False}, {}, 4003),
+        ({"allowed_origins": ("a.test",)}, {"origin": "https://b.test"}, 4009),
+        ({"allowed_origins": ("a.test",)}, {"origin": "null"}, 4009),
+        ({"allowed_origins": ("a.test",)}, {"origin": "https://a.test.evil"}, 4009),
+        ({"allowed_origins": ("*.a.test",)}, {"origin": "https://a.test"}, 4009),
+        ({"allowed_origins": ("A.test",)}, {"origin": "https://a.TEST:444"}, None),
+        ({"allowed_origins": ("a.test",)}, {"origin": None}, None),
+    ],
+)
+async def test_who_is_admitted(autojump_clock, fields, arguments, code):
+    """TLS comes first: a client that comes back with it may meet the next obstacle then."""
+    async with open_test_broker(BrokerConfig(apps=(_app(**fields),))) as broker:
+        given = {"protocol": "7", "origin": None, "is_tls": False} | arguments
+        if code is None:
+            assert broker.clients.admit(KEY, **given).id == TEST_APP.id
+            return
+        with pytest.raises(RefusedError) as caught:
+            broker.clients.admit(KEY, **given)
+
+        assert caught.value.close_code == code
+        assert broker.statistics().apps[0].refusals == {str(code): 1}

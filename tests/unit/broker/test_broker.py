@@ -1,0 +1,291 @@
+"""The Broker's verbs, as an embedder uses them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from engine.broker import open_broker
+from engine.config import BrokerConfig
+from engine.errors import BadRequestError, BusError, ConfigError, LimitError
+from engine.protocol.encryption import decrypt, parse_key
+from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from tests.unit.bus.slow_bus import SlowBus
+
+APP = TEST_APP.id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("nobody", "x", "e", ""), 404),
+        ((APP, [], "e", ""), 400),
+        ((APP, ["x"] * 101, "e", ""), 400),
+        ((APP, "bad name", "e", ""), 400),
+        ((APP, "x", "e" * 201, ""), 400),
+        ((APP, "x", "pusher:x", ""), 400),
+        ((APP, ["cache-x", "bad name"], "e", ""), 400),
+    ],
+)
+async def test_what_is_wrong_with_a_publish_is_said_and_nothing_published(
+    autojump_clock, cachecast_broker, arguments, status
+):
+    with pytest.raises(BadRequestError) as caught:
+        await cachecast_broker.publish(*arguments)
+
+    assert caught.value.http_status == status
+    assert cachecast_broker.cache.n_entries() == 0
+
+
+async def test_data_is_text_or_json_and_limited(autojump_clock, cachecast_broker):
+    for data, text in (("as it is", "as it is"), ({"a": 1}, '{"a":1}'), (None, "null"), (7, "7")):
+        await cachecast_broker.publish(APP, "cache-x", "e", data)
+        assert cachecast_broker.read_cache(APP, "cache-x").data == text
+    with pytest.raises(LimitError):
+        await cachecast_broker.publish(APP, "cache-x", "e", "é" * 5_121)
+    for data in (object(), b"binary"):
+        with pytest.raises(TypeError):
+            await cachecast_broker.publish(APP, "cache-x", "e", data)
+    with pytest.raises(BadRequestError, match="socket id"):
+        await cachecast_broker.publish(APP, "cache-x", "e", "", socket_id="1")
+
+    assert cachecast_broker.read_cache(APP, "cache-x").data == "7"
+
+
+async def test_a_batch_is_all_or_none_and_in_order(autojump_clock, cachecast_broker):
+    async with cachecast_broker.subscribe(APP, "x") as events:
+        with pytest.raises(BadRequestError):
+            await cachecast_broker.publish_batch(APP, [("x", "a", 1), ("bad name", "b", 2)])
+        await cachecast_broker.publish_batch(APP, [("x", "a", 1), ("y", "b", 2), ("x", "c", 3)])
+        got = [await anext(events), await anext(events)]
+
+    assert [(event.name, event.json()) for event in got] == [("a", 1), ("c", 3)]
+
+
+async def test_reading_the_cache(autojump_clock, cachecast_broker):
+    await cachecast_broker.publish(APP, "cache-x", "tick", {"a": 1})
+    await trio.sleep(600)
+
+    event = cachecast_broker.read_cache(APP, "cache-x")
+
+    assert (event.name, event.channel, event.data) == ("tick", "cache-x", '{"a":1}')
+    assert (event.age_s, event.ttl_s) == (pytest.approx(600), pytest.approx(1_200))
+    assert cachecast_broker.read_cache(APP, "cache-y") is None
+    with pytest.raises(BadRequestError):
+        cachecast_broker.read_cache(APP, "x")
+    statistics = cachecast_broker.statistics().apps[0]
+    assert (statistics.cache_hits, statistics.cache_misses) == (1, 1)
+
+
+async def test_the_lifetime_that_is_left_is_never_zero(cachecast_config):
+    """Value and remainder are of one instant: a clock that goes on between two looks at it."""
+    now = 0.0
+
+    def clock():
+        nonlocal now
+        now += 0.4
+        return now
+
+    async with open_broker(BrokerConfig(apps=(TEST_APP,), cache_ttl_s=2.0), clock=clock) as broker:
+        broker.publish_nowait(APP, "cache-x", "e", "1")
+        while (event := broker.read_cache(APP, "cache-x")) is not None:
+            assert event.ttl_s > 0
+
+
+async def test_in_process_subscribers_get_the_cached_value_first_and_do_not_count(
+    autojump_clock, cachecast_broker, cachecast_client
+):
+    """No presence, no channel_occupied; client events come to them too."""
+    client = await cachecast_client()
+    await cachecast_broker.publish(APP, "presence-cache-x", "tick", "1")
+    async with cachecast_broker.subscribe(APP, "presence-cache-x") as events:
+        assert cachecast_broker.channels(APP) == {}
+        assert (await anext(events)).data == "1"
+        await client.subscribe("presence-cache-x", user_id=7)
+        client.trigger("presence-cache-x", "client-hi", {"a": 1})
+        event = await anext(events)
+        assert (event.name, event.user_id, event.json()) == ("client-hi", 7, {"a": 1})
+        await cachecast_broker.publish(APP, "presence-cache-x", "tick", "2")
+        assert (await anext(events)).data == "2"
+
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+    assert cachecast_broker.delivery._subscribers == {}
+
+
+async def test_a_subscription_in_process_may_be_cancelled_anywhere(
+    autojump_clock, cachecast_broker
+):
+    for after in range(4):
+        async with trio.open_nursery() as nursery:
+
+            async def read():
+                async with cachecast_broker.subscribe(APP, "cache-x") as events:
+                    async for _ in events:
+                        pass
+
+            nursery.start_soon(read)
+            for _ in range(after):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert cachecast_broker.delivery._subscribers == {}
+
+
+async def test_the_end_of_the_broker_ends_iterations_outside_of_it(autojump_clock):
+    """Whoever reads in a task that outlives the broker is told, instead of waiting for ever."""
+    ended = []
+
+    async def read(broker, task_status):
+        async with broker.subscribe(APP, "x") as events:
+            task_status.started()
+            ended.append([event.data async for event in events])
+
+    async with trio.open_nursery() as nursery, open_test_broker() as broker:
+        await nursery.start(read, broker)
+        await broker.publish(APP, "x", "e", "1")
+        await trio.sleep(1)
+
+    assert ended == [["1"]]
+
+
+@pytest.mark.parametrize("fault", [None, ValueError])
+async def test_the_end_of_the_broker_leaves_nothing(autojump_clock, fault):
+    """No task, no open connection, no open bus, however its block ends."""
+    bus = SlowBus()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    clients = []
+    with (
+        pytest.RaisesGroup(fault, allow_unwrapped=True, flatten_subgroups=True)
+        if fault
+        else trio.CancelScope()
+    ):
+        async with open_test_broker(bus=bus) as broker, open_memory_network(broker) as network:
+            for number in range(5):
+                clients.append(await network.connect())
+                await clients[-1].subscribe("presence-cache-x", user_id=number)
+                await clients[-1].sign_in(f"u{number}")
+            for client in clients[::2]:
+                client.stop_reading()
+            await broker.publish(APP, "presence-cache-x", "tick", "1")
+            if fault is not None:
+                raise fault
+
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    assert all(client.is_closed for client in clients)
+    assert bus.is_closed
+    statistics = broker.statistics()
+    assert (statistics.connections, statistics.backlogged_connections) == (0, 0)
+    assert statistics.apps[0].channels == statistics.apps[0].users == 0
+
+
+async def test_what_cannot_work_is_said_before_anything_starts(autojump_clock):
+    class Unreachable(SlowBus):
+        async def start(self, deliver):
+            raise BusError("nobody there")
+
+    with pytest.raises(ConfigError):
+        async with open_broker(BrokerConfig()):
+            raise AssertionError
+    with pytest.RaisesGroup(BusError, allow_unwrapped=True, flatten_subgroups=True):
+        async with open_broker(BrokerConfig(apps=(TEST_APP,)), bus=Unreachable()):
+            raise AssertionError
+
+
+async def test_gauges_are_derived_from_the_state(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    """Invariant 13: counted again here, from the hub and the outboxes themselves."""
+    clients = [await cachecast_network.connect() for _ in range(7)]
+    for number, client in enumerate(clients):
+        for n in range(number):
+            await client.subscribe(f"presence-{n}", user_id=number)
+        await client.sign_in(f"u{number % 3}")
+    clients[6].stop_reading(3)
+    await cachecast_broker.publish(APP, ["presence-0", "presence-1", "cache-x"], "tick", "1")
+    await trio.testing.wait_all_tasks_blocked()
+    clients[5].drop()
+
+    hub, statistics = cachecast_broker.hubs[APP], cachecast_broker.statistics()
+    app = statistics.apps[0]
+    assert app.connections == len(hub.sessions) == statistics.connections == 6
+    assert app.subscriptions == sum(len(s.subscriptions) for s in hub.sessions.values()) == 16
+    assert (
+        app.channels == len({name for s in hub.sessions.values() for name in s.subscriptions}) == 6
+    )
+    assert app.users == len({s.user.id for s in hub.sessions.values()}) == 3
+    assert statistics.outbox_bytes == sum(s.outbox.waiting_bytes for s in hub.sessions.values()) > 0
+    assert (app.cache_entries, statistics.backlogged_connections) == (1, 1)
+    assert cachecast_broker.clients.n_sessions == 6
+
+
+async def test_channels_users_and_one_channel(autojump_clock, cachecast_broker, cachecast_client):
+    client = await cachecast_client()
+    for channel in ("x", "presence-x", "presence-y"):
+        await client.subscribe(channel, user_id="1")
+
+    assert set(cachecast_broker.channels(APP)) == {"x", "presence-x", "presence-y"}
+    assert set(cachecast_broker.channels(APP, "presence-")) == {"presence-x", "presence-y"}
+    assert cachecast_broker.channel(APP, "presence-x").user_count == 1
+    assert cachecast_broker.channel(APP, "presence-none").user_count == 0
+    assert cachecast_broker.channel(APP, "x").user_count is None
+    assert not cachecast_broker.channel(APP, "none").occupied
+    assert cachecast_broker.users(APP, "presence-x") == ["1"]
+    with pytest.raises(BadRequestError):
+        cachecast_broker.users(APP, "x")
+
+
+async def test_what_an_authorization_endpoint_answers_is_accepted(
+    autojump_clock, cachecast_broker, cachecast_client
+):
+    """For every kind that needs it; the master key is used and not kept."""
+    client = await cachecast_client()
+    master = b64encode(bytes(32)).decode()
+    for channel in ("private-x", "presence-x", "private-encrypted-x"):
+        granted = cachecast_broker.authorize_channel(
+            APP, client.socket_id, channel, user_id="1", user_info={"n": 1},
+            encryption_master_key=master,
+        )  # fmt: skip
+        secret = granted.pop("shared_secret", None)
+        client.send({"event": "pusher:subscribe", "data": {"channel": channel, **granted}})
+        assert client.messages[-1].event.endswith("succeeded"), client.messages[-1]
+        if secret is not None:
+            data = cachecast_broker.encrypt(master, channel, {"a": 1})
+            assert decrypt(parse_key(secret), data) == '{"a":1}'
+    user = cachecast_broker.authenticate_user(APP, client.socket_id, {"id": "u1"})
+    client.send({"event": "pusher:signin", "data": user})
+
+    assert client.messages[-1].event == "pusher:signin_success"
+    with pytest.raises(BadRequestError):
+        cachecast_broker.authorize_channel(APP, "nonsense", "private-x")
+    with pytest.raises(BadRequestError):
+        cachecast_broker.authorize_channel(APP, client.socket_id, "presence-x")
+    with pytest.raises(BadRequestError):
+        cachecast_broker.authorize_channel(APP, client.socket_id, "private-encrypted-x")
+    with pytest.raises(BadRequestError):
+        cachecast_broker.authenticate_user(APP, client.socket_id, {"id": 1})
+
+
+async def test_apps_share_nothing(autojump_clock):
+    other = msgspec.structs.replace(TEST_APP, id="2", key="other", secret="other")
+    async with (
+        open_test_broker(BrokerConfig(apps=(TEST_APP, other))) as broker,
+        open_memory_network(broker) as network,
+    ):
+        a, b = await network.connect(TEST_APP), await network.connect(other)
+        for client in (a, b):
+            await client.subscribe("presence-cache-x", user_id="1")
+            await client.sign_in("u1")
+        await broker.publish("2", "presence-cache-x", "tick", "1")
+        a.trigger("presence-cache-x", "client-x", 1)
+        assert broker.terminate("2", "u1") == 1
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert [m.event for m in a.messages[1:]] == [
+            "pusher_internal:subscription_succeeded", "pusher:cache_miss", "pusher:signin_success"
+        ]  # fmt: skip
+        assert not [m for m in b.messages if m.event == "client-x"]
+        assert broker.read_cache(APP, "presence-cache-x") is None

@@ -1,0 +1,199 @@
+"""From a publication to its recipients: waiting, cancelling, being told of misses."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from engine.broker import delivery as module
+from engine.config import BrokerConfig
+from engine.errors import LimitError
+from engine.testing import TEST_APP, open_memory_network, open_test_broker
+
+APP = TEST_APP.id
+
+
+@pytest.fixture
+def cachecast_config():
+    """Five thousand bytes may wait on a channel."""
+    return BrokerConfig(apps=(TEST_APP,), max_undelivered_bytes=5_000)
+
+
+async def _crowd(network, n, channel):
+    clients = [network.open() for _ in range(n)]
+    for client in clients:
+        client.send(client.subscription(channel))
+    await trio.testing.wait_all_tasks_blocked()
+    return clients
+
+
+def _data(clients):
+    return {tuple(m.data for m in client.messages if m.event == "tick") for client in clients}
+
+
+async def _fill(broker, channel):
+    """Publish until no more fits."""
+    n = 0
+    while True:
+        try:
+            broker.publish_nowait(APP, channel, "tick", f"{n} " + "x" * 1_000)
+        except trio.WouldBlock:
+            return n
+        n += 1
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_a_publisher_cancelled_at_any_await_has_published_everything_or_nothing(
+    autojump_clock, cachecast_broker, cachecast_network, after
+):
+    """To both channels or neither, in the cache as on the wire, whether it had to wait or not."""
+    clients = await _crowd(cachecast_network, 600, "cache-x")
+    others = await _crowd(cachecast_network, 2, "cache-y")
+    n = await _fill(cachecast_broker, "cache-x")
+    is_done = []
+
+    async def publish():
+        await cachecast_broker.publish(APP, ["cache-x", "cache-y"], "tick", "last")
+        is_done.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        for _ in range(after):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+
+    value = cachecast_broker.read_cache(APP, "cache-y")
+    (seen,) = _data(clients)
+    assert (seen[-1] == "last") == (value is not None) == (_data(others) == {("last",)})
+    assert len(seen) == n + (value is not None)
+    assert bool(is_done) == (value is not None), "cancelled, and yet published, or the reverse"
+    assert cachecast_broker.statistics().apps[0].undelivered_bytes == 0
+
+
+async def test_cancelled_before_it_began_it_publishes_nothing(autojump_clock, cachecast_broker):
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await cachecast_broker.publish(APP, "cache-x", "tick", "1")
+
+    assert scope.cancelled_caught
+    assert cachecast_broker.read_cache(APP, "cache-x") is None
+
+
+async def test_publishers_wait_while_too_much_is_undelivered_and_all_get_through(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    """Bounded, and nobody is forgotten."""
+    clients = await _crowd(cachecast_network, 300, "x")
+    most = 0
+
+    async def publish(name):
+        nonlocal most
+        for n in range(5):
+            await cachecast_broker.publish(APP, "x", "tick", f"{name}.{n} " + "x" * 1_000)
+            most = max(most, cachecast_broker.statistics().apps[0].undelivered_bytes)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for name in range(20):
+                nursery.start_soon(publish, name)
+    await cachecast_broker.fanout.wait_idle()
+
+    assert most <= 5_000 + 1_100
+    (seen,) = _data(clients)
+    assert sorted(seen) == sorted(f"{a}.{b} " + "x" * 1_000 for a in range(20) for b in range(5))
+    for name in range(20):  # each publisher's own order is kept
+        mine = [data.split(" ")[0] for data in seen if data.startswith(f"{name}.")]
+        assert mine == [f"{name}.{n}" for n in range(5)]
+
+
+async def test_http_publishers_are_answered_late_not_wrongly(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    clients = await _crowd(cachecast_network, 600, "x")
+    await _fill(cachecast_broker, "x")
+
+    answer = await cachecast_network.request(
+        "POST", "/events", {"name": "tick", "channel": "x", "data": "last"}
+    )
+    await cachecast_broker.fanout.wait_idle()
+
+    assert answer.status == 200
+    assert {data[-1] for data in _data(clients)} == {"last"}
+
+
+async def test_an_app_has_a_bound_for_all_its_channels_together(autojump_clock):
+    app = msgspec.structs.replace(TEST_APP, max_undelivered_bytes=3_000)
+    async with (
+        open_test_broker(BrokerConfig(apps=(app,))) as broker,
+        open_memory_network(broker) as network,
+    ):
+        for channel in "abcdef":
+            await _crowd(network, 1, channel)
+        for channel in "abc":
+            broker.publish_nowait(APP, channel, "tick", "x" * 1_000)
+        with pytest.raises(trio.WouldBlock):
+            broker.publish_nowait(APP, "nobody", "tick", "1")
+        await broker.publish(APP, "nobody", "tick", "1")
+
+
+async def test_the_publish_rate_refuses_and_publishes_none_of_a_batch(autojump_clock):
+    app = msgspec.structs.replace(TEST_APP, publishes_per_s=1.0)
+    async with open_test_broker(BrokerConfig(apps=(app,))) as broker:
+        for _ in range(9):
+            await broker.publish_batch(APP, [("cache-x", "tick", "1")] * 11)
+        with pytest.raises(LimitError) as caught:
+            await broker.publish_batch(APP, [("cache-y", "tick", "1")] * 2)
+        assert (caught.value.http_status, caught.value.limit) == (429, 1.0)
+        assert broker.read_cache(APP, "cache-y") is None
+        await trio.sleep(1)
+        await broker.publish_batch(APP, [("cache-y", "tick", "1")] * 2)
+
+
+async def test_the_cache_write_and_the_choice_of_recipients_are_one_step(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    """Invariant 2: whoever runs next sees both or neither, and a publisher sees both on return."""
+    clients = await _crowd(cachecast_network, 2, "cache-x")
+
+    cachecast_broker.publish_nowait(APP, "cache-x", "tick", "1")
+    assert cachecast_broker.read_cache(APP, "cache-x").data == "1"
+    clients[0].unsubscribe("cache-x")
+    late = cachecast_network.open()
+    late.send(late.subscription("cache-x"))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert [_data([client]) for client in (*clients, late)] == [{()}, {("1",)}, {("1",)}]
+    assert len([m for m in late.messages if m.event == "tick"]) == 1
+
+
+async def test_remembered_misses_are_bounded(
+    autojump_clock, cachecast_broker, cachecast_client, monkeypatch
+):
+    """The oldest is forgotten and may report once more."""
+    monkeypatch.setattr(module, "MAX_REMEMBERED_MISSES", 3)
+    told = []
+
+    async def hook(app_id, event):
+        await trio.sleep_forever()
+
+    cachecast_broker.on("cache_miss", hook)
+    client = await cachecast_client()
+    for n in [0, 1, 2, 3, 3, 1, 0]:
+        await client.subscribe(f"cache-{n}")
+        client.unsubscribe(f"cache-{n}")
+        told.append(len(cachecast_broker.hooks._queue))
+
+    assert len(cachecast_broker.delivery._misses) == 3
+    assert told[-1] == 5 - 1  # one is with the hook that never returns
+
+
+async def test_without_anybody_who_wants_to_know_no_miss_is_remembered(
+    autojump_clock, cachecast_broker, cachecast_client
+):
+    client = await cachecast_client()
+    await client.subscribe("cache-x")
+
+    assert cachecast_broker.delivery._misses == {}

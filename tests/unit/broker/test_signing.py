@@ -1,0 +1,42 @@
+"""What an embedder signs; that a session accepts it stands in test_broker.py."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+
+import pytest
+
+from engine.apps import App, KeyPair
+from engine.broker import signing
+from engine.errors import BadRequestError
+
+APP = App(id="1", key="old", secret="old-secret", keys=(KeyPair(key="new", secret="new-secret"),))
+
+
+def _hmac(secret: str, text: str) -> str:
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def test_the_newest_key_signs() -> None:
+    """So that a rotation begins with its configuration."""
+    answer = signing.authorize_channel(APP, "1.2", "private-a", None, None, None)
+
+    assert answer == {"auth": "new:" + _hmac("new-secret", "1.2:private-a")}
+
+
+def test_a_member_is_signed_with_what_is_known_of_it() -> None:
+    """The text that is signed is the text that is sent."""
+    answer = signing.authorize_channel(APP, "1.2", "presence-a", "u", {"n": 1}, None)
+
+    assert json.loads(answer["channel_data"]) == {"user_id": "u", "user_info": {"n": 1}}
+    text = "1.2:presence-a:" + answer["channel_data"]
+    assert answer["auth"] == "new:" + _hmac("new-secret", text)
+
+
+@pytest.mark.parametrize("user_data", [{}, {"id": ""}, {"id": 7}])
+def test_a_user_needs_an_id(user_data: dict[str, object]) -> None:
+    """pusher-js drops anything but a non-empty string (protocol.md 5.1)."""
+    with pytest.raises(BadRequestError):
+        signing.authenticate_user(APP, "1.2", user_data)

@@ -1,0 +1,147 @@
+"""The subscriber in this process: newest value, bound, sharing, end."""
+
+from __future__ import annotations
+
+from math import inf
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from engine.broker.subscriber import MAX_WAITING_EVENTS, Subscriber
+from engine.errors import LimitError
+from engine.protocol.messages import Publication
+
+
+def _make(*, is_cache=False):
+    return Subscriber(is_cache=is_cache, clock=trio.current_time)
+
+
+def _event(data, name="tick"):
+    return Publication(name, "x", str(data))
+
+
+async def _take(subscriber, n):
+    return [(await anext(subscriber)).data for _ in range(n)]
+
+
+async def test_events_come_in_order():
+    subscriber = _make()
+    for n in range(5):
+        subscriber.offer(_event(n))
+
+    assert await _take(subscriber, 5) == list("01234")
+
+
+async def test_of_a_cache_channel_only_the_newest_value_waits_behind_what_came_between():
+    subscriber = _make(is_cache=True)
+    subscriber.offer(_event("old"), 100.0 + trio.current_time())
+    subscriber.offer(_event("client"), inf)
+    subscriber.offer(_event("new"), 100.0 + trio.current_time())
+
+    assert await _take(subscriber, 2) == ["client", "new"]
+    assert subscriber.conflated == 1
+
+
+async def test_a_value_that_expired_while_it_waited_is_not_seen(autojump_clock):
+    subscriber = _make(is_cache=True)
+    subscriber.offer(_event("dead"), trio.current_time() + 10)
+    await trio.sleep(10)
+    subscriber.offer(_event("client"))
+
+    assert await _take(subscriber, 1) == ["client"]
+
+
+async def test_purge_frees_at_the_deadline_and_not_before(autojump_clock):
+    subscriber = _make(is_cache=True)
+    subscriber.offer(_event("value"), 10.0)
+    subscriber.offer(_event("client"))
+
+    subscriber.purge(9.999)
+    assert len(subscriber._waiting) == 2
+    subscriber.purge(10.0)
+    assert [event.data for event, _ in subscriber._waiting.values()] == ["client"]
+    subscriber.purge(11.0)
+
+
+async def test_too_many_waiting_end_the_iteration_where_the_gap_is(autojump_clock):
+    """Every event before the gap, none after it, and then the error, again and again."""
+    subscriber = _make()
+    for n in range(MAX_WAITING_EVENTS + 5):
+        subscriber.offer(_event(n))
+    first = await _take(subscriber, 10)
+    for n in range(10):
+        subscriber.offer(_event(f"late {n}"))
+
+    rest = await _take(subscriber, MAX_WAITING_EVENTS - 10)
+
+    assert first + rest == [str(n) for n in range(MAX_WAITING_EVENTS)]
+    for _ in range(2):
+        with pytest.raises(LimitError):
+            await anext(subscriber)
+
+
+async def test_tasks_that_share_one_are_all_woken(autojump_clock):
+    """Each event goes to one of them, and none of them sleeps while an event waits."""
+    subscriber = _make()
+    got = []
+
+    async def read(name):
+        async for event in subscriber:
+            got.append((name, event.data))
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(read, name)
+        await trio.testing.wait_all_tasks_blocked()
+        for n in range(3):
+            subscriber.offer(_event(n))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert sorted(data for _, data in got) == ["0", "1", "2"]
+        assert {name for name, _ in got} == {"a", "b", "c"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_if_cancelled_none_is_lost(autojump_clock):
+    subscriber = _make()
+    with trio.move_on_after(1):
+        await anext(subscriber)
+    subscriber.offer(_event(1))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await anext(subscriber)
+
+    assert scope.cancelled_caught
+    assert await _take(subscriber, 1) == ["1"]
+
+
+async def test_closing_ends_the_iteration_of_every_task(autojump_clock):
+    subscriber = _make()
+    ended = []
+
+    async def read():
+        async for _ in subscriber:
+            pass
+        ended.append(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        subscriber.offer(_event("lost"))
+        subscriber.close()
+        subscriber.offer(_event("later"))
+
+    assert len(ended) == 2
+
+
+async def test_client_events_come_as_text_with_their_sender():
+    subscriber = _make()
+    subscriber.offer(Publication("client-x", "x", msgspec.Raw(b'{"a": 1}'), "u1"))
+
+    event = await anext(subscriber)
+
+    assert (event.data, event.user_id, event.json()) == ('{"a": 1}', "u1", {"a": 1})

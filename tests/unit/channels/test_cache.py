@@ -1,0 +1,213 @@
+"""The cache: exact in time, exact in bytes."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+
+from engine.channels.cache import ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
+from engine.metrics import AppCounters
+
+TTL_S = 1800.0
+
+
+def _store(
+    node_entries: int = 100_000, node_bytes: int = 10**9, **app: Any
+) -> tuple[CacheStore, AppCounters]:
+    store, counters = CacheStore(node_entries, node_bytes), AppCounters()
+    limits = {"ttl_s": TTL_S, "max_entries": 1_000, "max_bytes": 1_000_000} | app
+    store.add_app("1", counters=counters, **limits)
+    return store, counters
+
+
+def _size(frame: bytes, channel: str) -> int:
+    return len(frame) + len(channel) + ENTRY_OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 12_345.678, 3e7])
+def test_a_value_lives_for_thirty_minutes_and_not_an_instant_longer(start: float) -> None:
+    """1799.999 s is a hit, 1800.000 s a miss, with no evictor anywhere."""
+    store, _ = _store()
+    store.put("1", "cache-a", b"frame", start)
+
+    assert store.get("1", "cache-a", start + 1799.999) is not None
+    assert store.get("1", "cache-a", start + TTL_S) is None
+    assert store.n_entries() == 1
+
+
+def test_a_value_is_the_very_frame_that_subscribers_got() -> None:
+    """The same object: it costs no second copy."""
+    store, _ = _store()
+    frame = bytes(1_000)
+
+    entry = store.put("1", "cache-a", frame, 5.0)
+
+    assert store.get("1", "cache-a", 5.0) is entry
+    assert entry.frame is frame
+    assert (entry.published_at, entry.deadline) == (5.0, 5.0 + TTL_S)
+
+
+def test_a_new_value_replaces_the_old_one_and_lives_for_thirty_minutes_again() -> None:
+    """The deadline is always publish time plus the lifetime."""
+    store, _ = _store()
+    store.put("1", "cache-a", b"old", 0.0)
+    store.put("1", "cache-a", b"newer", 1_000.0)
+
+    entry = store.get("1", "cache-a", 2_799.0)
+
+    assert entry is not None
+    assert entry.frame == b"newer"
+    assert store.get("1", "cache-a", 2_800.0) is None
+    assert store.n_entries() == 1
+    assert store.n_bytes() == _size(b"newer", "cache-a")
+
+
+def test_apps_do_not_see_each_other() -> None:
+    """The same channel name in two apps is two channels."""
+    store, _ = _store()
+    store.add_app("2", 10.0, 10, 10_000, AppCounters())
+    store.put("1", "cache-a", b"one", 0.0)
+
+    assert store.get("2", "cache-a", 0.0) is None
+    assert (store.n_entries("1"), store.n_entries("2"), store.n_entries()) == (1, 0, 1)
+    assert (store.ttl_s("1"), store.ttl_s("2")) == (TTL_S, 10.0)
+    assert store.evict(TTL_S, 10) == (1, 0.0)
+
+
+def test_an_unknown_channel_is_a_miss() -> None:
+    """On a shelf that is empty and on one that is not."""
+    store, _ = _store()
+    assert store.get("1", "cache-a", 0.0) is None
+    for number in range(1_000):
+        store.put("1", f"cache-{number}", b"", 0.0)
+
+    assert store.get("1", "cache-none", 0.0) is None
+
+
+def test_the_evictor_frees_what_is_dead_and_nothing_else() -> None:
+    """In bounded steps, and says how late it was."""
+    store, counters = _store()
+    for number in range(200):
+        store.put("1", f"cache-{number}", b"frame", number * 0.001)
+
+    assert store.evict(1_799.0, 1_000) == (0, 0.0)
+    first, lag_s = store.evict(1_801.0, 150)
+    assert (first, store.n_entries()) == (150, 50)
+    assert 0.8 < lag_s <= 1.0
+    assert store.evict(1_801.0, 1_000)[0] == 50
+    assert (store.n_entries(), store.n_bytes(), store.n_bytes("1")) == (0, 0, 0)
+    assert (counters.cache_evictions, counters.cache_capacity_evictions) == (200, 0)
+
+
+def test_the_next_deadline_is_that_of_the_oldest() -> None:
+    """Over all shelves and apps; infinity when there is nothing."""
+    store, _ = _store()
+    store.add_app("2", 10.0, 10, 10_000, AppCounters())
+    assert store.next_deadline() == inf
+    store.put("1", "cache-a", b"", 0.0)
+    assert store.next_deadline() == TTL_S
+    store.put("2", "cache-a", b"", 100.0)
+    assert store.next_deadline() == 110.0
+    store.put("2", "cache-a", b"", 105.0)
+
+    assert store.next_deadline() == 115.0
+
+
+@pytest.mark.parametrize("limits", [{"max_entries": 3}, {"max_bytes": 3 * _size(b"xx", "cache-0")}])
+@pytest.mark.parametrize("is_node", [False, True], ids=["of the app", "of the node"])
+def test_at_a_ceiling_the_oldest_value_goes_and_is_counted(
+    limits: dict[str, int], is_node: bool
+) -> None:
+    """Entries or bytes, of the app or of the node (protocol.md 9.5)."""
+    store, counters = _store(
+        **{key.replace("max", "node"): value for key, value in limits.items()}
+        if is_node
+        else limits
+    )
+    for number in range(3):
+        store.put("1", f"cache-{number}", b"xx", float(number))
+    assert counters.cache_capacity_evictions == 0
+
+    store.put("1", "cache-3", b"xx", 3.0)
+
+    assert [store.get("1", f"cache-{number}", 3.0) is None for number in range(4)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert (counters.cache_capacity_evictions, counters.cache_evictions) == (1, 0)
+    assert store.capacity_evictions == 1
+
+
+def test_values_of_one_instant_go_in_the_order_of_their_publishing() -> None:
+    """A batch is published at one reading of the clock: its last value must stay."""
+    store, _ = _store(node_entries=1)
+
+    for number in range(200):
+        store.put("1", f"cache-{number}", b"", 7.0)
+
+        assert store.get("1", f"cache-{number}", 7.0) is not None
+
+
+def test_a_republished_value_is_young_again() -> None:
+    """It is not the first to go any more."""
+    store, _ = _store(node_entries=2)
+    for now, channel in enumerate(["cache-a", "cache-b", "cache-a", "cache-c"]):
+        store.put("1", channel, b"", float(now))
+
+    assert store.get("1", "cache-a", 3.0) is not None
+    assert store.get("1", "cache-b", 3.0) is None
+
+
+def test_a_dead_value_goes_before_a_living_one_and_is_no_loss() -> None:
+    """With two lifetimes on a node, the oldest need not be the first to die."""
+    store, lasting = _store(node_entries=2)
+    brief = AppCounters()
+    store.add_app("2", 1.0, 10, 10_000, brief)
+    store.put("1", "cache-a", b"", 0.0)
+    store.put("2", "cache-a", b"", 1.0)
+
+    store.put("1", "cache-b", b"", 2.0)
+
+    assert store.get("1", "cache-a", 2.0) is not None
+    assert (brief.cache_evictions, brief.cache_capacity_evictions) == (1, 0)
+    assert (lasting.cache_evictions, lasting.cache_capacity_evictions) == (0, 0)
+
+
+def test_a_value_larger_than_the_ceiling_is_not_kept() -> None:
+    """And takes everything with it, since all of it is older."""
+    store, counters = _store(max_bytes=1_000)
+    store.put("1", "cache-a", b"small", 0.0)
+
+    store.put("1", "cache-b", bytes(2_000), 1.0)
+
+    assert (store.n_entries(), store.n_bytes()) == (0, 0)
+    assert counters.cache_capacity_evictions == 2
+
+
+def test_the_other_app_loses_its_oldest_at_the_nodes_ceiling() -> None:
+    """The oldest of all apps, counted for the app that loses it."""
+    store, first = _store(node_entries=2)
+    second = AppCounters()
+    store.add_app("2", TTL_S, 10, 10_000, second)
+    store.put("1", "cache-a", b"", 0.0)
+    store.put("2", "cache-a", b"", 1.0)
+
+    store.put("2", "cache-b", b"", 2.0)
+
+    assert store.n_entries("1") == 0
+    assert (first.cache_capacity_evictions, second.cache_capacity_evictions) == (1, 0)
+
+
+def test_an_empty_app_gives_its_tables_back() -> None:
+    """A dict never shrinks by deleting."""
+    store, _ = _store(max_entries=100_000, max_bytes=10**9)
+    for number in range(N_SHELVES * 4):
+        store.put("1", f"cache-{number}", b"", 0.0)
+
+    store.evict(TTL_S, 10_000)
+
+    assert store._apps["1"].shelves == [None] * N_SHELVES

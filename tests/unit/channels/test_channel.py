@@ -1,0 +1,282 @@
+"""One occupied channel: recipients fixed, delivery in portions."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.channels.channel import JOIN_BYTES, Channel
+from engine.metrics import AppCounters
+from engine.protocol.channel_name import parse_channel_name
+from engine.protocol.codec import JSON, MSGPACK
+from engine.protocol.messages import Publication
+from tests.harness.lower import Client
+
+if TYPE_CHECKING:
+    from engine.channels.channel import Frames
+
+
+def _channel(name: str = "a") -> tuple[Channel, AppCounters]:
+    counters = AppCounters()
+    return Channel(parse_channel_name(name), counters), counters
+
+
+def _frames(text: str, channel: str = "a") -> Frames:
+    publication = Publication(text, channel, text)
+    return JSON.publication_frame(publication), MSGPACK.publication_frame(publication)
+
+
+def _join(channel: Channel, n: int, **client: Any) -> list[Client]:
+    clients = [Client(socket_id=f"1.{number}", **client) for number in range(n)]
+    for client_ in clients:
+        channel.add(client_.session, None)
+    return clients
+
+
+def _events(client: Client) -> list[str]:
+    return [message["event"] for message in client.heard]
+
+
+def _deliver_all(channel: Channel, step: int = 10) -> int:
+    done = 0
+    while channel.has_queued:
+        done += channel.deliver(step)[1]
+    return done
+
+
+def test_everyone_who_is_subscribed_gets_it_in_their_codec() -> None:
+    """Encoded before, once for each codec; counted for each connection."""
+    channel, counters = _channel()
+    plain = _join(channel, 2)
+    packed = _join(channel, 1, codec=MSGPACK)
+
+    channel.enqueue(_frames("ev"))
+    sends, done = channel.deliver(100)
+
+    assert [_events(client) for client in plain + packed] == [["ev"]] * 3
+    assert [client.socket.frames[0][0] for client in plain + packed] == [1, 1, 2]
+    assert (sends, counters.deliveries) == (3, 3)
+    assert done == sum(len(frame or b"") for frame in _frames("ev"))
+    assert (channel.queued_bytes, channel.has_queued) == (0, False)
+
+
+def test_recipients_are_those_of_the_moment_of_publishing() -> None:
+    """Whoever comes later does not get it; whoever leaves before its turn does not either."""
+    channel, _ = _channel()
+    stays, leaves = _join(channel, 2)
+
+    channel.enqueue(_frames("one"))
+    (newcomer,) = _join(channel, 1)
+    channel.remove(leaves.session)
+    channel.enqueue(_frames("two"))
+    _deliver_all(channel)
+
+    assert (_events(stays), _events(leaves), _events(newcomer)) == (["one", "two"], [], ["two"])
+
+
+def test_whoever_leaves_and_comes_back_gets_only_what_came_after() -> None:
+    """It is another subscription."""
+    channel, _ = _channel()
+    (client,) = _join(channel, 1)
+    channel.enqueue(_frames("one"))
+    channel.remove(client.session)
+    channel.add(client.session, None)
+    channel.enqueue(_frames("two"))
+
+    _deliver_all(channel)
+
+    assert _events(client) == ["two"]
+
+
+def test_recipients_are_built_once_for_one_membership() -> None:
+    """And anew after each change of it."""
+    channel, _ = _channel()
+    (client,) = _join(channel, 1)
+    before = channel.recipients
+    assert channel.recipients is before
+    channel.remove(client.session)
+
+    assert channel.recipients is not before
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+def test_delivery_comes_in_portions_of_any_size(step: int) -> None:
+    """At most so many sends a turn, nobody twice, nobody left out."""
+    channel, _ = _channel()
+    clients = _join(channel, 5) + _join(channel, 2, codec=MSGPACK)
+    channel.enqueue(_frames("one"), clients[1].session)
+    channel.enqueue(_frames("two"), clients[6].session)
+    channel.enqueue(_frames("three"))
+    turns = 0
+
+    while channel.has_queued:
+        assert channel.deliver(step)[0] <= step
+        turns += 1
+
+    assert turns <= 21 // step + 6
+    for number, client in enumerate(clients):
+        missed = {1: "one", 6: "two"}.get(number)
+        assert _events(client) == [text for text in ("one", "two", "three") if text != missed]
+
+
+def test_membership_may_change_in_the_middle_of_a_sweep() -> None:
+    """Those ahead who leave are passed over; those who come wait for the next."""
+    channel, _ = _channel()
+    first, second, third = _join(channel, 3)
+    channel.enqueue(_frames("one"))
+    channel.deliver(1)
+
+    channel.remove(first.session)
+    channel.remove(second.session)
+    (newcomer,) = _join(channel, 1)
+    _deliver_all(channel, 1)
+
+    assert [_events(client) for client in (first, second, third, newcomer)] == [
+        ["one"],
+        [],
+        ["one"],
+        [],
+    ]
+
+
+def test_a_subscriber_that_is_closed_for_being_slow_leaves_in_mid_sweep() -> None:
+    """The transport's answer comes from inside the loop and must not disturb it."""
+    channel, _ = _channel()
+    before, slow, after = (
+        _join(channel, 1) + _join(channel, 1, room=0, max_bytes=5) + _join(channel, 1)
+    )
+
+    def close(event: str) -> None:
+        if event == "on_slow":
+            channel.remove(slow.session)
+            slow.outbox.discard()
+            channel.enqueue(_frames("gone"))
+
+    slow.socket.on_event = close
+    channel.enqueue(_frames("one"))
+    channel.enqueue(_frames("two"))
+    _deliver_all(channel)
+
+    assert [_events(client) for client in (before, after)] == [["one", "two", "gone"]] * 2
+    assert channel.queued_bytes == 0
+
+
+def test_a_broken_socket_is_passed_over() -> None:
+    """It costs only its own connection."""
+    channel, _ = _channel()
+    broken, well = _join(channel, 2)
+    broken.socket.error = BrokenPipeError()
+
+    channel.enqueue(_frames("one"))
+    _deliver_all(channel)
+
+    assert broken.outbox.is_gone
+    assert _events(well) == ["one"]
+
+
+def test_what_waits_together_leaves_joined_in_one_send() -> None:
+    """Frames are joined, never messages."""
+    channel, counters = _channel()
+    (client,) = _join(channel, 1)
+    for number in range(10):
+        channel.enqueue(_frames(str(number)))
+
+    sends, _ = channel.deliver(100)
+
+    assert sends == 1
+    assert _events(client) == [str(number) for number in range(10)]
+    assert counters.deliveries == 10
+
+
+def test_a_join_is_bounded_in_bytes() -> None:
+    """The rest goes in another one."""
+    channel, _ = _channel()
+    (client,) = _join(channel, 1)
+    frames = (b"\x81\x7e\x27\x10" + bytes(10_000), None)
+    for _ in range(7):
+        channel.enqueue(frames)
+
+    used, _ = channel.deliver(100)
+
+    # Three calls; of the 30,012 bytes that the first two join, each 8 KiB count as one more.
+    assert used == 2 * (1 + 3) + (1 + 1)
+    assert len(client.socket.taken) == 7 * len(frames[0])
+    assert 3 * len(frames[0]) <= JOIN_BYTES < 4 * len(frames[0])
+
+
+def test_an_event_for_all_but_one_is_not_joined_with_one_for_all() -> None:
+    """Nor a value that may be replaced with an event that may not."""
+    channel, _ = _channel("private-cache-a")
+    one, two = _join(channel, 2)
+    channel.enqueue(_frames("all"))
+    channel.enqueue(_frames("not one"), one.session)
+    channel.enqueue(_frames("value"), deadline=10.0)
+    channel.enqueue(_frames("newer"), deadline=11.0)
+
+    sends, _ = channel.deliver(100)
+
+    assert sends == 2 + 1 + 2
+    assert _events(one) == ["all", "value", "newer"]
+    assert _events(two) == ["all", "not one", "value", "newer"]
+
+
+def test_excluding_someone_who_is_not_there_excludes_nobody() -> None:
+    """A socket id may belong to a connection without this channel."""
+    channel, _ = _channel()
+    (client,) = _join(channel, 1)
+
+    channel.enqueue(_frames("ev"), Client(socket_id="9.9").session)
+    _deliver_all(channel)
+
+    assert _events(client) == ["ev"]
+
+
+def test_a_slow_subscriber_gets_the_newest_value_of_a_cache_channel() -> None:
+    """And all events of any other."""
+    for name, events in (("cache-a", ["3"]), ("a", ["0", "1", "2", "3"])):
+        channel, _ = _channel(name)
+        (client,) = _join(channel, 1, room=0)
+        for number in range(4):
+            channel.enqueue(_frames(str(number)), deadline=10.0 if name == "cache-a" else inf)
+            channel.deliver(100)
+        client.socket.room = inf
+        client.outbox.flush(0.0)
+
+        assert _events(client) == events
+
+
+def test_queued_bytes_are_what_waits_and_what_is_under_way() -> None:
+    """Until the last subscriber has it."""
+    channel, _ = _channel()
+    _join(channel, 3)
+    size = sum(len(frame or b"") for frame in _frames("ev"))
+
+    channel.enqueue(_frames("ev"))
+    assert channel.queued_bytes == size
+    assert channel.deliver(2) == (2, 0)
+    assert channel.queued_bytes == size
+    assert channel.deliver(2) == (1, size)
+    assert channel.queued_bytes == 0
+    assert channel.deliver(2) == (0, 0)
+
+
+def test_a_publication_without_anyone_left_is_done_with() -> None:
+    """Excluding the only one, or with nobody there."""
+    channel, _ = _channel()
+    channel.enqueue(_frames("nobody"))
+    (client,) = _join(channel, 1)
+    channel.enqueue(_frames("not you"), client.session)
+
+    size = channel.queued_bytes
+
+    assert _deliver_all(channel) == size
+    assert _events(client) == []
+
+
+def test_only_a_presence_channel_has_a_roster() -> None:
+    """And a channel shows its name and size."""
+    assert _channel("presence-a")[0].roster is not None
+    assert _channel("private-a")[0].roster is None
+    assert repr(_channel("a")[0]) == "Channel(a, 0 subscriptions)"

@@ -1,0 +1,146 @@
+"""Which sessions listen to which channel: what a change of membership changes."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from engine.channels.channel import Channel
+from engine.channels.hub import Hub
+from engine.errors import SubscriptionError
+from engine.protocol.channel_name import parse_channel_name
+from engine.protocol.session import Member
+from tests.harness.lower import Client, make_app
+
+NAME = parse_channel_name("presence-a")
+PLAIN = parse_channel_name("a")
+
+
+def _hub(**fields: int) -> tuple[Hub, deque[tuple[Hub, Channel]]]:
+    ready: deque[tuple[Hub, Channel]] = deque()
+    return Hub(make_app(**fields), ready, 0.0), ready
+
+
+def test_the_first_subscription_occupies_and_the_last_vacates() -> None:
+    """And nothing is left of the channel then."""
+    hub, _ = _hub()
+    one, two = Client().session, Client().session
+
+    assert hub.subscribe(one, PLAIN, None).is_occupied
+    assert not hub.subscribe(two, PLAIN, None).is_occupied
+    assert hub.n_subscriptions == 2
+    assert not hub.unsubscribe(one, "a").is_vacated
+    assert hub.unsubscribe(two, "a").is_vacated
+    assert (hub.channels, hub.n_subscriptions) == ({}, 0)
+    assert one.subscriptions == two.subscriptions == {}
+
+
+def test_a_session_holds_the_edge_that_the_hub_made() -> None:
+    """From it, the session knows who it is in that channel."""
+    hub, _ = _hub()
+    session, member = Client().session, Member("u")
+
+    joined = hub.subscribe(session, NAME, member)
+
+    assert session.subscriptions["presence-a"] is joined.edge
+    assert joined.edge.member is member
+    assert joined.edge.channel is hub.channels["presence-a"]
+
+
+def test_members_come_with_their_first_and_go_with_their_last_connection() -> None:
+    """Of the same user; an observer without a member changes nothing."""
+    hub, _ = _hub()
+    one, two, observer = Client().session, Client().session, Client().session
+
+    assert hub.subscribe(one, NAME, Member("u")).is_member_new
+    assert not hub.subscribe(two, NAME, Member("u")).is_member_new
+    assert not hub.subscribe(observer, NAME, None).is_member_new
+    assert not hub.unsubscribe(one, "presence-a").is_member_gone
+    assert hub.unsubscribe(two, "presence-a").is_member_gone
+    assert not hub.unsubscribe(observer, "presence-a").is_member_gone
+
+
+def test_a_full_presence_channel_takes_no_other_user() -> None:
+    """But another connection of one that is in; nothing has changed after a refusal."""
+    hub, _ = _hub(max_presence_members=1)
+    first, second, third = Client().session, Client().session, Client().session
+    hub.subscribe(first, NAME, Member("u"))
+
+    assert hub.subscribe(second, NAME, Member("u"))
+    with pytest.raises(SubscriptionError) as caught:
+        hub.subscribe(third, NAME, Member("v"))
+
+    assert (caught.value.kind, caught.value.status) == ("LimitReached", 4100)
+    assert third.subscriptions == {}
+    assert hub.n_subscriptions == 2
+    assert len(hub.channels["presence-a"].roster or ()) == 1
+
+
+def test_a_refusal_does_not_leave_an_empty_channel_behind() -> None:
+    """A limit of no members at all."""
+    hub, _ = _hub(max_presence_members=0)
+
+    with pytest.raises(SubscriptionError):
+        hub.subscribe(Client().session, NAME, Member("u"))
+
+    assert hub.channels == {}
+
+
+def test_leaving_what_one_is_not_in_is_a_key_error() -> None:
+    """The session checks it; this would be our own bug."""
+    hub, _ = _hub()
+
+    with pytest.raises(KeyError):
+        hub.unsubscribe(Client().session, "a")
+
+
+def test_leaving_forgets_the_value_that_waits() -> None:
+    """A slow client that has left a cache channel does not hear of it any more."""
+    hub, _ = _hub()
+    client = Client(room=0)
+    hub.subscribe(client.session, parse_channel_name("cache-a"), None)
+    client.outbox.put(b"\x81\x01x", "cache-a", 10.0)
+
+    hub.unsubscribe(client.session, "cache-a")
+
+    assert client.outbox.waiting_bytes == 0
+
+
+def test_a_channel_stands_in_line_once() -> None:
+    """However much it has to say; what waits is summed for the app."""
+    hub, ready = _hub()
+    hub.subscribe(Client().session, PLAIN, None)
+    channel = hub.channels["a"]
+
+    hub.enqueue(channel, (b"12345", None))
+    hub.enqueue(channel, (b"123", b"45"))
+
+    assert list(ready) == [(hub, channel)]
+    assert channel.is_ready
+    assert hub.undelivered_bytes == channel.queued_bytes == 10
+
+
+def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None:
+    """The newcomer gets nothing of what was published before it came."""
+    hub, ready = _hub()
+    client = Client()
+    hub.subscribe(client.session, PLAIN, None)
+    hub.enqueue(hub.channels["a"], (b"\x81\x03old", None))
+    hub.unsubscribe(client.session, "a")
+    hub.subscribe(client.session, PLAIN, None)
+    hub.enqueue(hub.channels["a"], (b"\x81\x03new", None))
+
+    for _, channel in ready:
+        channel.deliver(10)
+
+    assert bytes(client.socket.taken) == b"\x81\x03new"
+
+
+def test_an_app_may_have_a_rate_of_publishing() -> None:
+    """None by default; a small one still lets a batch through."""
+    assert _hub()[0].publish_bucket is None
+    bucket = _hub(publishes_per_s=1)[0].publish_bucket
+    assert bucket is not None
+    assert bucket.take(0.0, 100.0)
+    assert not bucket.take(0.0)

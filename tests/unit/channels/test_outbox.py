@@ -1,0 +1,534 @@
+"""The write side of one socket: no byte lost, none reordered, no frame halved."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from engine.channels.outbox import DISCARD, FLUSH_BYTES, FLUSH_CALLS, Outbox
+from engine.metrics import AppCounters
+from engine.protocol.frames import TEXT, server_frame
+from tests.harness.lower import FakeSocket, make_outbox
+
+
+def _frame(text: str, size: int = 0) -> bytes:
+    return server_frame(TEXT, text.encode().ljust(size, b"."))
+
+
+def _texts(socket: FakeSocket) -> list[str]:
+    return [payload.decode().rstrip(".") for _, payload in socket.frames]
+
+
+def _drain(socket: FakeSocket, outbox: Outbox) -> list[str]:
+    socket.room = inf
+    while outbox.waiting_bytes:
+        outbox.flush(0.0)
+    return _texts(socket)
+
+
+def test_a_socket_that_keeps_up_costs_nothing() -> None:
+    """``send`` is the socket's own, nothing is kept and nothing is called."""
+    socket, backlog = FakeSocket(), set[Outbox]()
+    outbox = make_outbox(socket, backlog=backlog)
+
+    outbox.put(_frame("a"))
+
+    assert outbox.send == socket.send
+    assert (_texts(socket), outbox.waiting_bytes, backlog, socket.events) == (["a"], 0, set(), [])
+
+
+@pytest.mark.parametrize("room", range(12))
+def test_what_did_not_fit_follows_when_there_is_room(room: int) -> None:
+    """Wherever the first frame was cut; in order, and nothing twice."""
+    socket, backlog = FakeSocket(room), set[Outbox]()
+    outbox = make_outbox(socket, backlog=backlog)
+    for text in ("one", "two", "three"):
+        outbox.put(_frame(text))
+
+    assert len(socket.taken) == room
+    assert outbox.waiting_bytes == 5 + 5 + 7 - room
+    assert backlog == {outbox}
+    assert socket.events == ["wait_writable"]
+    socket.room = inf
+    outbox.flush(0.0)
+    assert _texts(socket) == ["one", "two", "three"]
+    assert (outbox.waiting_bytes, backlog) == (0, set())
+    assert socket.events == ["wait_writable", "on_drained"]
+    assert outbox.send == socket.send
+
+
+def test_a_socket_that_takes_byte_by_byte_gets_every_byte() -> None:
+    """As slowly as that."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    for text in ("one", "two"):
+        outbox.put(_frame(text))
+
+    while outbox.waiting_bytes:
+        socket.room = 1
+        outbox.flush(0.0)
+
+    assert _texts(socket) == ["one", "two"]
+
+
+def test_flushing_without_room_or_need_changes_nothing() -> None:
+    """The Poller may report more than there is to do."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.flush(0.0)
+    outbox.put(_frame("a"))
+
+    outbox.flush(0.0)
+
+    assert (socket.events, outbox.waiting_bytes) == (["wait_writable"], 3)
+
+
+def test_one_flush_is_bounded() -> None:
+    """A fast reader with a long backlog does not hold the loop."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=10**9)
+    for _ in range(FLUSH_CALLS * 2 * 70):
+        outbox.put(_frame("x", FLUSH_BYTES // 64))
+    socket.room = inf
+
+    outbox.flush(0.0)
+    first = len(socket.taken)
+
+    assert FLUSH_CALLS * FLUSH_BYTES <= first <= FLUSH_CALLS * (FLUSH_BYTES + 2_000)
+    assert "on_drained" not in socket.events
+    assert len(_drain(socket, outbox)) == FLUSH_CALLS * 2 * 70
+
+
+def test_a_backlog_that_ends_with_the_last_call_is_drained() -> None:
+    """Not one wake-up later."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=10**9)
+    for _ in range(FLUSH_CALLS):
+        outbox.put(_frame("x", FLUSH_BYTES))
+    socket.room = inf
+
+    outbox.flush(0.0)
+
+    assert (outbox.waiting_bytes, socket.events[-1]) == (0, "on_drained")
+
+
+# --- conflation
+
+
+def test_of_a_cache_channel_only_the_newest_value_waits() -> None:
+    """In the place of the newest, so what was said in between stays before it; counted."""
+    socket, counters = FakeSocket(0), AppCounters()
+    outbox = make_outbox(socket, counters=counters)
+    outbox.put(_frame("old"), "cache-a", 10.0)
+    outbox.put(_frame("between"))
+    outbox.put(_frame("other"), "cache-b", 10.0)
+    outbox.put(_frame("new"), "cache-a", 20.0)
+
+    assert counters.conflated == 1
+    assert _drain(socket, outbox) == ["between", "other", "new"]
+
+
+def test_a_half_sent_value_is_finished_and_the_newest_follows() -> None:
+    """It cannot be taken back; those in between are conflated."""
+    socket, counters = FakeSocket(2), AppCounters()
+    outbox = make_outbox(socket, counters=counters)
+    for text in ("one", "two", "three"):
+        outbox.put(_frame(text), "cache-a", 10.0)
+
+    assert _drain(socket, outbox) == ["one", "three"]
+    assert counters.conflated == 1
+
+
+@pytest.mark.parametrize("retries", [False, True])
+def test_joined_values_that_did_not_fit_are_one_newest_value(retries: bool) -> None:
+    """Unless the socket must be given the same bytes again."""
+    socket, counters = FakeSocket(0, retries_same_bytes=retries), AppCounters()
+    outbox = make_outbox(socket, counters=counters)
+    frames = [_frame("one"), _frame("two"), _frame("three")]
+    data = b"".join(frames)
+    with pytest.raises(BlockingIOError):
+        outbox.send(data)
+
+    outbox.keep(data, 0, frames[-1], "cache-a", 10.0, len(frames))
+
+    assert _drain(socket, outbox) == (["one", "two", "three"] if retries else ["three"])
+    assert counters.conflated == (0 if retries else 2)
+
+
+def test_joined_frames_of_another_channel_are_all_kept() -> None:
+    """Nothing of them may be dropped."""
+    socket = FakeSocket(4)
+    outbox = make_outbox(socket)
+    data = _frame("one") + _frame("two")
+
+    outbox.keep(data, outbox.send(data), _frame("two"), None, inf, 2)
+    outbox.keep(data, 0, _frame("two"), None, inf, 2)
+
+    assert _drain(socket, outbox) == ["one", "two", "one", "two"]
+
+
+def test_leaving_a_channel_forgets_its_value() -> None:
+    """The other channels' stay, and so does everything else."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.forget("cache-a")
+    outbox.put(_frame("a"), "cache-a", 10.0)
+    outbox.put(_frame("b"), "cache-b", 10.0)
+    outbox.put(_frame("c"))
+
+    outbox.forget("cache-a")
+    outbox.forget("cache-none")
+
+    assert outbox.waiting_bytes == 6
+    assert _drain(socket, outbox) == ["b", "c"]
+
+
+def test_an_outbox_that_has_forgotten_everything_drains_on_the_next_flush() -> None:
+    """And is as good as new."""
+    socket, backlog = FakeSocket(0), set[Outbox]()
+    outbox = make_outbox(socket, backlog=backlog)
+    outbox.put(_frame("a"), "cache-a", 10.0)
+    outbox.forget("cache-a")
+
+    outbox.flush(0.0)
+
+    assert (backlog, outbox.send, socket.events[-1]) == (set(), socket.send, "on_drained")
+
+
+# --- deadlines
+
+
+def test_a_value_past_its_deadline_is_taken_out() -> None:
+    """At its deadline, not before; what has none stays."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.purge(0.0)
+    outbox.put(_frame("a"), "cache-a", 10.0)
+    outbox.put(_frame("b"), "cache-b", 20.0)
+    outbox.put(_frame("c"))
+
+    outbox.purge(9.999)
+    assert outbox.waiting_bytes == 9
+    outbox.purge(10.0)
+    assert outbox.waiting_bytes == 6
+    assert _drain(socket, outbox) == ["b", "c"]
+
+
+def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
+    """It can neither be taken back nor may it be completed."""
+    socket, backlog = FakeSocket(2), set[Outbox]()
+    outbox = make_outbox(socket, backlog=backlog)
+    outbox.put(_frame("a"), "cache-a", 10.0)
+
+    outbox.purge(9.0)
+    assert not outbox.is_gone
+    outbox.purge(10.0)
+
+    assert (outbox.is_gone, backlog, socket.events[-1]) == (True, set(), "on_broken")
+    assert outbox.waiting_bytes == 0
+
+
+def test_values_joined_by_a_flush_keep_the_earliest_deadline() -> None:
+    """And the deadline goes when they have left."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    for name, deadline in (("a", 20.0), ("b", 10.0), ("c", 30.0)):
+        outbox.put(_frame(name), name, deadline)
+    socket.room = 1
+    outbox.flush(0.0)
+    outbox.purge(9.9)
+    assert not outbox.is_gone
+    socket.room = 8
+    outbox.flush(0.0)
+    outbox.put(_frame("d"))
+
+    outbox.purge(100.0)
+
+    assert not outbox.is_gone
+
+
+# --- limits
+
+
+def test_more_than_may_wait_is_reported_once_it_is_more() -> None:
+    """At the limit nothing happens."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=10)
+    outbox.put(_frame("12345678"))
+    assert socket.events == ["wait_writable"]
+
+    outbox.put(_frame(""))
+
+    assert socket.events == ["wait_writable", "on_slow"]
+
+
+def test_half_a_frame_counts_too() -> None:
+    """What is kept of the first one."""
+    socket = FakeSocket(1)
+    outbox = make_outbox(socket, max_bytes=10)
+
+    outbox.put(_frame("x" * 20))
+
+    assert socket.events == ["wait_writable", "on_slow"]
+
+
+def test_newer_values_of_a_cache_channel_do_not_add_up() -> None:
+    """However many there are."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=20)
+
+    for number in range(1_000):
+        outbox.put(_frame(str(number)), "cache-a", 10.0)
+
+    assert "on_slow" not in socket.events
+    assert _drain(socket, outbox) == ["999"]
+
+
+def test_no_progress_is_what_makes_a_client_slow() -> None:
+    """A single byte is progress; time counts from the last look that saw some."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, stall_timeout_s=30.0)
+    assert not outbox.has_stalled(0.0)
+    outbox.put(_frame("abc"))
+    assert [outbox.has_stalled(now) for now in (0.0, 29.9)] == [False, False]
+    socket.room = 1
+    outbox.flush(0.0)
+
+    assert [outbox.has_stalled(now) for now in (30.0, 59.9, 60.0)] == [False, False, True]
+
+
+def test_giving_up_asks_the_transport_once_it_makes_sense() -> None:
+    """Not of a connection that is on its way out already."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.give_up()
+    assert socket.events == ["on_slow"]
+    outbox.put(_frame("x"))
+    outbox.finish(b"")
+    outbox.give_up()
+    outbox.discard()
+    outbox.give_up()
+
+    assert socket.events.count("on_slow") == 1
+
+
+# --- the end
+
+
+@pytest.mark.parametrize("when", ["put", "flush"])
+def test_a_broken_socket_is_reported_and_forgotten(when: str) -> None:
+    """Everything after it goes nowhere, quietly."""
+    socket, backlog = FakeSocket(0), set[Outbox]()
+    outbox = make_outbox(socket, backlog=backlog)
+    if when == "flush":
+        outbox.put(_frame("a"))
+    socket.error = BrokenPipeError()
+
+    if when == "put":
+        outbox.put(_frame("a"))
+    else:
+        outbox.flush(0.0)
+    outbox.put(_frame("b"))
+    outbox.keep(_frame("c"), 0, _frame("c"), None, inf)
+    outbox.flush(0.0)
+
+    assert (outbox.is_gone, outbox.is_finishing, backlog) == (True, True, set())
+    assert socket.events[-1] == "on_broken"
+    assert socket.events.count("on_broken") == 1
+
+
+def test_the_last_frames_leave_at_once_where_they_can() -> None:
+    """Then the transport hears that it is done; nothing is taken any more."""
+    socket = FakeSocket()
+    outbox = make_outbox(socket)
+
+    outbox.finish(_frame("bye"))
+    outbox.put(_frame("late"))
+    outbox.finish(_frame("again"))
+
+    assert (_texts(socket), socket.events, outbox.is_finishing) == (["bye"], ["on_drained"], True)
+
+
+def test_the_last_frames_come_after_what_waits() -> None:
+    """And ``on_drained`` after them."""
+    socket = FakeSocket(1)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("one"))
+    outbox.put(_frame("two"))
+
+    outbox.finish(_frame("bye"))
+    outbox.put(_frame("late"))
+
+    assert "on_drained" not in socket.events
+    assert _drain(socket, outbox) == ["one", "two", "bye"]
+    assert socket.events[-1] == "on_drained"
+    assert outbox.send(b"x") == 1
+
+
+def test_the_last_frames_may_take_the_place_of_what_waits() -> None:
+    """But never of the rest of a frame that is half sent."""
+    socket = FakeSocket(1)
+    outbox = make_outbox(socket)
+    for text in ("one", "two", "three"):
+        outbox.put(_frame(text))
+
+    outbox.finish(_frame("bye"), drops_waiting=True)
+
+    assert _drain(socket, outbox) == ["one", "bye"]
+
+
+def test_finishing_without_a_word_only_waits() -> None:
+    """For what is on its way."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("one"))
+
+    outbox.finish(b"")
+
+    assert _drain(socket, outbox) == ["one"]
+
+
+def test_last_frames_that_do_not_fit_are_kept() -> None:
+    """Also on a connection where nothing waited before."""
+    socket = FakeSocket(2)
+    outbox = make_outbox(socket)
+
+    outbox.finish(_frame("bye"))
+
+    assert socket.events == ["wait_writable"]
+    assert _drain(socket, outbox) == ["bye"]
+    assert socket.events[-1] == "on_drained"
+
+
+def test_the_last_frames_do_not_count_as_slow() -> None:
+    """A transport that finishes a slow client from inside says goodbye once."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=3)
+
+    def finish_the_slow(event: str) -> None:
+        if event == "on_slow":
+            outbox.finish(_frame("slow"), drops_waiting=True)
+
+    socket.on_event = finish_the_slow
+    outbox.finish(_frame("goodbye"))
+
+    assert "on_slow" not in socket.events
+    assert _drain(socket, outbox) == ["goodbye"]
+
+
+def test_a_slow_client_is_told_so_in_the_same_step() -> None:
+    """The rest of what it was sent, then the last frames, and no more."""
+    socket = FakeSocket(1)
+    outbox = make_outbox(socket, max_bytes=8)
+    socket.on_event = lambda event: (
+        outbox.finish(_frame("slow"), drops_waiting=True) if event == "on_slow" else None
+    )
+    for text in ("one", "two", "three", "four"):
+        outbox.put(_frame(text))
+
+    assert _drain(socket, outbox) == ["one", "slow"]
+    assert socket.events == ["wait_writable", "on_slow", "on_drained"]
+
+
+def test_a_socket_that_breaks_while_finishing_is_broken() -> None:
+    """Not drained."""
+    socket = FakeSocket()
+    socket.error = ConnectionResetError()
+    outbox = make_outbox(socket)
+
+    outbox.finish(_frame("bye"))
+
+    assert socket.events == ["on_broken"]
+
+
+def test_what_is_gone_stays_gone() -> None:
+    """Every operation on it is harmless."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("a"))
+    outbox.discard()
+    outbox.discard()
+    outbox.put(_frame("b"))
+    outbox.finish(_frame("c"))
+    outbox.flush(0.0)
+    outbox.purge(1e9)
+    outbox.forget("a")
+    outbox.break_off()
+
+    assert (bytes(socket.taken), socket.events, outbox.is_gone) == (b"", ["wait_writable"], True)
+    assert not outbox.has_stalled(1e9)
+
+
+def test_the_discarding_outbox_takes_everything_and_keeps_nothing() -> None:
+    """The subscriptions of those who left point to it."""
+    DISCARD.put(_frame("a"))
+    DISCARD.keep(b"abc", 1, b"abc", None, inf)
+    DISCARD.flush(0.0)
+    DISCARD.finish(_frame("b"))
+
+    assert DISCARD.send(b"abc") == 3
+    assert (DISCARD.waiting_bytes, DISCARD.is_gone) == (0, True)
+
+
+def test_a_tls_layer_gets_the_same_bytes_again() -> None:
+    """OpenSSL refuses others; the fake socket asserts it."""
+    socket = FakeSocket(0, retries_same_bytes=True)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("one"), "cache-a", 10.0)
+    outbox.put(_frame("two"), "cache-a", 10.0)
+    outbox.flush(0.0)
+    outbox.put(_frame("three"), "cache-a", 10.0)
+
+    assert _drain(socket, outbox) == ["one", "three"]
+
+
+def test_a_confirmation_and_its_value_leave_in_one_call() -> None:
+    """A storm of late joiners pays one ``send`` each."""
+    socket = FakeSocket()
+    calls: list[bytes] = []
+    outbox = make_outbox(socket)
+    outbox.send = lambda data: calls.append(data) or socket.send(data)
+
+    outbox.put_with_value(_frame("yes"), _frame("value"), "cache-a", 9.0)
+
+    assert len(calls) == 1
+    assert _texts(socket) == ["yes", "value"]
+
+
+@pytest.mark.parametrize(("room", "is_tls"), [(0, False), (1, False), (5, False), (0, True)])
+def test_a_value_that_waits_behind_its_confirmation_can_still_be_replaced(
+    room: int, is_tls: bool
+) -> None:
+    """Unless a part of the two has left or was offered to TLS: then both must, as they are."""
+    socket = FakeSocket(retries_same_bytes=is_tls)
+    outbox = make_outbox(socket)
+    socket.room = room
+
+    outbox.put_with_value(_frame("yes"), _frame("old"), "cache-a", 9.0)
+    outbox.put(_frame("new"), "cache-a", 9.0)
+
+    texts = _drain(socket, outbox)
+    assert texts == (["yes", "old", "new"] if room or is_tls else ["yes", "new"])
+
+
+def test_a_confirmation_follows_what_waits() -> None:
+    """As any other frame."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("first"))
+
+    outbox.put_with_value(_frame("yes"), _frame("value"), "cache-a", 9.0)
+
+    assert _drain(socket, outbox) == ["first", "yes", "value"]
+
+
+def test_a_broken_socket_is_noticed_by_a_confirmation_too() -> None:
+    """The transport is told, once."""
+    socket = FakeSocket()
+    outbox = make_outbox(socket)
+    socket.error = ConnectionResetError()
+
+    outbox.put_with_value(_frame("yes"), _frame("value"), "cache-a", 9.0)
+
+    assert outbox.is_gone

@@ -1,0 +1,69 @@
+"""Who is signed in, and who wants to know."""
+
+from __future__ import annotations
+
+from engine.channels.users import UserIndex
+from engine.metrics import AppCounters
+from engine.protocol.session import Session, User
+from tests.harness.lower import Client
+
+
+def _user(user_id: str, *watchlist: str) -> User:
+    return User(user_id, "", None, watchlist, is_watchlist_cut=False)
+
+
+def _watchers(users: UserIndex, user_id: str) -> list[Session]:
+    channel = users.watchers_of(user_id)
+    return [] if channel is None else list(channel.subscriptions)
+
+
+def test_a_user_is_online_from_its_first_connection_to_its_last() -> None:
+    """Protocol.md 5.4."""
+    users, one, two = UserIndex(AppCounters()), Client().session, Client().session
+    user = _user("u")
+
+    assert [users.add(one, user), users.add(two, user)] == [True, False]
+    assert users.is_online("u")
+    assert users.sessions_of("u") == [one, two]
+    assert [users.remove(one, user), users.is_online("u")] == [False, True]
+    assert [users.remove(two, user), users.is_online("u")] == [True, False]
+    assert users.sessions_of("u") == []
+    assert len(users) == 0
+
+
+def test_watchers_are_those_who_have_the_user_on_their_list() -> None:
+    """In the order they signed in; nothing is left when they have gone."""
+    users, one, two = UserIndex(AppCounters()), Client().session, Client().session
+    first, second = _user("a", "x", "y"), _user("b", "x")
+    users.add(one, first)
+    users.add(two, second)
+
+    assert _watchers(users, "x") == [one, two]
+    assert _watchers(users, "y") == [one]
+    assert _watchers(users, "z") == []
+    assert users.n_watched == 2
+    users.remove(one, first)
+    assert _watchers(users, "x") == [two]
+    users.remove(two, second)
+    assert users.n_watched == 0
+
+
+def test_signing_in_again_replaces_the_watchlist() -> None:
+    """The same connection, the same user, another list."""
+    users, session = UserIndex(AppCounters()), Client().session
+    before, after = _user("a", "x", "y"), _user("a", "y", "z")
+    users.add(session, before)
+
+    users.rewatch(session, before, after)
+
+    assert [_watchers(users, name) for name in "xyz"] == [[], [session], [session]]
+    users.remove(session, after)
+    assert (users.n_watched, len(users)) == (0, 0)
+
+
+def test_one_may_watch_oneself() -> None:
+    """Nothing forbids it."""
+    users, session = UserIndex(AppCounters()), Client().session
+    users.add(session, _user("a", "a"))
+
+    assert _watchers(users, "a") == [session]

@@ -1,0 +1,47 @@
+"""Logs: JSON for machines, lines for people, secrets and payloads for nobody."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import structlog
+from engine.cli.logs import configure_logs
+configure_logs({format!r}, {level!r})
+log = structlog.get_logger("x")
+log.debug("quiet")
+log.info("hello", app="3")
+secret = "s3cr3t"
+try:
+    1 // 0
+except ZeroDivisionError:
+    log.exception("failed")
+"""
+
+
+def logged(log_format, level="info"):
+    """What a process that logs so writes to stderr."""
+    script = SCRIPT.format(format=log_format, level=level)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_each_line_is_json_where_nobody_watches():
+    hello, failed = map(json.loads, logged("auto").splitlines())
+    assert (hello["event"], hello["app"], hello["level"]) == ("hello", "3", "info")
+    assert hello["timestamp"].endswith("Z")
+    assert "ZeroDivisionError" in failed["exception"]
+    assert "s3cr3t" not in failed["exception"]
+
+
+def test_console_shows_tracebacks_without_local_variables():
+    """structlog's formatter shows them, by way of rich, unless told otherwise."""
+    text = logged("console", "debug")
+    assert "quiet" in text
+    assert "ZeroDivisionError" in text
+    assert "s3cr3t" not in text

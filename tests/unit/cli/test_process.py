@@ -1,0 +1,82 @@
+"""What ``serve`` does to its own process; each in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from engine.cli import process
+from engine.errors import ConfigError
+
+
+def python(script):
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_core_dumps_are_off_and_the_process_is_sealed():
+    out = python(
+        "import resource, ctypes\n"
+        "from engine.cli.process import disable_core_dumps\n"
+        "print(disable_core_dumps(), *resource.getrlimit(resource.RLIMIT_CORE),"
+        " ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    )
+    assert out == ["True", "0", "0", "0"]
+
+
+def test_file_limit_is_raised_to_what_the_system_allows():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    out = python(
+        "import resource\n"
+        "from engine.cli.process import raise_file_limit\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
+        "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    assert out == [str(hard)] * 3
+
+
+def test_file_limit_that_is_unlimited_on_paper_is_taken_at_what_works(monkeypatch):
+    """As on macOS."""
+    limits = []
+
+    def set_limit(_, pair):
+        if pair[0] > 10_240:
+            raise ValueError("not allowed to raise maximum limit")
+        limits.append(pair)
+
+    monkeypatch.setattr(process.resource, "getrlimit", lambda _: (256, 1 << 63))
+    monkeypatch.setattr(process.resource, "setrlimit", set_limit)
+    assert process.raise_file_limit() == 10_240
+    assert limits == [(10_240, 1 << 63)]
+
+
+def test_memory_lock_that_is_forbidden_names_the_limit(monkeypatch):
+    class Libc:
+        def mlockall(self, flags):
+            assert flags == 3  # what is there and what will come
+            process.ctypes.set_errno(1)
+            return -1
+
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda *_, **__: Libc())
+    with pytest.raises(ConfigError) as caught:
+        process.lock_memory()
+    assert caught.value.field == "server.locks_memory"
+    assert "RLIMIT_MEMLOCK is" in caught.value.rule
+    assert "ulimit -l" in caught.value.remedy
+
+
+def test_garbage_collector_comes_rarely_but_still_comes():
+    out = python(
+        "import gc\n"
+        "from engine.cli.process import settle_garbage_collector\n"
+        "settle_garbage_collector()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000, gc.get_threshold()[0])"
+    )
+    assert out == ["True", "True", "100000"]

@@ -1,0 +1,167 @@
+"""Commands that need no server: what is signed, what a configuration is worth."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+
+import pytest
+from click.testing import CliRunner
+
+from engine.apps import App
+from engine.cli import cachecast
+from engine.errors import ConfigError
+
+KEY, SECRET = "278d425bdf160c739803", "7ad3773142a6692b25b8"
+CREDENTIALS = ["--app-id", "3", "--key", KEY, "--secret", SECRET]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("CACHECAST_"):
+            monkeypatch.delenv(name)
+
+
+def run(*arguments, **options):
+    result = CliRunner().invoke(cachecast, arguments, **options)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+# --- sign: the vectors of protocol.md 2.4 and 6.2, from Pusher's own pages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "signature"),
+    [
+        (("channel", "1234.1234", "private-foobar"), "1234.1234:private-foobar",
+         "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"),
+        (("channel", "1234.1234", "presence-foobar",
+          '{"user_id":10,"user_info":{"name":"Mr. Pusher"}}'),
+         '1234.1234:presence-foobar:{"user_id":10,"user_info":{"name":"Mr. Pusher"}}',
+         "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c"),
+        (("user", "1234.1234", '{"id":"12345"}'), '1234.1234::user::{"id":"12345"}',
+         "4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"),
+    ],
+)  # fmt: skip
+def test_signatures_of_clients_are_pushers_own(arguments, text, signature):
+    result = run("sign", *arguments, *CREDENTIALS)
+    assert result.exit_code == 0
+    assert result.stdout == f"string to sign:\n{text}\n\nauth: {KEY}:{signature}\n"
+
+
+@pytest.mark.parametrize("path", ["/apps/3/events", "events", "/events"])
+def test_signature_of_a_request_is_pushers_own(path):
+    body = '{"name":"foo","channels":["project-3"],"data":"{\\"some\\":\\"data\\"}"}'
+    result = run(
+        "sign", "request", "post", path, "--body", body, "--timestamp", "1353088179", *CREDENTIALS
+    )
+    assert result.exit_code == 0
+    assert (
+        "string to sign:\nPOST\n/apps/3/events\n"
+        f"auth_key={KEY}&auth_timestamp=1353088179&auth_version=1.0"
+        "&body_md5=ec365a775a4cd0599faeb73354201b6f\n\n"
+        "auth_signature: da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c\n"
+    ) in result.stdout
+    assert "request target:\n/apps/3/events?" in result.stdout
+
+
+def test_parameters_are_signed_decoded_and_sent_encoded():
+    result = run(
+        "sign", "request", "GET", "channels", "--param", "info=user_count,x", "--timestamp", "1",
+        *CREDENTIALS,
+    )  # fmt: skip
+    assert "auth_version=1.0&info=user_count,x\n" in result.stdout
+    assert "info=user_count%2Cx" in result.stdout
+
+
+def test_secret_is_never_printed():
+    for arguments in (
+        ("channel", "1.1", "private-a"),
+        ("user", "1.1", "{}"),
+        ("request", "GET", "x"),
+    ):
+        assert SECRET not in run("sign", *arguments, *CREDENTIALS).output
+
+
+# --- generate app
+
+
+def test_generated_app_is_a_valid_configuration(tmp_path):
+    outputs = {run("generate", "app", "--name", 'Kiosk "1"').stdout for _ in range(3)}
+    assert len(outputs) == 3
+    for text in outputs:
+        (fields,) = tomllib.loads(text)["apps"]
+        assert fields["name"] == 'Kiosk "1"'
+        app = App(**fields)
+        app.check("app")
+        assert app.id.isdigit()  # Pusher's Python and Go libraries accept nothing else
+    path = tmp_path / "c.toml"
+    path.write_text("".join(outputs))
+    assert run("check-config", str(path)).exit_code == 0
+
+
+# --- check-config
+
+
+def test_good_configuration_is_summed_up_without_secrets(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[[apps]]\nid = "3"\nkey = "{KEY}"\nsecret = "{SECRET}"\n')
+    result = run("check-config", str(path))
+    assert result.stdout == "ok: listens on 127.0.0.1:6001; apps 3 (1 keys)\n"
+
+
+def test_file_is_found_where_serve_would_find_it(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[server]\nport = 7000\n[[apps]]\nid = "3"\nkey = "{KEY}"\nsecret = "s"\n')
+    result = run("check-config", env={"CACHECAST_CONFIG": str(path)})
+    assert "127.0.0.1:7000" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "rule", "remedy"),
+    [
+        ("cache_ttl_s = 1801", "cache_ttl_s", "at most 1800 seconds", "Lower it"),
+        ("prot = 1", "the file", "unknown field `prot`", "--fields"),
+        ("[server]\nport = 70000", "server.port", "0 to 65535", ""),
+        ("[server]\nport = 'x'", "server.port", "Expected `int`", ""),
+        ("[server]\ntls_cert = 'x'", "server.tls_cert", "given together", ""),
+        ("[server]\ndrain_s = 30", "server.exit_limit_s", "greater than server.drain_s", ""),
+        ("[[apps]]\nid = '1'", "apps[0].key", "at least one key", "generate app"),
+        (
+            "[[apps]]\nid='1'\nkey='k'\nsecret='s'\ncache_ttl_s=1e9",
+            "apps[0].cache_ttl_s",
+            "1800",
+            "",
+        ),
+        ("x = ", None, "is not valid TOML", ""),
+        ("apps = []", "apps", "at least one app", "generate app"),
+    ],
+)
+def test_fault_is_named_by_field_rule_and_remedy(tmp_path, text, field, rule, remedy):
+    path = tmp_path / "c.toml"
+    app = "" if "apps" in text else "\n[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\n"
+    path.write_text(text + app)
+    with pytest.raises(ConfigError) as caught:
+        run("check-config", str(path))
+    assert caught.value.field == (field or str(path))
+    assert rule in caught.value.rule
+    assert remedy in caught.value.remedy
+
+
+def test_fields_are_listed():
+    result = run("check-config", "--fields")
+    for field in ("cache_ttl_s", "drain_s", "max_channels_per_connection", "[server]", "[[apps]]"):
+        assert field in result.stdout
+
+
+def test_demonstration_credentials_beyond_loopback_are_a_fault(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "[server]\nhost = '0.0.0.0'\n[[apps]]\nid='1'\nkey='app-key'\nsecret='app-secret'\n"
+    )
+    with pytest.raises(ConfigError, match="demonstration") as caught:
+        run("check-config", str(path))
+    assert caught.value.field == "server.host"

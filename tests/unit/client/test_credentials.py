@@ -1,0 +1,178 @@
+"""Authorization by secret, by callable and by HTTP endpoint."""
+
+from itertools import pairwise
+
+import httpx2
+import pytest
+import trio
+
+from engine.client.credentials import Credentials, HttpEndpoint, ask
+from engine.errors import AuthError, BadRequestError, ConfigError
+from engine.protocol.channel_name import parse_channel_name
+
+PRIVATE = parse_channel_name("private-foobar")
+
+
+async def test_a_secret_signs_pushers_own_example():
+    """The worked example of Pusher's documentation (protocol.md 2.4)."""
+    credentials = Credentials("278d425bdf160c739803", secret="7ad3773142a6692b25b8")
+    leave = await credentials.authorize("1234.1234", PRIVATE, None)
+    proof = await credentials.authenticate("1234.1234", '{"id":"12345"}')
+
+    assert leave.auth == (
+        "278d425bdf160c739803:58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"
+    )
+    assert proof.auth == (
+        "278d425bdf160c739803:4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"
+    )
+
+
+async def test_without_a_way_to_be_authorized_the_error_says_what_to_give():
+    with pytest.raises(AuthError, match="a secret, an authorizer or an auth_endpoint"):
+        await Credentials("k").authorize("1.1", PRIVATE, None)
+
+
+def test_two_ways_are_one_too_many():
+    with pytest.raises(ConfigError):
+        Credentials("k", secret="s", authorizer=ask)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"auth": 7},
+        {"auth": "a", "channel_data": {}},
+        [],
+        None,
+        {},
+        {"auth": "a", "shared_secret": 1},
+    ],
+)
+async def test_an_answer_that_cannot_be_used(answer):
+    async def authorize(socket_id, channel):
+        return answer
+
+    with pytest.raises(AuthError, match="cannot be used"):
+        await Credentials("k", authorizer=authorize).authorize("1.1", PRIVATE, None)
+
+
+async def test_secrets_do_not_show():
+    """A traceback or a log with one of these must not give a key away."""
+    credentials = Credentials("k", secret="very-secret")
+    shown = repr(
+        [
+            credentials,
+            await credentials.authorize("1.1", PRIVATE, None),
+            await credentials.authenticate("1.1", '{"id":"1"}'),
+        ]
+    )
+
+    assert "very-secret" not in shown
+    assert "k:" not in shown
+
+
+async def test_asking_patiently_ends(autojump_clock):
+    """After five repetitions with growing pauses, with the last error as the cause."""
+    asked = []
+
+    async def fail():
+        asked.append(trio.current_time())
+        raise OSError("refused")
+
+    with pytest.raises(AuthError, match="OSError: refused"):
+        await ask(fail, lambda: 0.5, is_patient=True)
+
+    pauses = [round(later - earlier, 3) for earlier, later in pairwise(asked)]
+    assert pauses == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("error", [AuthError("no"), BadRequestError("no")])
+async def test_a_refusal_is_not_asked_about_again(error):
+    asked = []
+
+    async def refuse():
+        asked.append(1)
+        raise error
+
+    with pytest.raises(AuthError, match="no"):
+        await ask(refuse, lambda: 0.5, is_patient=True)
+    assert len(asked) == 1
+
+
+def endpoint(handler):
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+    return http, HttpEndpoint(http, "http://backend.test/pusher/auth")
+
+
+async def test_the_endpoint_is_asked_as_pusher_js_asks():
+    seen = []
+
+    def handler(request):
+        seen.append((request.method, request.headers["content-type"], request.content))
+        return httpx2.Response(200, json={"auth": "k:s", "channel_data": "{}"})
+
+    http, backend = endpoint(handler)
+    async with http:
+        answer = await backend.authorize("1.1", "presence-a")
+        await backend.authenticate("1.1")
+
+    form = "application/x-www-form-urlencoded"
+    assert answer == {"auth": "k:s", "channel_data": "{}"}
+    assert seen == [
+        ("POST", form, b"socket_id=1.1&channel_name=presence-a"),
+        ("POST", form, b"socket_id=1.1"),
+    ]
+
+
+async def test_the_endpoint_refuses_with_its_words():
+    http, backend = endpoint(lambda request: httpx2.Response(403, text="Forbidden\n"))
+    async with http:
+        with pytest.raises(AuthError, match=r"answered 403: Forbidden$") as caught:
+            await backend.authorize("1.1", "private-a")
+
+    assert caught.value.http_status == 403
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"auth":1}', b"\xff"])
+async def test_an_endpoint_that_answers_something_else(body):
+    http, backend = endpoint(lambda request: httpx2.Response(200, content=body))
+    async with http:
+        with pytest.raises(AuthError, match="did not answer with an authorization"):
+            await backend.authorize("1.1", "private-a")
+
+
+async def test_an_endpoint_in_trouble_is_no_refusal():
+    """So it is asked again after a reconnection."""
+    http, backend = endpoint(lambda request: httpx2.Response(503))
+    async with http:
+        with pytest.raises(httpx2.HTTPStatusError):
+            await backend.authorize("1.1", "private-a")
+
+
+async def test_endpoints_are_used_by_connect(autojump_clock, pusher, nursery):
+    """Over real HTTP on loopback, with the headers that the backend wants to see."""
+    requests = []
+
+    async def serve(stream):
+        data = b""
+        while b"channel_name" not in data:
+            data += await stream.receive_some()
+        requests.append(bytes(data))
+        body = b'{"auth":"k:from-the-backend"}'
+        await stream.send_all(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    port = listeners[0].socket.getsockname()[1]
+    async with pusher.connect(
+        auth_endpoint=f"http://127.0.0.1:{port}/auth", auth_headers={"X-Token": "t"}
+    ) as client:
+        peer = await pusher.accept(activity_s=100_000)
+        call = pusher.begin(client.subscribe, "private-a")
+        asked = await peer.subscribe("private-a")
+        await call.result()
+
+    assert asked["auth"] == "k:from-the-backend"
+    assert b"x-token: t" in requests[0].lower()

@@ -1,0 +1,79 @@
+"""One subscription's phases and roster, without a connection."""
+
+import pytest
+import trio
+import trio.testing
+
+from engine.client import wire
+from engine.client.subscription import Phase, Subscription
+from engine.errors import BadMessageError, RefusedError
+from engine.protocol.channel_name import parse_channel_name
+
+
+def message(event, data="{}", channel="presence-a"):
+    return wire.decode(wire.encode(event, data, channel))
+
+
+def subscription(name="presence-a"):
+    return Subscription(parse_channel_name(name), 10, None)
+
+
+async def test_waiting_spans_a_suspension(nursery):
+    one = subscription()
+    done = trio.Event()
+
+    async def wait():
+        await one.wait_active()
+        done.set()
+
+    one.activate(message("x"))
+    one.suspend()
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not done.is_set()
+    one.activate(message("x"))
+    await done.wait()
+
+
+async def test_waiting_always_yields():
+    one = subscription()
+    one.activate(message("x"))
+    with trio.testing.assert_checkpoints():
+        await one.wait_active()
+
+
+async def test_over_is_over():
+    """It does not come back, and whoever waits is told why."""
+    one = subscription()
+    one.end(lambda: RefusedError("no"))
+    one.suspend()
+    one.end(lambda: None)
+
+    assert one.phase is Phase.OVER
+    with pytest.raises(RefusedError):
+        await one.wait_active()
+
+
+@pytest.mark.parametrize(
+    "data", ['{"presence":[]}', '{"presence":{"hash":[]}}', "no JSON", '{"presence":null}']
+)
+def test_a_roster_that_cannot_be_read_is_a_bad_message(data):
+    with pytest.raises(BadMessageError):
+        subscription().activate(message("x", data))
+
+
+@pytest.mark.parametrize("data", ["{}", ""])
+def test_a_roster_may_be_missing(data):
+    """A clone that leaves it out has an empty one."""
+    one = subscription()
+    one.activate(message("x", data))
+
+    assert dict(one.members) == {}
+
+
+def test_an_unknown_member_may_leave():
+    one = subscription()
+    one.activate(message("x"))
+    event = one.receive(message("pusher_internal:member_removed", '{"user_id":"9"}'))
+
+    assert event.name == "pusher:member_removed"

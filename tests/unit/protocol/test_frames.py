@@ -1,0 +1,261 @@
+"""RFC 6455 frames, section by section. The witnesses stand in ``tests/property``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from engine.errors import RemoteProtocolError
+from engine.protocol import frames
+from engine.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
+from tests.harness.lower import client_frame
+
+KIB64 = 64 * 1024
+EDGES = [0, 1, 125, 126, 127, 65_535, 65_536, KIB64 + 1]
+
+
+def _violation(parser: FrameParser) -> tuple[int | None, str]:
+    error = parser.violation
+    assert isinstance(error, RemoteProtocolError)
+    return error.close_code, error.message
+
+
+# --- server frames
+
+
+def test_the_accept_token_is_that_of_the_rfc() -> None:
+    """RFC 6455 section 1.3."""
+    assert frames.accept_token(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_server_frame_says_its_length_in_the_shortest_form(size: int, head: bytes) -> None:
+    """Unmasked and final."""
+    payload = b"x" * size
+
+    assert frames.server_frame(TEXT, payload) == head + payload
+
+
+@pytest.mark.parametrize("size", EDGES)
+def test_a_frame_gives_its_payload_back(size: int) -> None:
+    """The cache keeps frames and is read for payloads."""
+    payload = bytes(size)
+
+    assert frames.payload_of(frames.server_frame(TEXT, payload)) == payload
+
+
+def test_joined_frames_come_apart_again() -> None:
+    """Whatever their sizes."""
+    sent = [(TEXT if size % 2 else BINARY, bytes(size)) for size in EDGES]
+
+    joined = b"".join(frames.server_frame(opcode, payload) for opcode, payload in sent)
+
+    assert frames.split_frames(joined) == sent
+    assert frames.split_frames(b"") == []
+
+
+def test_a_close_frame_carries_code_and_reason() -> None:
+    """Or nothing at all."""
+    assert frames.close_frame(4009, "no") == b"\x88\x04\x0f\xa9no"
+    assert frames.close_frame(None) == b"\x88\x00"
+    assert frames.close_code_of(frames.payload_of(frames.close_frame(4009, "no"))) == 4009
+    assert frames.close_code_of(b"") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("x" * 123, "x" * 123),
+        ("x" * 124, "x" * 123),
+        ("ä" * 61, "ä" * 61),
+        ("ä" * 62, "ä" * 61),
+        ("x" * 122 + "😀", "x" * 122),
+        ("😀" * 40, "😀" * 30),
+    ],
+)
+def test_a_close_reason_is_cut_between_characters(reason: str, kept: str) -> None:
+    """125 bytes with the code, and valid UTF-8 always."""
+    payload = frames.payload_of(frames.close_frame(1000, reason))
+
+    assert payload[2:].decode() == kept
+    assert len(payload) <= 125
+
+
+# --- client frames
+
+
+@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_client_frame_of_any_size_is_unmasked(opcode: int, size: int) -> None:
+    """At each edge between two forms of the length."""
+    payload = (b"0123456789" * (size // 10 + 1))[:size]
+    parser = FrameParser(KIB64 + 1)
+
+    assert parser.feed(client_frame(opcode, payload)) == [(opcode, payload)]
+    assert parser.violation is None
+    assert parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("size", EDGES)
+def test_a_frame_that_comes_byte_by_byte_is_the_same_frame(size: int) -> None:
+    """No matter where the stream is cut; the payload of a large one in larger pieces."""
+    payload = bytes(i * 7 & 0xFF for i in range(size))
+    frame = client_frame(BINARY, payload)
+    parser = FrameParser(KIB64 + 1)
+    cuts = [*range(20), *range(20, len(frame), 4_099), len(frame)]
+    messages = []
+    for start, end in pairwise(cuts):
+        messages += parser.feed(frame[start:end])
+
+    assert messages == [(BINARY, payload)]
+
+
+def test_many_frames_in_one_piece_are_many_messages() -> None:
+    """And half of another waits for the rest."""
+    parser = FrameParser(1_000)
+    rest = client_frame(TEXT, b"three")
+
+    first = parser.feed(client_frame(TEXT, b"one") + client_frame(TEXT, b"two") + rest[:4])
+    held = parser.held_bytes
+    second = parser.feed(rest[4:])
+
+    assert (first, held, second) == ([(TEXT, b"one"), (TEXT, b"two")], 4, [(TEXT, b"three")])
+
+
+def test_fragments_are_joined_and_control_frames_come_between() -> None:
+    """RFC 6455 5.4: control frames at once, the message when its last fragment is there."""
+    parser = FrameParser(1_000)
+    stream = [
+        (client_frame(TEXT, b"a", is_final=False), []),
+        (client_frame(PING, b"p"), [(PING, b"p")]),
+        (client_frame(CONTINUATION, b"", is_final=False), []),
+        (client_frame(PONG, b""), [(PONG, b"")]),
+        (client_frame(CONTINUATION, b"b"), [(TEXT, b"ab")]),
+        (client_frame(BINARY, b"", is_final=False), []),
+        (client_frame(CONTINUATION, b"\xff"), [(BINARY, b"\xff")]),
+    ]
+
+    for data, messages in stream:
+        assert parser.feed(data) == messages
+    assert parser.violation is None
+
+
+def test_a_character_may_be_cut_between_fragments() -> None:
+    """Only the whole message has to be UTF-8."""
+    parser = FrameParser(1_000)
+    text = "😀".encode()
+
+    parser.feed(client_frame(TEXT, text[:2], is_final=False))
+
+    assert parser.feed(client_frame(CONTINUATION, text[2:])) == [(TEXT, text)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (client_frame(TEXT, b"x", rsv=4), 1002),
+        (client_frame(TEXT, b"x", rsv=1), 1002),
+        (client_frame(TEXT, b"x", is_masked=False), 1002),
+        (client_frame(0x3, b""), 1002),
+        (client_frame(0x7, b""), 1002),
+        (client_frame(0xB, b""), 1002),
+        (client_frame(0xF, b""), 1002),
+        (client_frame(PING, b"x" * 126), 1002),
+        (client_frame(PING, b"x", length_form=16), 1002),
+        (client_frame(PING, b"x", is_final=False), 1002),
+        (client_frame(CLOSE, b"", is_final=False), 1002),
+        (client_frame(TEXT, b"x" * 125, length_form=16), 1002),
+        (client_frame(TEXT, b"x" * 125, length_form=64), 1002),
+        (client_frame(TEXT, b"x" * 500, length_form=64), 1002),
+        (b"\x81\xff\x80" + bytes(7), 1002),
+        (client_frame(CONTINUATION, b"x"), 1002),
+        (client_frame(TEXT, b"a", is_final=False) + client_frame(TEXT, b"b"), 1002),
+        (client_frame(CLOSE, b"x"), 1002),
+        *[
+            (client_frame(CLOSE, code.to_bytes(2, "big")), 1002)
+            for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535)
+        ],
+        (client_frame(CLOSE, b"\x03\xe8\xff"), 1007),
+        (client_frame(TEXT, b"\xff"), 1007),
+        (client_frame(TEXT, b"\xed\xa0\x80"), 1007),
+        (client_frame(TEXT, "😀".encode()[:3]), 1007),
+        (client_frame(TEXT, b"\xc3", is_final=False) + client_frame(CONTINUATION, b"x"), 1007),
+        (client_frame(TEXT, b"x" * 1_001), 1009),
+        (client_frame(TEXT, b"x" * 600, is_final=False) + client_frame(0, b"x" * 401), 1009),
+        (b"\x81\xff" + (2**40).to_bytes(8, "big"), 1009),
+        # A large one that is also out of turn is out of turn.
+        (client_frame(CONTINUATION, b"x" * 1_001), 1002),
+        (client_frame(TEXT, b"a", is_final=False) + client_frame(TEXT, b"b" * 1_001), 1002),
+    ],
+)
+def test_a_broken_rule_ends_it_with_the_right_code(frame: bytes, code: int) -> None:
+    """Nothing of the faulty message comes out, and nothing that follows."""
+    parser = FrameParser(1_000)
+
+    messages = parser.feed(client_frame(PING, b"before") + frame + client_frame(PING, b"after"))
+
+    assert messages == [(PING, b"before")]
+    assert _violation(parser)[0] == code
+    assert parser.feed(client_frame(PING)) == []
+    assert parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 4000, 4999])
+def test_a_close_with_a_code_that_may_travel_is_a_close(code: int) -> None:
+    """RFC 6455 7.4."""
+    parser = FrameParser(1_000)
+    payload = code.to_bytes(2, "big") + "adiós".encode()
+
+    assert parser.feed(client_frame(CLOSE, payload)) == [(CLOSE, payload)]
+    assert parser.violation is None
+
+
+def test_nothing_is_heard_after_a_close() -> None:
+    """RFC 6455 1.4: further data is discarded, in the same piece and in later ones."""
+    parser = FrameParser(1_000)
+
+    parser.feed(client_frame(TEXT, b"half", is_final=False))
+    first = parser.feed(client_frame(CLOSE) + client_frame(TEXT, b"late") + b"\xff")
+
+    assert first == [(CLOSE, b"")]
+    assert parser.feed(client_frame(TEXT, b"later")) == []
+    assert parser.violation is None
+    assert parser.held_bytes == 0
+
+
+def test_a_message_of_exactly_the_limit_passes() -> None:
+    """Whole or in fragments; control frames do not count."""
+    parser = FrameParser(1_000)
+    part = client_frame(TEXT, b"x" * 999, is_final=False) + client_frame(PING, b"y" * 125)
+
+    assert parser.feed(client_frame(TEXT, b"x" * 1_000)) == [(TEXT, b"x" * 1_000)]
+    assert parser.feed(part + client_frame(0, b"x"))[1] == (TEXT, b"x" * 1_000)
+
+
+def test_an_announced_length_is_refused_before_it_arrives() -> None:
+    """On the head alone: nobody waits for 2^40 bytes."""
+    parser = FrameParser(1_000)
+
+    assert parser.feed(b"\x82\xfe\x03\xe9") == []
+    assert _violation(parser) == (1009, "Message larger than 1000 bytes")
+
+
+def test_endless_empty_fragments_hold_nothing() -> None:
+    """A message that never ends costs no memory while it says nothing."""
+    parser = FrameParser(1_000)
+    parser.feed(client_frame(TEXT, b"", is_final=False))
+
+    parser.feed(client_frame(CONTINUATION, b"", is_final=False) * 1_000)
+
+    assert parser.held_bytes == 0
+    assert parser.violation is None

@@ -1,0 +1,476 @@
+"""The HTTP API's vocabulary (protocol.md section 6): routes, requests, refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pytest
+
+from engine.errors import BadRequestError, LimitError
+from engine.protocol.http_api import (
+    EVENT_INFO,
+    EventRequest,
+    Route,
+    encode_body,
+    encode_data,
+    find_route,
+    is_socket_id,
+    read_batch,
+    read_channel_info,
+    read_event,
+    read_plain_event,
+)
+from tests.harness.lower import make_app
+
+if TYPE_CHECKING:
+    from engine.apps import App
+
+APP = make_app()
+EVENT = {"name": "ev", "data": '{"x":1}', "channel": "a"}
+
+
+def _json(body: Any, app: App = APP) -> EventRequest:
+    return read_event(json.dumps(body).encode(), (), app, is_msgpack=False)
+
+
+def _msgpack(body: Any, app: App = APP) -> EventRequest:
+    return read_event(msgpack.packb(body), (), app, is_msgpack=True)
+
+
+def _channels(request: EventRequest) -> list[str]:
+    return [name.text for name in request.channels]
+
+
+# --- routes
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/apps/3/events", Route("events", "3", "", "POST")),
+        ("/apps/3/batch_events", Route("batch_events", "3", "", "POST")),
+        ("/apps/3/channels", Route("channels", "3", "", "GET")),
+        ("/apps/3/channels/a", Route("channel", "3", "a", "GET")),
+        ("/apps/3/channels/presence-a/users", Route("users", "3", "presence-a", "GET")),
+        ("/apps/3/channels/cache-a/cache", Route("cache", "3", "cache-a", "GET")),
+        ("/apps/3/channels/a/stats", Route("stats", "3", "a", "GET")),
+        ("/apps/3/channels/a/events", Route("plain_event", "3", "a", "POST")),
+        ("/apps/3/users/u1/terminate_connections", Route("terminate", "3", "u1", "POST")),
+        ("/users/u1/terminate_connections", Route("terminate", None, "u1", "POST")),
+        ("/behind/a/proxy/apps/3/events", Route("events", "3", "", "POST")),
+        ("/apps/3/channels/%23server-to-user-u", Route("channel", "3", "#server-to-user-u", "GET")),
+        ("/apps/3/channels/a%2Fusers", Route("channel", "3", "a/users", "GET")),
+        ("/apps/3/channels/apps", Route("channel", "3", "apps", "GET")),
+        ("/apps/3/users/a%20b/terminate_connections", Route("terminate", "3", "a b", "POST")),
+    ],
+)
+def test_every_endpoint_has_its_path(path: str, route: Route) -> None:
+    """With any prefix before it, and its argument decoded once."""
+    assert find_route(path) == route
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/apps",
+        "/apps/3",
+        "/apps/3/",
+        "/apps/3/event",
+        "/apps/3/events/",
+        "/apps/3/users",
+        "/apps/3/channels/a/b",
+        "/apps/3/channels/a/users/x",
+        "/users/u1",
+        "/users/u1/terminate",
+        "/apps/3/users/u1/terminate_connections/x",
+        "/Apps/3/events",
+        "/app/key",
+    ],
+)
+def test_everything_else_is_404(path: str) -> None:
+    """None, rather than a guess."""
+    assert find_route(path) is None
+
+
+# --- events
+
+
+@pytest.mark.parametrize("read", [_json, _msgpack], ids=["json", "msgpack"])
+def test_an_event_is_read_as_the_libraries_send_it(read: Any) -> None:
+    """Captured from the Node library; unknown keys are ignored."""
+    request = read(
+        {
+            "name": "ev",
+            "data": '{"x":1}',
+            "channels": ["a", "cache-b", "a"],
+            "socket_id": "1.2",
+            "info": "user_count, subscription_count",
+            "tags": {},
+        }
+    )
+
+    assert (request.name, request.data, request.socket_id) == ("ev", '{"x":1}', "1.2")
+    assert _channels(request) == ["a", "cache-b"]
+    assert request.channels[1].is_cache
+    assert request.info == EVENT_INFO
+
+
+def test_one_channel_may_be_named_alone() -> None:
+    """``channel`` instead of ``channels``, which wins where both are."""
+    assert _channels(_json(EVENT)) == ["a"]
+    assert _channels(_json(EVENT | {"channels": ["b"]})) == ["b"]
+    assert _json(EVENT | {"channels": None, "socket_id": None, "info": None}) == _json(EVENT)
+
+
+def test_parameters_may_stand_in_the_query_where_there_is_no_body() -> None:
+    """Arrays as ``channels[]`` (6.1)."""
+    query = [
+        ("name", "ev"),
+        ("data", "d"),
+        ("channels[]", "a"),
+        ("channels[]", "b"),
+        ("auth_key", "x"),
+        ("socket_id", "1.2"),
+        ("info", "user_count"),
+    ]
+
+    request = read_event(b"", query, APP, is_msgpack=False)
+    single = read_event(b"", [("name", "ev"), ("data", ""), ("channel", "a")], APP, is_msgpack=True)
+
+    assert (request.name, request.data, _channels(request)) == ("ev", "d", ["a", "b"])
+    assert request.socket_id == "1.2"
+    assert request.info == {"user_count"}
+    assert (single.data, _channels(single)) == ("", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("text", "text"),
+        ('{"x": 1}', '{"x": 1}'),
+        ({"x": [1, None, "ä"]}, '{"x":[1,null,"ä"]}'),
+        ([], "[]"),
+        (7, "7"),
+        (True, "true"),
+        (2**64 - 1, str(2**64 - 1)),
+    ],
+)
+def test_msgpack_data_may_be_any_value_and_becomes_json_once(data: Any, text: str) -> None:
+    """A string stays as it is."""
+    assert _msgpack(EVENT | {"data": data}).data == text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"name": None}, "Missing required parameter: name\n"),
+        ({"name": ""}, "Missing required parameter: name\n"),
+        ({"data": None}, "Missing required parameter: data\n"),
+        ({"channel": None}, "Missing required parameter: channels\n"),
+        ({"channels": []}, "channels must name 1 to 100 channels, not 0\n"),
+        (
+            {"channels": [f"c{number}" for number in range(101)]},
+            "channels must name 1 to 100 channels, not 101\n",
+        ),
+        ({"channels": ["a", "b c"]}, "Invalid channel name 'b c'\n"),
+        ({"channel": ""}, "Invalid channel name ''"),
+        ({"name": "x" * 201}, "Event name is longer than 200 characters\n"),
+        ({"name": "pusher:ping"}, "Event names may not start with pusher: or pusher_internal:\n"),
+        ({"name": "pusher_internal:x"}, "Event names may not start with"),
+        ({"socket_id": "x"}, "Invalid socket id 'x'\n"),
+        ({"socket_id": ""}, "Invalid socket id ''\n"),
+        ({"info": "nope"}, "info should be a comma separated list of attributes"),
+        ({"info": "cache"}, "info should be a comma separated list of attributes"),
+        ({"name": 7}, "Invalid body: "),
+        ({"channel": 7}, "Invalid body: "),
+        ({"channels": "a"}, "Invalid body: "),
+        ({"channels": [7]}, "Invalid body: "),
+        ({"channels": {"a": 1}}, "Invalid body: "),
+        ({"socket_id": 1.2}, "Invalid body: "),
+        ({"info": ["user_count"]}, "Invalid body: "),
+    ],
+)
+@pytest.mark.parametrize("read", [_json, _msgpack], ids=["json", "msgpack"])
+def test_a_faulty_event_is_refused_with_a_line_of_text(
+    read: Any, change: dict[str, Any], text: str
+) -> None:
+    """Status 400, hosted wording where it is known, a newline at the end."""
+    with pytest.raises(BadRequestError) as caught:
+        read(EVENT | change)
+
+    assert str(caught.value).startswith(text)
+    assert str(caught.value).endswith("\n")
+    assert caught.value.http_status == 400
+
+
+@pytest.mark.parametrize("data", [{"x": 1}, 7, [], True])
+def test_json_data_must_be_a_string(data: Any) -> None:
+    """Pusher's rule; only msgpack takes values (6.3)."""
+    with pytest.raises(BadRequestError, match=r"Invalid body: .*\$\.data"):
+        _json(EVENT | {"data": data})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x",
+        b"[]",
+        b"7",
+        b"null",
+        b'"x"',
+        b"\xff",
+        b'{"name":"\xff"}',
+        b"{",
+        b"[" * 100_000,
+        rb'{"name":"\ud800","data":"","channel":"a"}',
+        b'{"x":' * 10_000,
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    """400 whatever it is."""
+    with pytest.raises(BadRequestError, match="Invalid body"):
+        read_event(body, (), APP, is_msgpack=False)
+    with pytest.raises(BadRequestError, match=r"Invalid body|Missing required parameter: batch"):
+        read_batch(body, APP, is_msgpack=False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xc1",
+        b"\x93",
+        b"\xff",
+        b"\x91" * 50_000,
+        msgpack.packb([]),
+        msgpack.packb(7),
+        msgpack.packb(None),
+        msgpack.packb({b"name": "x"}),
+        msgpack.packb({"name": b"x"}),
+        msgpack.packb({1: 2}),
+        msgpack.packb(EVENT | {"data": b"binary"}),
+        msgpack.packb(EVENT | {"data": {"deep": [b"binary"]}}),
+        msgpack.packb(EVENT | {"data": {b"k": 1}}),
+        msgpack.packb(EVENT | {"data": float("nan")}),
+        msgpack.packb(EVENT | {"data": msgpack.Timestamp(1)}),
+        msgpack.packb(EVENT | {"data": msgpack.ExtType(1, b"")}),
+        msgpack.packb({"batch": 7}),
+        msgpack.packb({"batch": {"a": 1}}),
+        msgpack.packb({"batch": ["x"]}),
+        msgpack.packb({"batch": "x"}),
+        msgpack.packb({"batch": [EVENT | {"data": b"binary"}]}),
+    ],
+)
+def test_a_body_that_is_no_msgpack_map_of_text_is_refused(body: bytes) -> None:
+    """Also binary that would silently become base64, at any depth."""
+    for read in (
+        lambda: read_event(body, (), APP, is_msgpack=True),
+        lambda: read_batch(body, APP, is_msgpack=True),
+    ):
+        with pytest.raises(BadRequestError, match=r"Invalid body|Missing required parameter"):
+            read()
+
+
+def test_a_key_called_batch_means_nothing_beside_a_single_event() -> None:
+    """It is one of the unknown keys that are ignored."""
+    assert _msgpack(EVENT | {"data": {"x": 1}, "batch": 7}).data == '{"x":1}'
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 10_240, "ä" * 5_120, "😀" * 2_560, "x" * 2_560, "x" * 2_561]
+)
+def test_data_of_the_limit_passes(text: str) -> None:
+    """10240 bytes of UTF-8, however many characters they are."""
+    assert _json(EVENT | {"data": text}).data == text
+
+
+@pytest.mark.parametrize("text", ["x" * 10_241, "ä" * 5_120 + "x", "😀" * 2_560 + "x"])
+def test_one_byte_more_is_413_in_hosted_words(text: str) -> None:
+    """The fragment is what PHP's tests look for."""
+    with pytest.raises(LimitError, match="data content of this event exceeds") as caught:
+        _json(EVENT | {"data": text})
+
+    assert caught.value.http_status == 413
+    assert (caught.value.limit, caught.value.actual, caught.value.unit) == (10_240, 10_241, "bytes")
+    assert str(caught.value).endswith("\n")
+
+
+def test_an_app_has_its_own_limits() -> None:
+    """Every one of them."""
+    app = make_app(
+        max_event_bytes=2,
+        max_event_name_length=3,
+        max_channels_per_event=1,
+        max_channel_name_length=2,
+    )
+
+    assert _json({"name": "abc", "data": "xx", "channel": "ab"}, app)
+    for change in ({"name": "abcd"}, {"data": "xxx"}, {"channels": ["a", "b"]}, {"channel": "abc"}):
+        with pytest.raises((BadRequestError, LimitError)):
+            _json({"name": "abc", "data": "xx", "channel": "ab"} | change, app)
+
+
+@pytest.mark.parametrize("name", ["App\\Events\\X", ".custom", "client-x", "ä", " ", "x" * 200])
+def test_event_names_are_free_but_for_length_and_prefix(name: str) -> None:
+    """Laravel sends names that the documentation forbids (6.3)."""
+    assert _json(EVENT | {"name": name}).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("1.2", True),
+        ("131160.155806628", True),
+        ("", False),
+        (".", False),
+        ("1.", False),
+        (".2", False),
+        ("1.2.3", False),
+        ("1", False),
+        ("a.b", False),
+        ("1.2\n", False),
+        (" 1.2", False),
+        ("-1.2", False),
+        ("\u0661.2", False),
+        ("1e3.2", False),
+    ],
+)
+def test_a_socket_id_is_digits_dot_digits(text: str, is_one: bool) -> None:
+    """In ASCII."""
+    assert is_socket_id(text) is is_one
+
+
+# --- batches
+
+
+@pytest.mark.parametrize(
+    ("dump", "is_msgpack"), [(lambda body: json.dumps(body).encode(), False), (msgpack.packb, True)]
+)
+def test_a_batch_is_read_whole_and_in_order(dump: Any, is_msgpack: bool) -> None:
+    """Up to ten items."""
+    items = [EVENT | {"name": f"e{number}"} for number in range(10)]
+
+    requests = read_batch(dump({"batch": items}), APP, is_msgpack=is_msgpack)
+
+    assert [request.name for request in requests] == [item["name"] for item in items]
+    assert read_batch(dump({"batch": []}), APP, is_msgpack=is_msgpack) == []
+
+
+def test_msgpack_batches_take_values_too() -> None:
+    """Each item's data for itself."""
+    body = msgpack.packb({"batch": [EVENT | {"data": {"n": 1}}, EVENT | {"data": "text"}]})
+
+    assert [request.data for request in read_batch(body, APP, is_msgpack=True)] == [
+        '{"n":1}',
+        "text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({}, "Missing required parameter: batch\n"),
+        ({"batch": None}, "Missing required parameter: batch\n"),
+        ({"batch": [EVENT] * 11}, "Batch too large (11 > 10)\n"),
+        (
+            {"batch": [EVENT, {"name": "e", "data": "", "channels": ["a"]}]},
+            "Missing required parameter: channel\n",
+        ),
+        ({"batch": [EVENT, EVENT | {"name": "pusher:x"}]}, "Event names may not start with"),
+        ({"batch": [EVENT, 7]}, "Invalid body: "),
+        ({"batch": EVENT}, "Invalid body: "),
+    ],
+)
+def test_one_faulty_item_refuses_the_whole_batch(body: Any, text: str) -> None:
+    """Before any of it takes effect."""
+    with pytest.raises(BadRequestError) as caught:
+        read_batch(json.dumps(body).encode(), APP, is_msgpack=False)
+
+    assert str(caught.value).startswith(text)
+
+
+def test_an_oversized_item_is_413() -> None:
+    """As for a single event."""
+    body = json.dumps({"batch": [EVENT, EVENT | {"data": "x" * 10_241}]}).encode()
+
+    with pytest.raises(LimitError):
+        read_batch(body, APP, is_msgpack=False)
+
+
+def test_channels_beside_channel_in_an_item_are_ignored() -> None:
+    """An item has one channel."""
+    body = json.dumps({"batch": [EVENT | {"channels": ["b", "c"]}]}).encode()
+
+    (request,) = read_batch(body, APP, is_msgpack=False)
+
+    assert _channels(request) == ["a"]
+
+
+# --- the rest
+
+
+def test_the_deprecated_publish_takes_the_body_as_data() -> None:
+    """Name and socket id stand in the query (6.9)."""
+    request = read_plain_event("ä{".encode(), "a", [("name", "ev"), ("socket_id", "1.2")], APP)
+
+    assert request == EventRequest("ev", "ä{", request.channels, "1.2")
+    assert _channels(request) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("body", "channel", "query", "text"),
+    [
+        (b"\xff", "a", [("name", "ev")], "The body must be UTF-8\n"),
+        (b"", "a", [], "Missing required parameter: name\n"),
+        (b"", "a b", [("name", "ev")], "Invalid channel name"),
+        (b"", "a", [("name", "ev"), ("socket_id", "x")], "Invalid socket id"),
+    ],
+)
+def test_the_deprecated_publish_refuses_as_the_new_one_does(
+    body: bytes, channel: str, query: list[tuple[str, str]], text: str
+) -> None:
+    """400 with a line of text."""
+    with pytest.raises(BadRequestError, match=text):
+        read_plain_event(body, channel, query, APP)
+
+
+@pytest.mark.parametrize(
+    ("info", "wanted"),
+    [
+        (None, set()),
+        ("", set()),
+        ("cache", {"cache"}),
+        ("cache,user_count , cache", {"cache", "user_count"}),
+    ],
+)
+def test_a_get_names_the_attributes_it_wants(info: str | None, wanted: set[str]) -> None:
+    """Separated by commas."""
+    assert read_channel_info([] if info is None else [("info", info)]) == wanted
+
+
+@pytest.mark.parametrize("info", ["nope", "cache,", "user_count;cache", "Cache"])
+def test_an_unknown_attribute_is_refused_with_the_list(info: str) -> None:
+    """In hosted words."""
+    with pytest.raises(
+        BadRequestError, match="info should be a comma separated list of attributes"
+    ):
+        read_channel_info([("info", info)])
+    with pytest.raises(BadRequestError, match="of user_count\n"):
+        read_channel_info([("info", "cache")], frozenset({"user_count"}))
+
+
+def test_embedded_data_becomes_text() -> None:
+    """Strings as they are, values as JSON, binary not at all."""
+    assert encode_data("x") == "x"
+    assert encode_data({"a": 1}) == '{"a":1}'
+    for binary in (b"x", bytearray(b"x"), memoryview(b"x")):
+        with pytest.raises(TypeError, match="binary"):
+            encode_data(binary)
+
+
+def test_a_body_is_json() -> None:
+    """Exactly ``{}`` for nothing to say: libraries compare."""
+    assert encode_body({}) == b"{}"

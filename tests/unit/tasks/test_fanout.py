@@ -1,0 +1,181 @@
+"""The fan-out: turns, budgets, order, room for publishers."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import trio
+import trio.testing
+
+from engine.channels.hub import Hub
+from engine.protocol.channel_name import parse_channel_name
+from engine.tasks.fanout import SENDS_PER_TURN, Fanout
+from tests.harness.lower import Client, make_app
+
+
+class Node:
+    """A hub, the line of its channels, and the task that serves them."""
+
+    def __init__(self):
+        self.ready = deque()
+        self.hub = Hub(make_app(), self.ready, 0.0)
+        self.fanout = Fanout(self.ready)
+        self.n = 0
+
+    def fill(self, channel, n):
+        clients = []
+        for _ in range(n):
+            self.n += 1
+            client = Client(socket_id=f"1.{self.n}")
+            self.hub.subscribe(client.session, parse_channel_name(channel), None)
+            clients.append(client)
+        return clients
+
+    def publish(self, channel, frame):
+        self.hub.enqueue(self.hub.channels[channel], (frame, None))
+        self.fanout.wake()
+
+    def reached(self, clients):
+        return sum(len(client.socket.taken) > 0 for client in clients)
+
+
+def test_a_turn_makes_a_bounded_number_of_sends():
+    """Invariant 10, of subscribers."""
+    node = Node()
+    clients = node.fill("x", 3 * SENDS_PER_TURN)
+    node.publish("x", b"1")
+    reached = []
+    while not node.fanout.is_idle:
+        node.fanout.deliver_turn()
+        reached.append(node.reached(clients))
+
+    assert reached[:3] == [SENDS_PER_TURN, 2 * SENDS_PER_TURN, 3 * SENDS_PER_TURN]
+    assert node.hub.undelivered_bytes == 0
+
+
+def test_a_small_channel_waits_for_a_batch_of_a_large_one_not_for_its_sweep():
+    node = Node()
+    node.fill("large", 10 * SENDS_PER_TURN)
+    small = node.fill("small", 3)
+    node.publish("large", b"1")
+    node.publish("small", b"1")
+
+    node.fanout.deliver_turn()
+    assert node.reached(small) == 0
+    node.fanout.deliver_turn()
+    assert node.reached(small) == 3
+
+
+def test_a_turn_is_bounded_also_where_nobody_is_left():
+    """Announcements to channels that everybody left at once are no sends, but work."""
+    node = Node()
+    for n in range(3 * SENDS_PER_TURN):
+        (client,) = node.fill(f"c{n}", 1)
+        channel = node.hub.channels[f"c{n}"]
+        node.hub.unsubscribe(client.session, f"c{n}")
+        node.hub.enqueue(channel, (b"1", None))
+    turns = 0
+    while not node.fanout.is_idle:
+        node.fanout.deliver_turn()
+        turns += 1
+
+    assert turns == 3
+    assert node.hub.undelivered_bytes == 0
+
+
+def test_frames_that_wait_leave_joined_and_in_order():
+    node = Node()
+    (client,) = node.fill("x", 1)
+    for n in range(9):
+        node.publish("x", str(n).encode())
+    node.fanout.deliver_turn()
+
+    assert bytes(client.socket.taken) == b"012345678"
+
+
+def test_a_broken_or_leaving_recipient_in_the_middle_costs_nobody_else():
+    """Also one whose end makes others leave, or publishes to the channel being delivered."""
+    node = Node()
+    clients = node.fill("x", 20)
+    clients[3].socket.error = ConnectionResetError()
+
+    def end(event):
+        if event == "on_broken":
+            node.hub.unsubscribe(clients[3].session, "x")
+            node.hub.unsubscribe(clients[4].session, "x")
+            node.publish("x", b"2")
+
+    clients[3].socket.on_event = end
+    node.publish("x", b"1")
+    while not node.fanout.is_idle:
+        node.fanout.deliver_turn()
+
+    taken = [bytes(client.socket.taken) for client in clients]
+    assert taken == [b"12"] * 3 + [b"", b""] + [b"12"] * 15
+    assert node.hub.undelivered_bytes == 0
+
+
+async def test_it_sleeps_while_idle_and_wakes_for_every_publication():
+    """No wake-up is lost, at whatever point of its loop one comes."""
+    node = Node()
+    (client,) = node.fill("x", 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.fanout.run)
+        for n in range(1, 30):
+            for _ in range(n % 4):
+                await trio.lowlevel.checkpoint()
+            node.publish("x", b"1")
+            with trio.fail_after(5):
+                await node.fanout.wait_idle()
+            assert len(client.socket.taken) == n
+        nursery.cancel_scope.cancel()
+
+
+async def test_all_who_wait_for_room_are_asked_again_after_each_turn(autojump_clock):
+    node = Node()
+    node.fill("x", 3 * SENDS_PER_TURN)
+    woken = []
+
+    async def wait(name):
+        while node.hub.undelivered_bytes:
+            await node.fanout.wait_room()
+        woken.append(name)
+
+    node.publish("x", b"1")
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(wait, name)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await node.fanout.wait_room()
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == []
+        with trio.move_on_after(1):
+            await node.fanout.run()
+
+    assert sorted(woken) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_a_fanout_once_begun_is_finished_whatever_happens_to_the_publisher(turns):
+    """Invariant 11: the publisher's task may be cancelled at any point behind the queueing."""
+    node = Node()
+    clients = node.fill("x", 3 * SENDS_PER_TURN)
+
+    async def publish(task_status):
+        node.publish("x", b"1")
+        task_status.started()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as publisher:
+            await publisher.start(publish)
+            for _ in range(turns):
+                node.fanout.deliver_turn()
+            publisher.cancel_scope.cancel()
+        nursery.start_soon(node.fanout.run)
+        await node.fanout.wait_idle()
+        nursery.cancel_scope.cancel()
+
+    assert node.reached(clients) == len(clients)

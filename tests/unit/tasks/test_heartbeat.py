@@ -1,0 +1,245 @@
+"""Silence, noticed: a wheel of sessions, stepped by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import trio
+
+from engine.config import BrokerConfig
+from engine.protocol import frames
+from engine.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
+from tests.harness.lower import Client, FakeSocket, make_app, make_outbox
+
+
+class Closings:
+    """What the Broker does for the heartbeat: end a session, and have it forgotten."""
+
+    def __init__(self):
+        self.codes = []
+        self.heartbeat = None
+
+    def disconnect(self, session, code, message):
+        self.codes.append((session.socket_id, code, message))
+        self.heartbeat.unwatch(session)
+
+
+def make_heartbeat(*, clock, backlog=None, **fields):
+    closings = Closings()
+    heartbeat = Heartbeat(
+        BrokerConfig(apps=(make_app(),), **fields),
+        set() if backlog is None else backlog,
+        clock,
+        closings,
+    )
+    closings.heartbeat = heartbeat
+    return heartbeat, closings
+
+
+class Time:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+async def _pass(heartbeat, time, until):
+    """One step a second, as the task does."""
+    while time.now < until:
+        time.now += 1.0
+        await heartbeat.step()
+
+
+def _pings(client):
+    return sum(opcode == frames.PING for opcode, _ in client.socket.frames)
+
+
+async def test_a_ping_after_the_activity_timeout_and_4201_after_the_pong_timeout():
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    heartbeat.watch(client.session)
+
+    await _pass(heartbeat, time, 119)
+    assert _pings(client) == 0
+    await _pass(heartbeat, time, 120)
+    assert _pings(client) == 1
+    await _pass(heartbeat, time, 149)
+    assert closings.codes == []
+    await _pass(heartbeat, time, 150)
+    assert closings.codes == [("1234.1234", 4201, "Pong reply not received")]
+
+
+async def test_the_pong_has_its_whole_time_however_late_the_ping_was():
+    """The machine slept for an hour: one ping for everybody, and thirty seconds for the answer."""
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    heartbeat.watch(client.session)
+
+    time.now = 3_600.0
+    await heartbeat.step()
+    assert _pings(client) == 1
+    await _pass(heartbeat, time, 3_629)
+    assert closings.codes == []
+    await _pass(heartbeat, time, 3_630)
+    assert [code for _, code, _ in closings.codes] == [4201]
+
+
+@pytest.mark.parametrize("answered_at", [120.0, 121.0, 149.0])
+async def test_any_sign_of_life_answers_the_ping(answered_at):
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    heartbeat.watch(client.session)
+
+    await _pass(heartbeat, time, max(120, answered_at))
+    client.session.active_at = time.now
+    await _pass(heartbeat, time, answered_at + 119)
+    assert _pings(client) == 1
+    await _pass(heartbeat, time, answered_at + 122)
+
+    assert _pings(client) == 2
+    assert closings.codes == []
+
+
+async def test_4202_is_for_those_who_need_not_pong():
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time, max_inactivity_s=1_000.0)
+    client = Client()
+    client.session.must_pong = False
+    heartbeat.watch(client.session)
+
+    await _pass(heartbeat, time, 999)
+    assert (closings.codes, _pings(client)) == ([], 1)
+    await _pass(heartbeat, time, 1_000)
+    assert [code for _, code, _ in closings.codes] == [4202]
+
+
+async def test_4009_is_exact_to_the_second_and_only_for_those_without_a_signature():
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    client.session.authorize_by = 30.0
+    heartbeat.watch(client.session)
+
+    await _pass(heartbeat, time, 29)
+    assert closings.codes == []
+    await _pass(heartbeat, time, 30)
+    assert [code for _, code, _ in closings.codes] == [4009]
+
+
+async def test_a_ping_that_meets_a_broken_socket_leaves_nothing_behind():
+    """The session is forgotten in the middle of its own check; it must not be put back."""
+    time = Time()
+    heartbeat, _ = make_heartbeat(clock=time)
+    client = Client()
+    client.socket.error = ConnectionResetError()
+    client.socket.on_event = lambda _: heartbeat.unwatch(client.session)
+    heartbeat.watch(client.session)
+
+    await _pass(heartbeat, time, 400)
+
+    assert len(heartbeat._wheel) == 0
+    assert heartbeat._pinged_at == {}
+
+
+async def test_an_unwatched_session_is_forgotten():
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    heartbeat.watch(client.session)
+    await _pass(heartbeat, time, 125)
+
+    heartbeat.unwatch(client.session)
+    await _pass(heartbeat, time, 400)
+
+    assert closings.codes == []
+    assert len(heartbeat._wheel) == 0
+    assert heartbeat._pinged_at == {}
+
+
+async def test_a_step_yields_after_a_bounded_number_of_sessions():
+    """Invariant 10: no loop over sessions runs longer than its budget."""
+    time = Time()
+    heartbeat, _ = make_heartbeat(clock=time)
+    clients = [Client(socket_id=f"1.{n}") for n in range(3 * SESSIONS_PER_STEP)]
+    for client in clients:
+        heartbeat.watch(client.session)
+    time.now = 120.0
+    pinged = []
+
+    async def watch():
+        for _ in range(5):
+            pinged.append(sum(map(_pings, clients)))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        nursery.start_soon(heartbeat.step)
+
+    steps = [after - before for before, after in itertools.pairwise(pinged)]
+    assert max(steps) <= 2 * SESSIONS_PER_STEP  # two may pass between two looks
+    assert sum(map(_pings, clients)) == len(clients)
+
+
+async def test_a_stalled_outbox_is_given_up_and_a_closing_one_broken_off():
+    time = Time()
+    backlog = set()
+    heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
+    stalled, closing = FakeSocket(0), FakeSocket(0)
+    slow = make_outbox(stalled, backlog=backlog, stall_timeout_s=30)
+    slow.put(b"x")
+    leaving = make_outbox(closing, backlog=backlog, stall_timeout_s=30)
+    leaving.put(b"x")
+    leaving.finish(b"y")
+    heartbeat.watch_closing(leaving, 0.0)
+
+    await _pass(heartbeat, time, 4)
+    assert "on_broken" not in closing.events
+    await _pass(heartbeat, time, 5)
+    assert closing.events[-1] == "on_broken"
+    await _pass(heartbeat, time, 30)
+    assert "on_slow" not in stalled.events
+    await _pass(heartbeat, time, 31)
+    assert stalled.events[-1] == "on_slow"
+    assert heartbeat._closing == {}
+
+
+async def test_a_step_yields_after_a_bounded_number_of_closings():
+    """A network that fails stalls thousands at once; leaving channels is work (invariant 10)."""
+    time = Time()
+    backlog = set()
+    heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
+    sockets = [FakeSocket(0) for _ in range(3 * CLOSINGS_PER_STEP)]
+    for socket in sockets:
+        make_outbox(socket, backlog=backlog, stall_timeout_s=1).put(b"x")
+    counts = []
+
+    async def watch():
+        for _ in range(7):
+            counts.append(sum("on_slow" in socket.events for socket in sockets))
+            await trio.lowlevel.checkpoint()
+
+    await _pass(heartbeat, time, 1)
+    time.now = 2.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        nursery.start_soon(heartbeat.step)
+
+    assert max(b - a for a, b in itertools.pairwise(counts)) <= 2 * CLOSINGS_PER_STEP
+    assert all("on_slow" in socket.events for socket in sockets)
+
+
+async def test_lag_is_how_late_the_loop_woke_the_task(autojump_clock):
+    heartbeat, _ = make_heartbeat(clock=trio.current_time)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heartbeat.run)
+        await trio.sleep(5.5)
+        assert heartbeat.max_lag_s == 0
+        autojump_clock.jump(3.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert heartbeat.lag_s == pytest.approx(2.5)
+        nursery.cancel_scope.cancel()

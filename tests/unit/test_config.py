@@ -1,0 +1,222 @@
+"""A configuration says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine import config
+from engine.config import DEMO_APP, App, BrokerConfig, FileConfig, ServerConfig, load_config
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_APP = App(id="1", key="k", secret="s")
+
+
+def test_with_nothing_given_the_demonstration_app_is_served_on_loopback() -> None:
+    """Issue section 5: id 4242, key app-key, secret app-secret, port 6001."""
+    loaded = load_config()
+
+    assert loaded.apps == (DEMO_APP,)
+    assert (DEMO_APP.id, DEMO_APP.key, DEMO_APP.secret) == ("4242", "app-key", "app-secret")
+    assert (loaded.server.host, loaded.server.port) == ("127.0.0.1", 6001)
+    assert loaded.is_demo
+
+
+def test_the_demonstration_credentials_are_recognised_wherever_they_stand() -> None:
+    """Copied into a file they are as public as before."""
+    assert FileConfig(apps=(_APP, App(id="7", keys=DEMO_APP.key_pairs))).is_demo
+    assert not FileConfig(apps=(_APP,)).is_demo
+
+
+def test_a_file_is_read_with_its_apps_and_its_server(tmp_path: Path) -> None:
+    """Every section of it."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text(
+        'cache_ttl_s = 60\n[server]\nport = 7000\n[[apps]]\nid = "1"\nkey = "k"\nsecret = "s"\n'
+        '[[apps]]\nid = "2"\n[[apps.keys]]\nkey = "k2"\nsecret = "s2"\n'
+    )
+
+    loaded = load_config(path)
+
+    assert loaded.cache_ttl_s == 60
+    assert loaded.server.port == 7000
+    assert [app.id for app in loaded.apps] == ["1", "2"]
+    assert not loaded.is_demo
+
+
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    """Each for itself; an absent flag takes nothing away."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text(
+        'cluster = "file"\n[server]\nhost = "file"\nport = 1\nadmin_port = 1\n'
+        '[[apps]]\nid = "1"\nkey = "k"\nsecret = "s"\n'
+    )
+
+    loaded = load_config(
+        path,
+        environ={"CACHECAST_HOST": "env", "CACHECAST_PORT": "2", "PATH": "/bin"},
+        flags={"CACHECAST_PORT": 3, "CACHECAST_HOST": None},
+    )
+
+    assert loaded.cluster == "file"
+    assert loaded.server.admin_port == 1
+    assert loaded.server.host == "env"
+    assert loaded.server.port == 3
+
+
+def test_the_environment_has_only_text_and_that_is_enough() -> None:
+    """Numbers, booleans and the absence of a value can be said in text."""
+    loaded = load_config(
+        environ={
+            "CACHECAST_PORT": "6100",
+            "CACHECAST_CACHE_TTL": "12.5",
+            "CACHECAST_LOCK_MEMORY": "true",
+            "CACHECAST_ADMIN_PORT": "null",
+        }
+    )
+
+    assert loaded.server.port == 6100
+    assert loaded.cache_ttl_s == 12.5
+    assert loaded.server.locks_memory is True
+    assert loaded.server.admin_port is None
+
+
+def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
+    """The environment and flags describe one app, whole."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text('[[apps]]\nid = "1"\nkey = "k"\nsecret = "s"\n')
+
+    loaded = load_config(
+        path,
+        environ={"CACHECAST_APP_ID": "9", "CACHECAST_APP_KEY": "a"},
+        flags={"CACHECAST_APP_SECRET": "b"},
+    )
+
+    assert [(app.id, app.key, app.secret) for app in loaded.apps] == [("9", "a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("port = 1", "the file"),
+        ("server = 5", "server"),
+        ("[server]\nport = 'x'", "server.port"),
+        ("[server]\nport = 65536", "server.port"),
+        ("[server]\nadmin_port = -1", "server.admin_port"),
+        ("[server]\nlog_format = 'xml'", "server.log_format"),
+        ("[server]\nlog_level = 'loud'", "server.log_level"),
+        ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),
+        ("[server]\ndrain_s = -1", "server.drain_s"),
+        ("[server]\ndrain_s = nan", "server.drain_s"),
+        ("[server]\ndrain_s = 20", "server.exit_limit_s"),
+        ("[server]\nexit_limit_s = inf", "server.exit_limit_s"),
+        ("cache_ttl_s = 1801", "cache_ttl_s"),
+        ("cache_ttl_s = nan", "cache_ttl_s"),
+        ("activity_timeout_s = 0.5", "activity_timeout_s"),
+        ("activity_timeout_s = inf", "activity_timeout_s"),
+        ("close_timeout_s = nan", "close_timeout_s"),
+        ("max_message_bytes = 0", "max_message_bytes"),
+        ("max_connections = 0", "max_connections"),
+        ("[[apps]]\nid = '1'", "apps[0].key"),
+        ("[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\nport = 2", "apps[0]"),
+    ],
+)
+def test_a_faulty_file_is_explained(tmp_path: Path, text: str, field: str) -> None:
+    """The field is named as it stands in the file, and the rule with it."""
+    good = "[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\n"
+    path = tmp_path / "cachecast.toml"
+    path.write_text(text + "\n" + (good if "apps" not in text else ""))
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ={"CACHECAST_HOST": "127.0.0.1"})
+
+    assert caught.value.field == field
+    assert caught.value.rule
+
+
+def test_an_unknown_field_comes_with_a_remedy(tmp_path: Path) -> None:
+    """The list of those that exist."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text("prot = 1\n")
+
+    with pytest.raises(ConfigError, match="check-config"):
+        load_config(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Absent, not UTF-8 or not TOML: each says which file and why."""
+    binary, broken = tmp_path / "binary.toml", tmp_path / "broken.toml"
+    binary.write_bytes(b"\xff\xfe")
+    broken.write_text("a = = b")
+
+    for path, words in [
+        (tmp_path / "absent.toml", "cannot be read"),
+        (binary, "cannot be read"),
+        (broken, "not valid TOML"),
+    ]:
+        with pytest.raises(ConfigError, match=words) as caught:
+            load_config(path)
+        assert caught.value.field == str(path)
+
+
+def test_an_empty_file_serves_no_app_by_accident(tmp_path: Path) -> None:
+    """The demonstration app is for those who gave nothing at all."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text("")
+
+    with pytest.raises(ConfigError, match="at least one app"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("given", [{"ID"}, {"KEY", "SECRET"}, {"ID", "SECRET"}])
+def test_half_an_app_from_outside_is_refused(given: set[str]) -> None:
+    """Rather than served with the rest of another one."""
+    environ = {f"CACHECAST_APP_{name}": "x" for name in given}
+
+    with pytest.raises(ConfigError, match="must be given together"):
+        load_config(environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("apps", "field"),
+    [
+        ((), "apps"),
+        ((_APP, App(id="1", key="k2", secret="s")), "apps[1].id"),
+        ((_APP, App(id="2", key="k", secret="s")), "apps[1].key"),
+        ((_APP, App(id="")), "apps[1].id"),
+    ],
+)
+def test_apps_may_not_share_an_id_or_a_key(apps: tuple[App, ...], field: str) -> None:
+    """A key finds one app."""
+    with pytest.raises(ConfigError) as caught:
+        BrokerConfig(apps=apps).check()
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("field", config._POSITIVE)
+def test_every_limit_of_the_node_must_be_positive(field: str) -> None:
+    """Zero would mean that nothing works, and says so at start-up."""
+    fields: dict[str, Any] = {"apps": (_APP,), field: 0}
+
+    with pytest.raises(ConfigError) as caught:
+        BrokerConfig(**fields).check()
+
+    assert caught.value.field == field
+
+
+def test_a_server_with_tls_and_no_admin_passes() -> None:
+    """The optional halves are optional."""
+    ServerConfig(tls_cert="a", tls_key="b", admin_port=None, drain_s=0).check()
+
+
+def test_every_environment_variable_reaches_a_field_that_exists() -> None:
+    """A renamed field must take its variable along."""
+    for variable, path in config.ENVIRONMENT.items():
+        kind = {"server": ServerConfig, "app": App}.get(path[0], FileConfig)
+
+        assert path[-1] in kind.__struct_fields__, variable
