@@ -1,0 +1,270 @@
+"""What every scenario works with: targets on a stage, measured samples, progress.
+
+A *stage* is one server and one generator of its own. All stages of a scenario stand at the same
+time, with their clients connected, and take turns: A B A B. The ones that wait cost nothing, since
+both their processes sleep. So a ratio is one of neighbours in time, and nobody has to connect ten
+thousand clients for each repeat.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cpu_clock import cpu_ns
+from benchmarks.generator.remote import Generator, open_generator
+from benchmarks.histogram import Histogram
+from benchmarks.process import CoreTimes, core_times
+from benchmarks.verdict import is_disturbed, judge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from benchmarks.machine import Cores
+    from benchmarks.result import ScenarioResult
+    from benchmarks.target import Certificate, Running, Target
+
+Sample = dict[str, Any]
+
+_RETAKES = 2
+"""How often a sample that other programs disturbed is taken again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A server and the generator that is its client."""
+
+    running: Running
+    generator: Generator
+
+    @property
+    def name(self) -> str:
+        """The server's name in tables."""
+        return self.running.name
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Publishes are not answered, so one publisher connection is as good as several."""
+        return not self.running.endpoint.answers_publishes
+
+
+@dataclass(slots=True)
+class Bench:
+    """The means of a run, handed to each scenario.
+
+    Attributes:
+        cores: Which core is whose.
+        quick: Smoke-test sizes.
+        peers: Other servers to measure beside the engine, where a scenario suits them.
+        certificate: Set when everything is to speak TLS.
+        on_progress: Called with a description before each step.
+        configurations: Filled with each target's configuration in words.
+        subscribers: If given, these numbers instead of a scenario's own.
+        repeats: If given, this many instead of a scenario's own.
+    """
+
+    cores: Cores
+    quick: bool = False
+    peers: list[Target] = field(default_factory=list)
+    certificate: Certificate | None = None
+    on_progress: Callable[[str], None] = lambda _: None
+    configurations: dict[str, str] = field(default_factory=dict)
+    subscribers: list[int] | None = None
+    repeats: int | None = None
+    engine: Target | None = None
+
+    @asynccontextmanager
+    async def stage(self, target: Target) -> AsyncIterator[Stage]:
+        """Start `target` and a generator for it; end both when the block is left."""
+        self.on_progress(f"starting {target.name}")
+        async with (
+            target.start(self.cores.target, self.certificate) as running,
+            open_generator(running.endpoint, core=self.cores.generator) as generator,
+        ):
+            self.configurations[running.name] = running.notes
+            yield Stage(running, generator)
+
+    @asynccontextmanager
+    async def stages(self, targets: list[Target]) -> AsyncIterator[list[Stage]]:
+        """Start all `targets`, in order."""
+        async with AsyncExitStack() as stack:
+            yield [await stack.enter_async_context(self.stage(target)) for target in targets]
+
+    async def measure(
+        self,
+        stage: Stage,
+        result: ScenarioResult,
+        case: dict[str, Any],
+        *,
+        plan: str = "main",
+        is_yardstick: bool = False,
+        **run: Any,  # noqa: ANN401 - the generator checks it
+    ) -> Sample:
+        """Run once, judge the sample, add it to its row, and return it.
+
+        A sample that other programs disturbed is thrown away and taken again, at most twice; the
+        last is kept either way, with a problem noted. `plan` names the plan whose deliveries make
+        the row.
+        """
+        where = f"{result.name} {describe_case(case)} {stage.name}"
+        self.on_progress(where)
+        sample = await self.sample(stage, plan=plan, **run)
+        for _ in range(0 if self.quick else _RETAKES):
+            if not is_disturbed(sample):
+                break
+            sample = await self.sample(stage, plan=plan, **run)
+        sample["is_yardstick"] = is_yardstick
+        result.problems.extend(judge(sample, where))
+        result.row(case, stage.name).samples.append(sample)
+        return sample
+
+    async def sample(
+        self,
+        stage: Stage,
+        *,
+        plan: str = "main",
+        **run: Any,  # noqa: ANN401 - the generator checks it
+    ) -> Sample:
+        """Run once and return what was measured, with the disturbance seen meanwhile."""
+        child = stage.running.child
+        pids = {"target": child.pids, "generator": [*stage.generator.child.pids, os.getpid()]}
+        before, used = core_times(), {role: cpu_ns(them) for role, them in pids.items()}
+        report = await stage.generator.run(pids=pids["target"], **run)
+        after, used_after = core_times(), {role: cpu_ns(them) for role, them in pids.items()}
+        usage = child.usage()
+        sample = derive(report, plan, is_paced=_is_paced(run["plans"], plan))
+        ours = {role: (used_after[role] - used[role]) / 1e9 for role in pids}
+        sample |= _disturbance(before, after, ours, self.cores)
+        planned = _planned(run, plan)
+        if planned is not None:
+            sample["n_planned"] = planned
+        sample |= {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds}
+        return sample
+
+
+def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
+    """Turn a generator's report into the metrics of one plan; the report itself stays in "raw".
+
+    Paced: from the first publish until the last delivery. Flat: between the two marks well inside
+    the run.
+    """
+    marks, part = report["marks"], report["plans"][plan]
+    is_whole = is_paced and not report.get("connect")
+    first, last = (
+        (marks["start"], marks["drained"]) if is_whole else (marks["opened"], marks["closed"])
+    )
+    wall_s = (last["at_ns"] - first["at_ns"]) / 1e9
+    counts = {
+        name: last["plans"][plan][name] - first["plans"][plan][name]
+        for name in ("published", "replied", "delivered")
+    }
+    target_cpu_s = (last["target_cpu_ns"] - first["target_cpu_ns"]) / 1e9
+    generator_cpu_s = (last["generator_cpu_ns"] - first["generator_cpu_ns"]) / 1e9
+    delays = Histogram.from_json(part["delays"])
+    late = Histogram.from_json(part["lateness"])
+    answers = Histogram.from_json(part["answers"])
+    sample: Sample = {
+        "wall_s": wall_s,
+        "is_flat": not is_paced,
+        "deliveries_per_s": counts["delivered"] / wall_s,
+        "publishes_per_s": counts["published"] / wall_s,
+        "answers_per_s": counts["replied"] / wall_s,
+        "target_cpu": target_cpu_s / wall_s,
+        "generator_cpu": generator_cpu_s / wall_s,
+        "cpu_us_per_delivery": 1e6 * target_cpu_s / counts["delivered"]
+        if counts["delivered"]
+        else None,
+        "cpu_us_per_publish": 1e6 * target_cpu_s / counts["published"]
+        if counts["published"]
+        else None,
+        "frame_bytes": part["frame_bytes"],
+        "n_published": part["n_published"],
+        "ledger": part["ledger"],
+        "late_p99_us": late.percentile(99),
+        "answer_p50_us": answers.percentile(50),
+        "answer_p99_us": answers.percentile(99),
+        "beside": _rates_of_others(marks, plan),
+        "raw": report,
+    }
+    if report.get("connect"):
+        sample |= _connecting(report["connect"], marks)
+    if report.get("churn"):
+        waits = Histogram.from_json(report["churn"]["waits"])
+        sample |= {"confirm_p50_us": waits.percentile(50), "confirm_p99_us": waits.percentile(99)}
+        sample["confirms_per_s"] = waits.count / wall_s
+    if part["n_expected"] and part["n_probes"]:
+        summary = delays.summary()
+        sample["n_delays"] = summary.pop("count")
+        sample |= summary
+    return sample
+
+
+def _rates_of_others(marks: dict[str, Any], plan: str) -> dict[str, float]:
+    """Deliveries/s of the other plans of a run, between the two marks well inside it."""
+    first, last = marks["opened"], marks["closed"]
+    wall_s = (last["at_ns"] - first["at_ns"]) / 1e9 or 1.0
+    return {
+        name: (counts["delivered"] - first["plans"][name]["delivered"]) / wall_s
+        for name, counts in last["plans"].items()
+        if name != plan
+    }
+
+
+def _connecting(connect: dict[str, Any], marks: dict[str, Any]) -> Sample:
+    """What clients that connected meanwhile add to a sample."""
+    waits = Histogram.from_json(connect["waits"])
+    cpu_ns_used = marks["closed"]["target_cpu_ns"] - marks["opened"]["target_cpu_ns"]
+    seconds = connect["seconds"]
+    return {
+        "n_refused": connect["n_failed"],
+        "refusals": connect["errors"],
+        "clients_per_s": connect["n_connected"] / seconds if seconds else None,
+        "last_client_us": seconds * 1e6 if seconds else None,
+        "wait_p50_us": waits.percentile(50),
+        "wait_p99_us": waits.percentile(99),
+        "cpu_us_per_client": cpu_ns_used / 1e3 / max(1, connect["n_connected"]),
+    }
+
+
+def _is_paced(plans: list[dict[str, Any]], name: str) -> bool:
+    return any(plan["name"] == name and plan.get("rate_per_s") is not None for plan in plans)
+
+
+def _planned(run: dict[str, Any], name: str) -> int | None:
+    """How many publishes the schedule of a paced plan holds.
+
+    None if clients decide when the run ends.
+    """
+    if run.get("connect"):
+        return None
+    for plan in run["plans"]:
+        if plan["name"] == name and plan.get("rate_per_s") is not None:
+            return int(plan["rate_per_s"] * (run["seconds"] + run.get("warmup_s", 0.0)))
+    return None
+
+
+def _disturbance(
+    before: dict[int, CoreTimes], after: dict[int, CoreTimes], ours: dict[str, float], cores: Cores
+) -> Sample:
+    """Return what went to others on our two cores between two looks, as shares of the time."""
+    seen: Sample = {}
+    for role, core in (("target", cores.target), ("generator", cores.generator)):
+        first, last = before[core], after[core]
+        span = last.at_s - first.at_s
+        seen[f"foreign_{role}"] = max(0.0, (last.busy_s - first.busy_s - ours[role]) / span)
+        seen[f"steal_{role}"] = max(0.0, (last.steal_s - first.steal_s) / span)
+    return seen
+
+
+def describe_case(case: dict[str, Any]) -> str:
+    """Return a case in words: `1,000 subscribers, 256 bytes, paced`."""
+    words = []
+    for name, value in case.items():
+        if isinstance(value, str):
+            words.append(value)
+        elif isinstance(value, int | float):
+            words.append(f"{value:,} {name}")
+    return ", ".join(words)

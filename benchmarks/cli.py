@@ -1,0 +1,184 @@
+"""The command line: list, run, compare, show, peers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+import trio
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.bench import Bench
+from benchmarks.compare import compare, comparison_table
+from benchmarks.peers import PEERS, choose_peers
+from benchmarks.plot import PlotError, plot
+from benchmarks.result import Result, ResultError, load, save
+from benchmarks.runner import run_all
+from benchmarks.scenarios import SCENARIOS, Column, load_scenario
+from benchmarks.table import console, render
+from benchmarks.target import Engine
+from benchmarks.verdict import EXIT_INVALID, Requirement, RequirementError, exit_code
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure Cachecast beside the physical limit and beside its peers, in one run."""
+
+
+@main.command("list")
+def list_scenarios() -> None:
+    """Show what can be run."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in SCENARIOS:
+        table.add_row(name, load_scenario(name).title)
+    console().print(table)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--quick", is_flag=True, help="A smoke test of seconds: small sizes, short repeats.")
+@click.option("--json", "json_file", type=_FILE, help="Keep everything, every raw sample, in FILE.")
+@click.option("--plot", "plot_file", type=_FILE, help="Draw the result into FILE (.svg or .png).")
+@click.option(
+    "--peers", "peer_names", default="", help="'all' that are installed, or names: nchan,ws"
+)
+@click.option(
+    "--require",
+    "requirements",
+    multiple=True,
+    help="A level to reach: 'fanout.ratio_to_limit>=0.85'",
+)
+@click.option("--subscribers", help="These numbers instead of the scenario's own: 100,1000")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    help="This many repeats instead of the scenario's own.",
+)
+@click.option("--without-engine", is_flag=True, help="Measure only baselines and peers.")
+def run(
+    names: tuple[str, ...],
+    *,
+    quick: bool,
+    json_file: Path | None,
+    plot_file: Path | None,
+    peer_names: str,
+    requirements: tuple[str, ...],
+    subscribers: str | None,
+    repeats: int | None,
+    without_engine: bool,
+) -> None:
+    """Run scenarios ('all' for every one).
+
+    Exit code 2: INVALID, 1: a requirement failed, 0: fine.
+    """
+    try:
+        wanted = [Requirement.parse(text) for text in requirements]
+        chosen = [load_scenario(name) for name in (SCENARIOS if "all" in names else names)]
+        peers = choose_peers(peer_names)
+        sizes = [int(one) for one in subscribers.split(",")] if subscribers else None
+    except RequirementError as error:
+        raise click.BadParameter(str(error), param_hint="--require") from error
+    except KeyError as error:
+        raise click.BadParameter(f"unknown: {error.args[0]}; see list and peers") from error
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--subscribers") from error
+    for peer in [one for one in peers if one.why_missing()]:
+        click.echo(f"{peer.name} is left out: {peer.why_missing()}", err=True)
+    bench = Bench(
+        cores=machine.choose_cores(),
+        quick=quick,
+        peers=[one for one in peers if not one.why_missing()],
+        subscribers=sizes,
+        repeats=repeats,
+        engine=None if without_engine else Engine(),
+    )
+    result = Result(
+        environment=machine.describe(),
+        command=machine.command_line(),
+        started_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        quick=quick,
+    )
+    os.sched_setaffinity(0, {bench.cores.generator})
+    started = time.monotonic()
+    is_complete = trio.run(run_all, bench, chosen, result)
+    result.duration_s = time.monotonic() - started
+    result.targets = bench.configurations
+    figures = result.figures()
+    result.requirements = [one.check(figures) for one in wanted]
+    console().print(render(result, _titles(result)))
+    if json_file is not None:
+        save(result, json_file)
+    if plot_file is not None:
+        _plot(result, plot_file)
+    sys.exit(exit_code(result) if is_complete else EXIT_INVALID)
+
+
+@main.command("compare")
+@click.argument("base", type=_FILE)
+@click.argument("new", type=_FILE)
+def compare_files(base: Path, new: Path) -> None:
+    """Hold NEW against BASE, figure by figure.
+
+    Exit code 1: something got worse, 2: they cannot be compared.
+    """
+    comparison = compare(_load(base), _load(new))
+    console().print(comparison_table(comparison))
+    sys.exit(comparison.exit_code)
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@click.option("--plot", "plot_file", type=_FILE, help="Draw the result into FILE (.svg or .png).")
+def show(file: Path, plot_file: Path | None) -> None:
+    """Print a result again. The exit code is that of the run."""
+    result = _load(file)
+    console().print(render(result, _titles(result)))
+    if plot_file is not None:
+        _plot(result, plot_file)
+    sys.exit(exit_code(result))
+
+
+@main.command()
+def peers() -> None:
+    """Show the peers.
+
+    Which are installed, how to install the others, and how each is configured.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, peer in PEERS.items():
+        missing = peer.why_missing()
+        state = "[yellow]missing[/]" if missing else "[green]ready[/]"
+        table.add_row(name, state, f"{peer.title}\n[dim]{missing or peer.notes()}[/]")
+    console().print(table)
+
+
+def _titles(result: Result) -> dict[str, tuple[str, list[Column]]]:
+    """Return title and columns of the scenarios that a result holds."""
+    scenarios = [load_scenario(one.name) for one in result.scenarios]
+    return {one.name: (one.title, one.columns) for one in scenarios}
+
+
+def _load(path: Path) -> Result:
+    try:
+        return load(path)
+    except ResultError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _plot(result: Result, path: Path) -> None:
+    try:
+        plot(result, path)
+    except PlotError as error:
+        click.echo(f"nothing drawn: {error}", err=True)

@@ -1,0 +1,63 @@
+"""A million cached values expire: how late, how evenly, and whether the memory comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
+
+from benchmarks.inprocess import measure_in_process
+from benchmarks.result import Problem
+from benchmarks.scenarios.base import Column, Scenario
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from benchmarks.result import ScenarioResult
+
+
+class Evict(Scenario):
+    """See the module."""
+
+    name: ClassVar[str] = "evict"
+    title: ClassVar[str] = "cached values expiring: lag, pauses of the loop, memory (in process)"
+    columns: ClassVar[list[Column]] = [
+        Column("lag_p99_us", "lag p99", "delay"),
+        Column("lag_max_us", "max", "delay"),
+        Column("pause_p99_us", "pause p99", "delay"),
+        Column("pause_max_us", "max", "delay"),
+        Column("cpu_us_per_value", "us/value", "cost"),
+        Column("rss_before", "before", "bytes"),
+        Column("rss_bytes", "full", "bytes"),
+        Column("rss_after_bytes", "after", "bytes"),
+    ]
+
+    @override
+    async def run(self, bench: Bench, result: ScenarioResult) -> None:
+        """Fill, wait, watch; each repeat in a process of its own."""
+        sizes = [20_000] if bench.quick else [100_000, 1_000_000]
+        for n in sizes:
+            # Long enough to publish the last value before the first one expires, also where a full
+            # cache and a busy machine make a publish cost 100 us.
+            ttl_s = 4.0 if bench.quick else 10.0 + n / 6_000
+            for _ in range(bench.repeats or (1 if bench.quick else 2)):
+                case = {"values": n}
+                cases = [(case, "cachecast", "sample")]
+                await measure_in_process(bench, result, cases, "expiry", str(n), str(ttl_s))
+        self._conclude(result)
+
+    def _conclude(self, result: ScenarioResult) -> None:
+        row = result.rows[-1]
+        n = row.case["values"]
+        for sample in row.samples:
+            if sample["n_held"] != n:
+                text = f"{sample['n_held']:,} of {n:,} values were held: some expired too early"
+                result.problems.append(Problem("invalid", f"evict {n:,} values", text))
+        for metric, name, words in (
+            ("lag_p99_us", "lag_p99_ms", "lag of the oldest held value behind its deadline, p99"),
+            ("pause_max_us", "longest_pause_ms", "longest pause of the loop while values expire"),
+        ):
+            samples = [value / 1e3 for value in row.values(metric)]
+            result.add_figure(name, "ms", "lower", f"{words}, {n:,} values", samples)
+        tracked = row.values("tracked_after")
+        words = "bytes the cache still accounts for when everything has expired"
+        result.add_figure("tracked_bytes_after", "B", "lower", words, tracked)

@@ -1,0 +1,71 @@
+"""One huge channel that is swept without pause, and what a hundred small ones beside it feel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import override
+
+from benchmarks.scenarios.base import DELAY_COLUMNS, Column, Scenario
+from benchmarks.scenarios.steps import connect, flat, own_and_peers, paced
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench, Stage
+    from benchmarks.result import ScenarioResult
+
+_N_SMALL = 100
+_MEMBERS = 10
+_SMALL_RATE_PER_S = 100.0
+_SIZE = 256
+
+
+class Fairness(Scenario):
+    """See the module."""
+
+    name: ClassVar[str] = "fairness"
+    title: ClassVar[str] = "100 channels of 10 subscribers beside one of 10,000 swept without pause"
+    columns: ClassVar[list[Column]] = [
+        Column("publishes_per_s", "publish/s", "count"),
+        *DELAY_COLUMNS,
+        Column("big_deliveries_per_s", "big deliv/s", "count"),
+        Column("target_cpu", "CPU", "share"),
+    ]
+
+    @override
+    async def run(self, bench: Bench, result: ScenarioResult) -> None:
+        """Measure the small channels alone and beside the big one, interleaved."""
+        n = (bench.subscribers or [1_000 if bench.quick else 10_000])[0]
+        small = [f"small-{i:02}" for i in range(_N_SMALL)]
+        async with bench.stages(own_and_peers(bench)) as stages:
+            for stage in stages:
+                if not stage.running.has_channels:
+                    result.notes.append(f"{stage.name} has no channels")
+                    continue
+                await connect(bench, stage, n, n_probes=0)
+                count = _N_SMALL * _MEMBERS
+                options: dict[str, Any] = {"channels": small, "n_probes": count // 5}
+                await connect(bench, stage, count, crew="small", **options)
+            for _ in range(bench.repeats or (2 if bench.quick else 5)):
+                for beside in ("nothing", f"{n:,}"):
+                    for stage in stages:
+                        await self._measure(bench, stage, result, small, beside)
+        self._conclude(result, n)
+
+    async def _measure(
+        self, bench: Bench, stage: Stage, result: ScenarioResult, small: list[str], beside: str
+    ) -> None:
+        plans = [paced(stage, _SMALL_RATE_PER_S, name="small", crew="small", channels=small)]
+        if beside != "nothing":
+            plans.append(flat(stage, _SIZE, name="big"))
+        run: dict[str, Any] = {"plans": plans, "size": _SIZE, "warmup_s": 0.5}
+        run["seconds"] = 1.0 if bench.quick else 3.0
+        sample = await bench.measure(stage, result, {"beside": beside}, plan="small", **run)
+        if beside != "nothing":
+            sample["big_deliveries_per_s"] = sample["beside"]["big"]
+
+    def _conclude(self, result: ScenarioResult, n: int) -> None:
+        row = result.find({"beside": f"{n:,}"}, "cachecast")
+        if row is not None:
+            samples = [value / 1e3 for value in row.values("p99_us")]
+            words = f"p99 of 100 small channels beside {n:,} subscribers swept without pause"
+            result.add_figure("small_p99_ms", "ms", "lower", words, samples)

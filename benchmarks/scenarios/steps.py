@@ -1,0 +1,66 @@
+"""Steps that several scenarios take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench, Stage
+    from benchmarks.target import Target
+
+CHANNEL = "benchmark"
+N_PROBES = 32
+
+WINDOW_BYTES = 256 * 1024
+"""Flat out, so many bytes a subscriber may be on their way; past it the kernel's socket buffers
+would be measured, not the server."""
+
+N_LINES = 32
+"""Publisher connections of flat runs; paced ones need fewer."""
+
+
+def window_of(size: int) -> int:
+    """Return how many publishes of `size` bytes may be on their way at once."""
+    return max(16, min(256, WINDOW_BYTES // size))
+
+
+def lines_of(stage: Stage, *, is_paced: bool) -> int:
+    """Return how many publisher connections to use.
+
+    HTTP answers before it takes the next request, so it needs several; a control connection never
+    answers, and one keeps the order.
+    """
+    if not stage.running.endpoint.answers_publishes:
+        return 1
+    return 8 if is_paced else N_LINES
+
+
+def own_and_peers(bench: Bench) -> list[Target]:
+    """Return the engine, unless it is left out, and the chosen peers."""
+    return [*([] if bench.engine is None else [bench.engine]), *bench.peers]
+
+
+async def connect(
+    bench: Bench, stage: Stage, count: int, *, crew: str = "all", **options: object
+) -> dict[str, Any]:
+    """Subscribe `count` clients, some of them probes, to the channel (or to those in `options`)."""
+    bench.on_progress(f"{stage.name}: connecting {count:,} clients")
+    options.setdefault("channels", [CHANNEL])
+    options.setdefault("n_probes", max(1, min(N_PROBES, count // 4)))
+    return await stage.generator.connect(crew=crew, count=count, **options)
+
+
+def paced(
+    stage: Stage, rate_per_s: float, *, name: str = "main", crew: str = "all", **options: object
+) -> dict[str, Any]:
+    """Return a plan that publishes on a schedule."""
+    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "rate_per_s": rate_per_s}
+    return {**plan, "lines": lines_of(stage, is_paced=True), **options}
+
+
+def flat(
+    stage: Stage, size: int, *, name: str = "main", crew: str = "all", **options: object
+) -> dict[str, Any]:
+    """Return a plan that publishes as fast as the server takes it."""
+    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "window": window_of(size)}
+    return {**plan, "lines": lines_of(stage, is_paced=False), **options}

@@ -1,0 +1,195 @@
+"""Result files, comparisons, and what is printed of them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks.compare import compare, comparison_table
+from benchmarks.result import Problem, Result, ResultError, Row, load, ratios, save
+from benchmarks.scenarios import SCENARIOS, load_scenario
+from benchmarks.table import WIDTH, render, write
+
+
+def printed(renderable) -> list[str]:
+    """The lines that a console of WIDTH columns would show."""
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, highlight=False).print(renderable)
+    return out.getvalue().splitlines()
+
+
+def test_a_result_survives_its_file(make_result, tmp_path):
+    """Every raw sample, figure, problem and condition."""
+    result = make_result()
+    result.scenarios[0].problems.append(Problem("warning", "here", "careful"))
+    save(result, tmp_path / "result.json")
+
+    again = load(tmp_path / "result.json")
+
+    assert result.to_json() == again.to_json()
+
+
+def test_a_file_holds_what_a_number_needs_to_be_believed(make_result):
+    """Conditions, command line, and the samples behind each median."""
+    document = make_result().to_json()
+
+    assert document["schema"] == 1
+    assert {"cpu", "kernel", "python", "commit"} <= set(document["environment"])
+    assert document["command"]
+    assert document["scenarios"][0]["figures"][0]["value"] == 1.1
+    assert len(document["scenarios"][0]["rows"][0]["samples"]) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"tool": "cachecast benchmarks", "schema": 99}', "not json"]
+)
+def test_other_files_are_refused(tmp_path, text):
+    """Neither guessed at nor shown as an empty result."""
+    path = tmp_path / "result.json"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(ResultError):
+        load(path)
+
+
+def test_a_result_of_another_schema_is_refused(make_result):
+    """Its shape may have changed in any way."""
+    document = make_result().to_json() | {"schema": 99}
+
+    with pytest.raises(ResultError, match="schema 99"):
+        Result.from_json(document)
+
+
+def test_a_damaged_result_is_refused(make_result):
+    """Something is missing that every version of this schema has."""
+    document = make_result().to_json()
+    del document["environment"]
+
+    with pytest.raises(ResultError, match="damaged"):
+        Result.from_json(json.loads(json.dumps(document)))
+
+
+def test_ratios_are_of_neighbours_in_time():
+    """The first repeat of one by the first of the other, not median by median."""
+    mine = Row({}, "a", [{"rate": 2.0}, {"rate": 30.0}])
+    theirs = Row({}, "b", [{"rate": 1.0}, {"rate": 10.0}])
+
+    assert ratios(mine, theirs, "rate") == [2.0, 3.0]
+    assert ratios(mine, None, "rate") == []
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "better", "change"),
+    [
+        ((1.0, 1.1, 1.2), (2.0, 2.1, 2.2), "higher", "better"),
+        ((1.0, 1.1, 1.2), (2.0, 2.1, 2.2), "lower", "worse"),
+        ((2.0, 2.1, 2.2), (1.0, 1.1, 1.2), "higher", "worse"),
+        ((1.0, 1.1, 1.5), (1.4, 1.6, 1.8), "higher", "same"),
+        ((1.0, 1.001, 1.002), (1.01, 1.02, 1.03), "higher", "same"),
+        ((1.0, 1.1), (2.0, 2.1), "higher", "same"),
+    ],
+)
+def test_only_what_cannot_be_chance_counts_as_a_change(make_result, base, new, better, change):
+    """Ranges apart, medians apart, and at least three repeats each."""
+    comparison = compare(make_result(base, better=better), make_result(new, better=better))
+
+    assert [one.change for one in comparison.differences] == [change]
+    assert comparison.exit_code == (1 if change == "worse" else 0)
+
+
+@pytest.mark.parametrize("machine", [{"cpu": "another"}, {"kernel": "Linux 7"}, {"n_cores": 64}])
+def test_no_verdict_when_machines_differ(make_result, machine):
+    """The numbers are shown with the reason why they prove nothing."""
+    comparison = compare(make_result(), make_result((9.0, 9.1, 9.2), **machine))
+
+    assert comparison.exit_code == 2
+    assert any("machines differ" in line for line in printed(comparison_table(comparison)))
+
+
+def test_no_verdict_of_quick_or_invalid_results(make_result):
+    """A smoke test is no measurement."""
+    invalid = make_result()
+    invalid.scenarios[0].problems.append(Problem("invalid", "here", "nothing was shown"))
+
+    assert compare(make_result(quick=True), make_result()).exit_code == 2
+    assert compare(make_result(), invalid).exit_code == 2
+
+
+CASES = {
+    "fanout": {"subscribers": 10_000, "bytes": 4096, "mode": "paced"},
+    "latency": {"subscribers": 1_000, "load": "90 %"},
+    "fairness": {"beside": "10,000"},
+    "many-channels": {"channels": 10_000, "each": 10, "law": "uniform", "mode": "paced"},
+    "publish": {"connections": "in process", "encoding": "one reader", "batch": 10},
+    "storm": {"clients": 10_000, "kind": "authorized"},
+    "churn": {"subscribers": 1_000, "moves a second": 2_000},
+    "idle": {"connections": 10_000, "subscriptions": 10},
+    "evict": {"values": 1_000_000},
+    "slow": {"healthy": 1_000, "slow": 100, "kind": "trickling"},
+    "codec": {"call": "encode msgpack frame"},
+    "tls": {"work": "fanout 1000 256 paced"},
+    "generator": {"subscribers": 1_000},
+}
+WIDE = {
+    "count": 999_999.0,
+    "ratio": 99.99,
+    "cost": 999.99,
+    "delay": 99_940.0,
+    "share": 0.0999,
+    "bytes": 999.9 * 1024**2,
+}
+TARGETS = {"latency": "trio-websocket", "fanout": "trio-websocket", "idle": "trio-websocket"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
+    """The widest names and numbers there are."""
+    scenario = load_scenario(name)
+    sample = {column.metric: WIDE[column.form] for column in scenario.columns}
+    result = make_result()
+    target = TARGETS.get(name, "cachecast")
+    row = Row(CASES[name], target, [sample, sample])
+    limit = Row(CASES[name], "limit", [sample, sample])
+    result.scenarios[0].name = name
+    result.scenarios[0].rows = [limit, row]
+
+    lines = printed(render(result, {name: (scenario.title, scenario.columns)}))
+
+    assert max(map(len, lines)) <= WIDTH
+    assert not [line for line in lines if "…" in line]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_names_itself_and_its_columns(name):
+    """`list` and `show` need no more than that."""
+    scenario = load_scenario(name)
+
+    assert scenario.name == name
+    assert scenario.title
+    assert scenario.columns
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (None, "count", "-"),
+        (0.0, "count", "0.0"),
+        (999_999.0, "count", "999,999"),
+        (12_345_678.0, "count", "12.35M"),
+        (999.0, "delay", "999 us"),
+        (12_345.0, "delay", "12.3 ms"),
+        (123_456.0, "delay", "123 ms"),
+        (12_345_678.0, "delay", "12.35 s"),
+        (0.051, "share", "5.1%"),
+        (0.99, "share", "99%"),
+        (2_048.0, "bytes", "2,048 B"),
+        (512 * 1024.0, "bytes", "512 KiB"),
+        (200 * 1024.0**2, "bytes", "200.0 MiB"),
+    ],
+)
+def test_numbers_are_written_with_a_unit_that_suits_them(value, form, text):
+    """Narrow enough for a column, and no digits that are noise."""
+    assert text == write(value, form)

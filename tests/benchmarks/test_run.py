@@ -1,0 +1,90 @@
+"""The whole tool, from the command line to the file, against the raw loop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.result import load
+
+LIMIT_S = 110
+"""A quick run takes six seconds on a machine of its own; others may be at work on this one."""
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Run the tool; return its exit code and what it printed."""
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_S)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_quick_run_against_the_raw_loop_delivers_everything(tmp_path):
+    """Real processes and sockets: every delivery is checked, none is wrong, all is in the file."""
+    file = tmp_path / "result.json"
+    picture = tmp_path / "result.svg"
+    options = ["--subscribers", "20", "--repeats", "1", "--without-engine"]
+
+    code, output = run(
+        "run", "fanout", "--quick", *options, "--json", str(file), "--plot", str(picture)
+    )
+
+    # A busy machine may make the numbers INVALID, but never the deliveries wrong.
+    assert code in {0, 2}, output
+    (scenario,) = load(file).scenarios
+    assert [(row.target, row.case["mode"]) for row in scenario.rows] == [
+        ("limit", "paced"),
+        ("limit", "flat"),
+    ]
+    for row in scenario.rows:
+        assert set(row.samples[0]["ledger"].values()) == {0}
+        assert row.samples[0]["deliveries_per_s"] > 0
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_requirement_that_is_not_measured_fails_the_run(tmp_path):
+    """Exit code 1, unless the machine made the run INVALID, which is 2."""
+    options = ["--subscribers", "20", "--repeats", "1", "--without-engine"]
+
+    code, output = run(
+        "run", "fanout", "--quick", *options, "--require", "fanout.ratio_to_limit>=1"
+    )
+
+    assert code in {1, 2}, output
+    assert "not measured" in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "nonsense"],
+        ["run", "fanout", "--require", "fanout"],
+        ["run", "fanout", "--peers", "nonsense"],
+        ["run", "fanout", "--subscribers", "many"],
+    ],
+)
+def test_what_cannot_be_understood_is_refused_before_anything_is_started(arguments):
+    """Click's own exit code for a bad command line, and no traceback."""
+    code, output = run(*arguments)
+
+    assert code == 2
+    assert "Traceback" not in output
+    assert "Error" in output
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path):
+    """By show and by compare, in one line."""
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({}), encoding="utf-8")
+
+    for arguments in (["show", str(file)], ["compare", str(file), str(file)]):
+        code, output = run(*arguments)
+
+        assert code == 1
+        assert "not a result" in output

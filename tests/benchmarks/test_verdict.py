@@ -1,0 +1,165 @@
+"""When a sample is believed, what a requirement means, and which exit code comes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.machine import Cores
+from benchmarks.result import Figure, Problem, Row, ScenarioResult
+from benchmarks.verdict import (
+    EXIT_FAILED,
+    EXIT_INVALID,
+    EXIT_OK,
+    Requirement,
+    RequirementError,
+    exit_code,
+    is_disturbed,
+    judge,
+    judge_machine,
+    judge_noise,
+    judge_spread,
+    merged,
+)
+
+GOOD = {
+    "ledger": {"lost": 0, "doubled": 0},
+    "generator_cpu": 0.5,
+    "target_cpu": 0.99,
+    "n_delays": 5_000,
+    "n_planned": 100,
+    "n_published": 100,
+    "late_p99_us": 100,
+    "p99_us": 9_000,
+    "foreign_target": 0.01,
+    "steal_generator": 0.0,
+}
+
+
+def levels(**changes):
+    """The levels of the problems of a good sample with these changes."""
+    return [problem.level for problem in judge(GOOD | changes, "somewhere")]
+
+
+def test_a_good_sample_has_no_problems():
+    """Otherwise nobody would look at them."""
+    assert levels() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ledger": {"lost": 1}},
+        {"ledger": {"stale": 1}},
+        {"generator_cpu": 0.95, "target_cpu": 0.5},
+        {"n_delays": 99},
+        {"n_published": 90},
+        {"n_refused": 1, "refusals": ["no"]},
+    ],
+)
+def test_what_makes_a_sample_invalid(changes):
+    """Loss, a generator that set the pace, too few samples, a schedule not kept, refusals."""
+    assert levels(**changes) == ["invalid"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"late_p99_us": 5_000}, {"foreign_target": 0.2}, {"steal_generator": 0.05}]
+)
+def test_what_is_worth_a_warning(changes):
+    """The number may still be right."""
+    assert levels(**changes) == ["warning"]
+
+
+def test_a_busy_generator_is_fine_while_the_server_is_as_busy():
+    """Then the server sets the pace itself."""
+    assert levels(generator_cpu=0.99, target_cpu=0.95) == []
+
+
+def test_flat_out_somebody_has_to_be_busy():
+    """Otherwise the rate is that of a window, or of other programs on the core."""
+    assert levels(is_flat=True, target_cpu=0.5, generator_cpu=0.3) == ["warning"]
+    assert levels(is_flat=True, target_cpu=0.9, generator_cpu=0.3) == []
+    assert levels(is_flat=False, target_cpu=0.5, generator_cpu=0.3) == []
+
+
+def test_a_sample_that_others_disturbed_is_worth_taking_again():
+    """The limit of the warning is that of taking it again."""
+    assert not is_disturbed(GOOD)
+    assert is_disturbed(GOOD | {"foreign_generator": 0.2})
+    assert is_disturbed(GOOD | {"steal_target": 0.05})
+
+
+def test_a_row_is_refused_if_most_of_its_samples_are_spoilt():
+    """A median survives one of three, not two."""
+    spoilt = GOOD | {"foreign_target": 0.5}
+    kept = ScenarioResult("fanout", [Row({}, "cachecast", [GOOD, spoilt, GOOD])])
+    refused = ScenarioResult("fanout", [Row({}, "cachecast", [spoilt, spoilt, GOOD])])
+
+    assert judge_noise(kept) == []
+    assert [problem.level for problem in judge_noise(refused)] == ["invalid"]
+
+
+def test_one_core_for_both_makes_everything_invalid():
+    """Server and generator could not be told apart."""
+    problems = judge_machine(Cores(target=0, generator=0))
+
+    assert "invalid" in [problem.level for problem in problems]
+
+
+def test_repeats_that_disagree_are_worth_a_warning():
+    """A median of 1 and 2 is not worth three digits."""
+    apart = ScenarioResult("x", figures=[Figure("f", "", "lower", "", [1.0, 1.5, 2.0])])
+    close = ScenarioResult("x", figures=[Figure("f", "", "lower", "", [1.0, 1.05, 1.1])])
+
+    assert [problem.level for problem in judge_spread(apart)] == ["warning"]
+    assert judge_spread(close) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_met"),
+    [
+        ("fanout.ratio_to_limit>=1.1", True),
+        ("fanout.ratio_to_limit >= 1.2", False),
+        ("fanout.ratio_to_limit<2e0", True),
+        ("fanout.ratio_to_limit>1.1", False),
+        ("fanout.ratio_to_limit<=1.1", True),
+        ("storm.clients_per_s>=1", False),
+    ],
+)
+def test_requirements_are_held_against_the_median(make_result, text, is_met):
+    """A figure that was not measured meets nothing."""
+    outcome = Requirement.parse(text).check(make_result().figures())
+
+    assert outcome["is_met"] is is_met
+
+
+@pytest.mark.parametrize("text", ["", "fanout", "fanout.x=1", "fanout.x>=many", "x>=1", "a.b>=1;"])
+def test_a_requirement_that_cannot_be_understood_is_refused(text):
+    """A typing error must not pass as a requirement that is met."""
+    with pytest.raises(RequirementError):
+        Requirement.parse(text)
+
+
+def test_exit_codes(make_result):
+    """INVALID beats a failed requirement, which beats success."""
+    result = make_result()
+    assert exit_code(result) == EXIT_OK
+
+    result.requirements = [Requirement.parse("fanout.ratio_to_limit>=9").check(result.figures())]
+    assert exit_code(result) == EXIT_FAILED
+
+    result.scenarios[0].problems.append(Problem("warning", "here", "careful"))
+    assert exit_code(result) == EXIT_FAILED
+
+    result.scenarios[0].problems.append(Problem("invalid", "here", "nothing was shown"))
+    assert exit_code(result) == EXIT_INVALID
+
+
+def test_the_same_problem_of_several_repeats_is_said_once():
+    """Numbers aside; and the INVALID ones come first."""
+    problems = [
+        Problem("warning", "a", "12% of the core"),
+        Problem("invalid", "a", "3 deliveries lost"),
+        Problem("warning", "a", "15% of the core"),
+    ]
+
+    assert [problem.level for problem in merged(problems)] == ["invalid", "warning"]
