@@ -1,0 +1,246 @@
+"""The deployment under test: its URLs, its credentials, and whether one may aim at it.
+
+Secrets come from an option, `CACHECAST_LOADTEST_SECRET`, or a file, and appear in no report, log or
+`repr`. A host that is neither loopback nor private is not loaded before somebody said yes.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from loadtest.pusher import Credentials
+from loadtest.transport import Address
+
+_SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
+
+
+class TargetError(ValueError):
+    """The target cannot be used as given; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One base URL, taken apart."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str
+
+    @property
+    def host_header(self) -> str:
+        """`host:port`, with brackets for IPv6."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{name}:{self.port}"
+
+    def url(self, scheme: str) -> str:
+        """Return the URL under `ws` or `http`, with an `s` where it is TLS."""
+        return f"{scheme}{'s' if self.tls else ''}://{self.host_header}{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Everything needed to talk to one deployment.
+
+    Attributes:
+        socket: where WebSockets connect.
+        api: where publishes go; the same host unless given apart.
+        credentials: app id, key and secret.
+        headers: sent with every upgrade and request (an ingress may want some).
+        ca_file: certificate authority to trust besides the system's.
+        verify: False accepts any certificate; the report says so.
+        auth_endpoint: where subscriptions are signed instead of here.
+        metrics_url: Prometheus text, scraped each second where given.
+        encryption_key: master key of encrypted channels; None makes one for the run.
+    """
+
+    socket: Endpoint
+    api: Endpoint
+    credentials: Credentials
+    headers: tuple[tuple[str, str], ...] = ()
+    ca_file: str | None = None
+    verify: bool = True
+    auth_endpoint: str | None = None
+    metrics_url: str | None = None
+    encryption_key: bytes | None = field(default=None, repr=False)
+
+    def describe(self) -> dict[str, object]:
+        """Return what a report may say: never the secret, nor header values."""
+        return {
+            "socket": self.socket.url("ws"),
+            "api": self.api.url("http"),
+            "app_id": self.credentials.app_id,
+            "key": self.credentials.key,
+            "headers": [name for name, _ in self.headers],
+            "verify": self.verify,
+            "auth_endpoint": self.auth_endpoint,
+            "metrics_url": self.metrics_url,
+        }
+
+    def hosts(self) -> list[str]:
+        """Return every host that would get traffic, each once."""
+        hosts = [self.socket.host, self.api.host]
+        urls = (self.auth_endpoint, self.metrics_url)
+        hosts += [parse_endpoint(url).host for url in urls if url]
+        return list(dict.fromkeys(hosts))
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """Take a base URL apart.
+
+    Raises:
+        TargetError: no scheme, an unknown one, no host, or an impossible port.
+    """
+    try:
+        parts: SplitResult = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise TargetError(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in _SOCKET_SCHEMES:
+        raise TargetError(
+            f"{url!r} has no scheme that is known here; write ws://, wss://, http:// or https://,"
+            f" for example ws://127.0.0.1:6001"
+        )
+    if not parts.hostname:
+        raise TargetError(f"{url!r} names no host")
+    if parts.username or parts.password:
+        raise TargetError("credentials do not belong into the URL; use --key and --secret")
+    tls = _SOCKET_SCHEMES[parts.scheme]
+    return Endpoint(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+def make_target(
+    *,
+    url: str,
+    app_id: str,
+    key: str,
+    secret: str,
+    api_url: str | None = None,
+    headers: tuple[str, ...] = (),
+    ca_file: str | None = None,
+    verify: bool = True,
+    auth_endpoint: str | None = None,
+    metrics_url: str | None = None,
+    encryption_key: str | None = None,
+) -> Target:
+    """Build a target from what a user typed.
+
+    Args:
+        url: base URL of the WebSocket side.
+        app_id: the app's id, for the HTTP API.
+        key: the app's key.
+        secret: the app's secret, or `@PATH` of a file that holds it.
+        api_url: base URL of the HTTP API where it is not the same host.
+        headers: `Name: value` lines.
+        ca_file: PEM file.
+        verify: whether certificates are checked.
+        auth_endpoint: URL that signs subscriptions.
+        metrics_url: URL of Prometheus metrics.
+        encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
+
+    Raises:
+        TargetError: something is missing or malformed.
+    """
+    endpoint = parse_endpoint(url)
+    for name, value in (("--app-id", app_id), ("--key", key), ("--secret", secret)):
+        if not value:
+            raise TargetError(f"{name} is missing (or its environment variable)")
+    pairs = [_read_header_option(line) for line in headers]
+    for extra in (auth_endpoint, metrics_url):
+        if extra:
+            parse_endpoint(extra)
+    return Target(
+        socket=endpoint,
+        api=parse_endpoint(api_url) if api_url else endpoint,
+        credentials=Credentials(app_id, key, read_secret(secret)),
+        headers=tuple(pairs),
+        ca_file=ca_file,
+        verify=verify,
+        auth_endpoint=auth_endpoint,
+        metrics_url=metrics_url,
+        encryption_key=_read_key(encryption_key) if encryption_key else None,
+    )
+
+
+def _read_header_option(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip() or "\n" in line or "\r" in line:
+        raise TargetError(f"--header wants 'Name: value', not {name!r}")
+    return name.strip(), value.strip()
+
+
+def _read_key(given: str) -> bytes:
+    try:
+        key = base64.b64decode(read_secret(given), validate=True)
+    except ValueError as error:
+        raise TargetError("--encryption-key is not base64") from error
+    if len(key) != 32:
+        raise TargetError(f"--encryption-key must be 32 bytes in base64, not {len(key)}")
+    return key
+
+
+def read_secret(given: str) -> str:
+    """Return the secret itself; `@PATH` reads the first line of a file.
+
+    Raises:
+        TargetError: the file cannot be read or is empty.
+    """
+    if not given.startswith("@"):
+        return given
+    try:
+        lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise TargetError(f"the secret's file cannot be read: {error.strerror}") from error
+    if not lines or not lines[0].strip():
+        raise TargetError("the secret's file is empty")
+    return lines[0].strip()
+
+
+def resolve(endpoint: Endpoint, target: Target) -> Address:
+    """Look the host up once and prepare TLS.
+
+    Raises:
+        TargetError: the name does not resolve, or the CA file cannot be used.
+    """
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise TargetError(f"{endpoint.host} cannot be resolved: {error.strerror}") from error
+    family, _, _, _, sockaddr = found[0]
+    context = _tls_context(target) if endpoint.tls else None
+    return Address(family, sockaddr, endpoint.host, context)
+
+
+def _tls_context(target: Target) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=target.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TargetError(f"--ca-file {target.ca_file}: {error}") from error
+    if not target.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def public_hosts(target: Target) -> list[str]:
+    """Return the hosts that are neither loopback nor private: the ones to ask about first.
+
+    A name that does not resolve counts as public; a name with several addresses is public if one
+    is.
+    """
+    return [host for host in target.hosts() if not _is_near(host)]
+
+
+def _is_near(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    return all(address.is_loopback or address.is_private for address in addresses)

@@ -1,0 +1,165 @@
+"""Fixtures of the load test's tests: its command line, a saboteur, an engine, each a process.
+
+Nothing here imports Locust: that would patch this process, in which other tests run Trio.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CREDENTIALS = ["--app-id", "4242", "--key", "app-key"]
+SECRET = "app-secret"
+
+
+@dataclass
+class Finished:
+    """One finished command: exit code, what it printed, and the result it wrote, if any."""
+
+    code: int
+    out: str
+    result: dict
+
+    @property
+    def figures(self):
+        return self.result["figures"]
+
+
+class Server:
+    """A server of the tests, and where it listens."""
+
+    def __init__(self, process, url):
+        self.process = process
+        self.url = url
+
+    def faults(self):
+        with urlopen(self.url.replace("ws", "http", 1) + "/faults") as answer:
+            return json.load(answer)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def saboteur():
+    """Start a saboteur with faults; returns its `Server`."""
+    servers = []
+
+    def start(**faults):
+        program = str(Path(__file__).with_name("saboteur.py"))
+        process = subprocess.Popen(
+            [sys.executable, program, json.dumps(faults)], stdout=subprocess.PIPE, text=True
+        )
+        servers.append(Server(process, process.stdout.readline().split()[1]))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.end()
+
+
+def start_engine(*options):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", "serve", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    for line in process.stdout:
+        if "ready on http" in line:
+            url = next(word for word in line.split() if word.startswith("http"))
+            return Server(process, url.rstrip(",").replace("http", "ws", 1))
+    process.wait()
+    raise AssertionError("the engine did not say that it is ready")
+
+
+@pytest.fixture
+def new_engine():
+    """Start an engine with options of the test's own; returns its `Server`."""
+    servers = []
+
+    def start(*options):
+        servers.append(start_engine(*map(str, options)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """One engine for a module's tests, with a cache lifetime of three seconds."""
+    server = start_engine("--cache-ttl", "3")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run `python -m loadtest ...` to its end; returns `Finished`."""
+
+    def call(*arguments, secret=SECRET, timeout=90, **environment):
+        env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_LOADTEST")},
+            "CACHECAST_LOADTEST_SECRET": secret,
+            "COLUMNS": "200",
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "loadtest", *map(str, arguments)],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        out = done.stdout + done.stderr
+        assert "Traceback" not in out, out
+        assert secret not in out
+        result = {}
+        if (tmp_path / "result.json").exists():
+            result = json.loads((tmp_path / "result.json").read_text())
+            assert secret not in (tmp_path / "result.json").read_text()
+            assert secret not in (tmp_path / "report.html").read_text()
+        return Finished(done.returncode, out, result)
+
+    return call
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """Run a profile against a server's URL, briefly and with few subscribers."""
+
+    def call(profile, url, *arguments, **options):
+        return command(
+            "run",
+            profile,
+            "--target",
+            url,
+            *CREDENTIALS,
+            "--report",
+            tmp_path,
+            "--quiet",
+            *arguments,
+            **options,
+        )
+
+    return call

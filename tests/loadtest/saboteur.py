@@ -1,0 +1,420 @@
+"""A Pusher-compatible server that lies in known amounts. A program of its own; loopback only.
+
+    python saboteur.py '{"lose": 7, "double": 3}'
+
+It speaks enough of the protocol for every profile (all channel kinds, cache, presence, client
+events, signed publishes) through `websockets` and `h11`, so none of the harness's own code is on
+this side. Faults are given as a JSON object; what was really done is counted and served as JSON
+at `GET /faults`.
+
+Faults that change deliveries, each done exactly as often as the number says, spread over the first
+deliveries at every `stride`-th:
+    lose, double, reorder, stale (an older value again), alter, misroute, delay (by `delay_s`)
+Faults of the cache: old_value (a replay of the value before), false_miss, expired (ignores the TTL)
+Faults of connections: close_code (after the handshake), close_at (that many deliveries later),
+    refuse_upgrade (HTTP status), garbage (bytes instead of frames), silent (accepts, says nothing),
+    die_after (deliveries until the process ends), publish_status (answers publishes so),
+    subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import selectors
+import socket
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from urllib.parse import parse_qsl, urlsplit
+
+import h11
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+KEY, SECRET, APP_ID = "app-key", "app-secret", "4242"
+DELIVERY_FAULTS = ("lose", "double", "reorder", "stale", "alter", "misroute", "delay")
+
+
+class Peer:
+    def __init__(self, server, sock):
+        self.server, self.sock = server, sock
+        self.inbox, self.outbox = b"", b""
+        self.ws = None
+        self.http = None
+        self.channels = {}
+        self.held = {}
+        self.socket_id = f"{len(server.peers) + 1}.{id(self) % 10**9}"
+        self.closing = False
+
+    def put(self, data):
+        self.outbox += data
+        self.flush()
+
+    def flush(self):
+        while self.outbox:
+            try:
+                sent = self.sock.send(self.outbox)
+            except BlockingIOError:
+                break
+            except OSError:
+                return self.server.drop(self)
+            self.outbox = self.outbox[sent:]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outbox else 0)
+        if self.sock.fileno() >= 0:
+            self.server.selector.modify(self.sock, events, self)
+            if self.closing and not self.outbox:
+                self.server.drop(self)
+        return None
+
+    def say(self, message):
+        self.ws.send_text(json.dumps(message).encode())
+        self.put(b"".join(self.ws.data_to_send()))
+
+
+class Saboteur:
+    def __init__(self, faults):
+        self.faults = faults
+        self.done = Counter()
+        self.selector = selectors.DefaultSelector()
+        self.listener = socket.create_server(
+            ("127.0.0.1", int(faults.get("port", 0))), backlog=4096
+        )
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ, None)
+        self.peers = {}
+        self.subscribers = defaultdict(dict)
+        self.cache = {}
+        self.before = {}
+        self.history = defaultdict(lambda: deque(maxlen=4))
+        self.deliveries = 0
+        self.stride = faults.get("stride", 13)
+        self.later = []
+        self.ttl = faults.get("ttl", 1800)
+
+    # --- loop -----------------------------------------------------------------------------------
+
+    def run(self):
+        print(f"ready ws://127.0.0.1:{self.listener.getsockname()[1]}", flush=True)
+        while True:
+            wait = max(0.0, self.later[0][0] - time.monotonic()) if self.later else 1.0
+            for key, events in self.selector.select(wait):
+                if key.data is None:
+                    self.accept()
+                    continue
+                if events & selectors.EVENT_WRITE:
+                    key.data.flush()
+                if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
+                    self.read(key.data)
+            while self.later and self.later[0][0] <= time.monotonic():
+                _, peer, message = self.later.pop(0)
+                if peer.sock.fileno() >= 0 and not peer.closing:
+                    peer.say(message)
+
+    def accept(self):
+        for _ in range(64):
+            try:
+                sock, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer = Peer(self, sock)
+            self.peers[sock] = peer
+            self.selector.register(sock, selectors.EVENT_READ, peer)
+
+    def drop(self, peer):
+        if self.peers.pop(peer.sock, None):
+            self.selector.unregister(peer.sock)
+            for channel in list(peer.channels):
+                self.leave(peer, channel)
+            peer.sock.close()
+
+    def read(self, peer):
+        try:
+            data = peer.sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.drop(peer)
+        elif peer.ws is not None:
+            self.websocket(peer, data)
+        elif peer.http is not None:
+            self.http(peer, data)
+        else:
+            peer.inbox += data
+            if b"\r\n\r\n" in peer.inbox:
+                first, peer.inbox = peer.inbox, b""
+                if b"upgrade: websocket" in first.lower():
+                    self.upgrade(peer, first)
+                else:
+                    peer.http = h11.Connection(h11.SERVER)
+                    self.http(peer, first)
+
+    # --- HTTP -----------------------------------------------------------------------------------
+
+    def http(self, peer, data):
+        peer.http.receive_data(data)
+        while True:
+            event = peer.http.next_event()
+            if isinstance(event, h11.Request):
+                peer.request, peer.body = event, b""
+            elif isinstance(event, h11.Data):
+                peer.body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                status, body = self.answer(peer.request, peer.body)
+                headers = [("content-length", str(len(body))), ("content-type", "text/plain")]
+                response = h11.Response(status_code=status, headers=headers)
+                out = peer.http.send(response) + peer.http.send(h11.Data(data=body))
+                peer.put(out + peer.http.send(h11.EndOfMessage()))
+                if peer.http.our_state is h11.MUST_CLOSE:
+                    return self.drop(peer)
+                peer.http.start_next_cycle()
+            else:
+                return None
+
+    def answer(self, request, body):
+        parts = urlsplit(request.target.decode())
+        if parts.path == "/faults":
+            return 200, json.dumps(self.done).encode()
+        if parts.path == "/metrics":
+            admitted = self.faults.get("conflate_metrics", 0)
+            return 200, f"cachecast_conflated_total {admitted}\n".encode()
+        if parts.path == "/auth":
+            return self.authorize(dict(parse_qsl(body.decode())))
+        status = self.faults.get("publish_status")
+        if status:
+            return status, b"the saboteur says no\n"
+        problem = self.verify(request.method.decode(), parts, body)
+        if problem:
+            return 401, problem.encode()
+        if parts.path.endswith("/events"):
+            event = json.loads(body)
+            for channel in event.get("channels") or [event["channel"]]:
+                self.publish(channel, event["name"], event["data"])
+            return 200, b"{}"
+        if "/channels/" in parts.path:
+            name = parts.path.rsplit("/", 1)[1]
+            cached = self.cached(name)
+            ttl = int(self.cache[name][0] - time.monotonic() + 0.999) if cached else None
+            entry = {"data": cached["data"], "ttl": ttl} if cached else None
+            return 200, json.dumps(
+                {"occupied": bool(self.subscribers[name]), "cache": entry}
+            ).encode()
+        return 404, b"404 NOT FOUND\n"
+
+    def authorize(self, form):
+        if self.faults.get("auth_status"):
+            return self.faults["auth_status"], b"forbidden\n"
+        text = f"{form['socket_id']}:{form['channel_name']}"
+        return 200, json.dumps({"auth": f"{KEY}:{_sign(text)}"}).encode()
+
+    def verify(self, method, parts, body):
+        params = dict(parse_qsl(parts.query))
+        given = params.pop("auth_signature", "")
+        if params.get("auth_key") != KEY:
+            return "Unknown auth_key\n"
+        if body and params.get("body_md5") != hashlib.md5(body).hexdigest():
+            return "Invalid body_md5\n"
+        plain = "&".join(f"{k}={v}" for k, v in sorted(params.items()))
+        return "" if _sign(f"{method}\n{parts.path}\n{plain}") == given else "Invalid signature\n"
+
+    # --- WebSocket ------------------------------------------------------------------------------
+
+    def upgrade(self, peer, data):
+        if self.faults.get("refuse_upgrade"):
+            peer.put(
+                f"HTTP/1.1 {self.faults['refuse_upgrade']} No\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+            peer.closing = True
+            return peer.flush()
+        if self.faults.get("silent"):
+            return None
+        peer.ws = ServerProtocol(max_size=2**20)
+        peer.ws.receive_data(data)
+        request = next(e for e in peer.ws.events_received() if isinstance(e, Request))
+        peer.ws.send_response(peer.ws.accept(request))
+        peer.put(b"".join(peer.ws.data_to_send()))
+        if self.faults.get("garbage"):
+            return peer.put(b"\xff\xfe these are not frames \x00\x01")
+        if f"/app/{KEY}?" not in request.path:
+            text = "App key not in this cluster. Did you forget to specify the cluster?"
+            peer.say({"event": "pusher:error", "data": {"code": 4001, "message": text}})
+            return self.close(peer, 4001, text)
+        data = json.dumps({"socket_id": peer.socket_id, "activity_timeout": 120})
+        peer.say({"event": "pusher:connection_established", "data": data})
+        if self.faults.get("close_code") and not self.faults.get("close_at"):
+            return self.close(peer, self.faults["close_code"], "the saboteur closes")
+        return None
+
+    def close(self, peer, code, reason):
+        self.done[f"closed_{code}"] += 1
+        peer.ws.send_close(code, reason)
+        peer.closing = True
+        peer.put(b"".join(peer.ws.data_to_send()))
+
+    def websocket(self, peer, data):
+        peer.ws.receive_data(data)
+        for event in peer.ws.events_received():
+            if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                self.message(peer, json.loads(event.data))
+            elif isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
+                peer.closing = True
+        if peer.sock.fileno() >= 0:
+            peer.put(b"".join(peer.ws.data_to_send()))
+
+    def message(self, peer, message):
+        event, data = message["event"], message.get("data")
+        if event == "pusher:ping":
+            peer.say({"event": "pusher:pong", "data": "{}"})
+        elif event == "pusher:subscribe":
+            self.subscribe(peer, data["channel"], data.get("auth", ""), data.get("channel_data"))
+        elif event == "pusher:unsubscribe":
+            self.leave(peer, data["channel"])
+        elif event.startswith("client-"):
+            frame = {"event": event, "channel": message["channel"], "data": data}
+            for other in list(self.subscribers[message["channel"]].values()):
+                if other is not peer or self.take("echo"):
+                    self.deliver(other, frame)
+
+    def subscribe(self, peer, channel, auth, channel_data):
+        if channel.startswith(("private-", "presence-")):
+            text = f"{peer.socket_id}:{channel}" + (f":{channel_data}" if channel_data else "")
+            if auth != f"{KEY}:{_sign(text)}" or self.faults.get("subscribe_error"):
+                text = f"Invalid signature: Expected HMAC SHA256 hex digest of {text}"
+                peer.say({"event": "pusher:error", "data": {"code": None, "message": text}})
+                return
+        body = "{}"
+        if channel.startswith("presence-"):
+            member = json.loads(channel_data)
+            body = self.join(peer, channel, member)
+        self.subscribers[channel][id(peer)] = peer
+        peer.channels.setdefault(channel, None)
+        peer.say(
+            {"event": "pusher_internal:subscription_succeeded", "channel": channel, "data": body}
+        )
+        if "cache-" in channel[:24]:
+            self.replay(peer, channel)
+
+    def join(self, peer, channel, member):
+        peer.channels[channel] = user = member["user_id"]
+        present = {p.channels.get(channel) for p in self.subscribers[channel].values()}
+        if user not in present:
+            added = json.dumps({"user_id": user, "user_info": member.get("user_info")})
+            for other in list(self.subscribers[channel].values()):
+                if not self.take("lose_member"):
+                    other.say(
+                        {"event": "pusher_internal:member_added", "channel": channel, "data": added}
+                    )
+        ids = sorted(present | {user})
+        return json.dumps({"presence": {"ids": ids, "hash": dict.fromkeys(ids), "count": len(ids)}})
+
+    def leave(self, peer, channel):
+        self.subscribers[channel].pop(id(peer), None)
+        user = peer.channels.pop(channel, None)
+        if user is None or user in {
+            p.channels.get(channel) for p in self.subscribers[channel].values()
+        }:
+            return
+        for other in list(self.subscribers[channel].values()):
+            data = json.dumps({"user_id": user})
+            other.say({"event": "pusher_internal:member_removed", "channel": channel, "data": data})
+
+    # --- cache ----------------------------------------------------------------------------------
+
+    def cached(self, channel):
+        entry = self.cache.get(channel)
+        if entry is None or (time.monotonic() >= entry[0] and not self.faults.get("expired")):
+            return None
+        return entry[1]
+
+    def replay(self, peer, channel):
+        frame = self.cached(channel)
+        if frame is not None and self.take("false_miss"):
+            frame = None
+        elif frame is not None and channel in self.before and self.take("old_value"):
+            frame = self.before[channel]
+        if frame is None:
+            peer.say({"event": "pusher:cache_miss", "channel": channel, "data": "{}"})
+        else:
+            peer.say(frame)
+
+    def publish(self, channel, name, data):
+        frame = {"event": name, "channel": channel, "data": data}
+        if "cache-" in channel[:24]:
+            if channel in self.cache:
+                self.before[channel] = self.cache[channel][1]
+            self.cache[channel] = (time.monotonic() + self.ttl, frame)
+        self.history[channel].append(frame)
+        for peer in list(self.subscribers[channel].values()):
+            self.deliver(peer, frame)
+
+    # --- deliveries and their faults ------------------------------------------------------------
+
+    def take(self, fault):
+        """Whether to commit a fault now; each at most as often as asked for."""
+        if self.done[fault] < self.faults.get(fault, 0):
+            self.done[fault] += 1
+            return True
+        return False
+
+    def deliver(self, peer, frame):
+        if peer.closing:
+            return
+        self.deliveries += 1
+        if self.deliveries == self.faults.get("die_after"):
+            os._exit(9)
+        if self.faults.get("late_events"):
+            self.later.append((time.monotonic() + self.faults["late_events"], peer, frame))
+            return
+        channel = frame["channel"]
+        if channel in peer.held:
+            # The second half of a reordering: the newer one first.
+            older = peer.held.pop(channel)
+            peer.say(frame)
+            peer.say(older)
+            return
+        fault = ""
+        if self.deliveries % self.stride == 0 and len(self.history[channel]) > 1:
+            todo = [f for f in DELIVERY_FAULTS if self.done[f] < self.faults.get(f, 0)]
+            fault = todo[0] if todo else ""
+        if fault:
+            self.done[fault] += 1
+        self.commit(fault, peer, frame)
+        if self.faults.get("close_at") == self.deliveries:
+            self.close(peer, self.faults["close_code"], "the saboteur closes")
+
+    def commit(self, fault, peer, frame):
+        if fault == "lose":
+            return
+        if fault == "reorder":
+            peer.held[frame["channel"]] = frame
+            return
+        if fault == "delay":
+            self.later.append((time.monotonic() + self.faults.get("delay_s", 0.2), peer, frame))
+            return
+        if fault == "alter":
+            data = frame["data"]
+            peer.say({**frame, "data": data[:-1] + ("x" if data[-1] != "x" else "y")})
+            return
+        if fault == "misroute":
+            peer.say({**frame, "channel": "somewhere-else"})
+            return
+        peer.say(frame)
+        if fault == "double":
+            peer.say(frame)
+        elif fault == "stale":
+            peer.say(self.history[frame["channel"]][-2])
+
+
+def _sign(text):
+    return hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+if __name__ == "__main__":
+    Saboteur(json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}).run()

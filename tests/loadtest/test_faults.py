@@ -1,0 +1,178 @@
+"""Bad input and faults: a clear line with counts, never a traceback, never a hang."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import trustme
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SHORT = "[load]\nsubscribers = 20\nrate = 20\nduration_s = 2\n"
+IMPATIENT = (
+    "[limits]\ngrace_s = 0.4\nconnect_timeout_s = 1\nready_timeout_s = 2\npublish_timeout_s = 1\n"
+)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "plan.toml").write_text(SHORT + IMPATIENT)
+    return tmp_path / "plan.toml"
+
+
+@pytest.mark.parametrize(
+    ("faults", "options", "words"),
+    [
+        ({}, ["--key", "wrong"], "check --key"),
+        ({"refuse_upgrade": 503}, [], "HTTP 503 instead of 101"),
+        ({"garbage": True}, [], "protocol: "),
+        ({"silent": True}, [], "not established within 1 s"),
+        ({"close_code": 4100}, [], "the saboteur closes"),
+        ({"close_code": 4009}, [], "authorized connections"),
+    ],
+)
+def test_a_target_that_cannot_be_tested_is_invalid_with_a_reason(
+    run, saboteur, plan, faults, options, words
+):
+    done = run("fanout", saboteur(**faults).url, "--plan", plan, *options)
+    assert done.code == 2, done.out
+    assert words in done.out
+    assert words in done.result["verdict"]["reasons"][0]
+
+
+def test_a_wrong_secret_is_named(run, saboteur, plan):
+    done = run("fanout", saboteur().url, "--plan", plan, secret="not-the-secret")
+    assert done.code == 2
+    assert "check --secret" in done.out
+
+
+def test_an_unreachable_host_is_named(run, plan):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        done = run("fanout", f"ws://127.0.0.1:{free.getsockname()[1]}", "--plan", plan)
+    assert done.code == 2
+    assert "connection refused" in done.out
+
+
+def test_a_target_that_dies_is_a_failure_with_counts(run, saboteur, plan):
+    done = run("fanout", saboteur(die_after=300).url, "--plan", plan)
+    assert done.code == 1, done.out
+    assert done.figures["closed.unexpected"] == 20
+    assert done.figures["publish.failed"] > 0
+    assert "connection refused" in done.out
+
+
+@pytest.mark.parametrize("code", [1001, 4001, 4100, 4200, 4301])
+def test_closes_are_counted_by_their_code(run, saboteur, plan, code):
+    done = run("fanout", saboteur(close_code=code, close_at=200).url, "--plan", plan)
+    assert done.result["closes"] == {str(code): 1}
+    assert done.figures["closed.unexpected"] == 1
+    error = next(e for e in done.result["errors"] if e["kind"].startswith("closed"))
+    assert "the saboteur closes" in error["examples"][0]
+    # A refusal is final; every other class brings the client back.
+    comes_back = code not in (4001, 4301)
+    assert done.result["counts"]["connects"] == 20 + comes_back
+
+
+def test_refused_publishes_are_counted_with_their_status(run, saboteur, plan):
+    done = run("fanout", saboteur(publish_status=413).url, "--plan", plan)
+    assert done.code in (1, 2)
+    assert "413" in done.out
+
+
+def test_refused_subscriptions_are_counted(run, saboteur, plan):
+    done = run("private", saboteur(subscribe_error=True).url, "--plan", plan)
+    assert done.figures["subscribe.failed"] == 20
+    assert "Invalid signature" in done.out
+
+
+def test_late_events_are_late_and_nothing_else(run, saboteur, plan):
+    done = run("fanout", saboteur(late_events=0.3).url, "--plan", plan)
+    assert done.figures["delivery.min_ms"] >= 300
+    assert done.figures["delivery.lost"] == 0
+
+
+def test_tls_is_spoken_and_a_strangers_certificate_is_refused(run, tls_engine, tmp_path):
+    url, authority = tls_engine
+    done = run(
+        "fanout", url, "--subscribers", 20, "--rate", 10, "--duration", 2, "--ca-file", authority
+    )
+    assert done.figures["delivery.lost"] == 0
+    assert done.figures["delivery.received"] > 200
+    refused = run("fanout", url, "--subscribers", 20)
+    assert refused.code == 2
+    assert "TLS: " in refused.out
+    assert "certificate" in refused.out
+    careless = run("fanout", url, "--subscribers", 5, "--duration", 1, "--insecure")
+    assert careless.figures["delivery.lost"] == 0
+    assert careless.result["target"]["verify"] is False
+
+
+@pytest.fixture
+def tls_engine(tmp_path, new_engine):
+    """Start an engine with a test authority's certificate; returns its URL and the authority."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = new_engine("--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
+    return server.url, tmp_path / "ca.pem"
+
+
+def test_one_interrupt_reports_what_was_measured(saboteur, tmp_path):
+    server = saboteur()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadtest", "run", "fanout", "--target", server.url,
+         "--app-id", "4242", "--key", "app-key", "--subscribers", "20", "--rate", "20",
+         "--duration", "60", "--report", str(tmp_path)],
+        env={**os.environ, "CACHECAST_LOADTEST_SECRET": "app-secret"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "measure" in line and line.split()[0] not in ("0", "1"):
+            process.send_signal(signal.SIGINT)
+            break
+    began = time.monotonic()
+    rest, _ = process.communicate(timeout=30)
+
+    assert time.monotonic() - began < 15
+    assert "Traceback" not in rest
+    assert "ended early" in rest
+    assert process.returncode in (0, 2), rest
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "name a profile"),
+        (["run", "fan-out", "--target", "ws://127.0.0.1:1"], "did you mean fanout"),
+        (["run", "fanout"], "--target is missing"),
+        (["run", "fanout", "--target", "127.0.0.1"], "write ws://"),
+        (["run", "fanout", "--nonsense"], "No such option"),
+        (["run", "fanout", "--target", "ws://8.8.8.8", "--app-id", "1", "--key", "k"], "--yes"),
+        (["run", "fanout", "--slo", "delivery.p99 <= 5"], "delivery.p99_ms"),
+        (["run", "fanout", "--rate", "1e9"], "raise max_rate"),
+        (["run", "--plan", "/no/such/plan.toml"], "No such file"),
+        (["compare", "/no/such"], "two results"),
+        (["show", "/no/such"], "No such file"),
+    ],
+)
+def test_mistakes_at_the_command_line_end_in_a_sentence_and_three(command, arguments, words):
+    done = command(*arguments)
+    assert done.code == 3, done.out
+    assert words in done.out
+
+
+def test_the_secret_is_kept_out_of_the_reported_command(run, saboteur, plan):
+    done = run("fanout", saboteur().url, "--plan", plan, "--secret=app-secret")
+    assert "--secret=..." in done.result["run"]["command"]

@@ -1,0 +1,98 @@
+"""Plans: what can be run is taken, what cannot is refused in a sentence that helps."""
+
+import json
+import tomllib
+
+import pytest
+
+from loadtest.plan import Plan, PlanError, from_dict, make_plan, read_toml
+from loadtest.profiles import PROFILES, default_plan, profile_class
+
+DEFAULT = Plan("fanout")
+
+
+def plan_of(toml, **overrides):
+    return make_plan(DEFAULT, tomllib.loads(toml), overrides)
+
+
+def test_a_plan_survives_json():
+    plan = plan_of(
+        "[shape]\nkind='stages'\nstages=[[1, 5], [2.5, 100]]\n[behaviour]\nmix={fanout=1}"
+    )
+    assert from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_flags_beat_the_file_and_the_file_beats_the_defaults():
+    plan = plan_of("[load]\nrate = 5\nchannels = 3", rate=7.0)
+    assert (plan.load.rate, plan.load.channels, plan.load.subscribers) == (7.0, 3, 1000)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_default_plan_of_every_profile_can_be_run(name):
+    plan = make_plan(default_plan(name), {})
+    assert profile_class(name).fit(plan).profile == name
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[laod]", "did you mean load"),
+        ("[load]\nsubscriber = 5", "did you mean subscribers"),
+        ("[load]\nrate = 'fast'", "load.rate wants a number"),
+        ("[load]\nsubscribers = 2.5", "wants a whole number"),
+        ("[load]\nsubscribers = true", "wants a whole number"),
+        ("[load]\nrate = -1", "must not be negative"),
+        ("[load]\nrate = inf", "finite"),
+        ("[load]\nrate = 1e6", "raise max_rate"),
+        ("[load]\nduration_s = 1e9", "raise max_duration_s"),
+        ("[load]\nsubscribers = 1_000_000", "raise max_subscribers"),
+        ("[load]\nsubscribers = 100_000\nrate = 15_000", "raise max_deliveries_per_s"),
+        ("[load]\npayload_bytes = 10", "the stamp that proves delivery"),
+        ("[load]\nchannels_per_subscriber = 2", "between 1 and load.channels (1)"),
+        ("[load]\ndistribution = 'normal'", "uniform, zipf"),
+        ("[shape]\nkind = 'wave'", "constant, steps"),
+        ("[shape]\nkind = 'ramp'", "needs shape.to"),
+        ("[shape]\nkind = 'stages'", "needs stages"),
+        ("[shape]\nkind = 'stages'\nstages = [1, 2]", "a list of pairs"),
+        ("[shape]\nkind = 'knee'\nto = 100", "needs [slo] rules"),
+        ("[behaviour]\ndrop_share = 20", "between 0 and 1"),
+        ("[behaviour]\nchannel_kind = 'secret-'", "private-cache-"),
+        ("[slo]\nrules = 'x'", "rules = ["),
+        ("[slo]\nrules = ['delivery.p99 <= 5']", "delivery.p99_ms"),
+        ("conflation = 'perhaps'", "metrics, allowed, never"),
+        ("load = 5", "must be a table"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):
+    with pytest.raises(PlanError) as caught:
+        plan_of(toml)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_profile_names_near_ones():
+    with pytest.raises(PlanError, match="did you mean fanout"):
+        default_plan("fan-out")
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
+    (tmp_path / "plan.toml").write_text("load = [")
+    with pytest.raises(PlanError, match="not TOML"):
+        read_toml(tmp_path / "plan.toml")
+    with pytest.raises(PlanError, match="No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+def test_blocks_hold_the_greatest_level_of_the_shape():
+    plan = plan_of("block_size = 100\n[shape]\nkind='ramp'\nof='subscribers'\nto=950")
+    assert (plan.greatest_subscribers, plan.blocks) == (1000, 10)
+
+
+def test_a_mix_of_unknown_profiles_is_refused():
+    plan = make_plan(default_plan("mixed"), {"behaviour": {"mix": {"fanuot": 1.0}}})
+    with pytest.raises(PlanError, match="fanuot"):
+        profile_class("mixed").fit(plan)
+
+
+def test_cache_expiry_measures_for_as_long_as_the_ttl_takes():
+    plan = make_plan(default_plan("cache-expiry"), {"behaviour": {"ttl_s": 5}})
+    assert profile_class("cache-expiry").fit(plan).load.duration_s == pytest.approx(7.5)

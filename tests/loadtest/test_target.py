@@ -1,0 +1,65 @@
+"""Targets: what a user types, secrets that stay secret, and hosts one should ask about."""
+
+import pytest
+
+from loadtest.target import TargetError, make_target, parse_endpoint, public_hosts, read_secret
+
+
+def target(**options):
+    return make_target(**({"url": "ws://h", "app_id": "1", "key": "k", "secret": "s"} | options))
+
+
+def test_urls_are_taken_apart():
+    endpoint = parse_endpoint("wss://example.test/prefix/")
+    assert (endpoint.host, endpoint.port, endpoint.tls) == ("example.test", 443, True)
+    assert endpoint.url("ws") == "wss://example.test:443/prefix"
+    assert parse_endpoint("ws://[::1]:6001").host_header == "[::1]:6001"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"url": "localhost:6001"}, "ws://127.0.0.1:6001"),
+        ({"url": "ftp://h"}, "no scheme"),
+        ({"url": "ws://"}, "names no host"),
+        ({"url": "ws://h:99999"}, "not a URL"),
+        ({"url": "ws://me:pw@h"}, "--key and --secret"),
+        ({"app_id": ""}, "--app-id is missing"),
+        ({"secret": ""}, "--secret is missing"),
+        ({"headers": ("nonsense",)}, "Name: value"),
+        ({"headers": ("A: b\r\nC: d",)}, "Name: value"),
+        ({"secret": "@/no/such/file"}, "cannot be read"),
+        ({"encryption_key": "c2hvcnQ="}, "32 bytes"),
+        ({"encryption_key": "***"}, "not base64"),
+        ({"auth_endpoint": "nowhere"}, "no scheme"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_a_remedy(options, words):
+    with pytest.raises(TargetError) as caught:
+        target(**options)
+    assert words in str(caught.value)
+
+
+def test_a_secret_may_come_from_a_file(tmp_path):
+    (tmp_path / "secret").write_text("from-file\n")
+    assert read_secret(f"@{tmp_path / 'secret'}") == "from-file"
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(TargetError, match="empty"):
+        read_secret(f"@{tmp_path / 'empty'}")
+
+
+def test_a_target_never_shows_its_secrets():
+    made = target(secret="hush", headers=("Authorization: Bearer tok",))
+    for text in (repr(made.credentials), str(made.describe())):
+        assert "hush" not in text
+        assert "tok" not in text
+    assert made.describe()["headers"] == ["Authorization"]
+
+
+def test_loopback_and_private_hosts_are_near_and_others_are_not():
+    assert public_hosts(target(url="ws://127.0.0.1:1", api_url="http://10.1.2.3")) == []
+    assert public_hosts(target(url="ws://localhost:1")) == []
+    assert public_hosts(target(url="ws://127.0.0.1", metrics_url="http://8.8.8.8/metrics")) == [
+        "8.8.8.8"
+    ]
+    assert public_hosts(target(url="ws://does-not-exist.invalid")) == ["does-not-exist.invalid"]
