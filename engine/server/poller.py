@@ -55,6 +55,8 @@ class Poller:
         self._again: dict[int, Handler] = {}
         # Handlers that want neither: a selector cannot hold them.
         self._paused: dict[int, Handler] = {}
+        self._is_in_turn = False
+        self._at_end: list[tuple[Handler, Callable[[], None]]] = []
 
     def __len__(self) -> int:
         """Sockets, paused ones included."""
@@ -85,6 +87,16 @@ class Poller:
     def again(self, fd: int, handler: Handler) -> None:
         """Call ``on_readable`` at the next turn whatever the selector says."""
         self._again[fd] = handler
+
+    def at_end_of_turn(self, handler: Handler, action: Callable[[], None]) -> None:
+        """Do something for a connection when all who are ready now have been served.
+
+        Outside of a turn it is done at once. A turn is bounded, so this waits 2 ms at most.
+        """
+        if self._is_in_turn:
+            self._at_end.append((handler, action))
+        else:
+            action()
 
     def remove(self, fd: int) -> None:
         """Stop watching; must happen before the socket is closed."""
@@ -124,11 +136,17 @@ class Poller:
         at = 0
         while at < len(ready):
             until = perf_counter() + TURN_S
+            self._is_in_turn = True
             for handler, events in ready[at : at + HANDLERS_PER_TURN]:
                 at += 1
                 self._serve(handler, events)
                 if perf_counter() > until:
                     break
+            self._is_in_turn = False
+            if self._at_end:
+                at_end, self._at_end = self._at_end, []
+                for handler, action in at_end:
+                    self.guard(handler, action)
             await trio.lowlevel.checkpoint()
 
     def guard(self, handler: Handler, action: Callable[[], None]) -> None:

@@ -188,3 +188,38 @@ async def test_cancelling_closes_everything_paused_ones_too():
             poller.watch(handlers[0].sock.fileno(), handlers[0], reads=False)
             nursery.cancel_scope.cancel()
         assert [handler.aborts for handler in handlers] == [1] * 10
+
+
+async def test_what_is_left_for_the_end_of_a_turn_comes_after_all_handlers_of_it(poller):
+    order = []
+    handlers = [Echo(poller) for _ in range(3)]
+    for handler in handlers:
+
+        def read(handler=handler):
+            order.append("read")
+            poller.at_end_of_turn(handler, lambda: order.append("end"))
+
+        handler.on_read = read
+        handler.peer.send(b"x")
+    await until(lambda: len(order) == 6)
+
+    assert order == ["read"] * 3 + ["end"] * 3
+
+
+async def test_outside_of_a_turn_its_end_is_now(poller):
+    done = []
+    poller.at_end_of_turn(Echo(poller), lambda: done.append(1))
+
+    assert done == [1]
+
+
+async def test_failure_at_the_end_of_a_turn_ends_only_the_handler_it_is_for(poller):
+    broken, healthy = Echo(poller), Echo(poller)
+    done = []
+    broken.on_read = lambda: poller.at_end_of_turn(broken, lambda: 1 // 0)
+    healthy.on_read = lambda: poller.at_end_of_turn(healthy, lambda: done.append(1))
+    for handler in (broken, healthy):
+        handler.peer.send(b"x")
+    await until(lambda: done and broken.aborts)
+
+    assert (broken.aborts, healthy.aborts) == (1, 0)
