@@ -133,10 +133,11 @@ def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
         path: raw, as in the request line.
         params: decoded; ``auth_signature`` is left out here.
     """
-    pairs = [(key.lower(), value) for key, value in params if key.lower() != "auth_signature"]
+    pairs = [(key.lower(), value) for key, value in params]
     # By key only: elements of an array (``channels[]``) are signed in the order they were given.
     pairs.sort(key=itemgetter(0))
-    return f"{method}\n{path}\n" + "&".join(f"{key}={value}" for key, value in pairs)
+    signed = [f"{key}={value}" for key, value in pairs if key != "auth_signature"]
+    return f"{method}\n{path}\n{'&'.join(signed)}"
 
 
 def sign_request(

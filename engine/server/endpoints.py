@@ -42,6 +42,8 @@ Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
 
+_MSGPACK_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack"})
+
 
 class _Call:
     """A verified request on its way to its endpoint."""
@@ -59,8 +61,10 @@ class _Call:
 
     @property
     def is_msgpack(self) -> bool:
-        kind = self.request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        return kind in {b"application/msgpack", b"application/x-msgpack"}
+        kind = self.request.headers.get(b"content-type")
+        if kind is None or kind == b"application/json":
+            return False
+        return kind.partition(b";")[0].strip().lower() in _MSGPACK_TYPES
 
 
 def handle(broker: Broker, request: Request) -> Response | Deferred:
@@ -111,7 +115,7 @@ def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
 
 def _verify(broker: Broker, hub: Hub, request: Request, params: Params) -> None:
     """Who asks, and whether the app may be served here at all."""
-    key = next((value for name, value in params if name == "auth_key"), None)
+    key = dict(params).get("auth_key")
     if key is None:
         raise AuthError("Missing parameter: auth_key")
     secret = hub.app.secret_of(key)

@@ -171,13 +171,7 @@ class HttpConnection:
         if not self.is_open:
             return
         if not (self._requests or self._is_busy or self._is_closing):
-            parser = self._parser
-            if parser.refusal is not None:
-                self._write(parser.refusal)
-                parser.refusal = None
-            elif parser.owes_continue:
-                parser.owes_continue = False
-                self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._answer_parser()
         if self._is_closing:
             self._flush()
         elif self._out:
@@ -185,6 +179,16 @@ class HttpConnection:
             # and not within the `send` of each, which costs more than the rest of that call.
             self._server.poller.at_end_of_turn(self, self._flush)
         self._watch()
+
+    def _answer_parser(self) -> None:
+        """Say what is due before a request is complete: a refusal, or that its body may come."""
+        parser = self._parser
+        if parser.refusal is not None:
+            self._write(parser.refusal)
+            parser.refusal = None
+        elif parser.owes_continue:
+            parser.owes_continue = False
+            self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _next(self) -> Request | None:
         """The next request, if its turn has come; on_drained asks again."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 
 from engine.server.http_messages import Request, Response, text_response
+from engine.server.repeated_head import RepeatedHead
 
 if TYPE_CHECKING:
     from engine.config import BrokerConfig
@@ -46,6 +47,7 @@ class RequestParser:
         "_max_headers",
         "_n_headers",
         "_parser",
+        "_repeated",
         "_url",
         "owes_continue",
         "refusal",
@@ -67,6 +69,7 @@ class RequestParser:
         self._config = config
         self._can_upgrade = can_upgrade
         self._max_headers = config.max_headers
+        self._repeated = RepeatedHead(config.max_head_bytes, config.max_body_bytes)
         self._reset()
         self._parser: Any = httptools.HttpRequestParser(self)
 
@@ -91,6 +94,11 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Take in bytes; what they complete is appended to :attr:`requests`."""
+        is_start = not self.has_begun
+        if is_start:
+            data = data[self._repeated.take(data, self.requests) :]
+            if not data:
+                return
         n_requests, n_body = len(self.requests), self._body_bytes
         try:
             self._feed(data)
@@ -99,6 +107,8 @@ class RequestParser:
                 self.refusal = text_response(400, f"Malformed HTTP request: {error}")
         else:
             if len(self.requests) != n_requests:
+                if is_start:
+                    self._repeated.learn(data, self.requests[n_requests])
                 return
             # What brings neither a request nor body is head, chunk extension or trailer, and none
             # of them may go on for ever: the parser keeps what it has of an unfinished header.
