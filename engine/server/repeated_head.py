@@ -104,7 +104,7 @@ class RepeatedHead:
                     data[start:end],
                     keeps_alive=True,
                     is_upgrade=False,
-                )  # fmt: skip
+                )
             )
             at = end
         return at
