@@ -158,6 +158,7 @@ class Commands:
             on_client,
             in_flight=in_flight,
             receive_buffer=receive_buffer,
+            resets_on_close=True,
         )
 
     def _subscriber(self, sock: socket.socket, group: Group, streams: list[Stream]) -> Subscriber:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -30,6 +31,11 @@ _ERRORS_KEPT = 5
 
 _DIALS_PER_TURN = 16
 """A dial takes 40 us; other sockets must not wait for a thousand of them."""
+
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""For SO_LINGER. A client that closes first leaves its port waiting for a minute, and after a few
+storms `connect` spends 150 us looking for a free one: 25,600 clients/s, then 5,000."""
 
 
 def client_context() -> ssl.SSLContext:
@@ -79,7 +85,9 @@ class Dialling:
         self._started = False
         self.sock: socket.socket
 
-    def dial(self, host: str, port: int, *, receive_buffer: int = 0) -> None:
+    def dial(
+        self, host: str, port: int, *, receive_buffer: int = 0, resets_on_close: bool = False
+    ) -> None:
         """Start connecting; never blocks.
 
         `receive_buffer` caps what the kernel holds for a client that won't read.
@@ -89,6 +97,8 @@ class Dialling:
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if resets_on_close:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.sock = sock
         try:
             sock.connect((host, port))
@@ -181,6 +191,7 @@ class Connecting(Generic[Tag]):
         *,
         in_flight: int,
         receive_buffer: int = 0,
+        resets_on_close: bool = False,
     ) -> None:
         self._loop = loop
         self._endpoint = endpoint
@@ -188,6 +199,7 @@ class Connecting(Generic[Tag]):
         self._on_client = on_client
         self._in_flight = in_flight
         self._receive_buffer = receive_buffer
+        self._resets_on_close = resets_on_close
         self._context = client_context() if endpoint.tls else None
         self._n_open = 0
         self._is_exhausted = False
@@ -243,4 +255,9 @@ class Connecting(Generic[Tag]):
             self._finish_if_done()
 
         dialling = Dialling(self._loop, handshake, self._context, on_ready, on_failed)
-        dialling.dial(self._endpoint.host, self._endpoint.port, receive_buffer=self._receive_buffer)
+        dialling.dial(
+            self._endpoint.host,
+            self._endpoint.port,
+            receive_buffer=self._receive_buffer,
+            resets_on_close=self._resets_on_close,
+        )
