@@ -5,6 +5,7 @@ Nothing here imports Locust: that would patch this process, in which other tests
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,17 @@ class Finished:
     def figures(self):
         return self.result["figures"]
 
+    @property
+    def was_disturbed(self):
+        """Whether the run says of itself that this machine, and not the target, limited it.
+
+        What must then hold is that nothing is blamed on the target; not every amount is reached.
+        """
+        reasons = " ".join(self.result["verdict"]["reasons"])
+        return self.code == 2 and bool(
+            re.search("generator|late|still arriving|joins could not start", reasons)
+        )
+
 
 class Server:
     """A server of the tests, and where it listens."""
@@ -47,7 +59,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
