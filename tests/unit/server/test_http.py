@@ -172,6 +172,8 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+        # More digits than int() takes, and llhttp has no objection.
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"0" * 5_000 + b"1\r\n\r\n", 413),
         (CHUNKED + b"\r\nffffffffffffffffff\r\n", 400),
         (CHUNKED + b"\r\n1\r\naXX", 400),
     ],
