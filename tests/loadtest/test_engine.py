@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from loadtest.profiles import PROFILES
+from tests.loadtest.conftest import chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -46,9 +47,17 @@ def assert_clean(done):
     assert [f for f in FAULTS if done.figures.get(f"delivery.{f}")] == []
 
 
+@pytest.fixture(scope="module")
+def profile_runs(request, begin, engine):
+    return {
+        case["profile"]: begin(case["profile"], engine.url, PLAN, *_extra(case["profile"]))
+        for case in chosen(request, test_every_profile_is_clean)
+    }
+
+
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_is_clean(run, engine, plan, profile):
-    done = run(profile, engine.url, "--plan", plan, *_extra(profile))
+def test_every_profile_is_clean(profile_runs, profile):
+    done = profile_runs[profile].result()
     assert_clean(done)
     if profile not in ("cache-join", "cache-expiry"):
         assert done.figures["delivery.expected"] > 50
@@ -80,11 +89,17 @@ def test_the_cache_lifetime_is_asked_from_the_target(run, engine, plan):
     assert done.result["plan"]["behaviour"]["ttl_s"] == 3
 
 
+@pytest.fixture(scope="module")
+def kind_runs(request, begin, engine):
+    return {
+        case["kind"]: begin("cache-join", engine.url, PLAN, "--kind", case["kind"])
+        for case in chosen(request, test_cache_joins_work_on_every_kind_of_cache_channel)
+    }
+
+
 @pytest.mark.parametrize("kind", ["private-cache-", "private-encrypted-cache-", "presence-cache-"])
-def test_cache_joins_work_on_every_kind_of_cache_channel(run, engine, plan, kind):
-    profile = "cache-join"
-    done = run(profile, engine.url, "--plan", plan, "--kind", kind)
-    assert_clean(done)
+def test_cache_joins_work_on_every_kind_of_cache_channel(kind_runs, kind):
+    assert_clean(kind_runs[kind].result())
 
 
 def test_the_strict_client_agrees(run, engine, plan):

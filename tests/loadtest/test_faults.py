@@ -9,6 +9,8 @@ import sys
 import pytest
 import trustme
 
+from tests.loadtest.conftest import chosen
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SHORT = "[load]\nsubscribers = 20\nrate = 20\nduration_s = 2\n"
@@ -16,9 +18,12 @@ SHORT = "[load]\nsubscribers = 20\nrate = 20\nduration_s = 2\n"
 IMPATIENT = "[limits]\nconnect_timeout_s = 1\nready_timeout_s = 2\npublish_timeout_s = 1\n"
 
 
+PATIENT = "[limits]\ngrace_s = 0.4\n"
+
+
 @pytest.fixture
 def plan(tmp_path):
-    (tmp_path / "plan.toml").write_text(SHORT + "[limits]\ngrace_s = 0.4\n")
+    (tmp_path / "plan.toml").write_text(SHORT + PATIENT)
     return tmp_path / "plan.toml"
 
 
@@ -26,6 +31,19 @@ def plan(tmp_path):
 def impatient_plan(tmp_path):
     (tmp_path / "plan.toml").write_text(SHORT + IMPATIENT)
     return tmp_path / "plan.toml"
+
+
+@pytest.fixture(scope="module")
+def refused_runs(request, begin, module_saboteur):
+    return {
+        case["words"]: begin(
+            "fanout",
+            module_saboteur(**case["faults"]).url,
+            SHORT + IMPATIENT,
+            *case["options"],
+        )
+        for case in chosen(request, test_a_target_that_cannot_be_tested_is_invalid_with_a_reason)
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,9 +58,9 @@ def impatient_plan(tmp_path):
     ],
 )
 def test_a_target_that_cannot_be_tested_is_invalid_with_a_reason(
-    run, saboteur, impatient_plan, faults, options, words
+    refused_runs, faults, options, words
 ):
-    done = run("fanout", saboteur(**faults).url, "--plan", impatient_plan, *options)
+    done = refused_runs[words].result()
     assert done.code == 2, done.out
     assert words in done.out
     assert words in done.result["verdict"]["reasons"][0]
@@ -70,9 +88,19 @@ def test_a_target_that_dies_is_a_failure_with_counts(run, saboteur, plan):
     assert "connection refused" in done.out
 
 
+@pytest.fixture(scope="module")
+def closed_runs(request, begin, module_saboteur):
+    return {
+        case["code"]: begin(
+            "fanout", module_saboteur(close_code=case["code"], close_at=60).url, SHORT + PATIENT
+        )
+        for case in chosen(request, test_closes_are_counted_by_their_code)
+    }
+
+
 @pytest.mark.parametrize("code", [1001, 4001, 4100, 4200, 4301])
-def test_closes_are_counted_by_their_code(run, saboteur, plan, code):
-    done = run("fanout", saboteur(close_code=code, close_at=60).url, "--plan", plan)
+def test_closes_are_counted_by_their_code(closed_runs, code):
+    done = closed_runs[code].result()
     assert done.result["closes"] == {str(code): 1}
     assert done.figures["closed.unexpected"] == 1
     error = next(e for e in done.result["errors"] if e["kind"].startswith("closed"))
