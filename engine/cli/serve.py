@@ -26,8 +26,6 @@ from engine.server import Server, serve
 from engine.server.tls import TlsTerms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from engine.broker import Broker
 
 __all__ = ["serve_command"]
@@ -212,8 +210,8 @@ async def _end(broker: Broker, server: Server, drain_s: float) -> None:
     _log.info("drained")
 
 
-async def _end_at_second_signal(signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
-    async for number in signals:
+async def _end_at_second_signal(signals: object, nursery: trio.Nursery) -> None:
+    async for number in signals:  # type: ignore[attr-defined]
         if number != signal.SIGHUP:
             _log.warning("second signal, ending now")
             nursery.cancel_scope.cancel()
