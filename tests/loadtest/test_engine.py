@@ -42,7 +42,9 @@ def plan(tmp_path):
 def assert_clean(done):
     """No fault of any kind. INVALID is allowed: the machine of a test may be busy."""
     assert done.code == 0 or done.was_disturbed, done.out
-    failed = [slo for slo in done.result["slos"] if slo["outcome"] == "fail"]
+    failed = [slo["rule"] for slo in done.result["slos"] if slo["outcome"] == "fail"]
+    if done.was_disturbed:
+        failed = [rule for rule in failed if not rule.endswith(" > 0")]  # too little happened
     assert failed == [], done.out
     assert [f for f in FAULTS if done.figures.get(f"delivery.{f}")] == []
 
@@ -59,6 +61,8 @@ def profile_runs(request, begin, engine):
 def test_every_profile_is_clean(profile_runs, profile):
     done = profile_runs[profile].result()
     assert_clean(done)
+    if done.was_disturbed:
+        return
     if profile not in ("cache-join", "cache-expiry"):
         assert done.figures["delivery.expected"] > 50
         assert 0 < done.figures["delivery.p50_ms"] < 10_000  # milliseconds, whatever the machine
