@@ -20,6 +20,8 @@ STARVED_LIMIT = 0.05
 LAG_FLOOR_MS = 25.0
 LAG_SHARE = 0.5
 LATE_FLOOR_MS = 25.0
+STALL_FLOOR_S = 0.2
+STALL_SHARE = 0.1
 DEPARTED_SHARE = 0.98
 _FD_EVERY_S = 5.0
 
@@ -123,6 +125,7 @@ def diagnose(
     reasons = [_busy(source, samples, measured_s) for source, samples in health.items()]
     remedy = _remedy(health, measured_s)
     reasons.append(_lag(histograms, remedy))
+    reasons.append(_stall(histograms, measured_s, remedy))
     reasons.append(_late(histograms, remedy))
     reasons.append(_descriptors(health))
     if counts.get("out_of_sockets"):
@@ -186,6 +189,20 @@ def _lag(histograms: Mapping[str, Histogram], remedy: str) -> str:
     return (
         f"the generator's event loop was late by {lag:.1f} ms (p99), which is a large part of the"
         f" {delivery:.1f} ms measured; {remedy}"
+    )
+
+
+def _stall(
+    histograms: Mapping[str, Histogram], measured_s: tuple[float, float], remedy: str
+) -> str:
+    """One long stop is no percentile of the lag, but what was to happen in it did not."""
+    lag = histograms.get("loop_lag")
+    longest_s = lag.greatest / 1e6 if lag else 0.0
+    if longest_s <= max(STALL_FLOOR_S, STALL_SHARE * (measured_s[1] - measured_s[0])):
+        return ""
+    return (
+        f"the generator stood still for {longest_s:.1f} s, so the load was not that of the plan;"
+        f" {remedy}"
     )
 
 

@@ -410,12 +410,16 @@ class Swarm:
         record = session.recorder.histograms["loop_lag"].record
         while True:
             due_us = now_us() + int(LAG_PROBE_S * 1e6)
+            before = session.orders.current
             gevent.sleep(LAG_PROBE_S)
-            order = session.orders.current
-            # Starting and stopping may take their time: nothing is measured then.
-            if order.phase == orders.MEASURE and session.to_local(order.measure_us) < due_us:
+            # The order from before, too: a stop may have lasted beyond the end of measuring.
+            order = before if before.phase == orders.MEASURE else session.orders.current
+            if order.phase != orders.MEASURE:
+                continue  # starting and stopping may take their time: nothing is measured then
+            late_us = now_us() - max(due_us, session.to_local(order.measure_us))
+            if late_us >= 0:
                 behind_us = max((reactor.behind_us() for reactor in self.reactors), default=0)
-                record(max(0, now_us() - due_us, behind_us))
+                record(max(late_us, behind_us))
 
 
 def wait_for_workers(swarm: Swarm, count: int, timeout_s: float) -> bool:

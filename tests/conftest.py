@@ -2,7 +2,7 @@
 
 An async test runs inside ``trio.fail_after``, so that one which hangs fails by itself and the
 next one still runs; pytest-timeout is only the backstop behind it. Tests under a virtual clock
-are exempt: for them twenty seconds pass in no time.
+are exempt: for them a minute passes in no time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-#: Real seconds that an async test may take.
-LIMIT_S = 20.0
+#: Real seconds that an async test may take. Those that pass take one or two; a shared machine may
+#: stand still for several, at any moment, and that must not fail a test.
+LIMIT_S = 60.0
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 # The gate judges a change, so it tries the same examples each time; new ones are for the night.

@@ -279,6 +279,7 @@ class JoinedSubscriber(Subscriber):
                 self._note_delays(stream, before // size, after // size)
             return
         if size and before != _NOT_EXACT:
+            # With a size there is a stream, which mypy cannot know.
             self._next[stream.index] = before // size  # type: ignore[union-attr]
             self._inner_pos = _NOT_EXACT
             if MARK.search(inner) is None:

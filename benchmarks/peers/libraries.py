@@ -81,7 +81,7 @@ class WebsocketsBroadcast(Library):
 
     @property
     @override
-    def configuration(self) -> str:  # type: ignore[override]
+    def configuration(self) -> str:  # type: ignore[override]  # read only, as all others are used
         """Say which event loop it gets."""
         loop = "uvloop" if importlib.util.find_spec("uvloop") else "asyncio's own loop (no uvloop)"
         return f"no compression, no pings, {loop}"

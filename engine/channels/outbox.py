@@ -211,7 +211,7 @@ class Outbox:
             n: number of frames in ``data``.
         """
         transport = self._transport
-        if transport is None or self.is_finishing:
+        if transport is None:
             return
         waiting = self._waiting
         if waiting is None:

@@ -73,6 +73,8 @@ class _MemoryPoller(Poller):
 
     What may have become ready is noted by :meth:`touch` and served either at once, when a client
     acts, or by :meth:`run`, when the engine itself changed something.
+
+    (``typing.override`` needs Python 3.12.)
     """
 
     def __init__(self) -> None:  # no call of super(): there is no selector

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 TTL_S = 2.0
 
+#: Longer than any test waits for the end of a process.
+LONG_DRAIN = "drain_s = 200\nexit_limit_s = 400"
+
 #: Between two looks at something that cannot tell us itself.
 LOOK_EVERY_S = 0.02
 
@@ -51,15 +54,17 @@ def test_cached_value_is_there_until_its_deadline_and_not_after(start_server):
     channels = [fresh(kind.prefix) for kind in CACHE_KINDS]
     published: dict[str, tuple[float, float]] = {}
     for channel in channels:
-        before = time.monotonic()
-        sdk.trigger(channel, "tick", {"eur": 1.08})
-        published[channel] = (before, time.monotonic())
-
-    with ExitStack() as stack:
-        early = [stack.enter_context(Witness(server)) for _ in channels]
-        for client, channel in zip(early, channels, strict=True):
-            client.subscribe(channel, {"user_id": "ann"})
-            client.wait("tick", channel)
+        while channel not in published:
+            before = time.monotonic()
+            sdk.trigger(channel, "tick", {"eur": 1.08})
+            after = time.monotonic()
+            with Witness(server) as early:
+                early.subscribe(channel, {"user_id": "ann"})
+                early.fence()
+            if "tick" in early.events_on(channel):
+                published[channel] = (before, after)
+            else:  # the machine stood still in between: once more
+                assert time.monotonic() >= before + TTL_S, "gone before its deadline"
 
     while published:
         for channel, (before, after) in list(published.items()):
@@ -85,13 +90,9 @@ def test_pusher_js_joins_before_and_after_the_deadline(start_server, open_backen
     """A hit, then a miss; a publish in between starts the time anew."""
     server = start_server("--cache-ttl", f"{TTL_S:g}")
     backend = open_backend(server)
-    channel = fresh("cache-")
     client = JsClient(clients, backend)
     client.wait_state("connected")
-    backend.trigger(channel, "tick", 1)
-    backend.trigger(channel, "tick", 2)
-    client.subscribe(channel)
-    assert client.wait_event(channel, "tick") == 2
+    channel = _hit(backend, client)
 
     wait_for(
         lambda: backend.get(f"/channels/{channel}", info="cache")["cache"] is None, "still cached"
@@ -103,6 +104,24 @@ def test_pusher_js_joins_before_and_after_the_deadline(start_server, open_backen
     assert "tick" not in [event for event, _ in late.seen_on(channel)]
     client.close()
     late.close()
+
+
+def _hit(backend: Backend, client: JsClient) -> str:
+    """Publish twice and join in time; return the channel. A machine that stalls gets more tries."""
+    while True:
+        channel = fresh("cache-")
+        began = time.monotonic()
+        backend.trigger(channel, "tick", 1)
+        backend.trigger(channel, "tick", 2)
+        client.subscribe(channel)
+        first = client.wait(
+            lambda e, on=channel: e["on"] == "event" and e["channel"] == on
+            and e["event"] in {"tick", "pusher:cache_miss"}
+        )  # fmt: skip
+        if first["event"] == "tick":
+            assert first["data"] == 2
+            return channel
+        assert time.monotonic() >= began + TTL_S, "gone before its deadline"
 
 
 def test_heartbeats_keep_a_quiet_pusher_js_connected(
@@ -132,37 +151,34 @@ def test_server_ends_with_0_when_told_to(start_server, number):
     server = start_server()
     with Witness(server) as first, Witness(server) as second:
         first.subscribe(fresh())
-        began = time.monotonic()
         server.send_signal(number)
 
         assert first.wait_closed() == 4100
         assert second.wait_closed() == 4100
         assert first.seen[-1]["event"] == "pusher:error"
     assert server.wait_exit() == 0
-    assert time.monotonic() - began < 20  # server.exit_limit_s
+    assert "exit limit reached" not in server.log.read_text()
 
 
 def test_second_signal_ends_it_at_once(start_server, tmp_path):
     """Whoever cannot wait for the drain says so by asking twice."""
     config = write_config(tmp_path)
-    config.write_text(config.read_text().replace("drain_s = 1", "drain_s = 15"))
+    config.write_text(config.read_text().replace("drain_s = 1", LONG_DRAIN))
     server = start_server("--config", str(config))
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(Witness(server))
         server.send_signal(signal.SIGTERM)
         wait_for(lambda: "draining" in server.log.read_text(), "not draining")
-        began = time.monotonic()
         server.send_signal(signal.SIGTERM)
 
         assert server.wait_exit() == 0
-    assert time.monotonic() - began < 10
 
 
 def test_draining_node_is_not_ready_but_up(start_server, tmp_path):
     """`/ready` says no while it drains, so that a balancer sends nobody there any more."""
     config = write_config(tmp_path)
-    config.write_text(config.read_text().replace("drain_s = 1", "drain_s = 4"))
+    config.write_text(config.read_text().replace("drain_s = 1", LONG_DRAIN))
     server = start_server("--config", str(config))
 
     def status(path: str) -> int:
@@ -176,7 +192,7 @@ def test_draining_node_is_not_ready_but_up(start_server, tmp_path):
 
     assert (status("/up"), status("/ready")) == (200, 200)
     with ExitStack() as stack:
-        for _ in range(40):
+        for _ in range(10):
             stack.enter_context(Witness(server))
         server.send_signal(signal.SIGTERM)
         wait_for(lambda: status("/ready") == 503, "still ready")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +16,11 @@ from tests.e2e.world import MAIN, NEW_KEY, OLD_KEY, fresh, write_config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The grace that swallows a page reload (section 7), and what a slow machine may add.
-VACATED_WITHIN_S = 3.0 + PATIENCE_S
+#: It swallows a page reload (section 7).
+GRACE_S = 3.0
+
+#: When the end of a channel is told, and what a slow machine may add.
+VACATED_WITHIN_S = GRACE_S + PATIENCE_S
 
 
 class Hooks:
@@ -113,15 +117,20 @@ def test_members_and_client_events_of_pusher_js(hooked, node_clients):
 
 def test_page_reload_is_not_told(hooked, node_clients):
     """Back within the grace: neither removed and vacated nor added and occupied again."""
-    hooks, channel, fence = hooked["main"], fresh("presence-"), fresh("presence-")
-    first = JsClient(node_clients, hooks.backend, user_id="ann")
-    first.wait_state("connected")
-    first.subscribe(channel)
-    hooks.wait(channel, "member_added")
-    first.close()
-    again = JsClient(node_clients, hooks.backend, user_id="ann")
-    again.wait_state("connected")
-    again.subscribe(channel)
+    hooks, fence = hooked["main"], fresh("presence-")
+    away_s = GRACE_S
+    while away_s >= GRACE_S:  # a machine that stood still in between was no reload
+        channel = fresh("presence-")
+        first = JsClient(node_clients, hooks.backend, user_id="ann")
+        first.wait_state("connected")
+        first.subscribe(channel)
+        hooks.wait(channel, "member_added")
+        left_at = time.monotonic()
+        first.close()
+        again = JsClient(node_clients, hooks.backend, user_id="ann")
+        again.wait_state("connected")
+        again.subscribe(channel)
+        away_s = time.monotonic() - left_at
     # Whoever leaves later is told of later, so this one comes when ours would have come.
     again.subscribe(fence)
     again.unsubscribe(fence)

@@ -33,6 +33,9 @@ ORIGIN = Credentials("4250", "origin-key", "origin-secret")
 #: 32 bytes, base64; never told to the server under test.
 MASTER_KEY = "bm90IGEgc2VjcmV0LCBvbmx5IDMyIGJ5dGVzIGxvbmc="
 
+#: Of ``AUTHORIZED_ONLY``.
+AUTHORIZATION_TIMEOUT_S = 0.5
+
 _CONFIG = """
 cluster = "here"
 activity_timeout_s = 120
@@ -75,7 +78,7 @@ id = "4246"
 key = "authorized-key"
 secret = "authorized-secret"
 requires_authorization = true
-authorization_timeout_s = 0.5
+authorization_timeout_s = {authorization_timeout_s}
 
 [[apps]]
 id = "4247"
@@ -115,6 +118,7 @@ def write_config(directory: Path, *, webhooks: str = "", rotating_webhooks: str 
     text = _CONFIG.format(
         webhooks=_WEBHOOK.format(url=webhooks) if webhooks else "",
         rotating_webhooks=_WEBHOOK.format(url=rotating_webhooks) if rotating_webhooks else "",
+        authorization_timeout_s=AUTHORIZATION_TIMEOUT_S,
     )
     path.write_text(text, encoding="utf-8")
     return path

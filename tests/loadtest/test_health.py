@@ -50,6 +50,17 @@ def test_lag_that_explains_the_latency_invalidates_it():
     assert diagnose({"w": samples(0.5)}, histograms, {}, (0, 10)) == []
 
 
+def test_one_long_stop_invalidates_though_no_percentile_shows_it():
+    lags = [1] * 1_000 + [1_100]
+    histograms = {"loop_lag": histogram(*lags), "delivery": histogram(3)}
+    (reason,) = diagnose({"w": samples(0.5)}, histograms, {}, (0, 10))
+    assert "the generator stood still for 1.1 s" in reason
+    assert diagnose({"w": samples(0.5)}, histograms, {}, (0, 20)) == []
+    lags[-1] = 190
+    histograms["loop_lag"] = histogram(*lags)
+    assert diagnose({"w": samples(0.5)}, histograms, {}, (0, 1)) == []
+
+
 def test_late_departures_invalidate():
     histograms = {"publish_late": histogram(60), "delivery": histogram(80)}
     (reason,) = diagnose({"w": samples(0.5)}, histograms, {}, (0, 10))

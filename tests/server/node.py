@@ -37,6 +37,9 @@ KEY, SECRET, APP_ID = "278d425bdf160c739803", "7ad3773142a6692b25b8", "3"
 #: What the server may not log while serving honest or dishonest clients.
 FAILURES = {"connection failed", "request failed"}
 
+#: Real seconds between two looks of the server at its clock, instead of one.
+TICK_S = 0.02
+
 HOST = b"Host: a\r\n"
 
 
@@ -45,16 +48,46 @@ def make_app(**fields: Any) -> App:
     return App(**({"id": APP_ID, "key": KEY, "secret": SECRET} | fields))
 
 
+class Clock:
+    """The broker's seconds, which pass only where a test says so.
+
+    A machine may stall for as long as it likes: nothing becomes due that the test did not want.
+    """
+
+    def __init__(self) -> None:
+        self._now = 1_000.0
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; what is due by then is noticed at the next look."""
+        self._now += seconds
+
+
 class Node(NamedTuple):
     """A running server."""
 
     broker: Broker
     server: Server
     nursery: trio.Nursery
+    clock: Clock
     unix_now: Callable[[], float]
     tls: ssl.SSLContext | None
     logs: list[dict[str, Any]]
     wires: list[Wire]
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass, until everyone who looks at the clock has looked.
+
+        So what is due has been done, and what has not been done was not due.
+        """
+        self.clock.advance(seconds)
+        await self.broker.heartbeat.step()
+        await self.broker.evictor.step()
+        for _ in range(2):  # a whole round of the time limits lies between two renewals of the date
+            self.server.date = ""
+            await until(lambda: self.server.date)
 
     async def connect(self, *, is_admin: bool = False, receives: int | None = None) -> Wire:
         """A TCP connection, with TLS if the server has it.
@@ -398,10 +431,11 @@ async def running(
     has_admin: bool = False,
     trusts_proxy: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
-    speed: float = 1.0,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
+
+    The broker's time stands still, see :class:`Clock` and :meth:`Node.wait`.
 
     Args:
         apps: served; by default one.
@@ -410,7 +444,6 @@ async def running(
         has_admin: whether there is an admin address.
         trusts_proxy: see ``serve``.
         unix_now: wall time of the broker.
-        speed: of the broker's clock, for tests of time limits: at 20 a second takes 50 ms.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -419,12 +452,11 @@ async def running(
         context = ssl.create_default_context()
         trusts.configure_trust(context)
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.server.listen, "TICK_S", 1 / speed)
-        patch.setattr(engine.tasks.heartbeat, "TICK_S", 1 / speed)
+        patch.setattr(engine.server.listen, "TICK_S", TICK_S)
+        patch.setattr(engine.tasks.heartbeat, "TICK_S", TICK_S)
+        clock = Clock()
         async with (
-            open_broker(
-                settings, unix_now=unix_now, clock=lambda: trio.current_time() * speed
-            ) as broker,
+            open_broker(settings, unix_now=unix_now, clock=clock) as broker,
             trio.open_nursery() as nursery,
         ):
 
@@ -439,7 +471,7 @@ async def running(
                 )
 
             server = await nursery.start(run)
-            node = Node(broker, server, nursery, unix_now, context, logs, [])
+            node = Node(broker, server, nursery, clock, unix_now, context, logs, [])
             try:
                 yield node
             finally:

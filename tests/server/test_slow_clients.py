@@ -75,32 +75,34 @@ async def test_other_channels_are_closed_with_4100_at_the_limit():
 
 
 async def test_stalled_client_is_closed_in_time_however_little_waits():
-    async with running(slow_app(stall_timeout_s=10), speed=20) as node:
+    async with running(slow_app(stall_timeout_s=10)) as node:
         client = await stalled(node, "a")
         counters = node.broker.hubs[APP_ID].counters
         while not node.broker._backlog:
             await publish(node, "a", BIG)
-        started = node.broker.clock()
-        await until(lambda: counters.slow_closes)
-        assert 9 < node.broker.clock() - started < 200
+        started = node.clock()
+        while not counters.slow_closes:
+            await node.wait(1)
+        # Its kernel may have taken some more in the first of them, which is progress.
+        assert 10 <= node.clock() - started < 15
         # It does not read the close either; the connection ends all the same.
-        await until(lambda: len(node.server.poller) == 1)
+        await node.wait(6)
+        assert len(node.server.poller) == 1
         await client.wire.aclose()
 
 
 async def test_client_that_reads_slowly_but_reads_is_kept():
-    async with running(
-        slow_app(stall_timeout_s=30, max_pending_bytes=50_000_000), speed=20
-    ) as node:
+    # What the kernel holds is less than 15 events: the 16th that is read was sent after the first.
+    app = slow_app(stall_timeout_s=20, max_pending_bytes=50_000_000)
+    async with running(app) as node:
         client = await stalled(node, "a")
         for _ in range(120):
             await publish(node, "a", BIG)
         await until(lambda: node.broker._backlog)
-        started = node.broker.clock()
         for _ in range(120):
             assert (await client.hear())["event"] == "e"
-            await trio.sleep(0.015)
-        assert node.broker.clock() - started > 35
+            node.clock.advance(0.9)
+            await node.broker.heartbeat.step()
         assert not node.broker.hubs[APP_ID].counters.slow_closes
 
 
@@ -134,7 +136,7 @@ async def test_kernel_holds_little_of_the_past(channel):
 
 async def test_expired_value_is_not_left_in_the_outbox_of_a_slow_client():
     app = slow_app(cache_ttl_s=20, max_pending_bytes=10_000_000, stall_timeout_s=1_000)
-    async with running(app, speed=20) as node:
+    async with running(app) as node:
         client = await stalled(node, "cache-a")
         await client.subscribe("cache-b")
         await client.hear("pusher:cache_miss")
@@ -142,6 +144,9 @@ async def test_expired_value_is_not_left_in_the_outbox_of_a_slow_client():
             await publish(node, "cache-a", BIG)
         await publish(node, "cache-b", "secret" + BIG)
         await until(lambda: waiting_bytes(node) > 100_000)
+        await node.wait(19.5)
+        assert waiting_bytes(node) > 100_000
+        await node.wait(0.5)
         # Either purged, or, if half of it was on the wire, the connection is dropped.
         await until(lambda: waiting_bytes(node) < 100_000)
         await client.wire.aclose()

@@ -183,6 +183,22 @@ async def test_4009_a_connection_that_shows_no_signature_in_time(autojump_clock,
     """)
 
 
+@pytest.mark.parametrize("app_fields", [{"requires_authorization": True}])
+async def test_authorization_that_was_shown_in_time_is_not_asked_for_again(autojump_clock, stage):
+    """Whoever leaves the channel that it was for stays connected."""
+    await stage.enter("A")
+
+    await stage.play(r"""
+        A>> subscribe private-x
+        A<< ok private-x
+        -- wait 35
+        A>> unsubscribe private-x
+        -- wait 60
+        A>> subscribe public
+        A<< ok public
+    """)
+
+
 async def test_refusals_are_counted_by_code(autojump_clock, stage):
     for _ in range(2):
         stage.network.open(path="/app/nobody")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from base64 import b64encode
 
 import msgspec
@@ -289,3 +291,11 @@ async def test_apps_share_nothing(autojump_clock):
         ]  # fmt: skip
         assert not [m for m in b.messages if m.event == "client-x"]
         assert broker.read_cache(APP, "presence-cache-x") is None
+
+
+def test_the_broker_counts_the_time_that_the_machine_sleeps():
+    """Else a value would outlive its half hour by every suspend."""
+    clock = inspect.signature(open_broker).parameters["clock"].default
+
+    assert clock.args == (getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC),)
+    assert clock() <= clock()

@@ -247,6 +247,23 @@ def test_a_slow_subscriber_gets_the_newest_value_of_a_cache_channel() -> None:
         assert _events(client) == events
 
 
+@pytest.mark.parametrize("names", ["value event", "event value", "value event value"])
+def test_a_value_and_what_is_no_value_do_not_replace_each_other(names: str) -> None:
+    """A member event or a client event on a cache channel takes no value's place."""
+    channel, _ = _channel("presence-cache-x")
+    (client,) = _join(channel, 1, room=0)
+    for number, name in enumerate(names.split()):
+        deadline = 10.0 if name == "value" else inf
+        channel.enqueue(_frames(f"{name} {number}", "presence-cache-x"), deadline=deadline)
+
+    _deliver_all(channel)
+    client.socket.room = inf
+    client.outbox.flush(0.0)
+
+    newest = {name: f"{name} {number}" for number, name in enumerate(names.split())}
+    assert sorted(_events(client)) == sorted(newest.values())
+
+
 def test_queued_bytes_are_what_waits_and_what_is_under_way() -> None:
     """Until the last subscriber has it."""
     channel, _ = _channel()

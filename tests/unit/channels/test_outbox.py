@@ -215,6 +215,20 @@ def test_a_value_past_its_deadline_is_taken_out() -> None:
     assert _drain(socket, outbox) == ["b", "c"]
 
 
+def test_a_socket_with_room_again_gets_nothing_past_its_deadline() -> None:
+    """However late the evictor is: the flush itself looks."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("a"), "cache-a", 10.0)
+    outbox.put(_frame("b"), "cache-b", 20.0)
+    socket.room = inf
+
+    outbox.flush(10.0)
+
+    assert _texts(socket) == ["b"]
+    assert outbox.waiting_bytes == 0
+
+
 def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
     """It can neither be taken back nor may it be completed."""
     socket, backlog = FakeSocket(2), set[Outbox]()
@@ -227,6 +241,20 @@ def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
 
     assert (outbox.is_gone, backlog, socket.events[-1]) == (True, set(), "on_broken")
     assert outbox.waiting_bytes == 0
+
+
+def test_values_that_a_flush_began_to_send_end_the_connection_at_the_earliest_deadline() -> None:
+    """They were joined in order to be sent, so one of them may be half out."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    for name, deadline in (("a", 20.0), ("b", 10.0), ("c", 30.0)):
+        outbox.put(_frame(name), name, deadline)
+    socket.room = 1
+    outbox.flush(0.0)
+
+    outbox.purge(10.0)
+
+    assert (outbox.is_gone, socket.events[-1]) == (True, "on_broken")
 
 
 def test_values_joined_by_a_flush_keep_the_earliest_deadline() -> None:

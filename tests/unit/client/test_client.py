@@ -32,15 +32,12 @@ async def test_a_value_arrives_with_the_words_of_the_readme():
         with pytest.raises(trio_websocket.ConnectionClosed):
             await socket.get_message()
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(
-                trio_websocket.serve_websocket, serve, "127.0.0.1", 0, None
-            )
-            async with connect(f"ws://127.0.0.1:{server.port}", key="app-key") as client:
-                channel = await client.subscribe("cache-x")
-                event = await anext(channel)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(trio_websocket.serve_websocket, serve, "127.0.0.1", 0, None)
+        async with connect(f"ws://127.0.0.1:{server.port}", key="app-key") as client:
+            channel = await client.subscribe("cache-x")
+            event = await anext(channel)
+        nursery.cancel_scope.cancel()
 
     assert event.json() == {"eur": 1.08}
     assert paths[0].startswith("/app/app-key?protocol=7&client=cachecast&version=")

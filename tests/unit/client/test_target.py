@@ -74,17 +74,16 @@ async def test_dialling_with_tls_verifies_the_certificate():
             except trio.BrokenResourceError:
                 pass
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(trio.serve_ssl_over_tcp, echo, 0, server_context)
-            port = listeners[0].transport_listener.socket.getsockname()[1]
-            target = Target("127.0.0.1", port, is_tls=True, resource="/")
-            stream = await dialer(client_context)(target)
-            await stream.send_all(b"hello")
-            answer = await stream.receive_some()
-            await stream.aclose()
-            with pytest.raises(trio.BrokenResourceError):
-                await dialer(None)(target)  # the system does not know our CA
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_ssl_over_tcp, echo, 0, server_context)
+        port = listeners[0].transport_listener.socket.getsockname()[1]
+        target = Target("127.0.0.1", port, is_tls=True, resource="/")
+        stream = await dialer(client_context)(target)
+        await stream.send_all(b"hello")
+        answer = await stream.receive_some()
+        await stream.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await dialer(None)(target)  # the system does not know our CA
+        nursery.cancel_scope.cancel()
 
     assert answer == b"hello"

@@ -108,13 +108,14 @@ async def test_protocols_older_than_1_2_are_refused(pair, authority):
     "start", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100]
 )
 async def test_stalled_handshake_is_ended_in_time_and_stops_nobody(pair, authority, start):
-    async with running(tls=pair.terms(), trusts=authority, speed=20) as node:
+    async with running(tls=pair.terms(), trusts=authority, request_timeout_s=10) as node:
         stalled = await raw(node)
         await stalled.say(start)
-        client = await node.client()
-        started = node.broker.clock()
+        client = await node.client()  # which was accepted later
+        await node.wait(9)
+        assert len(node.server.poller) == 3
+        await node.wait(1)
         assert await stalled.end() == b""  # and no 408 that nobody could decrypt
-        assert 5 < node.broker.clock() - started < 200  # request_timeout_s is 10
         await client.say("pusher:ping")
         assert (await client.hear())["event"] == "pusher:pong"
 
@@ -129,10 +130,12 @@ async def test_stalled_handshake_does_not_spin_the_poller(pair, authority, monke
         serve(self, handler, events)
 
     monkeypatch.setattr(Poller, "_serve", count)
-    async with running(tls=pair.terms(), trusts=authority, speed=20) as node:
+    async with running(tls=pair.terms(), trusts=authority) as node:
         stalled = await raw(node)
         await stalled.say(b"\x16")
-        await stalled.end()
+        await until(lambda: turns >= 2)  # accepted, and read
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
     assert turns < 10
 
 
@@ -356,7 +359,7 @@ async def test_waiting_request_stops_the_reading_under_tls_too(pair, authority, 
         node.server._handle = handle
         wire, n = await gathered(node, node.nursery, GET.replace(b"/nowhere", b"/wait"), n_records)
         await is_waiting.wait()
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await node.wait(0)  # a few rounds of its loop
         handlers = list(node.server.poller.handlers())
         (connection,) = [one for one in handlers if isinstance(one, HttpConnection)]
         assert len(connection._requests) <= 65_536 // 490
@@ -367,17 +370,15 @@ async def test_waiting_request_stops_the_reading_under_tls_too(pair, authority, 
 
 
 async def test_refusal_is_followed_by_tlss_goodbye(pair, authority):
-    """Else a client that reads to the end would wait for ``close_timeout_s``."""
+    """Else a client that reads to the end would wait for ``close_timeout_s``, here for ever."""
     async with running(tls=pair.terms(), trusts=authority) as node:
         client = await node.handshake("/app/unknown")
-        with trio.fail_after(2):
-            assert await client.refused() == (4001, 4001)
+        assert await client.refused() == (4001, 4001)
         wire = await node.connect()
         wire.stream._https_compatible = False  # then a missing close_notify is an error
         await wire.say(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        with trio.fail_after(2):
-            assert (await wire.answer()).status == 404
-            assert await wire.stream.receive_some() == b""
+        assert (await wire.answer()).status == 404
+        assert await wire.stream.receive_some() == b""
 
 
 async def served_name(node):
