@@ -78,8 +78,8 @@ class App(_Config, frozen=True, kw_only=True):
         is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
         is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS.
         allows_client_events: off on hosted Pusher until switched on, so here too.
-        sends_subscription_counts: ``subscription_count`` events and webhooks, and the attribute
-            in the HTTP API's events.
+        sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
+            the HTTP API is given without it.
         allows_sign_in: ``pusher:signin``.
         requires_authorization: a connection that neither signs in nor joins a private or presence
             channel within ``authorization_timeout_s`` is closed with 4009.

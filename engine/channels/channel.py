@@ -111,7 +111,6 @@ class Channel:
         is_ready: whether it stands in the line of channels that have something to deliver.
         queued_bytes: of what waits and what is being delivered.
         count_due_at: when the throttle lets the next ``subscription_count`` out.
-        is_count_stale: whether the count has changed since the last one.
     """
 
     __slots__ = (
@@ -120,7 +119,6 @@ class Channel:
         "_recipients",
         "_sweep",
         "count_due_at",
-        "is_count_stale",
         "is_ready",
         "name",
         "queued_bytes",
@@ -135,7 +133,6 @@ class Channel:
         self.is_ready = False
         self.queued_bytes = 0
         self.count_due_at = -inf
-        self.is_count_stale = False
         self._counters = counters
         self._recipients: Recipients | None = None
         self._queue: deque[_Queued] | None = None

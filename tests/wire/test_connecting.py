@@ -153,7 +153,8 @@ async def test_4100_the_node_is_full(autojump_clock, stage):
 
 @pytest.mark.parametrize("app_fields", [{"allowed_origins": ("example.org", "*.example.org")}])
 async def test_4009_an_origin_that_is_not_allowed(autojump_clock, stage):
-    await _refused(stage.network, 4009, "Origin not allowed", origin="https://evil.test")
+    for origin in ("https://evil.test", "null", "https://["):
+        await _refused(stage.network, 4009, "Origin not allowed", origin=origin)
     await stage.enter("A", origin="https://example.org")
     await stage.enter("B", origin="https://shop.example.org:8443")
     await stage.enter("C")  # no browser

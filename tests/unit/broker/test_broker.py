@@ -96,6 +96,18 @@ async def test_the_lifetime_that_is_left_is_never_zero(cachecast_config):
             assert event.ttl_s > 0
 
 
+async def test_the_lifetime_that_is_left_is_never_more_than_the_lifetime(cachecast_config):
+    """``(now + ttl) - now`` may be a hair more than ``ttl``, which rounded up is 1801 seconds."""
+    now = 0.0
+    async with open_broker(BrokerConfig(apps=(TEST_APP,)), clock=lambda: now) as broker:
+        for step in range(1_000):
+            now += step * 0.1
+            broker.publish_nowait(APP, "cache-x", "e", "1")
+            event = broker.read_cache(APP, "cache-x")
+            assert event is not None
+            assert event.ttl_s <= 1_800
+
+
 async def test_in_process_subscribers_get_the_cached_value_first_and_do_not_count(
     autojump_clock, cachecast_broker, cachecast_client
 ):
