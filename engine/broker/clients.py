@@ -25,6 +25,7 @@ from engine.errors import (
     SubscriptionError,
 )
 from engine.protocol.frames import close_frame
+from engine.protocol.messages import as_text
 from engine.protocol.session import (
     ClientEvent,
     ClientEventError,
@@ -211,8 +212,11 @@ class Clients:
             self._refuse(session, error)
 
     def touch(self, session: Session) -> None:
-        """Note a sign of life that is no message, such as a WebSocket pong."""
-        session.active_at = self.now()
+        """Note a sign of life that is no message: a WebSocket ping or pong. Too many end it."""
+        try:
+            session.touch(self.now())
+        except RefusedError as error:
+            self._refuse(session, error)
 
     def _refuse(self, session: Session, error: RemoteProtocolError) -> None:
         code = error.close_code
@@ -332,14 +336,13 @@ class Clients:
             )
         hub.counters.client_events += 1
         self._delivery.send(hub, name, publication, is_server_side=False)
-        data = publication.data
         self._notify(
             hub,
             WebhookEvent(
                 "client_event",
                 publication.channel,
                 event=publication.event,
-                data=_as_text(data),
+                data=as_text(publication.data),
                 socket_id=session.socket_id,
                 user_id=None if publication.user_id is None else str(publication.user_id),
             ),
@@ -434,14 +437,6 @@ class Clients:
         for session in sessions:
             self.disconnect(session, 4009, "You got disconnected by the app.")
         return len(sessions)
-
-
-def _as_text(data: str | msgspec.Raw) -> str:
-    """Client event data as the String that webhook receivers parse (protocol.md 7)."""
-    if isinstance(data, str):
-        return data
-    raw = bytes(data)
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
 
 
 def _new_socket_id() -> str:
