@@ -448,7 +448,7 @@ async def open_broker(
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
-        nursery.start_soon(run_counts, broker.announcements.announce_due_counts)
+        nursery.start_soon(run_counts, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.webhooks.run)
         try:

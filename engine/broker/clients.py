@@ -297,9 +297,8 @@ class Clients:
         if joined.is_member_new and member is not None:
             self._notify(hub, WebhookEvent("member_added", name.text, user_id=member.key))
             if not joined.is_occupied:
-                info = {} if member.user_info is None else {"user_info": member.user_info}
-                self._announcements.announce(
-                    hub, channel, "member_added", {"user_id": member.user_id, **info}, session
+                self._announcements.tell_members(
+                    hub, channel, "member_added", member.user_id, member.user_info, session
                 )
         self._announcements.count_changed(hub, channel)
         confirmation = session.codec.system_frame(
@@ -317,9 +316,7 @@ class Clients:
         if left.is_member_gone and member is not None:
             self._notify(hub, WebhookEvent("member_removed", name, user_id=member.key))
             if not left.is_vacated:
-                self._announcements.announce(
-                    hub, channel, "member_removed", {"user_id": member.user_id}
-                )
+                self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
             self._announcements.forget(channel)
             self._notify(hub, WebhookEvent("channel_vacated", name))

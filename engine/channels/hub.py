@@ -143,10 +143,12 @@ class Hub:
         frames: tuple[bytes | None, bytes | None],
         exclude: Session | None = None,
         deadline: float = float("inf"),
+        *,
+        is_announcement: bool = False,
     ) -> None:
         """Queue frames for everyone in the channel now; see :meth:`Channel.enqueue`."""
         before = channel.queued_bytes
-        channel.enqueue(frames, exclude, deadline)
+        channel.enqueue(frames, exclude, deadline, is_announcement=is_announcement)
         self.undelivered_bytes += channel.queued_bytes - before
         if not channel.is_ready:
             channel.is_ready = True

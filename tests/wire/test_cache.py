@@ -520,5 +520,6 @@ async def test_every_account_returns_to_zero_after_churn(autojump_clock, stage):
         == 0
     )
     assert len(broker.announcements.stale_counts) == len(broker.delivery._subscribers) == 0
+    assert broker.announcements.held == {}
     assert broker.fanout.is_idle
     assert msgspec.json.encode(statistics)
