@@ -281,7 +281,7 @@ class Broker:
             channel,
             str(publication.data),
             now - entry.published_at,
-            entry.deadline - now,
+            min(entry.deadline - now, self.cache.ttl_s(app_id)),  # the sum may be rounded up
             entry.frame,
         )
 

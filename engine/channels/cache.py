@@ -15,7 +15,7 @@ each; and a plain dict costs 54 us for each eviction at 100,000 entries, an Orde
 from __future__ import annotations
 
 from collections import OrderedDict
-from math import inf, nextafter
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -180,10 +180,7 @@ class CacheStore:
         app = self._apps[app_id]
         size = len(frame) + len(channel) + ENTRY_OVERHEAD_BYTES
         self._serial += 1
-        deadline = now + app.ttl_s
-        if deadline - now > app.ttl_s:  # the sum was rounded up, by less than a nanosecond
-            deadline = nextafter(deadline, now)
-        entry = CacheEntry(frame, now, deadline, size, self._serial)
+        entry = CacheEntry(frame, now, now + app.ttl_s, size, self._serial)
         app.put(channel, entry)
         while app.n_entries > app.max_entries or app.n_bytes > app.max_bytes:
             _drop_oldest([app], now)
