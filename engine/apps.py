@@ -76,7 +76,8 @@ class App(_Config, frozen=True, kw_only=True):
         cluster: the region the app lives in; None is any. A node of another cluster refuses the
             app with 4001, so that what is published to it never leaves its region.
         is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
-        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS.
+        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS, and
+            plain HTTP requests 403.
         allows_client_events: off on hosted Pusher until switched on, so here too.
         sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
             the HTTP API is given without it.

@@ -13,11 +13,17 @@ from engine.errors import RefusedError
 from engine.protocol.close_codes import CLOSE_CODES
 
 if TYPE_CHECKING:
+    from engine.apps import App
     from engine.channels.hub import Hub
 
-__all__ = ["check_app", "check_protocol_version", "find_app"]
+__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign"]
 
 _PROTOCOLS: Final = frozenset({4, 5, 6, 7})
+
+
+def is_foreign(app: App, cluster: str | None) -> bool:
+    """Whether an app lives in another cluster, which what is published to it must not leave."""
+    return app.cluster not in {None, cluster}
 
 
 def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
@@ -26,7 +32,7 @@ def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
     Raises:
         RefusedError: 4001 in hosted Pusher's words, which people search for.
     """
-    if hub is None or hub.app.cluster not in {None, cluster}:
+    if hub is None or is_foreign(hub.app, cluster):
         raise RefusedError(
             f"App key {key[:64]} not in this cluster. Did you forget to specify the cluster?",
             close_code=4001,

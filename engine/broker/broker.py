@@ -18,6 +18,7 @@ import trio
 
 from engine.apps import App
 from engine.broker import signing
+from engine.broker.admission import is_foreign
 from engine.broker.announcements import Announcements
 from engine.broker.clients import Clients
 from engine.broker.delivery import Delivery
@@ -57,7 +58,6 @@ __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
 #: Seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
 
 #: How long the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
@@ -217,10 +217,10 @@ class Broker:
         """The state of an app.
 
         Raises:
-            BadRequestError: 404; there is no such app on this node.
+            BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
         """
         hub = self.hubs.get(app_id)
-        if hub is None:
+        if hub is None or is_foreign(hub.app, self.config.cluster):
             raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
         return hub
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from engine.broker.admission import is_foreign
 from engine.errors import AuthError, BadRequestError, RefusedError, RemoteProtocolError
 from engine.protocol import auth
 from engine.protocol.frames import payload_of
@@ -63,8 +64,8 @@ class _Call:
         return kind in {b"application/msgpack", b"application/x-msgpack"}
 
 
-def handle(broker: Broker, request: Request) -> Response | Deferred:
-    """Answer one request of the HTTP API."""
+def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Deferred:
+    """Answer one request of the HTTP API, which came over TLS or did not."""
     route = find_route(request.path)
     if route is None:
         return _error(404, "404 NOT FOUND\n")
@@ -76,7 +77,7 @@ def handle(broker: Broker, request: Request) -> Response | Deferred:
             response = _error(405, f"This path takes {route.method}\n")
             response.headers = (f"Allow: {route.method}",)
             return response
-        _verify(broker, hub, request, params)
+        _verify(broker, hub, request, params, is_tls=is_tls)
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
@@ -109,7 +110,7 @@ def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
     return hub
 
 
-def _verify(broker: Broker, hub: Hub, request: Request, params: Params) -> None:
+def _verify(broker: Broker, hub: Hub, request: Request, params: Params, *, is_tls: bool) -> None:
     """Who asks, and whether the app may be served here at all."""
     key = next((value for name, value in params if name == "auth_key"), None)
     if key is None:
@@ -123,7 +124,11 @@ def _verify(broker: Broker, hub: Hub, request: Request, params: Params) -> None:
     auth.verify_request(
         request.method, request.path, params, request.body, secret, broker.unix_now()
     )
-    if hub.app.cluster not in {None, broker.config.cluster}:
+    if hub.app.is_tls_only and not is_tls:
+        raise RefusedError(
+            "Application only accepts SSL connections, use https://", http_status=403
+        )
+    if is_foreign(hub.app, broker.config.cluster):
         raise RefusedError(
             f"App {hub.app.id} not in this cluster. Did you forget to specify the cluster?",
             http_status=403,

@@ -66,6 +66,19 @@ async def test_a_batch_is_all_or_none_and_in_order(autojump_clock, cachecast_bro
     assert [(event.name, event.json()) for event in got] == [("a", 1), ("c", 3)]
 
 
+async def test_an_app_of_another_cluster_is_unknown_here_and_stores_nothing():
+    """Not over the wire and not from inside: what is published to it never leaves its region."""
+    app = msgspec.structs.replace(TEST_APP, cluster="eu")
+    async with open_broker(BrokerConfig(apps=(app,), cluster="us")) as broker:
+        with pytest.raises(BadRequestError, match="Unknown app"):
+            await broker.publish(APP, "cache-x", "e", "1")
+        with pytest.raises(BadRequestError, match="Unknown app"):
+            broker.channels(APP)
+        assert broker.cache.n_entries() == 0
+    async with open_broker(BrokerConfig(apps=(app,), cluster="eu")) as broker:
+        await broker.publish(APP, "cache-x", "e", "1")
+
+
 async def test_reading_the_cache(autojump_clock, cachecast_broker):
     await cachecast_broker.publish(APP, "cache-x", "tick", {"a": 1})
     await trio.sleep(600)

@@ -193,6 +193,21 @@ async def test_disabled_app_is_403():
         assert (await asked(node, "POST", "events", event(), secret="wrong"))[0] == 401
 
 
+async def test_plain_request_to_an_app_that_wants_tls_is_403_and_publishes_nothing():
+    """What is published would have been readable on its way, and what is read would be."""
+    plain = (403, "Application only accepts SSL connections, use https://\n")
+    async with running(make_app(is_tls_only=True), trusts_proxy=True) as node:
+        assert await asked(node, "POST", "events", event(channels=["cache-a"])) == plain
+        assert await asked(node, "GET", "channels/cache-a/cache") == plain
+        assert not node.broker.cache.n_entries(APP_ID)
+        # Only who knows the secret learns that much.
+        assert (await asked(node, "POST", "events", event(), secret="wrong"))[0] == 401
+        by_proxy = {"headers": "X-Forwarded-Proto: https\r\n"}
+        assert (await asked(node, "POST", "events", event(), **by_proxy))[0] == 200
+    async with running(make_app(is_tls_only=True)) as node:
+        assert await asked(node, "POST", "events", event(), **by_proxy) == plain
+
+
 async def test_app_of_another_cluster_is_403_and_publishes_nothing():
     async with running(make_app(cluster="eu"), cluster="us") as node:
         status, text = await asked(node, "POST", "events", event(channels=["cache-a"]))
