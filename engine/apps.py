@@ -83,7 +83,8 @@ class App(_Config, frozen=True, kw_only=True):
             the HTTP API is given without it.
         allows_sign_in: ``pusher:signin``.
         requires_authorization: a connection that neither signs in nor joins a private or presence
-            channel within ``authorization_timeout_s`` is closed with 4009.
+            channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
+            not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
             must match; empty allows all. Others are closed with 4009.
         cache_ttl_s: lower than the node's, never above 1800 (:data:`MAX_CACHE_TTL_S`).

@@ -6,6 +6,7 @@ Source: Pusher's WebSocket protocol page, "Connection closure"; protocol.md 1.2,
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from math import inf
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -15,8 +16,9 @@ from engine.protocol.close_codes import CLOSE_CODES
 if TYPE_CHECKING:
     from engine.apps import App
     from engine.channels.hub import Hub
+    from engine.protocol.session import Session
 
-__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign"]
+__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign", "note_signature"]
 
 _PROTOCOLS: Final = frozenset({4, 5, 6, 7})
 
@@ -73,10 +75,30 @@ def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
         raise RefusedError(CLOSE_CODES[4003].reason, close_code=4003)
     if app.allowed_origins and not _is_allowed(origin, app.allowed_origins):
         raise RefusedError("Origin not allowed", close_code=4009)
-    if app.max_connections is not None and len(hub.sessions) >= app.max_connections:
-        raise RefusedError(
-            f"{CLOSE_CODES[4004].reason} ({app.max_connections} connections)", close_code=4004
-        )
+    _check_quota(hub)
+
+
+def note_signature(hub: Hub, session: Session) -> None:
+    """Authorize a session that has shown a signature (protocol.md 1.8).
+
+    Raises:
+        RefusedError: 4004; those who were faster have used up the app's quota.
+    """
+    if session in hub.unauthorized:
+        _check_quota(hub)
+        hub.unauthorized.discard(session)
+        session.authorize_by = inf
+
+
+def _check_quota(hub: Hub) -> None:
+    """Whether the app may have one connection more.
+
+    Those that still owe a signature do not count, or whoever has the public key could keep all
+    others out (Pusher's "Authorized connections" page). They are counted once they show one.
+    """
+    limit = hub.app.max_connections
+    if limit is not None and len(hub.sessions) - len(hub.unauthorized) >= limit:
+        raise RefusedError(f"{CLOSE_CODES[4004].reason} ({limit} connections)", close_code=4004)
 
 
 def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:

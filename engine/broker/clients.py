@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from engine.broker.admission import check_app, check_protocol_version, find_app
+from engine.broker.admission import check_app, check_protocol_version, find_app, note_signature
 from engine.channels.outbox import Outbox
 from engine.errors import (
     BadMessageError,
@@ -174,6 +174,7 @@ class Clients:
         session.must_pong = protocol != "4"
         if app.requires_authorization:
             session.authorize_by = now + app.authorization_timeout_s
+            hub.unauthorized.add(session)
         hub.sessions[socket_id] = session
         hub.counters.connections_opened += 1
         self.n_sessions += 1
@@ -289,6 +290,8 @@ class Clients:
         """
         hub = self._hubs[session.app.id]
         name, member = request.name, request.member
+        if name.needs_auth:
+            note_signature(hub, session)
         joined = hub.subscribe(session, name, member)
         channel = joined.edge.channel
         success = channel.roster.success_data() if channel.roster is not None else {}
@@ -349,6 +352,7 @@ class Clients:
 
     def _sign_in(self, session: Session, user: User) -> None:
         hub = self._hubs[session.app.id]
+        note_signature(hub, session)
         before = session.user
         watchlist = user.watchlist if hub.app.allows_watchlists else ()
         user = msgspec.structs.replace(user, watchlist=watchlist)
@@ -388,6 +392,7 @@ class Clients:
         if hub.sessions.pop(session.socket_id, None) is None:
             return
         self.n_sessions -= 1
+        hub.unauthorized.discard(session)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(session)
         for name in list(session.subscriptions):

@@ -184,6 +184,35 @@ async def test_4009_a_connection_that_shows_no_signature_in_time(autojump_clock,
     """)
 
 
+@pytest.mark.parametrize("app_fields", [{"requires_authorization": True, "max_connections": 2}])
+async def test_who_still_owes_a_signature_takes_nobodys_place_in_the_quota(autojump_clock, stage):
+    """Or whoever has the public key could keep all others out (protocol.md 1.8)."""
+    await stage.enter("A", "B", "C", "D")
+    await stage.clients["A"].sign_in("u1")
+    await stage.clients["B"].subscribe("private-x")
+    for name in "ABCD":
+        stage.admit(name, stage.clients[name])
+    text = "Application is over connection quota (2 connections)"
+    await _refused(stage.network, 4004, text)
+
+    error = f'{{"event":"pusher:error","data":{{"code":4004,"message":"{text}"}}}}'
+    await stage.play(f"""
+        A>> subscribe private-x
+        A<< ok private-x
+        C>> subscribe private-x
+        C<< {error}
+        C<< close 4004 {text}
+        B>> unsubscribe private-x
+        -- drop A
+        A<< lost
+        D>> signin {{"id":"u2"}}
+        D<< {{"event":"pusher:signin_success","data":{{"user_data":"{{\\"id\\":\\"u2\\"}}"}}}}
+        -- wait 60
+    """)
+    assert stage.broker.statistics().apps[0].connections == 2
+    assert not stage.broker.hub(stage.app_id).unauthorized
+
+
 async def test_refusals_are_counted_by_code(autojump_clock, stage):
     for _ in range(2):
         stage.network.open(path="/app/nobody")
