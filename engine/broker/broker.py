@@ -23,7 +23,13 @@ from engine.broker.announcements import Announcements
 from engine.broker.clients import Clients
 from engine.broker.delivery import Delivery
 from engine.broker.subscriber import Subscriber
-from engine.broker.views import CachedEvent, ChannelState, app_statistics, channel_state
+from engine.broker.views import (
+    CachedEvent,
+    ChannelState,
+    app_statistics,
+    channel_state,
+    occupied_channels,
+)
 from engine.bus.local import LocalBus
 from engine.channels.cache import CacheStore
 from engine.channels.hub import Hub
@@ -54,7 +60,6 @@ if TYPE_CHECKING:
     from engine.config import BrokerConfig
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
-
 
 #: Seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -226,12 +231,7 @@ class Broker:
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
         """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
-        return {
-            name: channel_state(channel)
-            for name, channel in self.hub(app_id).channels.items()
-            # Users' own channels are the protocol's business, not the application's.
-            if name.startswith(prefix) and name[0] != "#"
-        }
+        return occupied_channels(self.hub(app_id).channels.items(), prefix)
 
     def channel(self, app_id: str, name: str) -> ChannelState:
         """One channel, occupied or not.

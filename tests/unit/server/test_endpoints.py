@@ -11,6 +11,8 @@ import msgpack
 import pytest
 
 from engine import KeyPair
+from engine.server.endpoints import CHANNELS_PER_STEP
+from engine.server.http_messages import Deferred, Response
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
@@ -457,6 +459,31 @@ async def test_channels_lists_what_is_occupied():
         assert answer.json == {"channels": {"presence-a": {"user_count": 1}}}
         answer = await node.ask("GET", "channels", params={"info": "subscription_count"})
         assert answer.json["channels"]["a"] == {"subscription_count": 1}
+
+
+async def test_very_many_channels_are_listed_in_steps():
+    """Nobody else waits for all of them; the answer is the same."""
+    async with running(make_app(max_channels_per_connection=3 * CHANNELS_PER_STEP)) as node:
+        answers = []
+        serve = node.server._handle
+        node.server._handle = lambda request: answers.append(serve(request)) or answers[-1]
+        client = await node.client()
+        names = [f"channel-{n}" for n in range(2 * CHANNELS_PER_STEP + 1)]
+        for name in names:
+            await client.subscribe(name)
+            if name == names[CHANNELS_PER_STEP - 1]:
+                found = (await node.ask("GET", "channels")).json["channels"]
+                assert (len(found), type(answers[-1])) == (CHANNELS_PER_STEP, Response)
+
+        assert (await node.ask("GET", "channels")).json == {"channels": dict.fromkeys(names, {})}
+        assert isinstance(answers[-1], Deferred)
+        params = {"filter_by_prefix": "channel-100", "info": "subscription_count"}
+        found = (await node.ask("GET", "channels", params=params)).json["channels"]
+        assert found == {
+            name: {"subscription_count": 1} for name in names if name.startswith("channel-100")
+        }
+        params = {"filter_by_prefix": "nothing"}
+        assert (await node.ask("GET", "channels", params=params)).json == {"channels": {}}
 
 
 @pytest.mark.parametrize(
