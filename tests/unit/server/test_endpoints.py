@@ -475,7 +475,8 @@ async def test_very_many_channels_are_listed_in_steps():
                 found = (await node.ask("GET", "channels")).json["channels"]
                 assert (len(found), type(answers[-1])) == (CHANNELS_PER_STEP, Response)
 
-        assert (await node.ask("GET", "channels")).json == {"channels": dict.fromkeys(names, {})}
+        everything = {"channels": {name: {} for name in names}}
+        assert (await node.ask("GET", "channels")).json == everything
         assert isinstance(answers[-1], Deferred)
         params = {"filter_by_prefix": "channel-100", "info": "subscription_count"}
         found = (await node.ask("GET", "channels", params=params)).json["channels"]
