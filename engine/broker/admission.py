@@ -50,7 +50,7 @@ def check_protocol_version(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise RefusedError("Invalid version string format", close_code=4006)
     if int(text[:9]) not in _PROTOCOLS:
         raise RefusedError(f"Unsupported protocol version {text[:9]}", close_code=4007)

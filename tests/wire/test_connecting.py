@@ -63,14 +63,14 @@ async def test_protocols_4_to_7_and_absent_are_accepted(autojump_clock, stage, p
     assert client.messages[0].json()["activity_timeout"] == 120
 
 
-@pytest.mark.parametrize("protocol", ["0", "1", "3", "8", "77"])
+@pytest.mark.parametrize("protocol", ["0", "1", "3", "8", "77", "-7"])
 async def test_other_integers_are_refused_with_4007(autojump_clock, stage, protocol):
     await _refused(
         stage.network, 4007, f"Unsupported protocol version {protocol}", protocol=protocol
     )
 
 
-@pytest.mark.parametrize("protocol", ["", "7.0", "seven", "-7", "\u0667"])
+@pytest.mark.parametrize("protocol", ["", "7.0", "seven", "-", "--7", "\u0667"])
 async def test_what_is_no_integer_is_refused_with_4006(autojump_clock, stage, protocol):
     await _refused(stage.network, 4006, "Invalid version string format", protocol=protocol)
 
