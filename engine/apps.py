@@ -76,13 +76,15 @@ class App(_Config, frozen=True, kw_only=True):
         cluster: the region the app lives in; None is any. A node of another cluster refuses the
             app with 4001, so that what is published to it never leaves its region.
         is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
-        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS.
+        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS, and
+            plain HTTP requests 403.
         allows_client_events: off on hosted Pusher until switched on, so here too.
-        sends_subscription_counts: ``subscription_count`` events and webhooks, and the attribute
-            in the HTTP API's events.
+        sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
+            the HTTP API is given without it.
         allows_sign_in: ``pusher:signin``.
         requires_authorization: a connection that neither signs in nor joins a private or presence
-            channel within ``authorization_timeout_s`` is closed with 4009.
+            channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
+            not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
             must match; empty allows all. Others are closed with 4009.
         cache_ttl_s: lower than the node's, never above 1800 (:data:`MAX_CACHE_TTL_S`).

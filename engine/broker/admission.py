@@ -6,6 +6,7 @@ Source: Pusher's WebSocket protocol page, "Connection closure"; protocol.md 1.2,
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from math import inf
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -13,11 +14,18 @@ from engine.errors import RefusedError
 from engine.protocol.close_codes import CLOSE_CODES
 
 if TYPE_CHECKING:
+    from engine.apps import App
     from engine.channels.hub import Hub
+    from engine.protocol.session import Session
 
-__all__ = ["check_app", "check_protocol_version", "find_app"]
+__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign", "note_signature"]
 
 _PROTOCOLS: Final = frozenset({4, 5, 6, 7})
+
+
+def is_foreign(app: App, cluster: str | None) -> bool:
+    """Whether an app lives in another cluster, which what is published to it must not leave."""
+    return app.cluster not in {None, cluster}
 
 
 def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
@@ -26,7 +34,7 @@ def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
     Raises:
         RefusedError: 4001 in hosted Pusher's words, which people search for.
     """
-    if hub is None or hub.app.cluster not in {None, cluster}:
+    if hub is None or is_foreign(hub.app, cluster):
         raise RefusedError(
             f"App key {key[:64]} not in this cluster. Did you forget to specify the cluster?",
             close_code=4001,
@@ -42,7 +50,7 @@ def check_protocol_version(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise RefusedError("Invalid version string format", close_code=4006)
     if int(text[:9]) not in _PROTOCOLS:
         raise RefusedError(f"Unsupported protocol version {text[:9]}", close_code=4007)
@@ -67,15 +75,38 @@ def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
         raise RefusedError(CLOSE_CODES[4003].reason, close_code=4003)
     if app.allowed_origins and not _is_allowed(origin, app.allowed_origins):
         raise RefusedError("Origin not allowed", close_code=4009)
-    if app.max_connections is not None and len(hub.sessions) >= app.max_connections:
-        raise RefusedError(
-            f"{CLOSE_CODES[4004].reason} ({app.max_connections} connections)", close_code=4004
-        )
+    _check_quota(hub)
+
+
+def note_signature(hub: Hub, session: Session) -> None:
+    """Authorize a session that has shown a signature (protocol.md 1.8).
+
+    Raises:
+        RefusedError: 4004; those who were faster have used up the app's quota.
+    """
+    if session in hub.unauthorized:
+        _check_quota(hub)
+        hub.unauthorized.discard(session)
+        session.authorize_by = inf
+
+
+def _check_quota(hub: Hub) -> None:
+    """Whether the app may have one connection more.
+
+    Those that still owe a signature do not count, or whoever has the public key could keep all
+    others out (Pusher's "Authorized connections" page). They are counted once they show one.
+    """
+    limit = hub.app.max_connections
+    if limit is not None and len(hub.sessions) - len(hub.unauthorized) >= limit:
+        raise RefusedError(f"{CLOSE_CODES[4004].reason} ({limit} connections)", close_code=4004)
 
 
 def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
     """Whether a browser's origin is on the list; a client without one is no browser."""
     if origin is None:
         return True
-    host = urlsplit(origin).hostname or ""
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:  # an open bracket: nothing that a browser sends
+        return False
     return any(fnmatchcase(host, pattern.lower()) for pattern in allowed)

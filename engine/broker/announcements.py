@@ -1,11 +1,19 @@
 """What the protocol itself says to a whole channel: members come and go, subscribers are counted.
 
 It goes through the same queue as publications, so everybody hears it in the same order.
+
+A publisher waits while too much is queued; a client that comes and goes two hundred times a second
+does not. So a channel has at most ``MAX_WAITING`` of these events in its queue. What happens beyond
+that is held here and made smaller: a member that came and went meanwhile need not be mentioned, and
+of counts only the last is one. What is left is said once the queue has room. Whoever subscribes in
+between may then hear of a member that its roster had already; libraries keep members by id.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from engine.protocol.codec import JSON, MSGPACK
 from engine.tasks.webhooks import WebhookEvent
@@ -25,12 +33,56 @@ __all__ = ["Announcements"]
 COUNT_THROTTLE_ABOVE: Final = 100
 COUNT_INTERVAL_S: Final = 5.0
 
+#: Protocol events that wait in one channel's queue. Each may hold a list of recipients of its own,
+#: 80 KB where there are ten thousand; an honest crowd is delivered faster than it gathers.
+MAX_WAITING: Final = 64
+
+_ARRIVALS: Final = frozenset({"member_added", "online"})
+
+
+class _News(msgspec.Struct, frozen=True, gc=False):
+    """One protocol event; ``change`` is what happened to the user whom it is about."""
+
+    event: str
+    change: str
+    data: object
+    channel: str | None
+    exclude: Session | None
+
+
+class _Held:
+    """What must still be said in a channel, by user, at most two events of each.
+
+    Attributes:
+        hub: of the app.
+        is_leaving: whether its turn has come, so that it goes on past ``MAX_WAITING``.
+        news: in the order in which it happened. Bounded by twice the members that the channel
+            had when its queue was full, for of those who came later only who stays is left.
+    """
+
+    __slots__ = ("hub", "is_leaving", "news")
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.is_leaving = False
+        self.news: dict[str, list[_News]] = {}
+
+    def add(self, user: str, news: _News) -> None:
+        waiting = self.news.setdefault(user, [])
+        if waiting and news.change not in _ARRIVALS and waiting[-1].change in _ARRIVALS:
+            waiting.pop()  # nobody has heard that it began, so nobody need hear that it ended
+        else:
+            waiting.append(news)
+        if not waiting:
+            del self.news[user]
+
 
 class Announcements:
     """Queues the protocol's own events.
 
     Attributes:
-        stale_counts: channels whose count the throttle holds back.
+        stale_counts: channels whose count the throttle, or a full queue, holds back.
+        held: what else a full queue holds back.
     """
 
     def __init__(
@@ -50,12 +102,30 @@ class Announcements:
         self._clock = clock
         self._notify = notify
         self.stale_counts: dict[Channel, Hub] = {}
+        self.held: dict[Channel, _Held] = {}
 
-    def announce(
-        self, hub: Hub, channel: Channel, event: str, data: object, exclude: Session | None = None
+    def tell_members(
+        self,
+        hub: Hub,
+        channel: Channel,
+        change: str,
+        user_id: str | int,
+        user_info: msgspec.Raw | None = None,
+        newcomer: Session | None = None,
     ) -> None:
-        """Queue a protocol event to everyone in a channel, in order with its publications."""
-        self._queue(hub, channel, event, data, channel.name.text, exclude)
+        """Queue to everyone in a presence channel that a member came or went.
+
+        Args:
+            hub: of the app.
+            channel: in whose order of publications it is told.
+            change: ``member_added`` or ``member_removed``.
+            user_id: of the member, as it was signed.
+            user_info: of a member that came, None if it has none.
+            newcomer: the connection that it came with, which is not told.
+        """
+        info = {} if user_info is None else {"user_info": user_info}
+        news = _News(change, change, {"user_id": user_id, **info}, channel.name.text, newcomer)
+        self._say(hub, channel, str(user_id), news)
 
     def tell_watchers(
         self, hub: Hub, user_id: str, change: str, newcomer: Session | None = None
@@ -71,26 +141,29 @@ class Announcements:
         channel = hub.users.watchers_of(user_id)
         if channel is not None:
             data = {"events": [{"name": change, "user_ids": [user_id]}]}
-            self._queue(hub, channel, "watchlist_events", data, None, newcomer)
+            news = _News("watchlist_events", change, data, None, newcomer)
+            self._say(hub, channel, user_id, news)
 
-    def _queue(
-        self,
-        hub: Hub,
-        channel: Channel,
-        event: str,
-        data: object,
-        text: str | None,
-        exclude: Session | None,
-    ) -> None:
+    def _say(self, hub: Hub, channel: Channel, user: str, news: _News) -> None:
+        held = self.held.get(channel)
+        if held is None:
+            if channel.n_announcements < MAX_WAITING:
+                self._queue(hub, channel, news)
+                return
+            held = self.held[channel] = _Held(hub)
+        held.add(user, news)
+
+    def _queue(self, hub: Hub, channel: Channel, news: _News) -> None:
         speaks_json, speaks_msgpack = channel.recipients.by_codec
-        name = f"pusher_internal:{event}"
+        name = f"pusher_internal:{news.event}"
         hub.enqueue(
             channel,
             (
-                JSON.system_frame(name, data, text) if speaks_json else None,
-                MSGPACK.system_frame(name, data, text) if speaks_msgpack else None,
+                JSON.system_frame(name, news.data, news.channel) if speaks_json else None,
+                MSGPACK.system_frame(name, news.data, news.channel) if speaks_msgpack else None,
             ),
-            exclude,
+            news.exclude,
+            is_announcement=True,
         )
         self._fanout.wake()
 
@@ -99,10 +172,10 @@ class Announcements:
         if not hub.app.sends_subscription_counts or channel.name.is_presence:
             return
         now = self._clock()
-        if len(channel.subscriptions) > COUNT_THROTTLE_ABOVE and now < channel.count_due_at:
+        if channel.subscriptions and not _may_count(channel, now):
             self.stale_counts[channel] = hub
-            return
-        self._announce_count(hub, channel, now)
+        else:
+            self._announce_count(hub, channel, now)
 
     def _announce_count(self, hub: Hub, channel: Channel, now: float) -> None:
         channel.count_due_at = now + COUNT_INTERVAL_S
@@ -113,15 +186,40 @@ class Announcements:
             WebhookEvent("subscription_count", channel.name.text, subscription_count=count),
         )
         if count:
-            self.announce(hub, channel, "subscription_count", {"subscription_count": count})
+            event = "subscription_count"
+            news = _News(event, event, {event: count}, channel.name.text, None)
+            self._queue(hub, channel, news)
 
-    def announce_due_counts(self, limit: int) -> None:
-        """Announce at most ``limit`` counts that the throttle held back and are due now."""
+    def announce_due(self, limit: int) -> bool:
+        """Announce at most ``limit`` of what was held back and may go now. Never yields.
+
+        Returns:
+            Whether there is more that may go.
+        """
         now = self._clock()
-        due = [item for item in self.stale_counts.items() if item[0].count_due_at <= now]
+        due = [item for item in self.stale_counts.items() if _may_count(item[0], now)]
         for channel, hub in due[:limit]:
             self._announce_count(hub, channel, now)
+        return self._announce_held(limit - len(due)) or len(due) > limit
+
+    def _announce_held(self, limit: int) -> bool:
+        for channel, held in list(self.held.items()):
+            held.is_leaving |= channel.n_announcements < MAX_WAITING
+            while held.is_leaving and held.news and limit > 0:
+                for news in held.news.pop(next(iter(held.news))):
+                    self._queue(held.hub, channel, news)
+                    limit -= 1
+            if not held.news:
+                del self.held[channel]
+        return any(held.is_leaving for held in self.held.values())
 
     def forget(self, channel: Channel) -> None:
-        """A vacated channel has no count to announce any more."""
+        """A vacated channel has nobody who could be told anything."""
         self.stale_counts.pop(channel, None)
+        self.held.pop(channel, None)
+
+
+def _may_count(channel: Channel, now: float) -> bool:
+    """Whether neither the throttle nor a full queue holds a channel's count back."""
+    is_due = len(channel.subscriptions) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
+    return is_due and channel.n_announcements < MAX_WAITING

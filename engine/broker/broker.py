@@ -18,11 +18,18 @@ import trio
 
 from engine.apps import App
 from engine.broker import signing
+from engine.broker.admission import is_foreign
 from engine.broker.announcements import Announcements
 from engine.broker.clients import Clients
 from engine.broker.delivery import Delivery
 from engine.broker.subscriber import Subscriber
-from engine.broker.views import CachedEvent, ChannelState, app_statistics, channel_state
+from engine.broker.views import (
+    CachedEvent,
+    ChannelState,
+    app_statistics,
+    channel_state,
+    occupied_channels,
+)
 from engine.bus.local import LocalBus
 from engine.channels.cache import CacheStore
 from engine.channels.hub import Hub
@@ -54,10 +61,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
-
 #: Seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
 
 #: How long the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
@@ -217,21 +222,16 @@ class Broker:
         """The state of an app.
 
         Raises:
-            BadRequestError: 404; there is no such app on this node.
+            BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
         """
         hub = self.hubs.get(app_id)
-        if hub is None:
+        if hub is None or is_foreign(hub.app, self.config.cluster):
             raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
         return hub
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
         """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
-        return {
-            name: channel_state(channel)
-            for name, channel in self.hub(app_id).channels.items()
-            # Users' own channels are the protocol's business, not the application's.
-            if name.startswith(prefix) and name[0] != "#"
-        }
+        return occupied_channels(self.hub(app_id).channels.items(), prefix)
 
     def channel(self, app_id: str, name: str) -> ChannelState:
         """One channel, occupied or not.
@@ -281,7 +281,7 @@ class Broker:
             channel,
             str(publication.data),
             now - entry.published_at,
-            entry.deadline - now,
+            min(entry.deadline - now, self.cache.ttl_s(app_id)),  # the sum may be rounded up
             entry.frame,
         )
 
@@ -448,7 +448,7 @@ async def open_broker(
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
-        nursery.start_soon(run_counts, broker.announcements.announce_due_counts)
+        nursery.start_soon(run_counts, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.webhooks.run)
         try:

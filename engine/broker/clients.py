@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from engine.broker.admission import check_app, check_protocol_version, find_app
+from engine.broker.admission import check_app, check_protocol_version, find_app, note_signature
 from engine.channels.outbox import Outbox
 from engine.errors import (
     BadMessageError,
@@ -25,6 +25,7 @@ from engine.errors import (
     SubscriptionError,
 )
 from engine.protocol.frames import close_frame
+from engine.protocol.messages import as_text
 from engine.protocol.session import (
     ClientEvent,
     ClientEventError,
@@ -173,6 +174,7 @@ class Clients:
         session.must_pong = protocol != "4"
         if app.requires_authorization:
             session.authorize_by = now + app.authorization_timeout_s
+            hub.unauthorized.add(session)
         hub.sessions[socket_id] = session
         hub.counters.connections_opened += 1
         self.n_sessions += 1
@@ -211,8 +213,11 @@ class Clients:
             self._refuse(session, error)
 
     def touch(self, session: Session) -> None:
-        """Note a sign of life that is no message, such as a WebSocket pong."""
-        session.active_at = self.now()
+        """Note a sign of life that is no message: a WebSocket ping or pong. Too many end it."""
+        try:
+            session.touch(self.now())
+        except RefusedError as error:
+            self._refuse(session, error)
 
     def _refuse(self, session: Session, error: RemoteProtocolError) -> None:
         code = error.close_code
@@ -285,6 +290,8 @@ class Clients:
         """
         hub = self._hubs[session.app.id]
         name, member = request.name, request.member
+        if name.needs_auth:
+            note_signature(hub, session)
         joined = hub.subscribe(session, name, member)
         channel = joined.edge.channel
         success = channel.roster.success_data() if channel.roster is not None else {}
@@ -293,9 +300,8 @@ class Clients:
         if joined.is_member_new and member is not None:
             self._notify(hub, WebhookEvent("member_added", name.text, user_id=member.key))
             if not joined.is_occupied:
-                info = {} if member.user_info is None else {"user_info": member.user_info}
-                self._announcements.announce(
-                    hub, channel, "member_added", {"user_id": member.user_id, **info}, session
+                self._announcements.tell_members(
+                    hub, channel, "member_added", member.user_id, member.user_info, session
                 )
         self._announcements.count_changed(hub, channel)
         confirmation = session.codec.system_frame(
@@ -313,9 +319,7 @@ class Clients:
         if left.is_member_gone and member is not None:
             self._notify(hub, WebhookEvent("member_removed", name, user_id=member.key))
             if not left.is_vacated:
-                self._announcements.announce(
-                    hub, channel, "member_removed", {"user_id": member.user_id}
-                )
+                self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
             self._announcements.forget(channel)
             self._notify(hub, WebhookEvent("channel_vacated", name))
@@ -332,14 +336,13 @@ class Clients:
             )
         hub.counters.client_events += 1
         self._delivery.send(hub, name, publication, is_server_side=False)
-        data = publication.data
         self._notify(
             hub,
             WebhookEvent(
                 "client_event",
                 publication.channel,
                 event=publication.event,
-                data=_as_text(data),
+                data=as_text(publication.data),
                 socket_id=session.socket_id,
                 user_id=None if publication.user_id is None else str(publication.user_id),
             ),
@@ -349,6 +352,7 @@ class Clients:
 
     def _sign_in(self, session: Session, user: User) -> None:
         hub = self._hubs[session.app.id]
+        note_signature(hub, session)
         before = session.user
         watchlist = user.watchlist if hub.app.allows_watchlists else ()
         user = msgspec.structs.replace(user, watchlist=watchlist)
@@ -388,6 +392,7 @@ class Clients:
         if hub.sessions.pop(session.socket_id, None) is None:
             return
         self.n_sessions -= 1
+        hub.unauthorized.discard(session)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(session)
         for name in list(session.subscriptions):
@@ -434,14 +439,6 @@ class Clients:
         for session in sessions:
             self.disconnect(session, 4009, "You got disconnected by the app.")
         return len(sessions)
-
-
-def _as_text(data: str | msgspec.Raw) -> str:
-    """Client event data as the String that webhook receivers parse (protocol.md 7)."""
-    if isinstance(data, str):
-        return data
-    raw = bytes(data)
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
 
 
 def _new_socket_id() -> str:

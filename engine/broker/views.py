@@ -9,11 +9,13 @@ import msgspec
 from engine.metrics import AppStatistics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from engine.channels.cache import CacheStore
     from engine.channels.channel import Channel
     from engine.channels.hub import Hub
 
-__all__ = ["CachedEvent", "ChannelState", "app_statistics", "channel_state"]
+__all__ = ["CachedEvent", "ChannelState", "app_statistics", "channel_state", "occupied_channels"]
 
 
 class CachedEvent(msgspec.Struct, frozen=True):
@@ -48,6 +50,20 @@ class ChannelState(msgspec.Struct, frozen=True):
     occupied: bool
     subscription_count: int
     user_count: int | None
+
+
+def occupied_channels(
+    channels: Iterable[tuple[str, Channel]], prefix: str
+) -> dict[str, ChannelState]:
+    """Those whose name starts with ``prefix`` and in which there is still somebody.
+
+    Users' own channels are the protocol's business, not the application's.
+    """
+    return {
+        name: channel_state(channel)
+        for name, channel in channels
+        if name.startswith(prefix) and name[0] != "#" and channel.subscriptions
+    }
 
 
 def channel_state(channel: Channel) -> ChannelState:

@@ -71,15 +71,22 @@ class Recipients:
 class _Queued:
     """A publication that waits for its fan-out."""
 
-    __slots__ = ("deadline", "exclude", "frames", "recipients", "size")
+    __slots__ = ("deadline", "exclude", "frames", "is_announcement", "recipients", "size")
 
     def __init__(
-        self, frames: Frames, recipients: Recipients, exclude: Subscription | None, deadline: float
+        self,
+        frames: Frames,
+        recipients: Recipients,
+        exclude: Subscription | None,
+        deadline: float,
+        *,
+        is_announcement: bool,
     ) -> None:
         self.frames = frames
         self.recipients = recipients
         self.exclude = exclude
         self.deadline = deadline
+        self.is_announcement = is_announcement
         self.size = len(frames[0] or b"") + len(frames[1] or b"")
 
     def joins(self, other: _Queued) -> bool:
@@ -110,8 +117,8 @@ class Channel:
         roster: of a presence channel.
         is_ready: whether it stands in the line of channels that have something to deliver.
         queued_bytes: of what waits and what is being delivered.
+        n_announcements: of the protocol's own events among them.
         count_due_at: when the throttle lets the next ``subscription_count`` out.
-        is_count_stale: whether the count has changed since the last one.
     """
 
     __slots__ = (
@@ -120,8 +127,8 @@ class Channel:
         "_recipients",
         "_sweep",
         "count_due_at",
-        "is_count_stale",
         "is_ready",
+        "n_announcements",
         "name",
         "queued_bytes",
         "roster",
@@ -134,8 +141,8 @@ class Channel:
         self.roster = PresenceRoster() if name.is_presence else None
         self.is_ready = False
         self.queued_bytes = 0
+        self.n_announcements = 0
         self.count_due_at = -inf
-        self.is_count_stale = False
         self._counters = counters
         self._recipients: Recipients | None = None
         self._queue: deque[_Queued] | None = None
@@ -172,7 +179,12 @@ class Channel:
         return edge
 
     def enqueue(
-        self, frames: Frames, exclude: Session | None = None, deadline: float = inf
+        self,
+        frames: Frames,
+        exclude: Session | None = None,
+        deadline: float = inf,
+        *,
+        is_announcement: bool = False,
     ) -> None:
         """Queue a publication for everyone who is subscribed now. Never yields.
 
@@ -180,13 +192,15 @@ class Channel:
             frames: by codec.
             exclude: the session that must not get it.
             deadline: of a cached value; finite means a newer one may replace it.
+            is_announcement: whether the protocol says it, and not a publisher, who would wait.
         """
         edge = self.subscriptions.get(exclude) if exclude is not None else None
-        queued = _Queued(frames, self.recipients, edge, deadline)
+        queued = _Queued(frames, self.recipients, edge, deadline, is_announcement=is_announcement)
         if self._queue is None:
             self._queue = deque()
         self._queue.append(queued)
         self.queued_bytes += queued.size
+        self.n_announcements += is_announcement
 
     def deliver(self, budget: int) -> tuple[int, int]:
         """Deliver a part of what is queued.
@@ -210,6 +224,7 @@ class Channel:
             if sweep.codec == 2:
                 self._sweep = None
                 done += sum(queued.size for queued in sweep.batch)
+                self.n_announcements -= sum(queued.is_announcement for queued in sweep.batch)
         self.queued_bytes -= done
         return used, done
 

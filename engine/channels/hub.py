@@ -52,6 +52,7 @@ class Hub:
 
     Attributes:
         sessions: by socket id.
+        unauthorized: those of them that still owe a signature, where the app requires one.
         channels: the occupied ones, by name.
         users: who is signed in, and who watches.
         counters: what happened.
@@ -66,6 +67,7 @@ class Hub:
         "counters",
         "publish_bucket",
         "sessions",
+        "unauthorized",
         "undelivered_bytes",
         "users",
     )
@@ -82,6 +84,7 @@ class Hub:
         self.publish_bucket = TokenBucket(rate, max(rate, 100.0), now) if rate else None
         self.app = app
         self.sessions: dict[str, Session] = {}
+        self.unauthorized: set[Session] = set()
         self.channels: dict[str, Channel] = {}
         self.counters = AppCounters()
         self.users = UserIndex(self.counters)
@@ -143,10 +146,12 @@ class Hub:
         frames: tuple[bytes | None, bytes | None],
         exclude: Session | None = None,
         deadline: float = float("inf"),
+        *,
+        is_announcement: bool = False,
     ) -> None:
         """Queue frames for everyone in the channel now; see :meth:`Channel.enqueue`."""
         before = channel.queued_bytes
-        channel.enqueue(frames, exclude, deadline)
+        channel.enqueue(frames, exclude, deadline, is_announcement=is_announcement)
         self.undelivered_bytes += channel.queued_bytes - before
         if not channel.is_ready:
             channel.is_ready = True

@@ -199,7 +199,7 @@ def unpack(payload: bytes) -> Any:  # noqa: ANN401 - whatever was packed
     try:
         return msgpack.unpackb(payload, raw=False, strict_map_key=True, ext_hook=_refuse_ext)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise BadMessageError(f"Invalid msgpack: {error or type(error).__name__}") from None
+        raise BadMessageError(f"Invalid msgpack: {str(error) or type(error).__name__}") from None
 
 
 def _refuse_ext(code: int, data: bytes) -> None:

@@ -5,19 +5,21 @@ Shapes are the wire's own (protocol.md 1 to 5); ``codec`` turns them into bytes 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from engine.errors import BadMessageError
 
 __all__ = [
+    "ChannelData",
     "ClientMessage",
     "Publication",
     "SignInData",
     "SubscribeData",
     "UnsubscribeData",
     "UserData",
+    "as_text",
     "has_reserved_prefix",
     "too_large_text",
 ]
@@ -26,6 +28,14 @@ T = TypeVar("T")
 
 _RESERVED = ("pusher:", "pusher_internal:")
 _DOCS_URL = "https://pusher.com/docs/channels/server_api/http-api#publishing-events"
+
+
+def as_text(data: str | msgspec.Raw) -> str:
+    """Event data as the String that webhook receivers parse (protocol.md 7)."""
+    if isinstance(data, str):
+        return data
+    raw = bytes(data)
+    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
 
 
 def has_reserved_prefix(event: str) -> bool:
@@ -83,6 +93,14 @@ class UnsubscribeData(msgspec.Struct, frozen=True, gc=False):
     """``data`` of ``pusher:unsubscribe``."""
 
     channel: str
+
+
+class ChannelData(msgspec.Struct, frozen=True, gc=False):
+    """What ``channel_data`` holds on a presence channel (2.4); ``user_info`` stays raw."""
+
+    #: Numbers only as far as every client reads them as they were sent (2.2).
+    user_id: str | Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+    user_info: msgspec.Raw = msgspec.Raw(b"")
 
 
 class SignInData(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ looked into, and ten bad messages in ten seconds end the connection (protocol.md
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from engine.errors import (
 from engine.protocol import auth
 from engine.protocol.channel_name import ChannelName, Kind, parse_channel_name
 from engine.protocol.messages import (
+    ChannelData,
     ClientMessage,
     Publication,
     SignInData,
@@ -184,6 +185,20 @@ class Session:
 
     # --- in
 
+    def touch(self, now: float) -> None:
+        """Note a sign of life: a message, or a WebSocket ping or pong, which cost as much.
+
+        Raises:
+            RefusedError: there are more of them than a client has any reason for.
+        """
+        self.active_at = now
+        if self._message_bucket is None:
+            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
+        if not self._message_bucket.take(now):
+            raise RefusedError(
+                f"Too many messages: more than {self.app.messages_per_s:g} per second"
+            )
+
     def receive(self, payload: bytes, now: float) -> Request:
         """Understand one message.
 
@@ -194,13 +209,7 @@ class Session:
         Raises:
             RemoteProtocolError: how to answer it stands in the error.
         """
-        self.active_at = now
-        if self._message_bucket is None:
-            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
-        if not self._message_bucket.take(now):
-            raise RefusedError(
-                f"Too many messages: more than {self.app.messages_per_s:g} per second"
-            )
+        self.touch(now)
         message = self.codec.decode(payload)
         event = message.event
         if event.startswith("client-"):
@@ -272,7 +281,7 @@ class Session:
 
     def _read_member(self, name: ChannelName, channel_data: str) -> Member:
         try:
-            data = msgspec.json.decode(channel_data, type=_ChannelData)
+            data = msgspec.json.decode(channel_data, type=ChannelData)
         except (ValueError, RecursionError) as error:
             raise SubscriptionError(f"Invalid channel_data: {error}", channel=name.text) from None
         if data.user_id == "":
@@ -406,12 +415,6 @@ class Session:
             raise RefusedError(
                 f"Too many invalid messages: {MAX_FAULTS} within {FAULT_WINDOW_S:.0f} seconds"
             )
-
-
-class _ChannelData(msgspec.Struct, gc=False):
-    # Numbers that every client reads as they were sent (2.2).
-    user_id: str | Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
-    user_info: msgspec.Raw = msgspec.Raw(b"")
 
 
 def _present(info: msgspec.Raw) -> msgspec.Raw | None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from engine.broker.admission import is_foreign
+from engine.broker.views import occupied_channels
 from engine.errors import AuthError, BadRequestError, RefusedError, RemoteProtocolError
 from engine.protocol import auth
 from engine.protocol.frames import payload_of
@@ -30,9 +32,10 @@ from engine.protocol.http_api import (
 from engine.server.http_messages import Deferred, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from engine.broker import Broker
+    from engine.channels.channel import Channel
     from engine.channels.hub import Hub
 
 __all__ = ["handle"]
@@ -43,6 +46,9 @@ Info = dict[str, int]
 _EMPTY: Final = Response(200, b"{}")
 
 _MSGPACK_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack"})
+#: Occupied channels listed between two checkpoints: a hundred thousand at once take a third of a
+#: second, in which nobody else would be served.
+CHANNELS_PER_STEP: Final = 500
 
 
 class _Call:
@@ -67,8 +73,8 @@ class _Call:
         return kind.partition(b";")[0].strip().lower() in _MSGPACK_TYPES
 
 
-def handle(broker: Broker, request: Request) -> Response | Deferred:
-    """Answer one request of the HTTP API."""
+def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Deferred:
+    """Answer one request of the HTTP API, which came over TLS or did not."""
     route = find_route(request.path)
     if route is None:
         return _error(404, "404 NOT FOUND\n")
@@ -80,7 +86,7 @@ def handle(broker: Broker, request: Request) -> Response | Deferred:
             response = _error(405, f"This path takes {route.method}\n")
             response.headers = (f"Allow: {route.method}",)
             return response
-        _verify(broker, hub, request, params)
+        _verify(broker, hub, request, params, is_tls=is_tls)
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
@@ -113,7 +119,7 @@ def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
     return hub
 
 
-def _verify(broker: Broker, hub: Hub, request: Request, params: Params) -> None:
+def _verify(broker: Broker, hub: Hub, request: Request, params: Params, *, is_tls: bool) -> None:
     """Who asks, and whether the app may be served here at all."""
     key = dict(params).get("auth_key")
     if key is None:
@@ -127,7 +133,11 @@ def _verify(broker: Broker, hub: Hub, request: Request, params: Params) -> None:
     auth.verify_request(
         request.method, request.path, params, request.body, secret, broker.unix_now()
     )
-    if hub.app.cluster not in {None, broker.config.cluster}:
+    if hub.app.is_tls_only and not is_tls:
+        raise RefusedError(
+            "Application only accepts SSL connections, use https://", http_status=403
+        )
+    if is_foreign(hub.app, broker.config.cluster):
         raise RefusedError(
             f"App {hub.app.id} not in this cluster. Did you forget to specify the cluster?",
             http_status=403,
@@ -202,7 +212,7 @@ def _info(call: _Call, channel: str, wanted: frozenset[str]) -> Info:
 # --- reading
 
 
-def _channels(call: _Call) -> Response:
+def _channels(call: _Call) -> Response | Deferred:
     query = dict(call.params)
     prefix = query.get("filter_by_prefix", "")
     info = read_channel_info(call.params, frozenset({"user_count", "subscription_count"}))
@@ -211,14 +221,37 @@ def _channels(call: _Call) -> Response:
             "user_count may only be requested for presence channels - "
             "please supply filter_by_prefix begining with presence-\n"
         )
-    channels: dict[str, Info] = {}
-    for name, state in call.broker.channels(call.hub.app.id, prefix).items():
-        channels[name] = entry = {}
+    occupied = call.hub.channels
+    if len(occupied) <= CHANNELS_PER_STEP:
+        return _channels_response([_encode_channels(occupied.items(), prefix, info)])
+
+    async def collect() -> Response:
+        items = list(occupied.items())
+        parts: list[bytes] = []
+        for at in range(0, len(items), CHANNELS_PER_STEP):
+            parts.append(_encode_channels(items[at : at + CHANNELS_PER_STEP], prefix, info))
+            await trio.lowlevel.checkpoint()
+        return _channels_response(parts)
+
+    return Deferred(collect)
+
+
+def _encode_channels(
+    channels: Iterable[tuple[str, Channel]], prefix: str, info: frozenset[str]
+) -> bytes:
+    """The members of a JSON object, without its braces."""
+    found: dict[str, Info] = {}
+    for name, state in occupied_channels(channels, prefix).items():
+        found[name] = entry = {}
         if "user_count" in info:
             entry["user_count"] = state.user_count or 0
         if "subscription_count" in info:
             entry["subscription_count"] = state.subscription_count
-    return Response(200, encode_body({"channels": channels}))
+    return encode_body(found)[1:-1]
+
+
+def _channels_response(parts: Iterable[bytes]) -> Response:
+    return Response(200, b'{"channels":{%b}}' % b",".join(part for part in parts if part))
 
 
 def _channel(call: _Call) -> Response:

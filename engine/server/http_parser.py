@@ -162,7 +162,10 @@ class RequestParser:
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
         if size > config.max_head_bytes:
             self._refuse(431, f"Request head larger than {config.max_head_bytes} bytes")
-        if b"host" not in headers and self._parser.get_http_version() == "1.1":
+        version = self._parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self._refuse(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if b"host" not in headers and version == "1.1":
             self._refuse(400, "Host header missing")
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
@@ -170,7 +173,9 @@ class RequestParser:
         length = headers.get(b"content-length", b"0")
         if len(length) > 18 or int(length) > config.max_body_bytes:
             self._refuse(413, f"Request body larger than {config.max_body_bytes} bytes")
-        self.owes_continue = headers.get(b"expect", b"").lower() == b"100-continue"
+        # Not to HTTP/1.0, which would take it for the answer (RFC 9110 10.1.1).
+        expects = headers.get(b"expect", b"").lower() == b"100-continue"
+        self.owes_continue = expects and version == "1.1"
 
     def on_body(self, part: bytes) -> None:
         """Parser: a part of the body."""

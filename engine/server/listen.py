@@ -147,7 +147,6 @@ class Server:
         self._trusts_proxy = trusts_proxy
         self._listeners: list[_Listener] = []
         self._max_sockets = _max_sockets()
-        self._handle: Callable[[Request], Response | Deferred] = partial(handle, broker)
         self._handle_admin: Callable[[Request], Response | Deferred] = partial(handle_admin, broker)
 
     @property
@@ -181,6 +180,9 @@ class Server:
         )
         self.poller.add(connection.fd, connection)
         self.timeouts.schedule(connection, self.now() + self.config.request_timeout_s)
+
+    def _handle(self, request: Request) -> Response | Deferred:
+        return handle(self.broker, request, is_tls=self.is_secure(request))
 
     def is_secure(self, request: Request) -> bool:
         """Whether a client came over TLS, here or as far as a trusted proxy."""

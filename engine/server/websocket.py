@@ -27,6 +27,11 @@ __all__ = ["RECV_BYTES", "WebSocket"]
 RECV_BYTES: Final = 16 * 1024
 
 
+#: What a client that was told to go may still send before its connection is cut off. Enough for
+#: whatever was on its way; a flood would be read for all of ``close_timeout_s``.
+MAX_UNHEARD_BYTES: Final = 256 * 1024
+
+
 class WebSocket:
     """A connection after its upgrade; the Transport of its session's Outbox.
 
@@ -34,7 +39,7 @@ class WebSocket:
     no buffer.
     """
 
-    __slots__ = ("_clients", "_parser", "_poller", "_session", "_sock", "fd", "send")
+    __slots__ = ("_clients", "_parser", "_poller", "_session", "_sock", "_unheard", "fd", "send")
 
     def __init__(
         self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, max_bytes: int
@@ -44,6 +49,7 @@ class WebSocket:
         self._clients = clients
         self._parser = FrameParser(max_bytes)
         self._session: Session | None = None
+        self._unheard = 0
         self.fd = sock.fileno()
         # The socket's own bound method: what the fan-out calls is the kernel's send and no more.
         self.send: Callable[[bytes], int] = sock.send
@@ -68,12 +74,19 @@ class WebSocket:
             return
         except OSError:
             data = b""
-        if not data:
+        if not data or self._goes_on(data):
             self.abort()
             return
         self.feed(data)
         if isinstance(self._sock, TlsSocket) and self._session and self._sock.pending():
             self._poller.again(self.fd, self)
+
+    def _goes_on(self, data: bytes) -> bool:
+        """Whether a client that was told to go talks on and on instead."""
+        if self._session is None or not self._session.outbox.is_finishing:
+            return False
+        self._unheard += len(data)
+        return self._unheard > MAX_UNHEARD_BYTES
 
     def feed(self, data: bytes) -> None:
         """Handle bytes from the client."""

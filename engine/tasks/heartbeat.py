@@ -121,10 +121,8 @@ class Heartbeat:
     def _check(self, session: Session, now: float) -> None:
         config = self._config
         if now >= session.authorize_by:
-            if not self._is_authorized(session):
-                self._broker.disconnect(session, 4009, "Connection not authorized within timeout")
-                return
-            session.authorize_by = inf
+            self._broker.disconnect(session, 4009, "Connection not authorized within timeout")
+            return
         pinged_at = self._pinged_at.get(session, inf)
         if session.active_at >= pinged_at:
             del self._pinged_at[session]
@@ -153,9 +151,3 @@ class Heartbeat:
                 return  # the ping met a broken socket, and the session has been forgotten
             due = now + min(config.pong_timeout_s, config.activity_timeout_s)
         self._schedule(session, due)
-
-    def _is_authorized(self, session: Session) -> bool:
-        """Signed in, or in a channel that asked for a signature (protocol.md 1.8)."""
-        return session.user is not None or any(
-            edge.channel.name.needs_auth for edge in session.subscriptions.values()
-        )

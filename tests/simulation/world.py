@@ -213,7 +213,7 @@ class World:
         assert (app.cache_entries, app.cache_bytes, app.undelivered_bytes) == (0, 0, 0)
         assert (statistics.outbox_bytes, statistics.backlogged_connections) == (0, 0)
         assert len(self.broker.heartbeat._wheel) == self.broker.clients.n_sessions == 0
-        assert self.broker.announcements.stale_counts == {}
+        assert self.broker.announcements.stale_counts == self.broker.announcements.held == {}
 
 
 @asynccontextmanager

@@ -416,16 +416,26 @@ async def test_the_cache_endpoint_gives_etag_age_and_max_age(autojump_clock, sta
     assert (empty.status, wrong.status) == (404, 400)
 
 
-async def test_the_same_value_published_again_is_another_one(autojump_clock, stage):
+async def test_the_same_value_published_again_is_young_again_and_has_its_old_tag(
+    autojump_clock, stage
+):
+    """Whoever holds the bytes need not read them again, and learns how much longer they live."""
+
+    async def read(**headers):
+        return await stage.network.request("GET", "/channels/cache-x/cache", headers=headers)
+
     await stage.broker.publish(stage.app_id, "cache-x", "tick", "1")
-    before = await stage.network.request("GET", "/channels/cache-x/cache")
+    tag = (await read()).headers["etag"]
     await trio.sleep(1_000)
     await stage.broker.publish(stage.app_id, "cache-x", "tick", "1")
     await trio.sleep(1_000)
 
-    after = await stage.network.request("GET", "/channels/cache-x/cache")
-    assert (after.status, after.headers["age"]) == (200, "1000")
-    del before
+    again = await read(**{"If-None-Match": tag})
+    assert (again.status, again.body) == (304, b"")
+    assert (again.headers["age"], again.headers["cache-control"]) == ("1000", "max-age=800")
+    await stage.broker.publish(stage.app_id, "cache-x", "tick", "2")
+    other = await read(**{"If-None-Match": tag})
+    assert (other.status, other.headers["age"]) == (200, "0")
 
 
 # --- bounds and accounts
@@ -510,5 +520,6 @@ async def test_every_account_returns_to_zero_after_churn(autojump_clock, stage):
         == 0
     )
     assert len(broker.announcements.stale_counts) == len(broker.delivery._subscribers) == 0
+    assert broker.announcements.held == {}
     assert broker.fanout.is_idle
     assert msgspec.json.encode(statistics)

@@ -63,14 +63,14 @@ async def test_protocols_4_to_7_and_absent_are_accepted(autojump_clock, stage, p
     assert client.messages[0].json()["activity_timeout"] == 120
 
 
-@pytest.mark.parametrize("protocol", ["0", "1", "3", "8", "77"])
+@pytest.mark.parametrize("protocol", ["0", "1", "3", "8", "77", "-7"])
 async def test_other_integers_are_refused_with_4007(autojump_clock, stage, protocol):
     await _refused(
         stage.network, 4007, f"Unsupported protocol version {protocol}", protocol=protocol
     )
 
 
-@pytest.mark.parametrize("protocol", ["", "7.0", "seven", "-7", "\u0667"])
+@pytest.mark.parametrize("protocol", ["", "7.0", "seven", "-", "--7", "\u0667"])
 async def test_what_is_no_integer_is_refused_with_4006(autojump_clock, stage, protocol):
     await _refused(stage.network, 4006, "Invalid version string format", protocol=protocol)
 
@@ -153,7 +153,8 @@ async def test_4100_the_node_is_full(autojump_clock, stage):
 
 @pytest.mark.parametrize("app_fields", [{"allowed_origins": ("example.org", "*.example.org")}])
 async def test_4009_an_origin_that_is_not_allowed(autojump_clock, stage):
-    await _refused(stage.network, 4009, "Origin not allowed", origin="https://evil.test")
+    for origin in ("https://evil.test", "null", "https://["):
+        await _refused(stage.network, 4009, "Origin not allowed", origin=origin)
     await stage.enter("A", origin="https://example.org")
     await stage.enter("B", origin="https://shop.example.org:8443")
     await stage.enter("C")  # no browser
@@ -197,6 +198,35 @@ async def test_authorization_that_was_shown_in_time_is_not_asked_for_again(autoj
         A>> subscribe public
         A<< ok public
     """)
+
+
+@pytest.mark.parametrize("app_fields", [{"requires_authorization": True, "max_connections": 2}])
+async def test_who_still_owes_a_signature_takes_nobodys_place_in_the_quota(autojump_clock, stage):
+    """Or whoever has the public key could keep all others out (protocol.md 1.8)."""
+    await stage.enter("A", "B", "C", "D")
+    await stage.clients["A"].sign_in("u1")
+    await stage.clients["B"].subscribe("private-x")
+    for name in "ABCD":
+        stage.admit(name, stage.clients[name])
+    text = "Application is over connection quota (2 connections)"
+    await _refused(stage.network, 4004, text)
+
+    error = f'{{"event":"pusher:error","data":{{"code":4004,"message":"{text}"}}}}'
+    await stage.play(f"""
+        A>> subscribe private-x
+        A<< ok private-x
+        C>> subscribe private-x
+        C<< {error}
+        C<< close 4004 {text}
+        B>> unsubscribe private-x
+        -- drop A
+        A<< lost
+        D>> signin {{"id":"u2"}}
+        D<< {{"event":"pusher:signin_success","data":{{"user_data":"{{\\"id\\":\\"u2\\"}}"}}}}
+        -- wait 60
+    """)
+    assert stage.broker.statistics().apps[0].connections == 2
+    assert not stage.broker.hub(stage.app_id).unauthorized
 
 
 async def test_refusals_are_counted_by_code(autojump_clock, stage):

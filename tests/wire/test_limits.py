@@ -125,6 +125,19 @@ async def test_a_flood_of_messages_is_ended(autojump_clock, stage):
     assert stage.broker.statistics().apps[0].channels == 0
 
 
+@pytest.mark.parametrize("opcode", [frames.PING, frames.PONG])
+async def test_a_flood_of_control_frames_is_ended(autojump_clock, stage, opcode):
+    """Six bytes that cost a call of ``send`` each: one client could hold everybody up."""
+    client = await stage.enter("A")
+    for _ in range(21):
+        for _ in range(100):
+            client.send_frame(opcode, b"")
+
+    assert client.close_code == 4009
+    assert "Too many messages" in client.close_reason
+    assert [opcode for opcode, _ in client.frames].count(frames.PONG) <= 2_000
+
+
 @pytest.mark.parametrize("app_fields", [{"publishes_per_s": 10.0}])
 async def test_publishes_of_an_app_have_a_rate(autojump_clock, stage):
     """429, and nothing of a refused batch is published."""

@@ -47,6 +47,9 @@ def test_protocol_versions_that_are_not(text, code):
         ({"allowed_origins": ("a.test",)}, {"origin": "https://a.test.evil"}, 4009),
         ({"allowed_origins": ("*.a.test",)}, {"origin": "https://a.test"}, 4009),
         ({"allowed_origins": ("A.test",)}, {"origin": "https://a.TEST:444"}, None),
+        ({"allowed_origins": ("a.test",)}, {"origin": "https://["}, 4009),
+        ({"allowed_origins": ("*",)}, {"origin": "https://[a.test"}, 4009),
+        ({"allowed_origins": ("a.test",)}, {"origin": ""}, 4009),
         ({"allowed_origins": ("a.test",)}, {"origin": None}, None),
     ],
 )

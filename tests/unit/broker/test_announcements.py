@@ -1,10 +1,13 @@
-"""The throttle of subscription counts; what is announced stands in tests/wire/test_counts.py."""
+"""What is held back, and how it is said later; the events themselves stand in tests/wire."""
 
 from __future__ import annotations
 
 import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
-from engine.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE
+from engine.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE, MAX_WAITING
 from engine.config import BrokerConfig
 from engine.testing import TEST_APP, open_memory_network, open_test_broker
 
@@ -43,7 +46,119 @@ async def test_what_the_throttle_holds_back_is_due_after_its_interval_and_not_be
         ((channel, _),) = announcements.stale_counts.items()
         now = broker.clock()
 
-        announcements.announce_due_counts(10)
+        assert not announcements.announce_due(10)
 
         assert now < channel.count_due_at <= now + COUNT_INTERVAL_S
         assert announcements.stale_counts
+
+
+def _flap(client, channel, n, user_id=None):
+    """Come and go; all in one instant, so that nothing of it is delivered in between."""
+    for _ in range(n):
+        client.send(client.subscription(channel, user_id=user_id))
+        client.unsubscribe(channel)
+
+
+def _members(client):
+    """Who is there, as a library that believes every event has it."""
+    members = set()
+    for message in client.messages:
+        data = message.json() if message.event.startswith("pusher_internal:") else None
+        if message.event == "pusher_internal:subscription_succeeded":
+            members = set(data["presence"]["hash"])
+        elif message.event == "pusher_internal:member_added":
+            assert data["user_id"] not in members
+            members.add(data["user_id"])
+        elif message.event == "pusher_internal:member_removed":
+            members.remove(data["user_id"])
+    return members
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_members_who_come_and_go_fill_no_queue_and_everybody_hears_the_outcome(
+    autojump_clock, stays
+):
+    """Nobody makes a client wait as a publisher is made to; what cancels out is not said."""
+    async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
+        listener, other, restless = [await network.connect(APP) for _ in range(3)]
+        await listener.subscribe("presence-x", user_id="a")
+        await other.subscribe("presence-x", user_id="b")
+        await wait_all_tasks_blocked()
+        channel = broker.hub(APP.id).channels["presence-x"]
+
+        _flap(restless, "presence-x", 500, "c")
+        other.unsubscribe("presence-x")
+        if stays:
+            restless.send(restless.subscription("presence-x", user_id="c"))
+
+        assert channel.n_announcements == MAX_WAITING
+        (held,) = broker.announcements.held.values()
+        assert sum(map(len, held.news.values())) <= 3
+        await trio.sleep(2)
+        assert _members(listener) == ({"a", "c"} if stays else {"a"})
+        assert (channel.n_announcements, broker.announcements.held) == (0, {})
+        _flap(restless, "presence-x", 1, "c")
+        assert channel.n_announcements == (1 if stays else 2)
+
+
+async def test_of_counts_beyond_a_full_queue_the_last_one_is_announced(autojump_clock):
+    async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
+        listener, restless = await network.connect(APP), await network.connect(APP)
+        await listener.subscribe("x")
+        await wait_all_tasks_blocked()
+        before = len(listener.messages)
+        channel = broker.hub(APP.id).channels["x"]
+
+        _flap(restless, "x", 500)
+        restless.send(restless.subscription("x"))
+
+        assert channel.n_announcements == MAX_WAITING
+        await trio.sleep(2)
+        counts = [message.json() for message in listener.messages[before:]]
+        assert len(counts) <= MAX_WAITING + 1
+        assert counts[-1] == {"subscription_count": 2}
+
+
+@pytest.mark.parametrize("n", [500, 501])
+async def test_a_watched_user_who_comes_and_goes_fills_no_queue(autojump_clock, n):
+    async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
+        watcher = await network.connect(APP)
+        await watcher.sign_in("w", watchlist=["u"])
+        hub = broker.hub(APP.id)
+        channel = hub.users.watchers_of("u")
+        await wait_all_tasks_blocked()
+
+        for number in range(n):
+            change = "offline" if number % 2 else "online"
+            broker.announcements.tell_watchers(hub, "u", change)
+
+        assert channel.n_announcements == MAX_WAITING
+        await trio.sleep(2)
+        last = [m for m in watcher.messages if m.event.endswith(":watchlist_events")][-1]
+        assert last.json()["events"] == [{"name": change, "user_ids": ["u"]}]
+
+
+async def test_what_is_held_goes_in_steps_once_its_turn_has_come(autojump_clock):
+    """A channel of many members, all of whom come at once."""
+    app = msgspec.structs.replace(APP, max_presence_members=1_000)
+    async with (
+        open_test_broker(BrokerConfig(apps=(app,))) as broker,
+        open_memory_network(broker) as network,
+    ):
+        listener = await network.connect(app)
+        await listener.subscribe("presence-x", user_id="a")
+        crowd = [await network.connect(app) for _ in range(200)]
+        for number, client in enumerate(crowd):
+            client.send(client.subscription("presence-x", user_id=f"u{number}"))
+        await wait_all_tasks_blocked()
+        channel = broker.hub(app.id).channels["presence-x"]
+
+        assert broker.announcements.announce_due(100)
+        assert channel.n_announcements == 100
+        assert not broker.announcements.announce_due(100)
+        await wait_all_tasks_blocked()
+        assert len(_members(listener)) == 201
+        listener.unsubscribe("presence-x")
+        for client in crowd:
+            client.unsubscribe("presence-x")
+        assert broker.announcements.held == {}

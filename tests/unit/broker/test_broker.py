@@ -68,6 +68,19 @@ async def test_a_batch_is_all_or_none_and_in_order(autojump_clock, cachecast_bro
     assert [(event.name, event.json()) for event in got] == [("a", 1), ("c", 3)]
 
 
+async def test_an_app_of_another_cluster_is_unknown_here_and_stores_nothing():
+    """Not over the wire and not from inside: what is published to it never leaves its region."""
+    app = msgspec.structs.replace(TEST_APP, cluster="eu")
+    async with open_broker(BrokerConfig(apps=(app,), cluster="us")) as broker:
+        with pytest.raises(BadRequestError, match="Unknown app"):
+            await broker.publish(APP, "cache-x", "e", "1")
+        with pytest.raises(BadRequestError, match="Unknown app"):
+            broker.channels(APP)
+        assert broker.cache.n_entries() == 0
+    async with open_broker(BrokerConfig(apps=(app,), cluster="eu")) as broker:
+        await broker.publish(APP, "cache-x", "e", "1")
+
+
 async def test_reading_the_cache(autojump_clock, cachecast_broker):
     await cachecast_broker.publish(APP, "cache-x", "tick", {"a": 1})
     await trio.sleep(600)
@@ -96,6 +109,18 @@ async def test_the_lifetime_that_is_left_is_never_zero(cachecast_config):
         broker.publish_nowait(APP, "cache-x", "e", "1")
         while (event := broker.read_cache(APP, "cache-x")) is not None:
             assert event.ttl_s > 0
+
+
+async def test_the_lifetime_that_is_left_is_never_more_than_the_lifetime(cachecast_config):
+    """``(now + ttl) - now`` may be a hair more than ``ttl``, which rounded up is 1801 seconds."""
+    now = 0.0
+    async with open_broker(BrokerConfig(apps=(TEST_APP,)), clock=lambda: now) as broker:
+        for step in range(1_000):
+            now += step * 0.1
+            broker.publish_nowait(APP, "cache-x", "e", "1")
+            event = broker.read_cache(APP, "cache-x")
+            assert event is not None
+            assert event.ttl_s <= 1_800
 
 
 async def test_in_process_subscribers_get_the_cached_value_first_and_do_not_count(

@@ -170,6 +170,15 @@ def test_unpack_reads_exactly_one_value() -> None:
         unpack(b"\x01\x02")
 
 
+@pytest.mark.parametrize("payload", [b"\xc1", b"\x91" * 100_000])
+def test_a_refusal_of_msgpack_says_what_is_wrong_also_where_the_library_does_not(
+    payload: bytes,
+) -> None:
+    """Its exceptions for a byte that means nothing, and for too many levels, have no text."""
+    with pytest.raises(BadMessageError, match=r"Invalid msgpack: \w+"):
+        unpack(payload)
+
+
 # --- out
 
 

@@ -145,6 +145,18 @@ def test_a_flood_of_messages_ends_it_with_a_code_that_stops_the_client() -> None
     assert client.say("pusher:ping", now=0.1) == Ping()
 
 
+def test_control_frames_count_as_messages() -> None:
+    """A WebSocket ping costs an answer like any other message."""
+    client = Client(make_app(messages_per_s=10.0))
+    for _ in range(MESSAGE_BURST):
+        client.session.touch(0.0)
+
+    with pytest.raises(RefusedError, match="Too many messages"):
+        client.session.touch(0.0)
+    client.session.touch(0.1)
+    assert client.session.active_at == 0.1
+
+
 # --- subscribing
 
 

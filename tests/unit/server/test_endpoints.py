@@ -11,6 +11,8 @@ import msgpack
 import pytest
 
 from engine import KeyPair
+from engine.server.endpoints import CHANNELS_PER_STEP
+from engine.server.http_messages import Deferred, Response
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
@@ -191,6 +193,21 @@ async def test_disabled_app_is_403():
         assert await asked(node, "POST", "events", event()) == (403, "Application disabled\n")
         # Only who knows the secret learns that much.
         assert (await asked(node, "POST", "events", event(), secret="wrong"))[0] == 401
+
+
+async def test_plain_request_to_an_app_that_wants_tls_is_403_and_publishes_nothing():
+    """What is published would have been readable on its way, and what is read would be."""
+    plain = (403, "Application only accepts SSL connections, use https://\n")
+    async with running(make_app(is_tls_only=True), trusts_proxy=True) as node:
+        assert await asked(node, "POST", "events", event(channels=["cache-a"])) == plain
+        assert await asked(node, "GET", "channels/cache-a/cache") == plain
+        assert not node.broker.cache.n_entries(APP_ID)
+        # Only who knows the secret learns that much.
+        assert (await asked(node, "POST", "events", event(), secret="wrong"))[0] == 401
+        by_proxy = {"headers": "X-Forwarded-Proto: https\r\n"}
+        assert (await asked(node, "POST", "events", event(), **by_proxy))[0] == 200
+    async with running(make_app(is_tls_only=True)) as node:
+        assert await asked(node, "POST", "events", event(), **by_proxy) == plain
 
 
 async def test_app_of_another_cluster_is_403_and_publishes_nothing():
@@ -442,6 +459,32 @@ async def test_channels_lists_what_is_occupied():
         assert answer.json == {"channels": {"presence-a": {"user_count": 1}}}
         answer = await node.ask("GET", "channels", params={"info": "subscription_count"})
         assert answer.json["channels"]["a"] == {"subscription_count": 1}
+
+
+async def test_very_many_channels_are_listed_in_steps():
+    """Nobody else waits for all of them; the answer is the same."""
+    async with running(make_app(max_channels_per_connection=3 * CHANNELS_PER_STEP)) as node:
+        answers = []
+        serve = node.server._handle
+        node.server._handle = lambda request: answers.append(serve(request)) or answers[-1]
+        client = await node.client()
+        names = [f"channel-{n}" for n in range(2 * CHANNELS_PER_STEP + 1)]
+        for name in names:
+            await client.subscribe(name)
+            if name == names[CHANNELS_PER_STEP - 1]:
+                found = (await node.ask("GET", "channels")).json["channels"]
+                assert (len(found), type(answers[-1])) == (CHANNELS_PER_STEP, Response)
+
+        everything = {"channels": {name: {} for name in names}}
+        assert (await node.ask("GET", "channels")).json == everything
+        assert isinstance(answers[-1], Deferred)
+        params = {"filter_by_prefix": "channel-100", "info": "subscription_count"}
+        found = (await node.ask("GET", "channels", params=params)).json["channels"]
+        assert found == {
+            name: {"subscription_count": 1} for name in names if name.startswith("channel-100")
+        }
+        params = {"filter_by_prefix": "nothing"}
+        assert (await node.ask("GET", "channels", params=params)).json == {"channels": {}}
 
 
 @pytest.mark.parametrize(

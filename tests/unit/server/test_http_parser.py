@@ -249,7 +249,7 @@ def test_an_upgrade_leaves_what_came_behind_it() -> None:
 
 
 def test_a_client_that_waits_to_be_asked_for_its_body_is_noticed() -> None:
-    """``Expect: 100-continue`` is owed until the body comes."""
+    """``Expect: 100-continue`` is owed until the body comes, and to HTTP/1.1 only (RFC 9110)."""
     parser = _parser()
 
     parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
@@ -259,3 +259,6 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_noticed() -> None:
     assert owed
     assert not parser.owes_continue
     assert parser.requests[0].body == b"x"
+    older = _parser()
+    older.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    assert not older.owes_continue

@@ -365,3 +365,18 @@ async def test_nothing_said_after_our_close_has_an_effect():
         assert list(node.broker.hubs[APP_ID].channels) == ["private-a"]
         await node.broker.publish(APP_ID, "private-a", "e", "next")
         assert (await listener.hear())["data"] == "next"
+
+
+async def test_a_flood_does_not_go_on_being_read_after_its_close():
+    """The client's close is waited for, but not through everything else it may have to say."""
+    async with beside_a_bystander(close_timeout_s=1_000, max_message_bytes=1_000) as node:
+        client = await node.client()
+
+        async def flood():
+            while True:
+                await client.wire.say(frame(PING) * 10_000)
+
+        with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
+            await flood()
+        await until(lambda: len(node.broker.hubs[APP_ID].sessions) == 1)
+        assert node.broker.statistics().apps[0].refusals == {"4009": 1}
