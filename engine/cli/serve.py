@@ -76,16 +76,7 @@ def serve_command(path: Path | None, **options: object) -> None:
         memory_locked=server.locks_memory,
         max_open_files=n_files,
     )
-    try:
-        trio.run(_run, config)
-    except BaseExceptionGroup as group:
-        # What is wrong with an address is found inside nurseries, which wrap what leaves them.
-        fault: BaseException = group
-        while isinstance(fault, BaseExceptionGroup):
-            fault = fault.exceptions[0]
-        if isinstance(fault, ConfigError):
-            raise fault from None
-        raise
+    trio.run(_run, config)
 
 
 def check_exposure(config: FileConfig) -> None:
