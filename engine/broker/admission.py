@@ -77,5 +77,8 @@ def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
     """Whether a browser's origin is on the list; a client without one is no browser."""
     if origin is None:
         return True
-    host = urlsplit(origin).hostname or ""
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:  # an open bracket: no browser says that
+        return False
     return any(fnmatchcase(host, pattern.lower()) for pattern in allowed)
