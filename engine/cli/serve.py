@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,23 +165,34 @@ def _bracket(host: str) -> str:
 def _announce(config: FileConfig, server: Server) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for."""
     options = config.server
-    host = _bracket(options.host)
+    address = f"{_bracket(options.host)}:{server.port}"
     s = "s" if options.tls_cert else ""
-    if config.is_demo:
+    if config.apps == (DEMO_APP,):
+        port, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
+        command = _command()
         click.echo(
             f"Serving the demonstration app, on this machine only:\n"
             f"  app id {DEMO_APP.id}   key {DEMO_APP.key}   secret {DEMO_APP.secret}\n"
-            f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', wsHost: '{host}', "
-            f"wsPort: {server.port}, forceTLS: false, enabledTransports: ['ws']}})\n"
-            f"  publish   cachecast publish cache-prices tick '{{\"eur\":1.08}}' "
-            f"--url http{s}://{host}:{server.port}\n"
-            f"  listen    cachecast subscribe cache-prices --url ws{s}://{host}:{server.port}"
+            f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', "
+            f"wsHost: '{_bracket(options.host)}', {port}: {server.port}, forceTLS: {is_tls}, "
+            f"enabledTransports: ['ws']}})\n"
+            f"  publish   {command} publish cache-prices tick '{{\"eur\":1.08}}' "
+            f"--url http{s}://{address}\n"
+            f"  listen    {command} subscribe cache-prices --url ws{s}://{address}"
         )
     admin = ""
     if server.admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{server.admin_port})"
-    click.echo(f"Cachecast ready on http{s}://{host}:{server.port}{admin}")
+    click.echo(f"Cachecast ready on http{s}://{address}{admin}")
     _log.info("ready", host=options.host, port=server.port, admin_port=server.admin_port)
+
+
+def _command() -> str:
+    """What to call this program by, so that the lines we show can be pasted."""
+    if shutil.which("cachecast"):
+        return "cachecast"
+    program = sys.argv[0]
+    return f"{sys.executable} -m engine" if program.endswith("__main__.py") else program
 
 
 def _reload(tls: TlsTerms | None) -> None:

@@ -16,6 +16,7 @@ from engine.cli.remote import credentials
 from engine.cli.serve import check_exposure
 from engine.config import FileConfig, ServerConfig, load_config
 from engine.protocol import auth
+from engine.server.tls import load_context
 
 __all__ = ["check_config", "generate", "sign"]
 
@@ -36,7 +37,9 @@ def check_config(path: Path | None, *, fields: bool) -> None:
         path = Path(os.environ["CACHECAST_CONFIG"])
     config = load_config(path, environ=os.environ)
     check_exposure(config)
-    apps = ", ".join(f"{app.id} ({len(app.key_pairs)} keys)" for app in config.apps)
+    if config.server.tls_cert and config.server.tls_key:
+        load_context(config.server.tls_cert, config.server.tls_key)
+    apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
     click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}")
 
 

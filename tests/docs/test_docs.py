@@ -21,6 +21,7 @@ from engine.protocol.close_codes import CLOSE_CODES
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+VARIABLE = re.compile(r"\bCACHECAST_[A-Z]+(?:_[A-Z]+)*\b(?!_)").findall
 
 
 @pytest.mark.parametrize("kind", [FileConfig, ServerConfig, App])
@@ -42,7 +43,9 @@ def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
         for option in parameter.opts
         if isinstance(parameter, click.Option) and option != "--help"
     ]
-    assert [name for name in ENVIRONMENT if name not in CONFIGURATION] == []
+    used = {name for file in (ROOT / "engine").rglob("*.py") for name in VARIABLE(file.read_text())}
+    assert used >= ENVIRONMENT.keys()
+    assert [name for name in sorted(used) if f"`{name}`" not in CONFIGURATION] == []
     assert [flag for flag in flags if f"`{flag}`" not in CONFIGURATION] == []
 
 

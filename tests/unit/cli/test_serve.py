@@ -198,6 +198,18 @@ async def test_demonstration_says_how_to_connect():
         await (await server.client()).wire.aclose()
 
 
+async def test_demonstration_over_tls_says_how_to_connect_over_tls(tmp_path):
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    pair = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
+    with serving(*pair, PATH="/nowhere") as server:
+        text = "".join(server.said)
+        assert f"wssPort: {server.port}, forceTLS: true" in text
+        assert f"--url https://127.0.0.1:{server.port}\n" in text
+        assert f"{sys.executable} -m engine publish" in text  # `cachecast` is not on the PATH
+
+
 async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_must(tmp_path):
     authority = trustme.CA()
 
@@ -228,7 +240,7 @@ async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_mus
         (tmp_path / "cert").write_text("spoiled")
         server.process.send_signal(signal.SIGHUP)
         entry = server.wait_logged("certificate not reloaded, the old one stays")
-        assert "cannot be used" in entry["error"]
+        assert "holds no certificate" in entry["error"]
         assert served_name(server.port) == "two.test"
         assert await trio.to_thread.run_sync(server.end) == 0
 
@@ -315,7 +327,7 @@ def test_demonstration_credentials_stay_on_loopback(refused):
     ("arguments", "words"),
     [
         (("--cache-ttl", "1801"), "cache_ttl_s: must be greater than 0 and at most 1800 seconds"),
-        (("--cache-ttl", "x"), "cache_ttl_s: Expected `float`"),
+        (("--cache-ttl", "x"), "cache_ttl_s: must be a number, is text. It was set by --cache-ttl"),
         (("--port", "99999"), "server.port: must be 0 to 65535"),
         (("--app-id", "1"), "app: id, key and secret must be given together"),
         (("--tls-cert", "x"), "server.tls_cert: tls_cert and tls_key must be given together"),

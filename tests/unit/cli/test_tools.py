@@ -110,7 +110,7 @@ def test_good_configuration_is_summed_up_without_secrets(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(f'[[apps]]\nid = "3"\nkey = "{KEY}"\nsecret = "{SECRET}"\n')
     result = run("check-config", str(path))
-    assert result.stdout == "ok: listens on 127.0.0.1:6001; apps 3 (1 keys)\n"
+    assert result.stdout == "ok: listens on 127.0.0.1:6001; apps 3 (keys: 1)\n"
 
 
 def test_file_is_found_where_serve_would_find_it(tmp_path):
@@ -124,9 +124,10 @@ def test_file_is_found_where_serve_would_find_it(tmp_path):
     ("text", "field", "rule", "remedy"),
     [
         ("cache_ttl_s = 1801", "cache_ttl_s", "at most 1800 seconds", "Lower it"),
-        ("prot = 1", "the file", "unknown field `prot`", "--fields"),
+        ("prot = 1", "prot", "no such field", "--fields"),
+        ("[server]\ntls_cert = '/no'\ntls_key = '/no'", "server.tls_cert", "cannot be read", ""),
         ("[server]\nport = 70000", "server.port", "0 to 65535", ""),
-        ("[server]\nport = 'x'", "server.port", "Expected `int`", ""),
+        ("[server]\nport = 'x'", "server.port", "must be a whole number", ""),
         ("[server]\ntls_cert = 'x'", "server.tls_cert", "given together", ""),
         ("[server]\ndrain_s = 30", "server.exit_limit_s", "greater than server.drain_s", ""),
         ("[[apps]]\nid = '1'", "apps[0].key", "at least one key", "generate app"),
