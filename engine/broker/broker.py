@@ -365,6 +365,7 @@ class Broker:
 
         Raises:
             BadRequestError: the socket id or channel is wrong, or something required is missing.
+            ConfigError: the key is not 32 bytes in base64.
         """
         return signing.authorize_channel(
             self.hub(app_id).app, socket_id, channel, user_id, user_info, encryption_master_key
@@ -384,11 +385,13 @@ class Broker:
     def encrypt(encryption_master_key: str, channel: str, data: object) -> str:
         """Event data as ciphertext for an encrypted channel; publish the result.
 
+        As in :meth:`publish`, a string is taken as it is and anything else as its JSON.
+
         The master key is used here and kept nowhere; a node that never calls this can read
         nothing that is published to such channels.
 
         Raises:
-            BadRequestError: the key is not 32 bytes in base64.
+            ConfigError: the key is not 32 bytes in base64.
             TypeError: the data has no JSON form.
         """
         return signing.encrypt(encryption_master_key, channel, data)

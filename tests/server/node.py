@@ -399,6 +399,7 @@ async def running(
     trusts_proxy: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     speed: float = 1.0,
+    port: int = 0,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -411,6 +412,7 @@ async def running(
         trusts_proxy: see ``serve``.
         unix_now: wall time of the broker.
         speed: of the broker's clock, for tests of time limits: at 20 a second takes 50 ms.
+        port: to listen on, for a node that takes the place of another one.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -431,7 +433,7 @@ async def running(
             async def run(task_status: Any) -> None:
                 await serve(
                     broker,
-                    "127.0.0.1:0",
+                    f"127.0.0.1:{port}",
                     tls=tls,
                     admin_address="127.0.0.1:0" if has_admin else None,
                     trusts_proxy=trusts_proxy,
