@@ -360,8 +360,7 @@ class Broker:
             channel: that the client sent.
             user_id: of the member, required for presence channels.
             user_info: shown to the other members.
-            encryption_master_key: 32 bytes in base64, required for encrypted channels; it is used
-                here and kept nowhere.
+            encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
 
         Raises:
             BadRequestError: the socket id or channel is wrong, or something required is missing.
@@ -383,9 +382,7 @@ class Broker:
 
     @staticmethod
     def encrypt(encryption_master_key: str, channel: str, data: object) -> str:
-        """Event data as ciphertext for an encrypted channel; publish the result.
-
-        As in :meth:`publish`, a string is taken as it is and anything else as its JSON.
+        """Event data, as :meth:`publish` takes it, as ciphertext for an encrypted channel.
 
         The master key is used here and kept nowhere; a node that never calls this can read
         nothing that is published to such channels.
