@@ -73,7 +73,7 @@ class TlsTerms:
     def __init__(self, cert: Path | str, key: Path | str) -> None:
         self._cert = cert
         self._key = key
-        self.context = load_context(cert, key)
+        self.context: ssl.SSLContext = load_context(cert, key)
 
     def reload(self) -> None:
         """Read the files again.
@@ -96,7 +96,7 @@ class TlsSocket:
         # ssl asks too, but what it raises then leaves the socket to the garbage collector.
         sock.getpeername()
         self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.is_shaken = False
+        self.is_shaken: bool = False
 
     def fileno(self) -> int:
         """The socket's file descriptor."""
