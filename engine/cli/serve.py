@@ -28,6 +28,8 @@ from engine.server import Server, serve
 from engine.server.tls import TlsTerms
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.broker import Broker
 
 __all__ = ["serve_command"]
@@ -110,7 +112,11 @@ async def _run(config: FileConfig) -> None:
         if options.tls_cert and options.tls_key
         else None
     )
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+        # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
+        trio.CancelScope() as life,
+    ):
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             server = await _start(nursery, broker, config, tls)
             settle_garbage_collector()
@@ -119,12 +125,12 @@ async def _run(config: FileConfig) -> None:
                 if number != signal.SIGHUP:
                     break
                 _reload(tls)
-            nursery.start_soon(_end_at_second_signal, signals, nursery)
-            with trio.move_on_after(options.exit_limit_s) as scope:
-                await _end(broker, server, options.drain_s)
-            if scope.cancelled_caught:
-                _log.warning("exit limit reached", seconds=options.exit_limit_s)
+            life.deadline = trio.current_time() + options.exit_limit_s
+            nursery.start_soon(_end_at_second_signal, signals, life)
+            await _end(broker, server, options.drain_s)
             nursery.cancel_scope.cancel()
+    if life.cancelled_caught and trio.current_time() >= life.deadline:
+        _log.warning("exit limit reached", seconds=options.exit_limit_s)
 
 
 async def _start(
@@ -214,8 +220,8 @@ async def _end(broker: Broker, server: Server, drain_s: float) -> None:
     _log.info("drained")
 
 
-async def _end_at_second_signal(signals: object, nursery: trio.Nursery) -> None:
-    async for number in signals:  # type: ignore[attr-defined]
+async def _end_at_second_signal(signals: AsyncIterator[int], life: trio.CancelScope) -> None:
+    async for number in signals:
         if number != signal.SIGHUP:
             _log.warning("second signal, ending now")
-            nursery.cancel_scope.cancel()
+            life.cancel()

@@ -167,6 +167,32 @@ async def test_client_that_does_not_answer_cannot_hold_the_exit(tmp_path):
         await client.wire.aclose()
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_webhook_that_nobody_takes_cannot_hold_the_exit(tmp_path, signals):
+    """Its last chance when the broker is left is part of the limit, not five seconds more."""
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f"[server]\ndrain_s = 0.1\nexit_limit_s = {1.0 if signals == 1 else 60}\n"
+        "[[apps]]\nid='4242'\nkey='app-key'\nsecret='app-secret'\n"
+        "webhooks=[{url='http://127.0.0.1:1/'}]\n"
+    )
+    with serving("--config", str(config)) as server:
+        client = await server.client()
+        await client.subscribe("a")
+        server.wait_logged("webhook not accepted, will retry")
+        await client.wire.aclose()
+        if signals == 2:
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_logged("draining")
+        started = trio.current_time()
+        assert await trio.to_thread.run_sync(server.end) == 0
+        assert trio.current_time() - started < 4.5
+        assert [entry["event"] for entry in server.logs[-2:]] in (
+            ["webhook events lost at stop", "exit limit reached"],
+            ["second signal, ending now", "webhook events lost at stop"],
+        )
+
+
 async def test_readiness_is_false_first_and_a_second_signal_ends_at_once(tmp_path):
     config = tmp_path / "c.toml"
     config.write_text(
