@@ -16,9 +16,11 @@ import trio
 import engine
 from engine.apps import WEBHOOK_EVENTS, App
 from engine.cli import cachecast
-from engine.config import ENVIRONMENT, FileConfig, ServerConfig, load_config
+from engine.client import connect
+from engine.config import DEMO_APP, ENVIRONMENT, FileConfig, ServerConfig, load_config
 from engine.metrics import BrokerStatistics, exposition
 from engine.protocol.close_codes import CLOSE_CODES
+from tests.server.node import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -213,6 +215,37 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         nursery.cancel_scope.cancel()
 
     assert lines == [("tick", {"eur": 1.08})]
+
+
+async def test_what_the_clients_guide_shows_works() -> None:
+    """Both examples, against a server that allows client events."""
+    guide = (ROOT / "docs" / "client.md").read_text()
+    lines: list[str] = []
+    names: dict[str, Any] = {"print": lambda *words: lines.append(" ".join(map(str, words)))}
+    app = msgspec.structs.replace(DEMO_APP, allows_client_events=True)
+
+    with trio.fail_after(15):
+        async with (
+            engine.open_broker(engine.BrokerConfig(apps=(app,))) as broker,
+            trio.open_nursery() as nursery,
+        ):
+            server = await nursery.start(engine.serve, broker, "127.0.0.1:0")
+            for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+                exec(block.replace("6001", str(server.port)), names)
+            nursery.start_soon(names["main"])
+            await until(lambda: lines == ["nothing yet"])
+            await broker.publish(app.id, "private-cache-prices", "tick", {"eur": 1.08})
+            url = f"ws://127.0.0.1:{server.port}"
+            async with connect(url, key=app.key, secret=app.secret) as ann:
+                nursery.start_soon(names["talk"], ann)
+                async with connect(url, key=app.key, secret=app.secret) as bob:
+                    await until(lambda: broker.users(app.id, "presence-room"))
+                    room = await bob.subscribe("presence-room", user_id="bob")
+                    await room.trigger("client-hello", 1)
+                    await until(lambda: len(lines) == 4)
+            nursery.cancel_scope.cancel()
+
+    assert sorted(lines[1:]) == ["bob came; 2 are here", "bob client-hello 1", "tick {'eur': 1.08}"]
 
 
 def test_webhook_events_are_the_seven_of_the_protocol() -> None:
