@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -265,6 +266,8 @@ def _request(
             content=body or None,
             headers={"Content-Type": "application/json"} if body else {},
             timeout=ANSWER_LIMIT_S,
+            # The system's authorities, or those of SSL_CERT_FILE, as for `subscribe`.
+            verify=ssl.create_default_context() if base.startswith("https:") else False,
             trust_env="CACHECAST_USE_PROXY" in os.environ,
         )
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

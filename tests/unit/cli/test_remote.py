@@ -13,8 +13,10 @@ from functools import partial
 
 import pytest
 import trio
+import trustme
 from click.testing import CliRunner
 
+from engine import TlsTerms
 from engine.cli import cachecast, main
 from engine.cli.remote import RequestError
 from tests.server.node import Wire, make_app, running, until
@@ -137,6 +139,26 @@ async def test_scheme_may_be_left_out():
     async with serving() as node:
         address = f"127.0.0.1:{node.server.port}"
         await trio.to_thread.run_sync(lambda: run("channels", "--url", address))
+
+
+async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monkeypatch):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority"))
+    terms = TlsTerms(tmp_path / "cert", tmp_path / "key")
+    async with running(make_app(**DEMO), unix_now=time.time, tls=terms, trusts=authority) as node:
+        url = f"https://127.0.0.1:{node.server.port}"
+        commands = [
+            ("publish", "cache-a", "tick", "1", "--url", url),
+            ("subscribe", "cache-a", "--count", "1", "--url", url),
+        ]
+        with pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED"):
+            await trio.to_thread.run_sync(lambda: run(*commands[0]))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
+        for command in commands:
+            await trio.to_thread.run_sync(lambda command=command: run(*command))
 
 
 async def test_plain_text_never_goes_to_an_encrypted_channel():
