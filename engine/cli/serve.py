@@ -71,8 +71,7 @@ def serve_command(path: Path | None, **options: object) -> None:
     configure_logs(server.log_format, server.log_level)
     is_sealed = disable_core_dumps()
     n_files = raise_file_limit()
-    if server.locks_memory:
-        lock_memory()
+    lock_limit = lock_memory() if server.locks_memory else None
     _log.info(
         "process prepared",
         core_dumps="off",
@@ -80,6 +79,11 @@ def serve_command(path: Path | None, **options: object) -> None:
         memory_locked=server.locks_memory,
         max_open_files=n_files,
     )
+    if lock_limit is not None:
+        _log.warning(
+            "locked memory has a limit, past which this node gets none; raise `ulimit -l`",
+            max_locked_bytes=lock_limit,
+        )
     trio.run(_run, config)
 
 
