@@ -215,6 +215,20 @@ def test_a_value_past_its_deadline_is_taken_out() -> None:
     assert _drain(socket, outbox) == ["b", "c"]
 
 
+def test_a_socket_with_room_again_gets_nothing_past_its_deadline() -> None:
+    """However late the evictor is: the flush itself looks."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("a"), "cache-a", 10.0)
+    outbox.put(_frame("b"), "cache-b", 20.0)
+    socket.room = inf
+
+    outbox.flush(10.0)
+
+    assert _texts(socket) == ["b"]
+    assert outbox.waiting_bytes == 0
+
+
 def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
     """It can neither be taken back nor may it be completed."""
     socket, backlog = FakeSocket(2), set[Outbox]()
