@@ -119,6 +119,29 @@ async def test_stalled_handshake_is_ended_in_time_and_stops_nobody(pair, authori
         assert (await client.hear())["event"] == "pusher:pong"
 
 
+async def test_failed_handshakes_are_counted_and_those_who_just_leave_are_not(pair, authority):
+    """A certificate that clients do not trust shows nowhere else."""
+    async with running(tls=pair.terms(), trusts=authority) as node:
+        for start in (b"", b"\x16\x03\x01"):  # a load balancer's look, a client that gave up
+            wire = await raw(node)
+            await wire.say(start)
+            await wire.stream.send_eof()
+            await wire.end()
+        assert node.broker.statistics().refusals == {}
+        plain = await raw(node)
+        await plain.say(GET)
+        await plain.end()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await trio.to_thread.run_sync(distrust, node.server.port)
+        await until(lambda: node.broker.statistics().refusals == {"tls": 2})
+
+
+def distrust(port):
+    """Connect as a client that was not told of the authority; OpenSSL sends the alert."""
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+
+
 async def test_stalled_handshake_does_not_spin_the_poller(pair, authority, monkeypatch):
     turns = 0
     serve = Poller._serve
