@@ -63,8 +63,8 @@ def serve_command(path: Path | None, **options: object) -> None:
     again.
     """
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
-    if path is None and "CACHECAST_CONFIG" in os.environ:
-        path = Path(os.environ["CACHECAST_CONFIG"])
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
     config = load_config(path, environ=os.environ, flags=flags)
     check_exposure(config)
     server = config.server

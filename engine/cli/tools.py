@@ -35,8 +35,8 @@ def check_config(path: Path | None, *, fields: bool) -> None:
     if fields:
         _print_fields()
         return
-    if path is None and "CACHECAST_CONFIG" in os.environ:
-        path = Path(os.environ["CACHECAST_CONFIG"])
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
     config = load_config(path, environ=os.environ)
     check_exposure(config)
     if config.server.tls_cert and config.server.tls_key:

@@ -118,6 +118,8 @@ def test_file_is_found_where_serve_would_find_it(tmp_path):
     path.write_text(f'[server]\nport = 7000\n[[apps]]\nid = "3"\nkey = "{KEY}"\nsecret = "s"\n')
     result = run("check-config", env={"CACHECAST_CONFIG": str(path)})
     assert "127.0.0.1:7000" in result.stdout
+    result = run("check-config", env={"CACHECAST_CONFIG": ""})
+    assert "127.0.0.1:6001; apps 4242" in result.stdout
 
 
 @pytest.mark.parametrize(
