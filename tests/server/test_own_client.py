@@ -95,7 +95,7 @@ async def endpoint(node):
         if form.get("channel_name", "").endswith("-secret"):
             status, told = b"403 Forbidden", b"not for you"
         else:
-            told = json.dumps(leave(node, **form)).encode()
+            told = json.dumps({"status": 1, "user": {}} | leave(node, **form)).encode()
             status = b"200 OK"
         await stream.send_all(
             b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
