@@ -87,7 +87,8 @@ class App(_Config, frozen=True, kw_only=True):
             not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
             must match; empty allows all. Others are closed with 4009.
-        cache_ttl_s: lower than the node's, never above 1800 (:data:`MAX_CACHE_TTL_S`).
+        cache_ttl_s: never above 1800 (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's
+            counts.
         max_cache_entries, max_cache_bytes: at the ceiling the oldest value goes first; counted.
         max_pending_bytes: what may wait for one slow connection; past it the connection is closed
             with 4100. Cache channels keep one pending value each and do not grow.
@@ -179,6 +180,16 @@ class App(_Config, frozen=True, kw_only=True):
             raise ConfigError(
                 f"{where}.max_channel_name_length", "must be at most 1000 characters."
             )
+        if self.cluster == "":
+            raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
+        for number, host in enumerate(self.allowed_origins):
+            # Compared with the host of an Origin header; what can be none would fit nobody.
+            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
+                raise ConfigError(
+                    f"{where}.allowed_origins[{number}]",
+                    f"must be a host name without scheme and port, is {host!r}.",
+                    "For example example.org, or *.example.org for its subdomains.",
+                )
         for number, hook in enumerate(self.webhooks):
             if not _is_http_url(hook.url):
                 raise ConfigError(

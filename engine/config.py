@@ -6,14 +6,16 @@ for ``cachecast serve``. Precedence: flags beat the environment, which beats the
 
 from __future__ import annotations
 
+import re
 import tomllib
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.apps import MAX_CACHE_TTL_S, App, KeyPair, Webhook
+from engine.apps import MAX_CACHE_TTL_S, WEBHOOK_EVENTS, App, KeyPair, Webhook
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value = getattr(self, field)
             if value is not None and not 0 < value < inf:
                 raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
+        if self.cluster == "":
+            raise ConfigError("cluster", "must be the name of a region.", "Or leave it out.")
         self._check_apps()
 
     def _check_apps(self) -> None:
@@ -175,10 +179,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Raises:
             ConfigError: names field, rule and remedy.
         """
-        for field in ("port", "admin_port"):
-            port = getattr(self, field)
-            if port is not None and not 0 <= port <= 65_535:
-                raise ConfigError(f"server.{field}", f"must be 0 to 65535, is {port}.")
+        self._check_addresses()
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
         if self.log_format not in {"auto", "console", "json"}:
@@ -192,6 +193,26 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."
             )
 
+    def _check_addresses(self) -> None:
+        for field in ("port", "admin_port"):
+            port = getattr(self, field)
+            if port is not None and not 0 <= port <= 65_535:
+                raise ConfigError(f"server.{field}", f"must be 0 to 65535, is {port}.")
+        for field in ("host", "admin_host"):
+            host = getattr(self, field)
+            if not host or host.count(":") == 1:  # two and more are IPv6's
+                raise ConfigError(
+                    f"server.{field}",
+                    f"must be an address or a name, without a port, is {host!r}.",
+                    "127.0.0.1 is this machine only, 0.0.0.0 everybody's.",
+                )
+        if self.has_admin and self.admin_port == self.port != 0:
+            raise ConfigError(
+                "server.admin_port",
+                f"must be another one than server.port, {self.port}.",
+                "Leave it out to take the next one.",
+            )
+
 
 class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration file: the node's limits, ``[server]`` and ``[[apps]]``."""
@@ -200,12 +221,8 @@ class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def is_demo(self) -> bool:
-        """Whether the public demonstration credentials are among those served."""
-        return any(
-            pair.secret == DEMO_APP.secret and pair.key == DEMO_APP.key
-            for app in self.apps
-            for pair in app.key_pairs
-        )
+        """Whether the demonstration app's secret, which is public, is among those served."""
+        return any(pair.secret == DEMO_APP.secret for app in self.apps for pair in app.key_pairs)
 
 
 #: Environment variable -> path of the field it sets. The last part names an app's field where
@@ -245,37 +262,64 @@ def load_config(
         ConfigError: the file cannot be read, or a value breaks a rule; names where.
     """
     tree = _read_toml(path) if path else {}
-    merged: dict[str, object] = {
-        name: value for name, value in (environ or {}).items() if name in ENVIRONMENT
-    }
-    merged |= {name: value for name, value in (flags or {}).items() if value is not None}
-    app = {}
-    for name, value in merged.items():
+    sources = _merge(tree, environ or {}, flags or {})
+    try:
+        try:
+            # strict=False: the environment has only text, so "6001" must do for 6001.
+            config = msgspec.convert(tree, FileConfig, strict=False)
+        except msgspec.ValidationError as error:
+            raise _explain(error) from None
+        if not config.apps and path is None:
+            config = msgspec.structs.replace(config, apps=(DEMO_APP,))
+        config.check()
+        config.server.check()
+    except ConfigError as error:
+        source = sources.get(error.field)
+        if source is None:
+            raise
+        remedy = f"{error.remedy} It was set by {source}.".lstrip()
+        raise ConfigError(error.field, error.rule, remedy) from None
+    return config
+
+
+def _merge(
+    tree: dict[str, Any], environ: Mapping[str, str], flags: Mapping[str, object]
+) -> dict[str, str]:
+    """Put the environment's and the flags' values into ``tree``.
+
+    Returns:
+        Field -> the variable or flag that set it.
+
+    Raises:
+        ConfigError: half an app, or a table that is none.
+    """
+    # `CACHECAST_PORT=` is how compose files and unit files say "not set".
+    given: dict[str, object] = {name: value for name, value in environ.items() if value != ""}
+    given |= {name: value for name, value in flags.items() if value is not None}
+    app: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for name in ENVIRONMENT.keys() & given.keys():
         *parents, field = ENVIRONMENT[name]
-        if parents == ["app"]:
-            app[field] = value
-        else:
-            target = tree.setdefault(parents[0], {}) if parents else tree
+        is_flag = flags.get(name) is not None
+        source = "--" + name.removeprefix("CACHECAST_").lower().replace("_", "-")
+        where = "apps[0]" if parents == ["app"] else ".".join(parents)
+        sources[f"{where}.{field}".lstrip(".")] = source if is_flag else name
+        target = app if parents == ["app"] else tree
+        if target is tree and parents:
+            target = tree.setdefault(parents[0], {})
             if not isinstance(target, dict):
                 raise ConfigError(parents[0], "must be a table.")
-            target[field] = value
+        target[field] = given[name]
     if app:
-        if set(app) != {"id", "key", "secret"}:
-            missing = " and ".join(sorted({"id", "key", "secret"} - set(app)))
+        if missing := [field for field in ("id", "key", "secret") if field not in app]:
             raise ConfigError(
-                "app", f"id, key and secret must be given together; {missing} is missing."
+                "app",
+                f"id, key and secret must be given together; missing: {', '.join(missing)}.",
+                "They are --app-id, --app-key and --app-secret, or CACHECAST_APP_ID, "
+                "CACHECAST_APP_KEY and CACHECAST_APP_SECRET.",
             )
         tree["apps"] = [app]
-    try:
-        # strict=False: the environment has only text, so "6001" must do for 6001.
-        config = msgspec.convert(tree, FileConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise _explain(error) from None
-    if not config.apps and path is None:
-        config = msgspec.structs.replace(config, apps=(DEMO_APP,))
-    config.check()
-    config.server.check()
-    return config
+    return sources
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -287,11 +331,47 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
 
 
+#: Where a field may stand -> its table, and how a file says so.
+_TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "": (FileConfig, "at the top, before the first table"),
+    "server": (ServerConfig, "in [server]"),
+    "apps": (App, "in [[apps]]"),
+    "apps.keys": (KeyPair, "in an app's keys"),
+    "apps.webhooks": (Webhook, "in an app's webhooks"),
+}
+
+#: msgspec's names of types, in words for people who write TOML.
+_EXPECTED = {
+    "array": "a list", "object": "a table", "str": "text in quotes", "int": "a whole number",
+    "float": "a number", "bool": "true or false",
+}  # fmt: skip
+_GOT = _EXPECTED | {"str": "text", "float": "a number with a fraction", "bool": "a truth value"}
+
+
 def _explain(error: msgspec.ValidationError) -> ConfigError:
     """Turn msgspec's ``Expected `int`, got `str` - at `$.server.port``` into our three parts."""
     rule, _, where = str(error).partition(" - at ")
-    field = where.strip("`").removeprefix("$").lstrip(".") or "the file"
-    remedy = ""
-    if "unknown field" in rule:
-        remedy = "`cachecast check-config --fields` lists those that exist."
-    return ConfigError(field, rule + ".", remedy)
+    field = where.strip("`").removeprefix("$").lstrip(".")
+    if found := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", rule):
+        name = found[2]
+        place = f"{field}.{name}".lstrip(".")
+        if found[1] == "missing required":
+            return ConfigError(place, "is required.")
+        return ConfigError(place, "there is no such field.", _find_field(field, name))
+    if found := re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", rule):
+        expected, got = _EXPECTED.get(found[1], found[1]), _GOT.get(found[2], found[2])
+        return ConfigError(field or "the file", f"must be {expected}, is {got}.")
+    remedy = f"There are {', '.join(WEBHOOK_EVENTS)}." if "enum" in rule else ""
+    return ConfigError(field or "the file", rule + ".", remedy)
+
+
+def _find_field(where: str, name: str) -> str:
+    """What was probably meant by a field that does not exist."""
+    here = re.sub(r"\[\d+\]", "", where)
+    for place, (kind, text) in _TABLES.items():
+        if place != here and name in kind.__struct_fields__:
+            return f"It belongs {text}."
+    known = _TABLES[here][0].__struct_fields__ if here in _TABLES else ()
+    for near in get_close_matches(name, known, 1):
+        return f"Is {near} meant?"
+    return "`cachecast check-config --fields` lists those that exist."

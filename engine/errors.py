@@ -144,7 +144,7 @@ class SubscriptionError(RemoteProtocolError):
 class RefusedError(RemoteProtocolError):
     """The connection itself may not exist; it is answered and then closed."""
 
-    close_code = 4009
+    close_code: int | None = 4009
     http_status = 403
     is_fatal = True
 
@@ -185,7 +185,7 @@ class LimitError(RemoteProtocolError):
 class CapacityError(RemoteProtocolError):
     """This node is full; another one, or this one later, may serve the client."""
 
-    close_code = 4100
+    close_code: int | None = 4100
     http_status = 503
     is_fatal = True
 

@@ -360,11 +360,11 @@ class Broker:
             channel: that the client sent.
             user_id: of the member, required for presence channels.
             user_info: shown to the other members.
-            encryption_master_key: 32 bytes in base64, required for encrypted channels; it is used
-                here and kept nowhere.
+            encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
 
         Raises:
             BadRequestError: the socket id or channel is wrong, or something required is missing.
+            ConfigError: the key is not 32 bytes in base64.
         """
         return signing.authorize_channel(
             self.hub(app_id).app, socket_id, channel, user_id, user_info, encryption_master_key
@@ -382,13 +382,13 @@ class Broker:
 
     @staticmethod
     def encrypt(encryption_master_key: str, channel: str, data: object) -> str:
-        """Event data as ciphertext for an encrypted channel; publish the result.
+        """Event data, as :meth:`publish` takes it, as ciphertext for an encrypted channel.
 
         The master key is used here and kept nowhere; a node that never calls this can read
         nothing that is published to such channels.
 
         Raises:
-            BadRequestError: the key is not 32 bytes in base64.
+            ConfigError: the key is not 32 bytes in base64.
             TypeError: the data has no JSON form.
         """
         return signing.encrypt(encryption_master_key, channel, data)

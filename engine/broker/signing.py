@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import BadRequestError
 from engine.protocol import auth, encryption
-from engine.protocol.http_api import is_socket_id, read_channel
+from engine.protocol.http_api import encode_data, is_socket_id, read_channel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,5 +69,4 @@ def authenticate_user(app: App, socket_id: str, user_data: Mapping[str, object])
 def encrypt(encryption_master_key: str, channel: str, data: object) -> str:
     """Ciphertext for an encrypted channel; see ``Broker.encrypt``."""
     key = encryption.parse_master_key(encryption_master_key)
-    plain = msgspec.json.encode(data).decode()
-    return encryption.encrypt(encryption.channel_key(key, channel), plain)
+    return encryption.encrypt(encryption.channel_key(key, channel), encode_data(data))

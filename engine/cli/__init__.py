@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import click
 
@@ -34,7 +35,11 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; errors are one line on stderr and exit code 1, never a traceback."""
+    """Run the command line.
+
+    Errors are one line on stderr and exit code 1, wrong arguments 2, an interruption 130; never a
+    traceback.
+    """
     try:
         cachecast.main(standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -44,6 +49,20 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except EngineError as error:
-        click.echo(f"cachecast: {str(error).strip()}", err=True)
-        sys.exit(1)
+    except (EngineError, UnicodeEncodeError, BaseExceptionGroup) as error:
+        # Nurseries wrap what leaves them: a fault of an address, or what Ctrl-C interrupts.
+        fault: BaseException = error
+        while isinstance(fault, BaseExceptionGroup):
+            fault = fault.exceptions[0]
+        if isinstance(fault, KeyboardInterrupt):
+            sys.exit(130)
+        if isinstance(fault, UnicodeEncodeError):
+            _fail("an argument or a CACHECAST_ variable is not valid UTF-8")
+        if isinstance(fault, EngineError):
+            _fail(str(fault).strip())
+        raise
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(f"cachecast: {text}", err=True)
+    sys.exit(1)

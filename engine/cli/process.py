@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
 import resource
 import sys
+from pathlib import Path
 from typing import Final
 
 from engine.errors import ConfigError
@@ -22,6 +24,7 @@ _PORTABLE_FILE_LIMIT: Final = 10_240
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
+_CAP_IPC_LOCK: Final = 14
 
 
 def disable_core_dumps() -> bool:
@@ -38,22 +41,36 @@ def disable_core_dumps() -> bool:
     return bool(libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
-def lock_memory() -> None:
+def lock_memory() -> int | None:
     """Keep every page of the process out of swap.
+
+    Returns:
+        Bytes that the system lets this process lock: past them it refuses it memory (mlockall(2),
+        MCL_FUTURE), which a node with a growing cache must not meet. None if there is no limit.
 
     Raises:
         ConfigError: the system forbids it; names the limit.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0:
-        return
-    reason = os.strerror(ctypes.get_errno())
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0:
+        return None if soft == resource.RLIM_INFINITY or _is_above_the_lock_limit() else soft
+    reason = os.strerror(ctypes.get_errno())
     raise ConfigError(
         "server.locks_memory",
         f"memory cannot be locked: {reason} (RLIMIT_MEMLOCK is {soft} bytes, hard {hard}).",
         "Raise `ulimit -l` (systemd: LimitMEMLOCK=infinity) or leave --lock-memory out.",
     )
+
+
+def _is_above_the_lock_limit() -> bool:
+    """Whether the process has Linux's CAP_IPC_LOCK, which the limit does not bind."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return False
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _CAP_IPC_LOCK & 1)
 
 
 def raise_file_limit() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -33,21 +34,32 @@ ANSWER_LIMIT_S = 10.0
 
 ENCRYPTED_PREFIX = "private-encrypted-"
 
-#: How long a connection may take before its user is told what the trouble is.
-CONNECT_PATIENCE_S = 2.0
+_SCHEMES = frozenset({"http", "https", "ws", "wss"})
 
 
 def credentials(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that name an app; the environment fills what is not given."""
 
-    @click.option("--app-id", envvar="CACHECAST_APP_ID", default=DEMO_APP.id, show_default=True)
-    @click.option("--key", envvar="CACHECAST_APP_KEY", default=DEMO_APP.key, show_default=True)
+    @click.option(
+        "--app-id",
+        envvar="CACHECAST_APP_ID",
+        default=DEMO_APP.id,
+        show_default=True,
+        help="Of the app; or CACHECAST_APP_ID.",
+    )
+    @click.option(
+        "--key",
+        envvar="CACHECAST_APP_KEY",
+        default=DEMO_APP.key,
+        show_default=True,
+        help="Of the app; or CACHECAST_APP_KEY.",
+    )
     @click.option(
         "--secret",
         envvar="CACHECAST_APP_SECRET",
         default=DEMO_APP.secret,
         show_default="of the demonstration app",
-        help="Better given as CACHECAST_APP_SECRET than on the command line.",
+        help="Of the app; better as CACHECAST_APP_SECRET than on the command line.",
     )
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
@@ -56,19 +68,35 @@ def credentials(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def _check_url(context: click.Context, option: click.Parameter, url: str) -> str:
+    """Take `host:port` for plain http, and refuse what names no server."""
+    del context, option
+    whole = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(whole)
+        is_server = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is no number
+        is_server = False
+    if not is_server:
+        raise click.BadParameter(f"must look like http://host:port or wss://host, is {url!r}.")
+    return whole
+
+
 _url = click.option(
     "--url",
     envvar="CACHECAST_URL",
     default=DEFAULT_URL,
     show_default=True,
-    help="Of the server; http, https, ws and wss mean the same host here.",
+    callback=_check_url,
+    help="Of the server; http, https, ws and wss mean the same host here. Or CACHECAST_URL.",
 )
 
 
 _master_key = click.option(
     "--encryption-master-key",
     envvar="CACHECAST_ENCRYPTION_MASTER_KEY",
-    help="32 bytes in base64, for encrypted channels; it stays in this process.",
+    help="32 bytes in base64, for encrypted channels; it stays in this process. Better given as "
+    "CACHECAST_ENCRYPTION_MASTER_KEY.",
 )
 
 
@@ -90,7 +118,7 @@ def publish(
 ) -> None:  # fmt: skip
     """Publish DATA as EVENT to CHANNEL; several channels are separated by commas."""
     names = [channel] if "," not in channel else channel.split(",")
-    if channel.startswith(ENCRYPTED_PREFIX):
+    if any(name.startswith(ENCRYPTED_PREFIX) for name in names):
         # Each has a key of its own, and libraries refuse several at once for that reason.
         if encryption_master_key is None or len(names) > 1:
             raise RequestError("an encrypted channel takes one name and an --encryption-master-key")
@@ -166,47 +194,50 @@ def subscribe(
 
     address = _with_scheme(url, "ws")
     opened = connect(address, key=key, secret=secret, encryption_master_key=encryption_master_key)
-    try:
-        trio.run(_subscribe, opened, address, channel, count, user_id)
-    except KeyboardInterrupt:
-        return
+    trio.run(_subscribe, opened, address, channel, count, user_id)
 
 
 async def _subscribe(
     opened: AbstractAsyncContextManager[Client], url: str, channel: str, count: int | None,
     user_id: str,
 ) -> None:  # fmt: skip
-    async with opened as client:
-        await _wait_connected(client, url)
+    is_subscribed = trio.Event()
+    async with opened as client, trio.open_nursery() as nursery:
+        nursery.start_soon(_report, client, url, is_subscribed)
         if channel.startswith(SERVER_TO_USER_PREFIX):
             events = await client.sign_in({"id": channel.removeprefix(SERVER_TO_USER_PREFIX)})
         elif channel.startswith("presence-"):
             events = await client.subscribe(channel, user_id=user_id)
         else:
             events = await client.subscribe(channel)
-        left = count
+        is_subscribed.set()
+        n_printed = 0
         async for event in events:
             line = {"event": event.name, "channel": event.channel, "data": event.data}
             click.echo(msgspec.json.encode(line).decode())
-            if left is not None:
-                left -= 1
-                if left <= 0:
-                    return
+            n_printed += 1
+            if n_printed == count:
+                break
+        nursery.cancel_scope.cancel()
 
 
-async def _wait_connected(client: Client, url: str) -> None:
-    """Wait for the connection, and say what the trouble is when it takes long."""
-    with trio.move_on_after(CONNECT_PATIENCE_S):
-        await client.wait_connected()
-        return
-    ending = client.last_ending
-    reason = ending.text if ending is not None else "no answer"
-    click.echo(
-        f"cachecast: {url} cannot be reached yet: {reason}. Still trying; "
-        "`cachecast serve` starts a server.",
-        err=True,
-    )
-    await client.wait_connected()
+async def _report(client: Client, url: str, is_subscribed: trio.Event) -> None:
+    """Say on stderr why nothing comes: no connection, or values that cannot be decrypted."""
+    async for event in client.events:
+        told = event.json()
+        if event.name == "pusher:state_change":
+            if told["current"] == "unavailable" and client.last_ending is not None:
+                click.echo(
+                    f"cachecast: no connection to {url}: {client.last_ending.text}. Trying again; "
+                    "`cachecast serve` starts a server.",
+                    err=True,
+                )
+            elif told["previous"] == "unavailable":
+                click.echo(f"cachecast: connected to {url}", err=True)
+        elif told.get("code") is None and is_subscribed.is_set():
+            # Before that it is about the subscription, which is refused with the same words; one
+            # with a code ends the connection, and is told above.
+            click.echo(f"cachecast: {told.get('message')}", err=True)
 
 
 def _with_scheme(url: str, plain: str) -> str:
@@ -225,7 +256,7 @@ def _request(
     Raises:
         RequestError: the server cannot be reached or refuses; its words are kept.
     """
-    target = f"/apps/{app_id}/{path}"
+    target = f"/apps/{quote(app_id, safe='')}/{path}"
     query = auth.sign_request(key, secret.encode(), method, target, params or {}, body, time.time())
     base = _with_scheme(url, "http").rstrip("/")
     try:
@@ -235,15 +266,19 @@ def _request(
             content=body or None,
             headers={"Content-Type": "application/json"} if body else {},
             timeout=ANSWER_LIMIT_S,
+            # The system's authorities, or those of SSL_CERT_FILE, as for `subscribe`.
+            verify=ssl.create_default_context() if base.startswith("https:") else False,
             trust_env="CACHECAST_USE_PROXY" in os.environ,
         )
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise RequestError(
             f"{base} cannot be reached: {error or type(error).__name__}. "
             "Is it running? `cachecast serve` starts one."
         ) from None
     if response.status_code >= 400:
-        raise RequestError(f"{base} answered {response.status_code}: {response.text.strip()}")
+        raise RequestError(
+            f"{base} answered {response.status_code}: {response.text.strip()[:1000]}"
+        )
     try:
         answer = msgspec.json.decode(response.content)
     except msgspec.DecodeError:

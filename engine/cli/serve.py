@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from engine.server import Server, serve
 from engine.server.tls import TlsTerms
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.broker import Broker
 
 __all__ = ["serve_command"]
@@ -59,16 +63,15 @@ def serve_command(path: Path | None, **options: object) -> None:
     again.
     """
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
-    if path is None and "CACHECAST_CONFIG" in os.environ:
-        path = Path(os.environ["CACHECAST_CONFIG"])
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
     config = load_config(path, environ=os.environ, flags=flags)
     check_exposure(config)
     server = config.server
     configure_logs(server.log_format, server.log_level)
     is_sealed = disable_core_dumps()
     n_files = raise_file_limit()
-    if server.locks_memory:
-        lock_memory()
+    lock_limit = lock_memory() if server.locks_memory else None
     _log.info(
         "process prepared",
         core_dumps="off",
@@ -76,16 +79,12 @@ def serve_command(path: Path | None, **options: object) -> None:
         memory_locked=server.locks_memory,
         max_open_files=n_files,
     )
-    try:
-        trio.run(_run, config)
-    except BaseExceptionGroup as group:
-        # What is wrong with an address is found inside nurseries, which wrap what leaves them.
-        fault: BaseException = group
-        while isinstance(fault, BaseExceptionGroup):
-            fault = fault.exceptions[0]
-        if isinstance(fault, ConfigError):
-            raise fault from None
-        raise
+    if lock_limit is not None:
+        _log.warning(
+            "locked memory has a limit, past which this node gets none; raise `ulimit -l`",
+            max_locked_bytes=lock_limit,
+        )
+    trio.run(_run, config)
 
 
 def check_exposure(config: FileConfig) -> None:
@@ -117,7 +116,11 @@ async def _run(config: FileConfig) -> None:
         if options.tls_cert and options.tls_key
         else None
     )
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+        # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
+        trio.CancelScope() as life,
+    ):
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
             server = await _start(nursery, broker, config, tls)
             settle_garbage_collector()
@@ -126,12 +129,12 @@ async def _run(config: FileConfig) -> None:
                 if number != signal.SIGHUP:
                     break
                 _reload(tls)
-            nursery.start_soon(_end_at_second_signal, signals, nursery)
-            with trio.move_on_after(options.exit_limit_s) as scope:
-                await _end(broker, server, options.drain_s)
-            if scope.cancelled_caught:
-                _log.warning("exit limit reached", seconds=options.exit_limit_s)
+            life.deadline = trio.current_time() + options.exit_limit_s
+            nursery.start_soon(_end_at_second_signal, signals, life)
+            await _end(broker, server, options.drain_s)
             nursery.cancel_scope.cancel()
+    if life.cancelled_caught and trio.current_time() >= life.deadline:
+        _log.warning("exit limit reached", seconds=options.exit_limit_s)
 
 
 async def _start(
@@ -172,23 +175,34 @@ def _bracket(host: str) -> str:
 def _announce(config: FileConfig, server: Server) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for."""
     options = config.server
-    host = _bracket(options.host)
+    address = f"{_bracket(options.host)}:{server.port}"
     s = "s" if options.tls_cert else ""
-    if config.is_demo:
+    if config.apps == (DEMO_APP,):
+        port, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
+        command = _command()
         click.echo(
             f"Serving the demonstration app, on this machine only:\n"
             f"  app id {DEMO_APP.id}   key {DEMO_APP.key}   secret {DEMO_APP.secret}\n"
-            f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', wsHost: '{host}', "
-            f"wsPort: {server.port}, forceTLS: false, enabledTransports: ['ws']}})\n"
-            f"  publish   cachecast publish cache-prices tick '{{\"eur\":1.08}}' "
-            f"--url http{s}://{host}:{server.port}\n"
-            f"  listen    cachecast subscribe cache-prices --url ws{s}://{host}:{server.port}"
+            f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', "
+            f"wsHost: '{_bracket(options.host)}', {port}: {server.port}, forceTLS: {is_tls}, "
+            f"enabledTransports: ['ws']}})\n"
+            f"  publish   {command} publish cache-prices tick '{{\"eur\":1.08}}' "
+            f"--url http{s}://{address}\n"
+            f"  listen    {command} subscribe cache-prices --url ws{s}://{address}"
         )
     admin = ""
     if server.admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{server.admin_port})"
-    click.echo(f"Cachecast ready on http{s}://{host}:{server.port}{admin}")
+    click.echo(f"Cachecast ready on http{s}://{address}{admin}")
     _log.info("ready", host=options.host, port=server.port, admin_port=server.admin_port)
+
+
+def _command() -> str:
+    """What to call this program by, so that the lines we show can be pasted."""
+    if shutil.which("cachecast"):
+        return "cachecast"
+    program = sys.argv[0]
+    return f"{sys.executable} -m engine" if program.endswith("__main__.py") else program
 
 
 def _reload(tls: TlsTerms | None) -> None:
@@ -210,8 +224,8 @@ async def _end(broker: Broker, server: Server, drain_s: float) -> None:
     _log.info("drained")
 
 
-async def _end_at_second_signal(signals: object, nursery: trio.Nursery) -> None:
-    async for number in signals:  # type: ignore[attr-defined]
+async def _end_at_second_signal(signals: AsyncIterator[int], life: trio.CancelScope) -> None:
+    async for number in signals:
         if number != signal.SIGHUP:
             _log.warning("second signal, ending now")
-            nursery.cancel_scope.cancel()
+            life.cancel()

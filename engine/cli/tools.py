@@ -6,16 +6,19 @@ import os
 import secrets
 import time
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
 from urllib.parse import urlencode
 
 import click
 import msgspec
 
-from engine.apps import App
+from engine.apps import App, KeyPair, Webhook
 from engine.cli.remote import credentials
 from engine.cli.serve import check_exposure
 from engine.config import FileConfig, ServerConfig, load_config
 from engine.protocol import auth
+from engine.server.tls import load_context
 
 __all__ = ["check_config", "generate", "sign"]
 
@@ -32,23 +35,52 @@ def check_config(path: Path | None, *, fields: bool) -> None:
     if fields:
         _print_fields()
         return
-    if path is None and "CACHECAST_CONFIG" in os.environ:
-        path = Path(os.environ["CACHECAST_CONFIG"])
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
     config = load_config(path, environ=os.environ)
     check_exposure(config)
-    apps = ", ".join(f"{app.id} ({len(app.key_pairs)} keys)" for app in config.apps)
+    if config.server.tls_cert and config.server.tls_key:
+        load_context(config.server.tls_cert, config.server.tls_key)
+    apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
     click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}")
 
 
+#: How a file opens each table -> what may stand in it.
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "at the top": FileConfig,
+    "[server]": ServerConfig,
+    "[[apps]]": App,
+    "[[apps.keys]]": KeyPair,
+    "[[apps.webhooks]]": Webhook,
+}
+
+#: Types as people who write TOML call them.
+_WORDS = {
+    str: "text", int: "whole number", float: "number", bool: "true or false", tuple: "list",
+    dict: "table",
+}  # fmt: skip
+
+
 def _print_fields() -> None:
-    for title, kind in (("", FileConfig), ("[server]", ServerConfig), ("[[apps]]", App)):
-        click.echo(f"{title or '# top level'}")
+    for title, kind in _TABLES.items():
+        click.echo(title)
         for field in msgspec.structs.fields(kind):
             if field.name in {"apps", "server"}:
                 continue
-            default = "" if field.default is msgspec.NODEFAULT else f" = {field.default!r}"
-            shown = getattr(field.type, "__name__", str(field.type)).replace("typing.", "")
-            click.echo(f"  {field.name}: {shown}{default}")
+            click.echo(f"  {field.name}: {_word(field.type)}{_default(field)}")
+
+
+def _word(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
+    if get_origin(kind) is UnionType:  # with None, which a file says by leaving the field out
+        kind = get_args(kind)[0]
+    return _WORDS[get_origin(kind) or kind]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    if value is msgspec.NODEFAULT or value is None:
+        return ""
+    return f" = {msgspec.json.encode(value).decode()}"
 
 
 @click.group(name="generate")

@@ -383,13 +383,14 @@ def _refuse_two(secret: str | None, authorizer: Authorizer | None) -> None:
 @asynccontextmanager
 async def _running(client: Client) -> AsyncIterator[None]:
     """Run the client's task while the body runs."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
         try:
             yield
-        # Raised again below, where no nursery wraps it into a group. Cancelled is none of it.
-        except Exception as error:  # noqa: BLE001
+        # Raised again below, where no nursery wraps it into a group: `except KeyboardInterrupt`
+        # around trio.run() is how programs end. Cancelled is none of it.
+        except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
             failure = error
         # A cancelled body has no use for an orderly end; its nursery ends the task at once.
         with trio.move_on_after(CLOSE_GRACE_S):

@@ -8,7 +8,7 @@ that pusher-js uses too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -189,7 +189,8 @@ class HttpEndpoint:
                 http_status=response.status_code,
             )
         try:
-            return msgspec.json.decode(response.content, type=dict[str, str | None])
+            # Of any content: pusher-js ignores what else a backend says, and so does _read().
+            return msgspec.json.decode(response.content, type=dict[str, Any])
         except (ValueError, RecursionError) as error:
             raise AuthError(f"{self._url} did not answer with an authorization: {error}") from None
 

@@ -158,6 +158,10 @@ async def bridge(
 ) -> None:
     """Serve one accepted connection until it ends; returns then, whichever side ended it.
 
+        async def handler(request):  # of trio_websocket.serve_websocket
+            connection = await request.accept()
+            await bridge(broker, connection, key="app-key")
+
     Args:
         broker: from ``open_broker``.
         connection: accepted by the host; with the subprotocol ``cachecast.v1.msgpack`` it speaks

@@ -6,6 +6,7 @@ connection and nothing else.
 
 from __future__ import annotations
 
+import ssl
 from functools import partial
 from socket import SHUT_WR
 from traceback import format_exc
@@ -119,7 +120,10 @@ class HttpConnection:
             data = sock.recv(RECV_BYTES)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                # A client that does not trust the certificate, say; one that just left says less.
+                self._server.broker.clients.refusals["tls"] += 1
             self.abort()
             return
         if not data:
@@ -225,6 +229,8 @@ class HttpConnection:
 
     def _write(self, response: Response, request: Request | None = None) -> None:
         """Queue a response; without a request it refuses one that was not understood."""
+        if request is None:
+            self._server.broker.clients.refusals[f"http {response.status}"] += 1
         keeps_alive = request is not None and request.keeps_alive
         keeps_alive = keeps_alive and not self._server.is_draining
         data = encode_response(response, self._server.date, keeps_alive=keeps_alive)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from engine.broker import Broker
     from engine.channels.outbox import Outbox
+    from engine.config import BrokerConfig
     from engine.server.http_messages import Deferred, Request, Response
     from engine.server.tls import TlsTerms
 
@@ -133,15 +134,15 @@ class Server:
         trusts_proxy: bool,
     ) -> None:
         self.broker = broker
-        self.config = broker.config
+        self.config: BrokerConfig = broker.config
         self.nursery = nursery
-        self.poller = Poller()
-        self.now = broker.clock
+        self.poller: Poller = Poller()
+        self.now: Callable[[], float] = broker.clock
         self.timeouts: Wheel[HttpConnection] = Wheel(self.now())
         self.http_backlog: set[Outbox] = set()
-        self.is_draining = False
-        self.date = formatdate(usegmt=True)
-        self.port = 0
+        self.is_draining: bool = False
+        self.date: str = formatdate(usegmt=True)
+        self.port: int = 0
         self.admin_port: int | None = None
         self._tls = tls
         self._trusts_proxy = trusts_proxy
@@ -160,7 +161,7 @@ class Server:
         listener = _Listener(self, sock, is_admin=is_admin)
         self._listeners.append(listener)
         self.poller.add(sock.fileno(), listener)
-        port = sock.getsockname()[1]
+        port: int = sock.getsockname()[1]
         if is_admin:
             self.admin_port = port
         else:

@@ -7,13 +7,13 @@ plain socket, so that nobody above needs to know which of the two it has.
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
 __all__ = ["TlsSocket", "TlsTerms", "load_context"]
 
@@ -28,16 +28,39 @@ def load_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    held = []
+    for field, path in (("server.tls_cert", cert), ("server.tls_key", key)):
+        try:
+            held.append(Path(path).read_bytes())
+        except OSError as error:
+            raise ConfigError(field, f"{path} cannot be read: {error.strerror}.") from None
     try:
         # A key with a passphrase is an error, not a question on the terminal of a daemon.
         context.load_cert_chain(cert, key, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            "server.tls_cert", f"certificate {cert} with key {key} cannot be used: {error}."
-        ) from None
+        raise _explain(error, cert, key, *held) from None
     # Both ALPN answers mean the same here, and browsers offer h2 first.
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _explain(
+    error: OSError, cert: Path | str, key: Path | str, held_cert: bytes, held_key: bytes
+) -> ConfigError:
+    """Say which of the two files is at fault; OpenSSL's own words are "PEM lib" for most of it."""
+    if b"BEGIN CERTIFICATE" not in held_cert:
+        return ConfigError("server.tls_cert", f"{cert} holds no certificate in PEM form.")
+    if b"PRIVATE KEY" not in held_key:
+        return ConfigError("server.tls_key", f"{key} holds no private key in PEM form.")
+    if b"ENCRYPTED" in held_key:
+        return ConfigError(
+            "server.tls_key",
+            f"{key} is protected by a passphrase, and nobody is there to ask.",
+            f"`openssl pkey -in {key} -out KEY` takes it off; keep that file to yourself.",
+        )
+    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+        return ConfigError("server.tls_key", f"{key} does not belong to certificate {cert}.")
+    return ConfigError("server.tls_cert", f"{cert} with key {key} cannot be used: {error}.")
 
 
 class TlsTerms:
@@ -50,7 +73,7 @@ class TlsTerms:
     def __init__(self, cert: Path | str, key: Path | str) -> None:
         self._cert = cert
         self._key = key
-        self.context = load_context(cert, key)
+        self.context: ssl.SSLContext = load_context(cert, key)
 
     def reload(self) -> None:
         """Read the files again.
@@ -73,7 +96,7 @@ class TlsSocket:
         # ssl asks too, but what it raises then leaves the socket to the garbage collector.
         sock.getpeername()
         self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.is_shaken = False
+        self.is_shaken: bool = False
 
     def fileno(self) -> int:
         """The socket's file descriptor."""

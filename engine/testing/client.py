@@ -17,6 +17,7 @@ import trio
 
 from engine.protocol import auth, frames
 from engine.protocol.codec import MSGPACK, Codec
+from engine.testing.socket import MemorySocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from engine.apps import App
     from engine.testing.network import MemoryNetwork
 
-__all__ = ["ClientClosedError", "MemoryClient", "MemorySocket", "Message"]
+__all__ = ["ClientClosedError", "MemoryClient", "Message"]
 
 #: Any four bytes do (RFC 6455 5.3); always the same ones make failures reproducible.
 _MASK = b"\x37\xfa\x21\x3d"
@@ -70,68 +71,6 @@ class Message(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.data) if isinstance(self.data, str) else self.data
 
 
-class MemorySocket:
-    """The server's end of a connection, as much of a socket as the engine uses.
-
-    Attributes:
-        inbound: bytes from the client that the server has not read yet.
-        has_ended: whether the client sends no more.
-        room: bytes that the server may still send before its ``send`` would block.
-        send_error: raised by the next sends, as when the network fails.
-    """
-
-    def __init__(
-        self, fd: int, on_bytes: Callable[[bytes], None], on_end: Callable[[], None]
-    ) -> None:
-        self._fd = fd
-        self._on_bytes = on_bytes
-        self._on_end = on_end
-        self.inbound = bytearray()
-        self.has_ended = False
-        self.is_closed = False
-        self.room: float = inf
-        self.send_error: OSError | None = None
-
-    def fileno(self) -> int:
-        """A number of its own."""
-        return self._fd
-
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - socket's own signature
-        """It never blocks."""
-
-    def send(self, data: bytes, /) -> int:
-        """Hand bytes to the client, as many as there is room for."""
-        if self.send_error is not None:
-            raise self.send_error
-        if self.has_ended and not self.inbound:
-            raise BrokenPipeError
-        if self.room <= 0:
-            raise BlockingIOError
-        taken = data if len(data) <= self.room else data[: int(self.room)]
-        self.room -= len(taken)
-        self._on_bytes(taken)
-        return len(taken)
-
-    def recv(self, size: int, /) -> bytes:
-        """What the client sent; empty at its end."""
-        if not self.inbound and not self.has_ended:
-            raise BlockingIOError
-        data = bytes(self.inbound[:size])
-        del self.inbound[:size]
-        return data
-
-    def shutdown(self, how: int, /) -> None:
-        """The server sends no more."""
-        del how
-        self._on_end()
-
-    def close(self) -> None:
-        """The server has closed."""
-        if not self.is_closed:
-            self.is_closed = True
-            self._on_end()
-
-
 class MemoryClient:
     """One client; :meth:`MemoryNetwork.connect` makes it.
 
@@ -158,17 +97,17 @@ class MemoryClient:
         """Make it; nothing is sent before the network does it."""
         self.app = app
         self.codec = codec
-        self.socket = MemorySocket(fd, self._on_bytes, self._on_end)
-        self.socket_id = ""
-        self.status = 0
+        self.socket: MemorySocket = MemorySocket(fd, self._on_bytes, self._on_end)
+        self.socket_id: str = ""
+        self.status: int = 0
         self.messages: list[Message] = []
-        self.pings = 0
+        self.pings: int = 0
         self.close_code: int | None = None
-        self.close_reason = ""
-        self.is_closed = False
-        self.answers_pings = True
-        self.answers_close = True
-        self.patience_s = 5.0
+        self.close_reason: str = ""
+        self.is_closed: bool = False
+        self.answers_pings: bool = True
+        self.answers_close: bool = True
+        self.patience_s: float = 5.0
         self.chunks: list[bytes] = []
         self.frames: list[tuple[int, bytes]] = []
         self._network = network

@@ -21,7 +21,8 @@ from engine.protocol import auth
 from engine.protocol.codec import JSON, MSGPACK
 from engine.server.listen import Server
 from engine.server.poller import READ, WRITE, Handler, Poller
-from engine.testing.client import ClientClosedError, MemoryClient, MemorySocket
+from engine.testing.client import ClientClosedError, MemoryClient
+from engine.testing.socket import MemorySocket
 
 if TYPE_CHECKING:
     import socket

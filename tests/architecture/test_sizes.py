@@ -18,7 +18,6 @@ MAX_FUNCTION_LINES = 60
 #: What was larger when the guard was put up, and how large. May only shrink.
 MODULES: dict[str, int] = {
     "engine/broker/broker.py": 462,
-    "engine/testing/client.py": 470,
 }
 FUNCTIONS: dict[str, int] = {}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import trio
 import engine
 from engine.apps import WEBHOOK_EVENTS, App
 from engine.cli import cachecast
-from engine.config import ENVIRONMENT, FileConfig, ServerConfig, load_config
+from engine.client import connect
+from engine.config import DEMO_APP, ENVIRONMENT, FileConfig, ServerConfig, load_config
 from engine.metrics import BrokerStatistics, exposition
 from engine.protocol.close_codes import CLOSE_CODES
+from tests.server.node import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+VARIABLE = re.compile(r"\bCACHECAST_[A-Z]+(?:_[A-Z]+)*\b(?!_)").findall
 
 
 @pytest.mark.parametrize("kind", [FileConfig, ServerConfig, App])
@@ -34,6 +39,66 @@ def test_every_configuration_field_is_documented(kind: type) -> None:
     assert missing == []
 
 
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+#: Where the table says in words what a default does.
+IN_WORDS = {
+    ("admin_port", "the next port"),
+    ("cache_ttl_s", "the node's"),
+    ("allowed_origins", "all"),
+}
+
+
+def read_default(text: str) -> Any:
+    """A default as the tables write it: `none`, `true`, `1,000` or `64 KiB`."""
+    if text in {"none", "true", "false"}:
+        return {"none": None, "true": True, "false": False}[text]
+    number, _, unit = text.replace(",", "").partition(" ")
+    return float(number) * UNITS.get(unit, 1) if re.fullmatch(r"\d+(\.\d+)?", number) else text
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [("The node (top level)", FileConfig), ("`[server]`", ServerConfig), ("`[[apps]]`", App)],
+)
+def test_defaults_are_those_of_the_tables(title: str, kind: Any) -> None:
+    """A table that is nearly true is worse than none."""
+    section = CONFIGURATION.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    known = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    compared = 0
+    for names, default in re.findall(r"^\| (`.*?`) \| (.*?) \|", section, re.MULTILINE):
+        fields = re.findall(r"`(\w+)`", names)
+        told = default.split(", ") if ", " in default else [default] * len(fields)
+        for field, text in zip(fields, told, strict=True):
+            assert field in known, f"{field} stands in the wrong table"
+            if text == "-" or (field, text) in IN_WORDS:
+                continue
+            value = known[field]
+            assert read_default(text) == (None if value in ((), "") else value), field
+            compared += 1
+    assert compared >= 10
+
+
+def test_limits_of_the_readme_are_the_defaults() -> None:
+    """What hosted Pusher documents, and what we added."""
+    table = README.partition("## Limits")[2].partition("\n## ")[0]
+    app, node = App(id="1", key="k", secret="s"), FileConfig()
+    for row in (
+        f"| cached value | {node.cache_ttl_s:.0f} s, at most |",
+        f"| event data | {app.max_event_bytes:,} bytes |",
+        f"| {app.max_channels_per_event}; {app.max_events_per_batch} | HTTP 400 |",
+        f"| channel name; event name | {app.max_channel_name_length} characters |",
+        f"| {app.max_presence_members}; {app.max_presence_member_bytes // 1024} KiB; ",
+        f"KiB; {app.max_user_id_length} characters | subscription refused |",
+        f"| watchlist | {app.max_watchlist_ids} ids |",
+        f"| client events | {app.client_events_per_s:.0f} a second",
+        f"| message from a client | {node.max_message_bytes // 1024} KiB |",
+        f"| channels of a connection | {app.max_channels_per_connection:,} |",
+        f"| {app.max_pending_bytes // 2**20} MiB, {app.stall_timeout_s:.0f} s without progress |",
+    ):
+        assert row in table
+    assert app.max_event_name_length == app.max_channel_name_length
+
+
 def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
     """Both ways to set a field stand in one table."""
     flags = [
@@ -42,7 +107,9 @@ def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
         for option in parameter.opts
         if isinstance(parameter, click.Option) and option != "--help"
     ]
-    assert [name for name in ENVIRONMENT if name not in CONFIGURATION] == []
+    used = {name for file in (ROOT / "engine").rglob("*.py") for name in VARIABLE(file.read_text())}
+    assert used >= ENVIRONMENT.keys()
+    assert [name for name in sorted(used) if f"`{name}`" not in CONFIGURATION] == []
     assert [flag for flag in flags if f"`{flag}`" not in CONFIGURATION] == []
 
 
@@ -99,28 +166,29 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
 
 
 def test_python_examples_of_the_readme_compile() -> None:
-    """Syntax at least; the e2e tests run what they show."""
+    """Syntax at least; what they do is shown below and in tests/e2e/test_readme.py."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 4
     for block in blocks:
         compile(block, "README.md", "exec")
 
 
-async def test_the_test_that_the_readme_shows_passes(
-    autojump_clock, cachecast_broker, cachecast_client
-) -> None:
-    """It is what people will copy first."""
-    (block,) = (
-        block
-        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        if "async def test_" in block
-    )
-    names: dict[str, Any] = {}
-    exec(block, names)
+def test_the_tests_that_readme_and_guide_show_pass(tmp_path: Path) -> None:
+    """They are what people will copy first: into files of their own, with nothing registered."""
+    guide = (ROOT / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", README + guide, re.DOTALL)
+    shown = [block for block in blocks if "async def test_" in block]
+    for number, block in enumerate(shown):
+        (tmp_path / f"test_copied_{number}.py").write_text(block)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
 
-    await names["test_price_is_gone_after_half_an_hour"](
-        cachecast_broker, cachecast_client, autojump_clock
-    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+    assert f"{sum(block.count('async def test_') for block in shown)} passed" in done.stdout
 
 
 async def test_the_embedding_that_the_readme_shows_works() -> None:
@@ -138,7 +206,7 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         heard.set()
 
     names: dict[str, Any] = {"print": note}
-    exec(block.replace(":6001", ":0"), names)
+    exec(block.replace(":6001", ":0").replace("trio.run(main)", ""), names)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(names["main"])
@@ -146,6 +214,37 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         nursery.cancel_scope.cancel()
 
     assert lines == [("tick", {"eur": 1.08})]
+
+
+async def test_what_the_clients_guide_shows_works() -> None:
+    """Both examples, against a server that allows client events."""
+    guide = (ROOT / "docs" / "client.md").read_text()
+    lines: list[str] = []
+    names: dict[str, Any] = {"print": lambda *words: lines.append(" ".join(map(str, words)))}
+    app = msgspec.structs.replace(DEMO_APP, allows_client_events=True)
+
+    with trio.fail_after(15):
+        async with (
+            engine.open_broker(engine.BrokerConfig(apps=(app,))) as broker,
+            trio.open_nursery() as nursery,
+        ):
+            server = await nursery.start(engine.serve, broker, "127.0.0.1:0")
+            for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+                exec(block.replace("6001", str(server.port)), names)
+            nursery.start_soon(names["main"])
+            await until(lambda: lines == ["nothing yet"])
+            await broker.publish(app.id, "private-cache-prices", "tick", {"eur": 1.08})
+            url = f"ws://127.0.0.1:{server.port}"
+            async with connect(url, key=app.key, secret=app.secret) as ann:
+                nursery.start_soon(names["talk"], ann)
+                async with connect(url, key=app.key, secret=app.secret) as bob:
+                    await until(lambda: broker.users(app.id, "presence-room"))
+                    room = await bob.subscribe("presence-room", user_id="bob")
+                    await room.trigger("client-hello", 1)
+                    await until(lambda: len(lines) == 4)
+            nursery.cancel_scope.cancel()
+
+    assert sorted(lines[1:]) == ["bob came; 2 are here", "bob client-hello 1", "tick {'eur': 1.08}"]
 
 
 def test_webhook_events_are_the_seven_of_the_protocol() -> None:

@@ -13,7 +13,12 @@ from tests.e2e.world import fresh
 #: Laravel names events after their PHP class.
 LARAVEL_EVENT = "App\\Events\\PriceChanged"
 
-METHODS = [("channel", ""), ("private", "private-"), ("encryptedPrivate", "private-encrypted-")]
+METHODS = [
+    ("channel", ""),
+    ("private", "private-"),
+    ("encryptedPrivate", "private-encrypted-"),
+    ("join", "presence-"),
+]
 
 
 class EchoClient:
@@ -85,16 +90,31 @@ def test_echo_connects_by_either_broadcaster(open_echo, backend, broadcaster):
 
 
 @pytest.mark.parametrize(("method", "prefix"), METHODS)
+def test_echo_hears_every_kind_of_channel_live_and_keeps_nothing(
+    open_echo, backend, method, prefix
+):
+    """What is no cache channel neither replays nor misses."""
+    channel = fresh()
+    backend.trigger(prefix + channel, LARAVEL_EVENT, {"eur": 1.07})
+    echo = open_echo()
+    echo.join(method, channel)
+    backend.trigger(prefix + channel, LARAVEL_EVENT, {"eur": 1.08})
+
+    assert echo.wait(channel, "PriceChanged") == {"eur": 1.08}
+    assert "miss" not in echo.seen(channel)
+
+
+@pytest.mark.parametrize(("method", "prefix"), METHODS)
 def test_echo_reads_the_cache_through_its_own_names(open_echo, backend, method, prefix):
     """Echo.private('cache-x') is private-cache-x: Echo only prefixes (2.1)."""
     channel = fresh("cache-")
-    early = open_echo()
+    early = open_echo("ann")
     early.join(method, channel)
     early.wait(channel, "miss")
     backend.trigger(prefix + channel, LARAVEL_EVENT, {"eur": 1.08})
     assert early.wait(channel, "PriceChanged") == {"eur": 1.08}
 
-    late = open_echo()
+    late = open_echo("bob")
     late.join(method, channel)
     assert late.wait(channel, "PriceChanged") == {"eur": 1.08}
     assert "miss" not in late.seen(channel)

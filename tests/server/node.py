@@ -431,6 +431,7 @@ async def running(
     has_admin: bool = False,
     trusts_proxy: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
+    port: int = 0,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -444,6 +445,7 @@ async def running(
         has_admin: whether there is an admin address.
         trusts_proxy: see ``serve``.
         unix_now: wall time of the broker.
+        port: to listen on, for a node that takes the place of another one.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -463,7 +465,7 @@ async def running(
             async def run(task_status: Any) -> None:
                 await serve(
                     broker,
-                    "127.0.0.1:0",
+                    f"127.0.0.1:{port}",
                     tls=tls,
                     admin_address="127.0.0.1:0" if has_admin else None,
                     trusts_proxy=trusts_proxy,

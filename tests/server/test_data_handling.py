@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.server.node import running
+from tests.server.node import APP_ID, KEY, Wire, make_app, running, upgrade_request
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("docs/data-handling.md", "SECURITY.md")
@@ -56,6 +58,39 @@ async def test_new_node_knows_nothing_of_the_last():
         assert (await node.ask("GET", "channels/cache-a/cache")).status == 200
     async with running() as node:
         assert (await node.ask("GET", "channels/cache-a/cache")).status == 404
+
+
+async def test_address_of_a_client_is_in_no_log_and_no_metric():
+    """Neither of one that is served nor of those that are refused, cut off or ended by a fault."""
+    address = "127.0.0.9"
+    async with running(make_app(max_pending_bytes=1), has_admin=True) as node:
+
+        async def connect():
+            sock = trio.socket.socket()
+            await sock.bind((address, 0))
+            await sock.connect(("127.0.0.1", node.server.port))
+            node.wires.append(Wire(trio.SocketStream(sock)))
+            return node.wires[-1]
+
+        for path in (f"/app/{KEY}", "/app/unknown"):
+            wire = await connect()
+            await wire.say(upgrade_request(path, b"dGhlIHNhbXBsZSBub25jZQ=="))
+            await wire.until(b"pusher:")
+        await (await connect()).say(b"nonsense\r\n\r\n")
+        (session,) = node.broker.hubs[APP_ID].sessions.values()
+        node.broker.clients.disconnect_slow(session)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(node.broker.clients, "admit", None)  # what breaks is logged with a trace
+            wire = await connect()
+            await wire.say(upgrade_request(f"/app/{KEY}", b"dGhlIHNhbXBsZSBub25jZQ=="))
+            await wire.end()
+        admin = await node.connect(is_admin=True)
+        await admin.say(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        told = (await admin.answer()).body.decode() + json.dumps(node.logs)
+        assert "slow consumer closed" in told
+        assert "connection failed" in told
+        assert address not in told
+        node.logs.clear()
 
 
 #: Serves, publishes, subscribes, reads, refuses and closes, and prints what was opened to write.

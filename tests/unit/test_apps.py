@@ -22,6 +22,12 @@ def test_an_app_with_a_key_and_a_secret_is_enough() -> None:
     _app().check("apps[0]")
 
 
+@pytest.mark.parametrize("host", ["example.org", "*.example.org", "localhost", "10.0.0.1", "::1"])
+def test_an_origin_is_a_host_name_or_a_pattern_of_one(host: str) -> None:
+    """What an Origin header can have as its host."""
+    _app(allowed_origins=(host,)).check("apps[0]")
+
+
 def test_all_keys_of_an_app_are_valid_at_once_and_the_oldest_comes_first() -> None:
     """That is how a key is rotated; the oldest signs webhooks (protocol.md 7)."""
     app = _app(keys=(KeyPair(key="second", secret="b"),))
@@ -66,6 +72,12 @@ def test_an_unknown_field_is_an_error() -> None:
         ({"webhooks": (Webhook(url="https://a.org"), Webhook(url="http://"))}, "webhooks[1].url"),
         ({"webhooks": (Webhook(url="http://[::1"),)}, "webhooks[0].url"),
         ({"webhooks": (Webhook(url="http://a.org:http"),)}, "webhooks[0].url"),
+        ({"cluster": ""}, "cluster"),
+        ({"allowed_origins": ("a.org", "https://a.org")}, "allowed_origins[1]"),
+        ({"allowed_origins": ("localhost:3000",)}, "allowed_origins[0]"),
+        ({"allowed_origins": ("a.org/path",)}, "allowed_origins[0]"),
+        ({"allowed_origins": ("[::1]",)}, "allowed_origins[0]"),
+        ({"allowed_origins": ("",)}, "allowed_origins[0]"),
         ({"stall_timeout_s": nan}, "stall_timeout_s"),
         ({"stall_timeout_s": inf}, "stall_timeout_s"),
         *[({field: 0}, field) for field in apps._POSITIVE],

@@ -29,6 +29,7 @@ def test_with_nothing_given_the_demonstration_app_is_served_on_loopback() -> Non
 def test_the_demonstration_credentials_are_recognised_wherever_they_stand() -> None:
     """Copied into a file they are as public as before."""
     assert FileConfig(apps=(_APP, App(id="7", keys=DEMO_APP.key_pairs))).is_demo
+    assert FileConfig(apps=(App(id="7", key="mine", secret=DEMO_APP.secret),)).is_demo
     assert not FileConfig(apps=(_APP,)).is_demo
 
 
@@ -102,11 +103,16 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("port = 1", "the file"),
+        ("port = 1", "port"),
         ("server = 5", "server"),
         ("[server]\nport = 'x'", "server.port"),
         ("[server]\nport = 65536", "server.port"),
         ("[server]\nadmin_port = -1", "server.admin_port"),
+        ("[server]\nadmin_port = 6001", "server.admin_port"),
+        ("[server]\nhost = ''", "server.host"),
+        ("[server]\nhost = '0.0.0.0:80'", "server.host"),
+        ("[server]\nadmin_host = ''", "server.admin_host"),
+        ("cluster = ''", "cluster"),
         ("[server]\nlog_format = 'xml'", "server.log_format"),
         ("[server]\nlog_level = 'loud'", "server.log_level"),
         ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),
@@ -122,7 +128,7 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("max_message_bytes = 0", "max_message_bytes"),
         ("max_connections = 0", "max_connections"),
         ("[[apps]]\nid = '1'", "apps[0].key"),
-        ("[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\nport = 2", "apps[0]"),
+        ("[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\nport = 2", "apps[0].port"),
     ],
 )
 def test_a_faulty_file_is_explained(tmp_path: Path, text: str, field: str) -> None:
@@ -132,19 +138,72 @@ def test_a_faulty_file_is_explained(tmp_path: Path, text: str, field: str) -> No
     path.write_text(text + "\n" + (good if "apps" not in text else ""))
 
     with pytest.raises(ConfigError) as caught:
-        load_config(path, environ={"CACHECAST_HOST": "127.0.0.1"})
+        load_config(path, environ={"CACHECAST_CLUSTER": ""})
 
     assert caught.value.field == field
     assert caught.value.rule
 
 
-def test_an_unknown_field_comes_with_a_remedy(tmp_path: Path) -> None:
-    """The list of those that exist."""
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", "prot: there is no such field. `cachecast check-config --fields` lists"),
+        ("cache_ttl = 1", "cache_ttl: there is no such field. Is cache_ttl_s meant?"),
+        ("port = 1", "port: there is no such field. It belongs in [server]."),
+        ("[server]\nid = '1'", "server.id: there is no such field. It belongs in [[apps]]."),
+        ("[server]\ncluster_s = 1", "server.cluster_s: there is no such field."),
+        ("[server]\nmax_headers = 1", "It belongs at the top, before the first table."),
+        ("[[apps]]\nkey = 'k'", "apps[0].id: is required."),
+        ("[[apps]]\nid = 1", "apps[0].id: must be text in quotes, is a whole number."),
+        ("[apps]\nid = '1'", "apps: must be a list, is a table."),
+        ("apps = [5]", "apps[0]: must be a table, is a whole number."),
+        ("server = 5", "server: must be a table, is a whole number."),
+        ("max_connections = 1.5", "must be a whole number, is a number with a fraction."),
+        ("[server]\nhas_admin = 'x'", "server.has_admin: must be true or false, is text."),
+        (
+            "[[apps]]\nid = '1'\nwebhooks = [{url = 'http://a', events = ['miss']}]",
+            "apps[0].webhooks[0].events[0]: Invalid enum value 'miss'. There are channel_occupied,",
+        ),
+        (
+            "[[apps]]\nid = '1'\nwebhooks = [{uri = 'http://a'}]",
+            "apps[0].webhooks[0].uri: there is no such field. Is url meant?",
+        ),
+    ],
+)
+def test_a_fault_is_told_in_words_for_people_who_write_toml(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    """Not in those of the library that found it, and with what was probably meant."""
     path = tmp_path / "cachecast.toml"
-    path.write_text("prot = 1\n")
+    path.write_text(text)
 
-    with pytest.raises(ConfigError, match="check-config"):
+    with pytest.raises(ConfigError) as caught:
         load_config(path)
+
+    assert str(caught.value).startswith(words) or words in str(caught.value)
+
+
+def test_a_fault_of_the_environment_or_of_a_flag_names_it() -> None:
+    """Whoever has no file knows the field under another name."""
+    app = {"CACHECAST_APP_ID": "a/b", "CACHECAST_APP_KEY": "k", "CACHECAST_APP_SECRET": "s"}
+    for environ, flags, words in [
+        ({"CACHECAST_PORT": "x"}, {}, "is text. It was set by CACHECAST_PORT."),
+        ({"CACHECAST_PORT": "1"}, {"CACHECAST_PORT": "99999"}, "It was set by --port."),
+        ({"CACHECAST_CACHE_TTL": "1801"}, {}, "out. It was set by CACHECAST_CACHE_TTL."),
+        ({"CACHECAST_LOCK_MEMORY": "y"}, {}, "is text. It was set by CACHECAST_LOCK_MEMORY."),
+        ({}, app, "It was set by --app-id."),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            load_config(environ=environ, flags=flags)
+
+        assert words in str(caught.value)
+
+
+def test_an_empty_variable_is_an_absent_one() -> None:
+    """`CACHECAST_PORT=` is how compose files say that."""
+    loaded = load_config(environ=dict.fromkeys(config.ENVIRONMENT, ""))
+
+    assert loaded == load_config()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

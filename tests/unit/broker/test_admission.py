@@ -44,6 +44,7 @@ def test_protocol_versions_that_are_not(text, code):
         ({"is_enabled": False}, {}, 4003),
         ({"allowed_origins": ("a.test",)}, {"origin": "https://b.test"}, 4009),
         ({"allowed_origins": ("a.test",)}, {"origin": "null"}, 4009),
+        ({"allowed_origins": ("a.test",)}, {"origin": "http://[a.test"}, 4009),
         ({"allowed_origins": ("a.test",)}, {"origin": "https://a.test.evil"}, 4009),
         ({"allowed_origins": ("*.a.test",)}, {"origin": "https://a.test"}, 4009),
         ({"allowed_origins": ("A.test",)}, {"origin": "https://a.TEST:444"}, None),

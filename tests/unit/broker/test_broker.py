@@ -282,6 +282,10 @@ async def test_what_an_authorization_endpoint_answers_is_accepted(
         if secret is not None:
             data = cachecast_broker.encrypt(master, channel, {"a": 1})
             assert decrypt(parse_key(secret), data) == '{"a":1}'
+            data = cachecast_broker.encrypt(master, channel, "1.08")  # as publish takes it
+            assert decrypt(parse_key(secret), data) == "1.08"
+            with pytest.raises(ConfigError, match="base64"):
+                cachecast_broker.encrypt("nonsense", channel, 1)
     user = cachecast_broker.authenticate_user(APP, client.socket_id, {"id": "u1"})
     client.send({"event": "pusher:signin", "data": user})
 
@@ -292,6 +296,10 @@ async def test_what_an_authorization_endpoint_answers_is_accepted(
         cachecast_broker.authorize_channel(APP, client.socket_id, "presence-x")
     with pytest.raises(BadRequestError):
         cachecast_broker.authorize_channel(APP, client.socket_id, "private-encrypted-x")
+    with pytest.raises(ConfigError):
+        cachecast_broker.authorize_channel(
+            APP, client.socket_id, "private-encrypted-x", encryption_master_key="nonsense"
+        )
     with pytest.raises(BadRequestError):
         cachecast_broker.authenticate_user(APP, client.socket_id, {"id": 1})
 

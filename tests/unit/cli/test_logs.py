@@ -45,3 +45,7 @@ def test_console_shows_tracebacks_without_local_variables():
     assert "quiet" in text
     assert "ZeroDivisionError" in text
     assert "s3cr3t" not in text
+
+
+def test_colours_are_for_terminals():
+    assert "\x1b" not in logged("console")

@@ -72,6 +72,33 @@ def test_memory_lock_that_is_forbidden_names_the_limit(monkeypatch):
     assert "ulimit -l" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("limit", "capabilities", "answer"),
+    [
+        (-1, "0000000000000000", None),
+        (1 << 30, "0000000000000000", 1 << 30),
+        (1 << 30, "0000000000004000", None),  # CAP_IPC_LOCK, as root has it
+        (1 << 30, None, 1 << 30),
+    ],
+)
+def test_memory_lock_says_how_much_may_be_locked(monkeypatch, limit, capabilities, answer):
+    """Past it the kernel gives no memory at all, which only an operator can prevent."""
+
+    class Libc:
+        def mlockall(self, flags):
+            return 0
+
+    def read(path, **_):
+        if capabilities is None:
+            raise FileNotFoundError
+        return f"Name:\tcachecast\nCapEff:\t{capabilities}\nCapBnd:\t000001ffffffffff\n"
+
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda *_, **__: Libc())
+    monkeypatch.setattr(process.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(process.Path, "read_text", read)
+    assert process.lock_memory() == answer
+
+
 def test_garbage_collector_comes_rarely_but_still_comes():
     out = python(
         "import gc\n"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import importlib
 import json
 import os
+import signal
+import sys
 import time
 from functools import partial
 
 import pytest
 import trio
+import trustme
 from click.testing import CliRunner
 
-from engine.cli import cachecast
+from engine import TlsTerms
+from engine.cli import cachecast, main
 from engine.cli.remote import RequestError
 from tests.server.node import Wire, make_app, running, until
 
@@ -117,6 +123,169 @@ async def test_refusal_keeps_the_servers_words():
             await cli(node, "publish", "a", "pusher:x", "1")
         with pytest.raises(RequestError, match="answered 404: Unknown app '77'"):
             await cli(node, "publish", "a", "x", "1", "--app-id", "77")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:abc", "http://[::1", "ftp://host", "http://", "http://host:99999", ""]
+)
+@pytest.mark.parametrize("command", [("subscribe", "a"), ("channels",)])
+def test_what_names_no_server_is_refused_before_anything_is_sent(command, url):
+    result = CliRunner().invoke(cachecast, [*command, "--url", url])
+    assert result.exit_code == 2
+    assert f"must look like http://host:port or wss://host, is {url!r}" in result.stderr
+
+
+async def test_scheme_may_be_left_out():
+    async with serving() as node:
+        address = f"127.0.0.1:{node.server.port}"
+        await trio.to_thread.run_sync(lambda: run("channels", "--url", address))
+
+
+async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monkeypatch):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority"))
+    terms = TlsTerms(tmp_path / "cert", tmp_path / "key")
+    async with running(make_app(**DEMO), unix_now=time.time, tls=terms, trusts=authority) as node:
+        url = f"https://127.0.0.1:{node.server.port}"
+        commands = [
+            ("publish", "cache-a", "tick", "1", "--url", url),
+            ("subscribe", "cache-a", "--count", "1", "--url", url),
+        ]
+        with pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED"):
+            await trio.to_thread.run_sync(lambda: run(*commands[0]))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
+        for command in commands:
+            await trio.to_thread.run_sync(lambda command=command: run(*command))
+
+
+async def test_plain_text_never_goes_to_an_encrypted_channel():
+    async with serving() as node:
+        with pytest.raises(RequestError, match="takes one name and an --encryption-master-key"):
+            await cli(node, "publish", "cache-a,private-encrypted-b", "e", "1")
+        with pytest.raises(RequestError, match="no cached value"):
+            await cli(node, "cache", "cache-a")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("publish", "a", "e", "\udcff"), ("subscribe", "private-a", "--secret", "\udcff")]
+)
+def test_argument_that_is_no_text_is_one_line(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cachecast", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "cachecast: an argument or a CACHECAST_ variable is not valid UTF-8\n"
+    )
+
+
+class Subscriber:
+    """``cachecast subscribe`` as a process."""
+
+    def __init__(self, process):
+        self.process = process
+        self._buffers = {process.stdout: b"", process.stderr: b""}
+
+    async def line(self, stream):
+        while b"\n" not in self._buffers[stream]:
+            data = await stream.receive_some()
+            assert data, self._buffers
+            self._buffers[stream] += data
+        line, _, self._buffers[stream] = self._buffers[stream].partition(b"\n")
+        return line.decode()
+
+    async def printed(self):
+        return json.loads(await self.line(self.process.stdout))
+
+    async def said(self):
+        return await self.line(self.process.stderr)
+
+    async def end(self, number):
+        self.process.send_signal(number)
+        rest = b""
+        async for data in self.process.stderr:
+            rest += data
+        return await self.process.wait(), rest
+
+
+async def subscriber(nursery, *arguments):
+    start = partial(
+        trio.run_process,
+        [sys.executable, "-m", "engine", "subscribe", *arguments],
+        stdout=-1,
+        stderr=-1,
+        check=False,
+    )
+    return Subscriber(await nursery.start(start))
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_interrupted_subscriber_ends_without_a_traceback(is_up, nursery):
+    async with serving() as node:
+        port = node.server.port if is_up else 1
+        listener = await subscriber(nursery, "cache-a", "--url", f"http://127.0.0.1:{port}")
+        if is_up:
+            assert (await listener.printed())["event"] == "pusher:cache_miss"
+        else:
+            assert "no connection to ws://127.0.0.1:1: " in await listener.said()
+        code, rest = await listener.end(signal.SIGINT)
+        assert (code, rest.strip()) == (130, b"")
+
+
+async def test_subscriber_says_that_the_connection_was_lost_and_is_back(nursery):
+    async with serving() as node:
+        url = f"http://127.0.0.1:{node.server.port}"
+        listener = await subscriber(nursery, "cache-a", "--url", url)
+        await listener.printed()
+        (session,) = node.broker.hubs["4242"].sessions.values()
+        node.broker.clients.disconnect(session, 4100, "Over capacity")
+        assert "no connection to ws://127.0.0.1" in (said := await listener.said())
+        assert ": Over capacity. Trying again" in said
+        assert (await listener.said()).startswith("cachecast: connected to ws://")
+        assert (await listener.printed())["event"] == "pusher:cache_miss"
+        assert (await listener.end(signal.SIGINT))[0] == 130
+
+
+async def test_subscriber_says_what_it_cannot_decrypt(nursery):
+    async with serving() as node:
+        url = f"http://127.0.0.1:{node.server.port}"
+        keys = [base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2)]
+        channel = "private-encrypted-cache-a"
+        await cli(node, "publish", channel, "tick", "1", "--encryption-master-key", keys[0])
+        options = ("--url", url, "--encryption-master-key")
+        listener = await subscriber(nursery, channel, *options, keys[1])
+        assert "Event tick could not be decrypted" in await listener.said()
+        await listener.end(signal.SIGINT)
+        assert (
+            json.loads(
+                (
+                    await trio.to_thread.run_sync(
+                        lambda: run("subscribe", channel, "--count", "1", *options, keys[0])
+                    )
+                ).stdout
+            )["data"]
+            == "1"
+        )
+
+
+def test_interruption_of_the_imports_is_no_traceback(monkeypatch):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "engine.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "engine.cli")
+    monkeypatch.delitem(sys.modules, "engine.__main__", raising=False)
+    entry = importlib.import_module("engine.__main__")
+
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 130
 
 
 def test_server_that_is_not_there_is_named_with_a_remedy():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,34 @@ async def test_client_that_does_not_answer_cannot_hold_the_exit(tmp_path):
         await client.wire.aclose()
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_webhook_that_nobody_takes_cannot_hold_the_exit(tmp_path, signals):
+    """Its last chance when the broker is left is part of the limit, not five seconds more."""
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f"[server]\ndrain_s = 0.1\nexit_limit_s = {1.0 if signals == 1 else 60}\n"
+        "[[apps]]\nid='4242'\nkey='app-key'\nsecret='app-secret'\n"
+        "webhooks=[{url='http://127.0.0.1:1/'}]\n"
+    )
+    with serving("--config", str(config)) as server:
+        client = await server.client()
+        await client.subscribe("a")
+        server.wait_logged("webhook not accepted, will retry")
+        await client.wire.aclose()
+        if signals == 2:
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_logged("draining")
+        assert await trio.to_thread.run_sync(server.end) == 0
+        last = server.logs[-2:]
+        assert [entry["event"] for entry in last] == (
+            ["webhook events lost at stop", "exit limit reached"]
+            if signals == 1
+            else ["second signal, ending now", "webhook events lost at stop"]
+        )
+        first, second = (datetime.fromisoformat(entry["timestamp"]) for entry in last)
+        assert (second - first).total_seconds() < 4
+
+
 async def test_readiness_is_false_first_and_a_second_signal_ends_at_once(tmp_path):
     config = tmp_path / "c.toml"
     config.write_text(
@@ -198,6 +227,18 @@ async def test_demonstration_says_how_to_connect():
         assert text.count("Cachecast ready on") == 1
         assert server.said[-1].startswith("Cachecast ready on http://127.0.0.1:")
         await (await server.client()).wire.aclose()
+
+
+async def test_demonstration_over_tls_says_how_to_connect_over_tls(tmp_path):
+    issued = trustme.CA().issue_cert("localhost")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    pair = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
+    with serving(*pair, PATH="/nowhere") as server:
+        text = "".join(server.said)
+        assert f"wssPort: {server.port}, forceTLS: true" in text
+        assert f"--url https://127.0.0.1:{server.port}\n" in text
+        assert f"{sys.executable} -m engine publish" in text  # `cachecast` is not on the PATH
 
 
 async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_must(tmp_path):
@@ -230,7 +271,7 @@ async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_mus
         (tmp_path / "cert").write_text("spoiled")
         server.process.send_signal(signal.SIGHUP)
         entry = server.wait_logged("certificate not reloaded, the old one stays")
-        assert "cannot be used" in entry["error"]
+        assert "holds no certificate" in entry["error"]
         assert served_name(server.port) == "two.test"
         assert await trio.to_thread.run_sync(server.end) == 0
 
@@ -317,7 +358,7 @@ def test_demonstration_credentials_stay_on_loopback(refused):
     ("arguments", "words"),
     [
         (("--cache-ttl", "1801"), "cache_ttl_s: must be greater than 0 and at most 1800 seconds"),
-        (("--cache-ttl", "x"), "cache_ttl_s: Expected `float`"),
+        (("--cache-ttl", "x"), "cache_ttl_s: must be a number, is text. It was set by --cache-ttl"),
         (("--port", "99999"), "server.port: must be 0 to 65535"),
         (("--app-id", "1"), "app: id, key and secret must be given together"),
         (("--tls-cert", "x"), "server.tls_cert: tls_cert and tls_key must be given together"),

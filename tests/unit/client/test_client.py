@@ -348,12 +348,13 @@ async def test_leaving_during_the_handshake_is_immediate(autojump_clock, pusher)
     assert trio.current_time() == before
 
 
-async def test_an_error_of_the_body_comes_out_as_it_is(autojump_clock, pusher):
-    """Not in an exception group: except ValueError must catch it."""
-    with pytest.raises(ValueError, match=r"^mine$"):  # noqa: PT012 - leaving raises
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+async def test_an_error_of_the_body_comes_out_as_it_is(autojump_clock, pusher, kind):
+    """Not in an exception group: except ValueError, or KeyboardInterrupt, must catch it."""
+    with pytest.raises(kind, match=r"^mine$"):  # noqa: PT012 - leaving raises
         async with pusher.connect():
             await pusher.accept()
-            raise ValueError("mine")
+            raise kind("mine")
 
 
 @pytest.mark.parametrize("after_s", [0, 0.25, 0.6, 1, 2, 100])

@@ -187,6 +187,7 @@ async def test_malformed_request_is_refused_and_costs_only_its_connection(head, 
         await other.answer()
 
         assert (await refused(node, head))[0] == status
+        assert node.broker.statistics().refusals == {f"http {status}": 1}
 
         await other.say(GET)
         assert (await other.answer()).status == 404

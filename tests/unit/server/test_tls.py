@@ -15,7 +15,7 @@ from engine import ConfigError, TlsTerms
 from engine.server.http import HttpConnection
 from engine.server.http_messages import Deferred, Response
 from engine.server.poller import Poller
-from engine.server.tls import TlsSocket
+from engine.server.tls import TlsSocket, load_context
 from tests.server.node import (
     APP_ID,
     HOST,
@@ -118,6 +118,29 @@ async def test_stalled_handshake_is_ended_in_time_and_stops_nobody(pair, authori
         assert await stalled.end() == b""  # and no 408 that nobody could decrypt
         await client.say("pusher:ping")
         assert (await client.hear())["event"] == "pusher:pong"
+
+
+async def test_failed_handshakes_are_counted_and_those_who_just_leave_are_not(pair, authority):
+    """A certificate that clients do not trust shows nowhere else."""
+    async with running(tls=pair.terms(), trusts=authority) as node:
+        for start in (b"", b"\x16\x03\x01"):  # a load balancer's look, a client that gave up
+            wire = await raw(node)
+            await wire.say(start)
+            await wire.stream.send_eof()
+            await wire.end()
+        assert node.broker.statistics().refusals == {}
+        plain = await raw(node)
+        await plain.say(GET)
+        await plain.end()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await trio.to_thread.run_sync(distrust, node.server.port)
+        await until(lambda: node.broker.statistics().refusals == {"tls": 2})
+
+
+def distrust(port):
+    """Connect as a client that was not told of the authority; OpenSSL sends the alert."""
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
 
 
 async def test_stalled_handshake_does_not_spin_the_poller(pair, authority, monkeypatch):
@@ -399,24 +422,38 @@ async def test_reloaded_certificate_is_served_and_old_connections_go_on(pair, au
         assert (await client.hear())["event"] == "pusher:pong"
 
 
-@pytest.mark.parametrize("spoil", ["key", "cert", "missing", "passphrase"])
-async def test_faulty_certificate_does_not_replace_the_old_one(pair, authority, tmp_path, spoil):
+async def test_faulty_certificate_does_not_replace_the_old_one(pair, authority):
     terms = pair.terms()
     async with running(tls=terms, trusts=authority) as node:
         old = terms.context
-        if spoil == "key":
-            trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(pair.key))
-        elif spoil == "cert":
-            pair.cert.write_text("no certificate")
-        elif spoil == "passphrase":
-            pair.key.write_text(ENCRYPTED_KEY)
-        else:
-            pair.key.unlink()
-        with pytest.raises(ConfigError, match="cannot be used") as caught:
+        pair.cert.write_text("no certificate")
+        with pytest.raises(ConfigError, match="holds no certificate"):
             terms.reload()
-        assert caught.value.field == "server.tls_cert"
         assert terms.context is old
         await node.client()
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "field", "words"),
+    [
+        ("absent", "key.pem", "server.tls_cert", "cannot be read: No such file"),
+        ("cert.pem", "absent", "server.tls_key", "cannot be read: No such file"),
+        ("key.pem", "key.pem", "server.tls_cert", "holds no certificate in PEM form"),
+        ("cert.pem", "cert.pem", "server.tls_key", "holds no private key in PEM form"),
+        ("cert.pem", "other.pem", "server.tls_key", "does not belong to certificate"),
+        ("cert.pem", "locked.pem", "server.tls_key", "protected by a passphrase"),
+        ("spoiled.pem", "key.pem", "server.tls_cert", "cannot be used"),
+    ],
+)
+def test_faulty_pair_is_explained_by_the_file_at_fault(pair, tmp_path, cert, key, field, words):
+    """OpenSSL says "PEM lib" to most of these."""
+    issued = pair.authority.issue_cert("other.test")
+    issued.private_key_pem.write_to_path(str(tmp_path / "other.pem"))
+    (tmp_path / "locked.pem").write_text(ENCRYPTED_KEY)
+    (tmp_path / "spoiled.pem").write_text("-----BEGIN CERTIFICATE-----\nspoiled\n")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_context(tmp_path / cert, tmp_path / key)
+    assert caught.value.field == field
 
 
 #: Of nothing; its passphrase is "secret".
