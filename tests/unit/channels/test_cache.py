@@ -90,13 +90,16 @@ def test_the_evictor_frees_what_is_dead_and_nothing_else() -> None:
     """In bounded steps, and says how late it was."""
     store, counters = _store()
     for number in range(200):
-        store.put("1", f"cache-{number}", b"frame", number * 0.001)
+        store.put("1", f"cache-{number}", b"frame", number * 0.125)
 
     assert store.evict(1_799.0, 1_000) == (0, 0.0)
-    first, lag_s = store.evict(1_801.0, 150)
-    assert (first, store.n_entries()) == (150, 50)
-    assert 0.8 < lag_s <= 1.0
-    assert store.evict(1_801.0, 1_000)[0] == 50
+    assert store.evict(1_805.0, 1_000) == (41, 5.0)
+    assert store.get("1", "cache-40", 1_700.0) is None
+    assert store.get("1", "cache-41", 1_805.0) is not None
+    first, lag_s = store.evict(1_825.0, 109)
+    assert (first, store.n_entries()) == (109, 50)
+    assert 0.125 < lag_s <= 25 - 41 * 0.125
+    assert store.evict(1_825.0, 1_000)[0] == 50
     assert (store.n_entries(), store.n_bytes(), store.n_bytes("1")) == (0, 0, 0)
     assert (counters.cache_evictions, counters.cache_capacity_evictions) == (200, 0)
 

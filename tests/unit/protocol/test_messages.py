@@ -10,6 +10,7 @@ from engine.protocol.messages import (
     ClientMessage,
     SubscribeData,
     UserData,
+    as_text,
     has_reserved_prefix,
     too_large_text,
 )
@@ -99,3 +100,16 @@ def test_too_large_is_said_in_hosted_words() -> None:
         "The data content of this event exceeds the allowed maximum (10240 bytes). See "
         "https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("as published", "as published"),
+        (msgspec.Raw(b'"a \\u00e9 string"'), "a \u00e9 string"),
+        (msgspec.Raw(b'{"n": 1.10}'), '{"n": 1.10}'),
+    ],
+)
+def test_data_of_any_kind_is_a_string_for_webhooks(data: str | msgspec.Raw, text: str) -> None:
+    """A JSON string is read, whatever else it is stays as it was written."""
+    assert as_text(data) == text
