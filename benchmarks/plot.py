@@ -8,6 +8,7 @@ screen.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import conditions, write
@@ -30,21 +31,30 @@ class PlotError(Exception):
     """There is nothing to draw, or no way to draw it."""
 
 
-def plot(result: Result, path: Path) -> None:
-    """Draw the first scenario of `result` that has a chart into `path` (.svg or .png).
+def check_plot(path: Path) -> None:
+    """Say beforehand what would keep `plot` from drawing into `path`.
 
     Raises:
-        PlotError: No scenario has one, matplotlib is not installed, or the ending is another.
+        PlotError: matplotlib is not installed, or the ending is neither .svg nor .png.
     """
     if path.suffix not in {".svg", ".png"}:
         message = f"{path.name}: the ending must be .svg or .png"
         raise PlotError(message)
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - 300 ms that only a plot has to pay
-        from matplotlib.figure import Figure  # noqa: PLC0415 - the same
-    except ImportError as error:
-        message = "matplotlib is not installed"
-        raise PlotError(message) from error
+    if importlib.util.find_spec("matplotlib") is None:
+        message = "matplotlib is not installed: pip install --group bench"
+        raise PlotError(message)
+
+
+def plot(result: Result, path: Path) -> None:
+    """Draw the first scenario of `result` that has a chart into `path` (.svg or .png).
+
+    Raises:
+        PlotError: No scenario has one, or see `check_plot`.
+    """
+    check_plot(path)
+    import matplotlib as mpl  # noqa: PLC0415 - 300 ms that only a plot has to pay
+    from matplotlib.figure import Figure  # noqa: PLC0415 - the same
+
     chosen = next((one for one in result.scenarios if one.name in _CHARTS and one.rows), None)
     if chosen is None:
         message = f"only these scenarios have a chart: {', '.join(_CHARTS)}"

@@ -42,14 +42,12 @@ class Running:
         child: Its process.
         endpoint: How to reach it.
         notes: The configuration that matters, in words: reports print it.
-        has_channels: It keeps channels apart; otherwise only one-channel scenarios make sense.
     """
 
     name: str
     child: Child
     endpoint: Endpoint
     notes: str
-    has_channels: bool = True
 
 
 class Target:
@@ -59,11 +57,13 @@ class Target:
         name: As tables show it.
         title: What it is, in a few words.
         supports_tls: It can serve the same over TLS.
+        is_peer: Somebody else's server: a run goes on if it fails.
     """
 
     name = ""
     title = ""
     supports_tls = False
+    is_peer = False
 
     def start(
         self, core: int, certificate: Certificate | None = None
@@ -145,7 +145,11 @@ class Engine(Target):
                 await child.wait_listening(port)
                 credentials = {"app_id": APP_ID, "key": APP_KEY, "secret": APP_SECRET}
                 endpoint = Endpoint(
-                    "pusher", port, tls=certificate is not None, options=credentials
+                    "pusher",
+                    port,
+                    tls=certificate is not None,
+                    keeps_values=True,
+                    options=credentials,
                 )
                 yield Running(self.name, child, endpoint, self._notes())
 

@@ -18,6 +18,7 @@ class Peer(Target):
         configuration: What matters of it, in words; reports print it.
     """
 
+    is_peer = True
     install = ""
     program = ""
     configuration = ""

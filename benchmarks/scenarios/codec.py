@@ -25,16 +25,31 @@ class Codec(Scenario):
         Column("calls_per_s", "calls/s", "count"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "encode_json_frame_us",
+        "encode_msgpack_frame_us",
+        "parse_client_frame_us",
+        "decode_subscribe_us",
+        "decode_msgpack_us",
+        "sign_request_us",
+        "verify_subscription_us",
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each call and repeat."""
+        return len(self.figures) * bench.n_repeats(5, quick=1)
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Time each call in several processes, so that no one layout of memory decides."""
-        for _ in range(bench.repeats or (1 if bench.quick else 5)):
+        for _ in range(bench.n_repeats(5, quick=1)):
             document = await run_program(bench, "micro", "codec", "3" if bench.quick else "9")
             for call, sample in document.items():
                 sample["us_per_call"] = sample.pop("ns_per_call") / 1e3
                 sample["best_us"] = sample.pop("best_ns") / 1e3
                 sample["calls_per_s"] = 1e6 / sample["us_per_call"]
-                result.row({"call": call}, "cachecast").samples.append(sample)
+                bench.keep(result, {"call": call}, "cachecast", sample, [])
         for row in result.rows:
             name = row.case["call"].lower().replace(" ", "_") + "_us"
             result.add_figure(name, "us", "lower", row.case["call"], row.values("us_per_call"))
