@@ -20,6 +20,7 @@ import trio
 from benchmarks.cpu_clock import cpu_ns
 from benchmarks.generator.remote import Generator, GeneratorError, open_generator
 from benchmarks.histogram import Histogram
+from benchmarks.loop_lag import loop_lag_us
 from benchmarks.process import CoreTimes, StartError, core_times
 from benchmarks.result import Problem
 from benchmarks.verdict import disturbance, disturbances, has_failures, is_worth_retaking, judge
@@ -39,8 +40,9 @@ _RETAKES = 3
 _RETAKE_PAUSE_S = 0.3
 """Before the first retake; as much longer before each further one."""
 
-RETAKES_A_SCENARIO, RETAKES_A_QUICK_ONE = 60, 6
-"""On a machine that is never quiet a run must end all the same, with a verdict that says so."""
+RETAKE_BUDGET_S, QUICK_RETAKE_BUDGET_S = 120.0, 10.0
+"""Time a scenario may spend on samples that it takes again. On a machine that is never quiet a run
+must end all the same, with a verdict that says so."""
 
 MIN_DELAYS_P999 = 1_000
 """Below this a 99.9th percentile is the maximum by another name, and is left out."""
@@ -89,7 +91,7 @@ class Bench:
         sizes: If given, payloads of so many bytes instead of a scenario's own.
         repeats: If given, this many instead of a scenario's own.
         engine: The engine, unless it is left out.
-        retakes_left: How many more disturbed samples this scenario may take again.
+        retake_budget_s: Time that this scenario may still spend on taking samples again.
     """
 
     cores: Cores
@@ -103,7 +105,7 @@ class Bench:
     sizes: list[int] | None = None
     repeats: int | None = None
     engine: Target | None = None
-    retakes_left: int = RETAKES_A_SCENARIO
+    retake_budget_s: float = RETAKE_BUDGET_S
 
     def n_repeats(self, usual: int, *, quick: int) -> int:
         """Return how often each case is measured: as asked for, else what the scenario wants."""
@@ -200,12 +202,13 @@ class Bench:
         taken = [await take()]
         while (
             len(taken) <= _RETAKES
-            and self.retakes_left
+            and self.retake_budget_s > 0
             and is_worth_retaking(taken[-1], quick=self.quick)
         ):
-            self.retakes_left -= 1
+            started = trio.current_time()
             await trio.sleep(_RETAKE_PAUSE_S * len(taken))
             taken.append(await take())
+            self.retake_budget_s -= trio.current_time() - started
         counts = taken[-1] if has_failures(taken[-1]) else min(taken, key=disturbance)
         return counts, [one for one in taken if one is not counts]
 
@@ -245,6 +248,8 @@ class Bench:
         planned = _planned(run, plan)
         if planned is not None:
             sample["n_planned"] = planned
+        if stage.running.admin_port is not None:
+            sample["target_loop_lag_us"] = await loop_lag_us(stage.running.admin_port)
         client = stage.generator.child.usage()
         sample |= {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds}
         sample |= {"generator_rss_bytes": client.rss_bytes, "generator_n_fds": client.n_fds}
@@ -318,7 +323,8 @@ def _why(stage: Stage, error: GeneratorError) -> GeneratorError:
     if code is None:
         return GeneratorError(f"{stage.name}: {error}")
     words = stage.running.child.last_words().splitlines()
-    last = f": {words[-1]}" if words else ""
+    # Who was killed by a signal has not said why.
+    last = f": {words[-1]}" if words and code > 0 else ""
     return GeneratorError(f"{stage.name}: the server ended with code {code}{last}")
 
 

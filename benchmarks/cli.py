@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ from benchmarks.runner import run_all
 from benchmarks.scenarios import SCENARIOS, Column, Scenario, load_scenario
 from benchmarks.table import console, render
 from benchmarks.target import Engine
-from benchmarks.verdict import Requirement, RequirementError, exit_code
+from benchmarks.verdict import EXIT_INVALID, Requirement, RequirementError, exit_code
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -109,7 +110,7 @@ def run(
         engine=None if without_engine else Engine(),
     )
     result = Result(
-        environment=machine.describe(),
+        environment={**machine.describe(), "cores": asdict(bench.cores)},
         command=machine.command_line(),
         started_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=quick,
@@ -167,7 +168,8 @@ def peers() -> None:
     for name, peer in PEERS.items():
         missing = peer.why_missing()
         state = "[yellow]missing[/]" if missing else "[green]ready[/]"
-        table.add_row(name, state, f"{peer.title}\n[dim]{missing or peer.notes()}[/]")
+        details = missing or f"{peer.version()}, {peer.configuration}".removeprefix(", ")
+        table.add_row(name, state, f"{peer.title}\n[dim]{details}[/]")
     console().print(table)
 
 
@@ -230,7 +232,8 @@ def _load(path: Path) -> Result:
     try:
         return load(path)
     except ResultError as error:
-        raise click.ClickException(str(error)) from error
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_INVALID)
 
 
 def _plot(result: Result, path: Path) -> None:

@@ -59,14 +59,18 @@ def plot(result: Result, path: Path) -> None:
     if chosen is None:
         message = f"only these scenarios have a chart: {', '.join(_CHARTS)}"
         raise PlotError(message)
-    # Text stays text in an SVG, so that it can be searched and read aloud.
-    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "text.color": _TEXT}):
+    # Text stays text in an SVG, so that it can be searched and read aloud; and the same result gives
+    # the same file, so that a picture in a repository changes with its figures only.
+    settings = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "", "text.color": _TEXT}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(9.6, 4.4), layout="constrained")
         panels = figure.subplots(1, 2)
         _CHARTS[chosen.name](chosen, panels)
         _legend(figure, panels)
         figure.supxlabel(_fold(conditions(result)), fontsize=6.5, color="#7a7d7d")
-        figure.savefig(path, dpi=160)
+        is_svg = path.suffix == ".svg"
+        about = {"Date": None, "Title": f"Cachecast benchmark: {chosen.name}"} if is_svg else None
+        figure.savefig(path, dpi=160, metadata=about)
 
 
 def _fanout(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmarks.bench import RETAKES_A_QUICK_ONE, RETAKES_A_SCENARIO, in_short
+from benchmarks.bench import QUICK_RETAKE_BUDGET_S, RETAKE_BUDGET_S, in_short
 from benchmarks.generator.remote import GeneratorError
 from benchmarks.process import StartError
 from benchmarks.result import Problem, Result, ScenarioResult
@@ -63,7 +63,7 @@ async def run_all(bench: Bench, scenarios: list[Scenario], result: Result) -> No
 async def run_one(bench: Bench, scenario: Scenario, outcome: ScenarioResult) -> None:
     """Run one scenario; whatever stops it is a problem of its result."""
     outcome.problems += judge_machine(bench.cores)
-    bench.retakes_left = RETAKES_A_QUICK_ONE if bench.quick else RETAKES_A_SCENARIO
+    bench.retake_budget_s = QUICK_RETAKE_BUDGET_S if bench.quick else RETAKE_BUDGET_S
     try:
         await scenario.run(bench, outcome)
     except* (StartError, GeneratorError, OSError) as group:

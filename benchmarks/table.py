@@ -168,7 +168,9 @@ def _discarded_note(result: ScenarioResult) -> list[str]:
         return []
     whose = ", ".join(f"{target} {n}" for target, n in counts.items() if n)
     reasons = "; ".join(f"up to {why}" for why in worst.values())
-    return [f"{sum(counts.values())} samples were thrown away and repeated ({whose}): {reasons}"]
+    n = sum(counts.values())
+    words = "sample was" if n == 1 else "samples were"
+    return [f"{n} {words} thrown away and repeated ({whose}): {reasons}"]
 
 
 def _percent(reason: str) -> int:

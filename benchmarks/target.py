@@ -42,12 +42,14 @@ class Running:
         child: Its process.
         endpoint: How to reach it.
         notes: The configuration that matters, in words: reports print it.
+        admin_port: Where it tells how late its loop is, if it does.
     """
 
     name: str
     child: Child
     endpoint: Endpoint
     notes: str
+    admin_port: int | None = None
 
 
 class Target:
@@ -137,9 +139,10 @@ class Engine(Target):
         self, core: int, certificate: Certificate | None = None
     ) -> AsyncIterator[Running]:
         """Run the engine."""
-        port = free_port()
+        port, admin_port = free_port(), free_port()
         with TemporaryDirectory() as folder:
-            config = write_config(folder, "benchmark.toml", self._toml(port, certificate))
+            text = self._toml(port, admin_port, certificate)
+            config = write_config(folder, "benchmark.toml", text)
             command = [sys.executable, "-m", "engine", "serve", "--config", config]
             async with child_process(self.name, command, core=core) as child:
                 await child.wait_listening(port)
@@ -151,13 +154,13 @@ class Engine(Target):
                     keeps_values=True,
                     options=credentials,
                 )
-                yield Running(self.name, child, endpoint, self._notes())
+                yield Running(self.name, child, endpoint, self._notes(), admin_port)
 
-    def _toml(self, port: int, certificate: Certificate | None) -> str:
+    def _toml(self, port: int, admin_port: int, certificate: Certificate | None) -> str:
         app = {"id": APP_ID, "key": APP_KEY, "secret": APP_SECRET, **self._options}
         server: dict[str, object] = {
             "port": port,
-            "admin_port": 0,
+            "admin_port": admin_port,
             "drain_s": 0.1,
             "log_level": "warning",
         }

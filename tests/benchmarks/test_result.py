@@ -168,6 +168,25 @@ def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
     assert not [line for line in lines if "…" in line]
 
 
+def test_a_report_says_what_was_thrown_away_and_why(make_result):
+    """One line: how many, whose, and the worst of each reason."""
+    result = make_result()
+    reasons = [
+        "12% of the target's core went to other programs",
+        "3% of the target's core was taken",
+    ]
+    again = "47% of the target's core went to other programs"
+    result.scenarios[0].rows[0].discarded = [
+        {"why": reasons, "sample": {}},
+        {"why": [again], "sample": {}},
+    ]
+
+    text = " ".join(printed(render(result, {"fanout": ("title", [])})))
+
+    assert "2 samples were thrown away and repeated (trio-websocket 2)" in text
+    assert "up to 47% of the target's core went to other programs; up to 3% of" in text
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_scenario_names_itself_and_its_columns(name):
     """`list` and `show` need no more than that."""

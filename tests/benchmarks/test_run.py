@@ -86,5 +86,5 @@ def test_a_file_that_is_no_result_is_refused(tmp_path):
     for arguments in (["show", str(file)], ["compare", str(file), str(file)]):
         code, output = run(*arguments)
 
-        assert code == 1
+        assert code == 2
         assert "not a result" in output
