@@ -59,9 +59,14 @@ def plot(result: Result, path: Path) -> None:
     if chosen is None:
         message = f"only these scenarios have a chart: {', '.join(_CHARTS)}"
         raise PlotError(message)
-    # Text stays text in an SVG, so that it can be searched and read aloud; and the same result gives
-    # the same file, so that a picture in a repository changes with its figures only.
-    settings = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "", "text.color": _TEXT}
+    # Text stays text in an SVG, so that it can be searched and read aloud. The same result gives the
+    # same file: a picture in a repository changes only with its figures.
+    settings: Any = {
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "",
+        "text.color": _TEXT,
+    }
     with mpl.rc_context(settings):
         figure = Figure(figsize=(9.6, 4.4), layout="constrained")
         panels = figure.subplots(1, 2)
