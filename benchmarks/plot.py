@@ -59,7 +59,7 @@ def plot(result: Result, path: Path) -> None:
     if chosen is None:
         message = f"only these scenarios have a chart: {', '.join(_CHARTS)}"
         raise PlotError(message)
-    # Text stays text in an SVG, so that it can be searched and read aloud. And the same result gives
+    # Text stays text in an SVG, so that it can be searched and read aloud. The same result gives
     # the same file: a picture in a repository changes only with its figures.
     settings: Any = {
         "font.size": 9,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from benchmarks.result import load
@@ -48,6 +51,47 @@ def test_a_quick_run_against_the_raw_loop_delivers_everything(tmp_path):
 
 @pytest.mark.e2e
 @pytest.mark.slow
+def test_a_storm_waits_for_the_cached_value_of_the_engine(tmp_path):
+    """To connect and subscribe alone is less than the scenario promises."""
+    file = tmp_path / "result.json"
+
+    code, output = run(
+        "run", "storm", "--quick", "--subscribers", "20", "--repeats", "1", "--json", str(file)
+    )
+
+    assert code in {0, 2}, output
+    (scenario,) = load(file).scenarios
+    rows = {(row.target, row.case["kind"]): row for row in scenario.rows}
+    for kind in ("public", "authorized"):
+        (sample,) = rows["cachecast", kind].samples
+        assert sample["with_value"]
+        assert sample["raw"]["connect"]["n_connected"] == 20
+    assert not rows["limit", "public"].samples[0]["with_value"]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_an_interrupted_run_is_invalid_also_in_its_file(tmp_path):
+    """What was measured is kept, and nobody takes it for the whole."""
+    file = tmp_path / "result.json"
+    command = [sys.executable, "-m", "benchmarks", "run", "fanout", "--without-engine"]
+    started = subprocess.Popen([*command, "--json", str(file)], stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(0.1)
+        deadline = time.monotonic() + LIMIT_S
+        while not psutil.Process(started.pid).children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(LIMIT_S) == 2
+    finally:
+        started.kill()
+
+    (scenario,) = load(file).scenarios
+    assert "interrupted" in scenario.problems[-1].text
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_requirement_that_is_not_measured_fails_the_run(tmp_path):
     """Exit code 1, unless the machine made the run INVALID, which is 2."""
     options = ["--subscribers", "20", "--repeats", "1", "--without-engine"]
@@ -67,6 +111,11 @@ def test_a_requirement_that_is_not_measured_fails_the_run(tmp_path):
         ["run", "fanout", "--require", "fanout"],
         ["run", "fanout", "--peers", "nonsense"],
         ["run", "fanout", "--subscribers", "many"],
+        ["run", "fanout", "--subscribers", "0"],
+        ["run", "fanout", "--bytes", "21"],
+        ["run", "fanout", "--require", "fanout.ratio_to_limt>=1"],
+        ["run", "fanout", "--json", "/nowhere/result.json"],
+        ["run", "fanout", "--plot", "result.pdf"],
     ],
 )
 def test_what_cannot_be_understood_is_refused_before_anything_is_started(arguments):
