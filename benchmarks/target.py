@@ -20,7 +20,7 @@ from benchmarks.dialects import Endpoint
 from benchmarks.process import Child, child_process, free_port, write_config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 APP_ID, APP_KEY, APP_SECRET = "4242", "benchmark-key", "benchmark-secret"
 
@@ -123,7 +123,7 @@ class Engine(Target):
     """`python -m engine serve` with a configuration of the benchmark's own.
 
     Only what would forbid the work is raised above the defaults; `options` are further settings of
-    an app, by name.
+    the node, by name.
     """
 
     name = "cachecast"
@@ -157,7 +157,7 @@ class Engine(Target):
                 yield Running(self.name, child, endpoint, self._notes(), admin_port)
 
     def _toml(self, port: int, admin_port: int, certificate: Certificate | None) -> str:
-        app = {"id": APP_ID, "key": APP_KEY, "secret": APP_SECRET, **self._options}
+        app = {"id": APP_ID, "key": APP_KEY, "secret": APP_SECRET}
         server: dict[str, object] = {
             "port": port,
             "admin_port": admin_port,
@@ -166,14 +166,15 @@ class Engine(Target):
         }
         if certificate is not None:
             server |= {"tls_cert": str(certificate.cert), "tls_key": str(certificate.key)}
-        return f"[server]\n{_toml_lines(server)}\n[[apps]]\n{_toml_lines(app)}"
+        node = _toml_lines(self._options)
+        return f"{node}[server]\n{_toml_lines(server)}\n[[apps]]\n{_toml_lines(app)}"
 
     def _notes(self) -> str:
         extra = ", ".join(f"{name} = {value}" for name, value in self._options.items())
         return f"{self.title}, default limits{' but ' + extra if extra else ''}"
 
 
-def _toml_lines(values: dict[str, object]) -> str:
+def _toml_lines(values: Mapping[str, object]) -> str:
     # JSON's strings, numbers and booleans are TOML's too.
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 

@@ -143,6 +143,7 @@ class Commands:
 
         def on_client(sock: socket.socket, leftover: bytes, mine: list[Stream]) -> None:
             member = self._subscriber(sock, team.group, mine)
+            member.answer = self._dialect.answer
             member.is_probe = bool(stride) and len(team.members) % stride == stride // 2
             team.members.append(member)
             self._attach(member, bytes_per_s)

@@ -23,6 +23,7 @@ host: 127.0.0.1
 port: {publish_port}
 max_connections: 19000
 write_deadline: "30s"
+ping_interval: "1h"
 websocket {{
     host: 127.0.0.1
     port: {port}
