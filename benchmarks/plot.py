@@ -73,6 +73,9 @@ def plot(result: Result, path: Path) -> None:
         _CHARTS[chosen.name](chosen, panels)
         _legend(figure, panels)
         figure.supxlabel(_fold(conditions(result)), fontsize=6.5, color="#7a7d7d")
+        if any(one.level == "invalid" for one in chosen.problems):
+            # A picture travels without the table that says why.
+            figure.suptitle("INVALID: not to be relied on", fontsize=9, color=_OURS)
         is_svg = path.suffix == ".svg"
         about = {"Date": None, "Title": f"Cachecast benchmark: {chosen.name}"} if is_svg else None
         figure.savefig(path, dpi=160, metadata=about)

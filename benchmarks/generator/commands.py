@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from benchmarks.dialects import Dialect
     from benchmarks.dialects.base import Handshake
 
-_NO_PROGRESS_S = 3.0
+_NO_PROGRESS_S = 10.0
 """How long a drain waits for the next delivery before it calls the rest lost."""
 
 _DRAIN_LOOK_NS = 50_000_000

@@ -62,7 +62,7 @@ class ManyChannels(Scenario):
             options: dict[str, Any] = {
                 "channels": channels,
                 "per_client": each,
-                "n_probes": max(1, n // 10),
+                "n_probes": max(1, n // 4),
             }
             async with bench.stages(targets, result) as stages:
                 await bench.each(stages, result, partial(connect, bench, count=n, **options))

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.compare import compare, comparison_table
+from benchmarks.plot import plot
 from benchmarks.result import Problem, Result, ResultError, Row, load, ratios, save
 from benchmarks.scenarios import SCENARIOS, load_scenario
 from benchmarks.table import WIDTH, render, write
@@ -166,6 +167,21 @@ def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
 
     assert max(map(len, lines)) <= WIDTH
     assert not [line for line in lines if "…" in line]
+
+
+@pytest.mark.parametrize("is_invalid", [True, False])
+def test_a_picture_says_whether_it_may_be_relied_on(make_result, tmp_path, is_invalid):
+    """It travels without the table; and it is the same for the same result."""
+    result = make_result()
+    if is_invalid:
+        result.scenarios[0].problems.append(Problem("invalid", "here", "nothing was shown"))
+
+    for name in ("one.svg", "two.svg"):
+        plot(result, tmp_path / name)
+
+    text = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert ("INVALID" in text) is is_invalid
+    assert text == (tmp_path / "two.svg").read_text(encoding="utf-8")
 
 
 def test_a_report_says_what_was_thrown_away_and_why(make_result):

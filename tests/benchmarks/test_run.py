@@ -43,6 +43,7 @@ def test_a_quick_run_against_the_raw_loop_delivers_everything(tmp_path):
         ("limit", "paced"),
         ("limit", "flat"),
     ]
+    assert sum(len(row.samples) for row in scenario.rows) == 2
     for row in scenario.rows:
         assert set(row.samples[0]["ledger"].values()) == {0}
         assert row.samples[0]["deliveries_per_s"] > 0
