@@ -17,7 +17,14 @@ from benchmarks.peers import PEERS
 from benchmarks.result import ratios
 from benchmarks.scenarios.base import Column, Scenario
 from benchmarks.scenarios.slope import fit_line
-from benchmarks.scenarios.steps import connect, flat, own_and_peers, paced
+from benchmarks.scenarios.steps import (
+    N_LINES,
+    connect,
+    flat,
+    own_and_peers,
+    paced,
+    window_of,
+)
 from benchmarks.target import Limit
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ _MAIN_SIZE = 256
 """Bytes of the payloads that the figures are about."""
 
 _MODES = ("paced", "flat")
+
+_PROBE_S, _CLEARLY_BETTER = 0.3, 1.2
 
 
 def _identifier(peer: str) -> str:
@@ -81,15 +90,51 @@ class Fanout(Scenario):
         self, bench: Bench, stages: list[Stage], n: int, result: ScenarioResult
     ) -> None:
         for size in _sizes(bench):
+            windows = await self._windows(bench, stages, n, size, result)
             for mode in _MODES:
                 case = {"subscribers": n, "bytes": size, "mode": mode}
 
-                async def measure(stage: Stage, case: dict[str, Any] = case) -> None:
-                    run = run_of(bench, stage, case["subscribers"], case["bytes"], case["mode"])
-                    await bench.measure(stage, result, case, **run)
+                async def measure(
+                    stage: Stage,
+                    case: dict[str, Any] = case,
+                    windows: dict[str, int] = windows,
+                ) -> None:
+                    run = run_of(bench, stage, case, windows.get(stage.name))
+                    sample = await bench.measure(stage, result, case, **run)
+                    sample["window"] = run["plans"][0].get("window")
 
                 for _ in range(_repeats(bench, size)):
                     await bench.each(stages, result, measure)
+
+    async def _windows(
+        self, bench: Bench, stages: list[Stage], n: int, size: int, result: ScenarioResult
+    ) -> dict[str, int]:
+        """Return how many publishes each server likes to have on their way, flat out.
+
+        Who joins frames wants many, but uWebSockets, to name one, joins up to 32 and sends each one
+        alone when more are waiting. A contest is fair if everybody is at his best.
+        """
+        few, many = N_LINES, window_of(size, n)
+        chosen: dict[str, int] = {}
+
+        async def probe(stage: Stage) -> None:
+            bench.on_progress(f"{stage.name}: {few} or {many} publishes on their way")
+            rates = []
+            for window in (many, few):
+                run: dict[str, Any] = {"plans": [flat(stage, size, n, window=window)], "size": size}
+                sample = await bench.sample(stage, seconds=_PROBE_S, warmup_s=_PROBE_S, **run)
+                rates.append(sample["deliveries_per_s"])
+            chosen[stage.name] = few if rates[1] > _CLEARLY_BETTER * rates[0] else many
+
+        if few < many:
+            await bench.each(stages, result, probe)
+        names = [name for name, window in chosen.items() if window == few]
+        if names:
+            result.notes.append(
+                f"{n:,} subscribers, {size:,} bytes, flat out: with {few} instead of {many} "
+                f"publishes on their way, which suits them better: {', '.join(names)}"
+            )
+        return chosen
 
     def _conclude(self, bench: Bench, result: ScenarioResult) -> None:
         result.notes.append(
@@ -183,13 +228,15 @@ def _named_sizes(result: ScenarioResult) -> list[tuple[int, str]]:
     return [(n, "" if n == 1_000 else f"_{n}") for n in sizes]
 
 
-def run_of(bench: Bench, stage: Stage, n_subscribers: int, size: int, mode: str) -> dict[str, Any]:
-    """Return the arguments of one run."""
-    if mode == "paced":
-        rate_per_s = max(2.0, PACED_DELIVERIES_PER_S / n_subscribers)
+def run_of(bench: Bench, stage: Stage, case: dict[str, Any], window: int | None) -> dict[str, Any]:
+    """Return the arguments of one run; flat out with `window` publishes on their way, if given."""
+    n, size = case["subscribers"], case["bytes"]
+    if case["mode"] == "paced":
+        rate_per_s = max(2.0, PACED_DELIVERIES_PER_S / n)
         # Enough sweeps for a percentile, also where one takes a tenth of a second.
         seconds = max(0.6 if bench.quick else 1.5, 5 / rate_per_s)
         return {"plans": [paced(stage, rate_per_s)], "size": size, "seconds": seconds}
     seconds = 0.4 if bench.quick else 1.0
-    plan = flat(stage, size, n_subscribers)
+    options: dict[str, Any] = {} if window is None else {"window": window}
+    plan = flat(stage, size, n, **options)
     return {"plans": [plan], "size": size, "seconds": seconds, "warmup_s": 0.4}

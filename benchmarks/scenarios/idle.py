@@ -107,6 +107,9 @@ class Idle(Scenario):
         rows = [row for row in result.rows if row.target == "cachecast"]
         if not rows:
             return
+        result.notes.append(
+            "at rest nobody is pinged: a ping and its pong every two minutes come on top"
+        )
         n = max(row.case["connections"] for row in rows)
         one = result.find({"connections": n, "subscriptions": 1}, "cachecast")
         ten = result.find({"connections": n, "subscriptions": 10}, "cachecast")
