@@ -29,7 +29,7 @@ Reading order:
 
     cli, runner         the command line, and scenarios one after the other
     scenarios/          one experiment a file
-    bench               stages (a server and its generator), samples, disturbance
+    bench, loop_lag     stages (a server and its generator), samples, disturbance
     target, baselines/  the engine and the yardsticks; peers/ the others
     generator/          the clients: a process of its own
     dialects/           how to speak to each server, as bytes

@@ -9,16 +9,21 @@ thousand clients for each repeat.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from benchmarks.cpu_clock import cpu_ns
-from benchmarks.generator.remote import Generator, open_generator
+from benchmarks.generator.remote import Generator, GeneratorError, open_generator
 from benchmarks.histogram import Histogram
-from benchmarks.process import CoreTimes, core_times
-from benchmarks.verdict import is_disturbed, judge
+from benchmarks.loop_lag import loop_lag_us
+from benchmarks.process import CoreTimes, StartError, core_times
+from benchmarks.result import Problem
+from benchmarks.verdict import disturbance, disturbances, has_failures, is_worth_retaking, judge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,16 +34,35 @@ if TYPE_CHECKING:
 
 Sample = dict[str, Any]
 
-_RETAKES = 2
+_RETAKES = 3
 """How often a sample that other programs disturbed is taken again."""
 
+_RETAKE_PAUSE_S = 0.3
+"""Before the first retake; as much longer before each further one."""
 
-@dataclass(frozen=True, slots=True)
+RETAKE_BUDGET_S, QUICK_RETAKE_BUDGET_S = 120.0, 10.0
+"""Time a scenario may spend on samples that it takes again. On a machine that is never quiet a run
+must end all the same, with a verdict that says so."""
+
+MIN_DELAYS_P999 = 1_000
+"""Below this a 99.9th percentile is the maximum by another name, and is left out."""
+
+
+@dataclass(slots=True)
 class Stage:
-    """A server and the generator that is its client."""
+    """A server and the generator that is its client.
 
+    Attributes:
+        target: What was started.
+        running: The server.
+        generator: Its client.
+        is_out: A peer that could not do what was asked of it; the others go on without it.
+    """
+
+    target: Target
     running: Running
     generator: Generator
+    is_out: bool = False
 
     @property
     def name(self) -> str:
@@ -61,9 +85,13 @@ class Bench:
         peers: Other servers to measure beside the engine, where a scenario suits them.
         certificate: Set when everything is to speak TLS.
         on_progress: Called with a description before each step.
+        on_sample: Called after each sample that was added to a row.
         configurations: Filled with each target's configuration in words.
         subscribers: If given, these numbers instead of a scenario's own.
+        sizes: If given, payloads of so many bytes instead of a scenario's own.
         repeats: If given, this many instead of a scenario's own.
+        engine: The engine, unless it is left out.
+        retake_budget_s: Time that this scenario may still spend on taking samples again.
     """
 
     cores: Cores
@@ -71,10 +99,21 @@ class Bench:
     peers: list[Target] = field(default_factory=list)
     certificate: Certificate | None = None
     on_progress: Callable[[str], None] = lambda _: None
+    on_sample: Callable[[], None] = lambda: None
     configurations: dict[str, str] = field(default_factory=dict)
     subscribers: list[int] | None = None
+    sizes: list[int] | None = None
     repeats: int | None = None
     engine: Target | None = None
+    retake_budget_s: float = RETAKE_BUDGET_S
+
+    def n_repeats(self, usual: int, *, quick: int) -> int:
+        """Return how often each case is measured: as asked for, else what the scenario wants."""
+        return self.repeats or (quick if self.quick else usual)
+
+    def n_subscribers(self, usual: list[int], *, quick: list[int]) -> list[int]:
+        """Return the numbers of clients: as asked for, else as the scenario thinks best."""
+        return self.subscribers or (quick if self.quick else usual)
 
     @asynccontextmanager
     async def stage(self, target: Target) -> AsyncIterator[Stage]:
@@ -85,13 +124,48 @@ class Bench:
             open_generator(running.endpoint, core=self.cores.generator) as generator,
         ):
             self.configurations[running.name] = running.notes
-            yield Stage(running, generator)
+            yield Stage(target, running, generator)
 
     @asynccontextmanager
-    async def stages(self, targets: list[Target]) -> AsyncIterator[list[Stage]]:
-        """Start all `targets`, in order."""
+    async def stages(
+        self, targets: list[Target], result: ScenarioResult
+    ) -> AsyncIterator[list[Stage]]:
+        """Start all `targets`, in order; a peer that does not start is a problem of `result`."""
         async with AsyncExitStack() as stack:
-            yield [await stack.enter_async_context(self.stage(target)) for target in targets]
+            stages = []
+            for target in targets:
+                try:
+                    stages.append(await stack.enter_async_context(self.stage(target)))
+                except StartError as error:
+                    if not target.is_peer:
+                        raise
+                    result.problems.append(_left_out(result, target, error))
+            yield stages
+
+    async def each(
+        self,
+        stages: list[Stage],
+        result: ScenarioResult,
+        step: Callable[[Stage], Awaitable[object]],
+    ) -> None:
+        """Carry out `step` on one stage after the other.
+
+        A peer that cannot do it is out from here on, which is a problem of `result`.
+
+        Raises:
+            GeneratorError: The engine or a yardstick could not do it: nothing is left to measure.
+        """
+        for stage in stages:
+            if stage.is_out:
+                continue
+            try:
+                await step(stage)
+            except GeneratorError as error:
+                reason = _why(stage, error)
+                if not stage.target.is_peer:
+                    raise reason from error
+                stage.is_out = True
+                result.problems.append(_left_out(result, stage.target, reason))
 
     async def measure(
         self,
@@ -105,21 +179,54 @@ class Bench:
     ) -> Sample:
         """Run once, judge the sample, add it to its row, and return it.
 
-        A sample that other programs disturbed is thrown away and taken again, at most twice; the
-        last is kept either way, with a problem noted. `plan` names the plan whose deliveries make
-        the row.
+        `plan` names the plan whose deliveries make the row.
         """
         where = f"{result.name} {describe_case(case)} {stage.name}"
         self.on_progress(where)
-        sample = await self.sample(stage, plan=plan, **run)
-        for _ in range(0 if self.quick else _RETAKES):
-            if not is_disturbed(sample):
-                break
-            sample = await self.sample(stage, plan=plan, **run)
+        sample, discarded = await self.undisturbed(lambda: self.sample(stage, plan=plan, **run))
         sample["is_yardstick"] = is_yardstick
-        result.problems.extend(judge(sample, where))
-        result.row(case, stage.name).samples.append(sample)
+        self.keep(result, case, stage.name, sample, discarded)
         return sample
+
+    async def undisturbed(
+        self, take: Callable[[], Awaitable[Sample]]
+    ) -> tuple[Sample, list[Sample]]:
+        """Take a sample, and again, after a pause, if other programs disturbed it.
+
+        The least disturbed one counts, unless the server did something wrong in one: then that one
+        does. Bounded for each sample and for the scenario.
+
+        Returns:
+            The sample that counts, and those that do not.
+        """
+        taken = [await take()]
+        while (
+            len(taken) <= _RETAKES
+            and self.retake_budget_s > 0
+            and is_worth_retaking(taken[-1], quick=self.quick)
+        ):
+            started = trio.current_time()
+            await trio.sleep(_RETAKE_PAUSE_S * len(taken))
+            taken.append(await take())
+            self.retake_budget_s -= trio.current_time() - started
+        counts = taken[-1] if has_failures(taken[-1]) else min(taken, key=disturbance)
+        return counts, [one for one in taken if one is not counts]
+
+    def keep(
+        self,
+        result: ScenarioResult,
+        case: dict[str, Any],
+        target: str,
+        sample: Sample,
+        discarded: list[Sample],
+    ) -> None:
+        """Judge a sample and add it to its row, with what was thrown away for it."""
+        where = f"{result.name} {describe_case(case)} {target}"
+        result.problems.extend(judge(sample, where))
+        row = result.row(case, target)
+        row.samples.append(sample)
+        row.discarded += [{"why": disturbances(one), "sample": one} for one in discarded]
+        self.on_sample()
 
     async def sample(
         self,
@@ -141,7 +248,11 @@ class Bench:
         planned = _planned(run, plan)
         if planned is not None:
             sample["n_planned"] = planned
+        if stage.running.admin_port is not None:
+            sample["target_loop_lag_us"] = await loop_lag_us(stage.running.admin_port)
+        client = stage.generator.child.usage()
         sample |= {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds}
+        sample |= {"generator_rss_bytes": client.rss_bytes, "generator_n_fds": client.n_fds}
         return sample
 
 
@@ -174,6 +285,7 @@ def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
         "answers_per_s": counts["replied"] / wall_s,
         "target_cpu": target_cpu_s / wall_s,
         "generator_cpu": generator_cpu_s / wall_s,
+        "n_deliveries": counts["delivered"],
         "cpu_us_per_delivery": 1e6 * target_cpu_s / counts["delivered"]
         if counts["delivered"]
         else None,
@@ -184,6 +296,7 @@ def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
         "n_published": part["n_published"],
         "ledger": part["ledger"],
         "late_p99_us": late.percentile(99),
+        "generator_lag_p99_us": Histogram.from_json(report["loop_lag"]).percentile(99),
         "answer_p50_us": answers.percentile(50),
         "answer_p99_us": answers.percentile(99),
         "beside": _rates_of_others(marks, plan),
@@ -197,9 +310,35 @@ def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
         sample["confirms_per_s"] = waits.count / wall_s
     if part["n_expected"] and part["n_probes"]:
         summary = delays.summary()
-        sample["n_delays"] = summary.pop("count")
+        n_delays = sample["n_delays"] = summary.pop("count") or 0
+        if n_delays < MIN_DELAYS_P999:
+            summary["p999_us"] = None
         sample |= summary
     return sample
+
+
+def _why(stage: Stage, error: GeneratorError) -> GeneratorError:
+    """Return the error with the server's name, and with its last words if it has ended."""
+    code = stage.running.child.process.poll()
+    if code is None:
+        return GeneratorError(f"{stage.name}: {error}")
+    words = stage.running.child.last_words().splitlines()
+    # Who was killed by a signal has not said why.
+    last = f": {words[-1]}" if words and code > 0 else ""
+    return GeneratorError(f"{stage.name}: the server ended with code {code}{last}")
+
+
+def _left_out(result: ScenarioResult, target: Target, error: Exception) -> Problem:
+    where = f"{result.name} {target.name}"
+    return Problem("invalid", where, f"{in_short(error)}; it is left out from here on")
+
+
+def in_short(error: BaseException) -> str:
+    """Return the first line of what went wrong, and the last: a traceback ends with its reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return traceback.format_exception_only(error)[-1].strip()
+    return lines[0] if len(lines) == 1 or lines[-1] in lines[0] else f"{lines[0]} ... {lines[-1]}"
 
 
 def _rates_of_others(marks: dict[str, Any], plan: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,11 +16,12 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.compare import compare, comparison_table
+from benchmarks.generator.stream import MARK_SIZE
 from benchmarks.peers import PEERS, choose_peers
-from benchmarks.plot import PlotError, plot
+from benchmarks.plot import PlotError, check_plot, plot
 from benchmarks.result import Result, ResultError, load, save
 from benchmarks.runner import run_all
-from benchmarks.scenarios import SCENARIOS, Column, load_scenario
+from benchmarks.scenarios import SCENARIOS, Column, Scenario, load_scenario
 from benchmarks.table import console, render
 from benchmarks.target import Engine
 from benchmarks.verdict import EXIT_INVALID, Requirement, RequirementError, exit_code
@@ -39,8 +41,14 @@ def list_scenarios() -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name in SCENARIOS:
-        table.add_row(name, load_scenario(name).title)
+        scenario = load_scenario(name)
+        figures = ", ".join(scenario.figures)
+        table.add_row(name, f"{scenario.title}\n[dim]{figures}[/]")
     console().print(table)
+    console().print(
+        "\n[dim]Below each its figures, for --require: fanout.cpu_ratio, or, of another number of "
+        "clients than the usual one, fanout.cpu_ratio_10000.[/]"
+    )
 
 
 @main.command()
@@ -58,6 +66,7 @@ def list_scenarios() -> None:
     help="A level to reach: 'fanout.ratio_to_limit>=0.85'",
 )
 @click.option("--subscribers", help="These numbers instead of the scenario's own: 100,1000")
+@click.option("--bytes", "sizes", help="These payloads instead of fanout's own: 64,256,4096")
 @click.option(
     "--repeats",
     type=click.IntRange(1, 100),
@@ -73,6 +82,7 @@ def run(
     peer_names: str,
     requirements: tuple[str, ...],
     subscribers: str | None,
+    sizes: str | None,
     repeats: int | None,
     without_engine: bool,
 ) -> None:
@@ -80,36 +90,34 @@ def run(
 
     Exit code 2: INVALID, 1: a requirement failed, 0: fine.
     """
+    chosen = _scenarios(names)
+    wanted = _requirements(requirements, chosen)
+    _check_files(json_file, plot_file)
     try:
-        wanted = [Requirement.parse(text) for text in requirements]
-        chosen = [load_scenario(name) for name in (SCENARIOS if "all" in names else names)]
         peers = choose_peers(peer_names)
-        sizes = [int(one) for one in subscribers.split(",")] if subscribers else None
-    except RequirementError as error:
-        raise click.BadParameter(str(error), param_hint="--require") from error
     except KeyError as error:
-        raise click.BadParameter(f"unknown: {error.args[0]}; see list and peers") from error
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--subscribers") from error
+        text = f"no peer is called {error.args[0]!r}; there are {', '.join(PEERS)}"
+        raise click.BadParameter(text, param_hint="--peers") from error
     for peer in [one for one in peers if one.why_missing()]:
         click.echo(f"{peer.name} is left out: {peer.why_missing()}", err=True)
     bench = Bench(
         cores=machine.choose_cores(),
         quick=quick,
         peers=[one for one in peers if not one.why_missing()],
-        subscribers=sizes,
+        subscribers=_numbers(subscribers, "--subscribers", at_least=1),
+        sizes=_numbers(sizes, "--bytes", at_least=MARK_SIZE),
         repeats=repeats,
         engine=None if without_engine else Engine(),
     )
     result = Result(
-        environment=machine.describe(),
+        environment={**machine.describe(), "cores": asdict(bench.cores)},
         command=machine.command_line(),
         started_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=quick,
     )
     os.sched_setaffinity(0, {bench.cores.generator})
     started = time.monotonic()
-    is_complete = trio.run(run_all, bench, chosen, result)
+    trio.run(run_all, bench, chosen, result)
     result.duration_s = time.monotonic() - started
     result.targets = bench.configurations
     figures = result.figures()
@@ -119,7 +127,7 @@ def run(
         save(result, json_file)
     if plot_file is not None:
         _plot(result, plot_file)
-    sys.exit(exit_code(result) if is_complete else EXIT_INVALID)
+    sys.exit(exit_code(result))
 
 
 @main.command("compare")
@@ -160,8 +168,58 @@ def peers() -> None:
     for name, peer in PEERS.items():
         missing = peer.why_missing()
         state = "[yellow]missing[/]" if missing else "[green]ready[/]"
-        table.add_row(name, state, f"{peer.title}\n[dim]{missing or peer.notes()}[/]")
+        details = missing or f"{peer.version()}, {peer.configuration}".removeprefix(", ")
+        table.add_row(name, state, f"{peer.title}\n[dim]{details}[/]")
     console().print(table)
+
+
+def _scenarios(names: tuple[str, ...]) -> list[Scenario]:
+    """Return each scenario once, in the order asked for."""
+    try:
+        return [
+            load_scenario(name) for name in dict.fromkeys(SCENARIOS if "all" in names else names)
+        ]
+    except KeyError as error:
+        text = f"no scenario is called {error.args[0]!r}; there are all, {', '.join(SCENARIOS)}"
+        raise click.BadParameter(text, param_hint="NAME") from error
+
+
+def _requirements(texts: tuple[str, ...], chosen: list[Scenario]) -> list[Requirement]:
+    """Parse requirements; one that this run cannot answer is refused before it costs minutes."""
+    try:
+        wanted = [Requirement.parse(text) for text in texts]
+        for one in wanted:
+            one.check_name({scenario.name: scenario for scenario in chosen})
+    except RequirementError as error:
+        raise click.BadParameter(str(error), param_hint="--require") from error
+    return wanted
+
+
+def _numbers(text: str | None, option: str, *, at_least: int) -> list[int] | None:
+    """Parse whole numbers separated by commas; sorted, since figures and lines go by size."""
+    if text is None:
+        return None
+    try:
+        numbers = sorted({int(one) for one in text.split(",")})
+    except ValueError as error:
+        text = f"{text!r} is not whole numbers separated by commas"
+        raise click.BadParameter(text, param_hint=option) from error
+    if numbers[0] < at_least:
+        raise click.BadParameter(f"{numbers[0]} is less than {at_least}", param_hint=option)
+    return numbers
+
+
+def _check_files(json_file: Path | None, plot_file: Path | None) -> None:
+    """Refuse what could not be written or drawn, before anything is measured."""
+    for path, option in ((json_file, "--json"), (plot_file, "--plot")):
+        if path is not None and not os.access(path.parent, os.W_OK):
+            text = f"the folder {path.parent} is not there or cannot be written"
+            raise click.BadParameter(text, param_hint=option)
+    if plot_file is not None:
+        try:
+            check_plot(plot_file)
+        except PlotError as error:
+            raise click.BadParameter(str(error), param_hint="--plot") from error
 
 
 def _titles(result: Result) -> dict[str, tuple[str, list[Column]]]:
@@ -174,7 +232,8 @@ def _load(path: Path) -> Result:
     try:
         return load(path)
     except ResultError as error:
-        raise click.ClickException(str(error)) from error
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_INVALID)
 
 
 def _plot(result: Result, path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _PACKAGES = (
     "msgpack",
     "websockets",
     "trio-websocket",
+    "uvloop",
+    "socketify",
     "psutil",
     "cachecast",
 )
@@ -78,6 +81,8 @@ def describe() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "hypervisor": _has_flag("hypervisor"),
         "kernel": f"{platform.system()} {platform.release()}",
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "load_average": os.getloadavg()[0],
         "settings": {name: _setting(name) for name in _SETTINGS},
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),

@@ -8,6 +8,8 @@ screen.
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import conditions, write
@@ -30,33 +32,54 @@ class PlotError(Exception):
     """There is nothing to draw, or no way to draw it."""
 
 
-def plot(result: Result, path: Path) -> None:
-    """Draw the first scenario of `result` that has a chart into `path` (.svg or .png).
+def check_plot(path: Path) -> None:
+    """Say beforehand what would keep `plot` from drawing into `path`.
 
     Raises:
-        PlotError: No scenario has one, matplotlib is not installed, or the ending is another.
+        PlotError: matplotlib is not installed, or the ending is neither .svg nor .png.
     """
     if path.suffix not in {".svg", ".png"}:
         message = f"{path.name}: the ending must be .svg or .png"
         raise PlotError(message)
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - 300 ms that only a plot has to pay
-        from matplotlib.figure import Figure  # noqa: PLC0415 - the same
-    except ImportError as error:
-        message = "matplotlib is not installed"
-        raise PlotError(message) from error
+    if importlib.util.find_spec("matplotlib") is None:
+        message = "matplotlib is not installed: pip install --group bench"
+        raise PlotError(message)
+
+
+def plot(result: Result, path: Path) -> None:
+    """Draw the first scenario of `result` that has a chart into `path` (.svg or .png).
+
+    Raises:
+        PlotError: No scenario has one, or see `check_plot`.
+    """
+    check_plot(path)
+    import matplotlib as mpl  # noqa: PLC0415 - 300 ms that only a plot has to pay
+    from matplotlib.figure import Figure  # noqa: PLC0415 - the same
+
     chosen = next((one for one in result.scenarios if one.name in _CHARTS and one.rows), None)
     if chosen is None:
         message = f"only these scenarios have a chart: {', '.join(_CHARTS)}"
         raise PlotError(message)
-    # Text stays text in an SVG, so that it can be searched and read aloud.
-    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "text.color": _TEXT}):
+    # Text stays text in an SVG, so that it can be searched and read aloud. The same result gives
+    # the same file: a picture in a repository changes only with its figures.
+    settings: Any = {
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "",
+        "text.color": _TEXT,
+    }
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(9.6, 4.4), layout="constrained")
         panels = figure.subplots(1, 2)
         _CHARTS[chosen.name](chosen, panels)
         _legend(figure, panels)
         figure.supxlabel(_fold(conditions(result)), fontsize=6.5, color="#7a7d7d")
-        figure.savefig(path, dpi=160)
+        if any(one.level == "invalid" for one in chosen.problems):
+            # A picture travels without the table that says why.
+            figure.suptitle("INVALID: not to be relied on", fontsize=9, color=_OURS)
+        is_svg = path.suffix == ".svg"
+        about = {"Date": None, "Title": f"Cachecast benchmark: {chosen.name}"} if is_svg else None
+        figure.savefig(path, dpi=160, metadata=about)
 
 
 def _fanout(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes
@@ -76,13 +99,15 @@ def _fanout(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an
 
 
 def _latency(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes
-    for row in scenario.rows:
-        row.case.setdefault("percent", int(str(row.case["load"]).split()[0]))
-    _draw(panels[0], scenario.rows, "percent", "p50_us")
-    _draw(panels[1], scenario.rows, "percent", "p99_us")
-    for panel, name in zip(panels, ("p50", "p99"), strict=True):
-        panel.set_yscale("log")
-        _dress(panel, f"Delay {name} against load", "% of the server's own saturation", "delay")
+    halves = (("of limit", "% of the raw loop's saturation"), ("of own", "% of its own saturation"))
+    for panel, (of, below) in zip(panels, halves, strict=True):
+        rows = [
+            replace(row, case={"percent": int(row.case["load"].split()[0])})
+            for row in scenario.rows
+            if row.case["load"].endswith(of)
+        ]
+        _draw(panel, rows, "percent", "p99_us")
+        _dress(panel, "Delay p99 against load", below, "delay")
 
 
 def _storm(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 
 Level = Literal["invalid", "warning"]
 
@@ -51,11 +51,14 @@ class Row:
         target: Whose row it is.
         samples: One for each repeat: metric to value, and everything raw (histograms, ledger, CPU)
             below "raw".
+        discarded: Samples that other programs disturbed and that were taken again, each as `why`
+            (reasons in words) and `sample`; they are in no figure.
     """
 
     case: dict[str, Any]
     target: str
     samples: list[dict[str, Any]] = field(default_factory=list)
+    discarded: list[dict[str, Any]] = field(default_factory=list)
 
     def values(self, metric: str) -> list[float]:
         """Return the values of `metric` in the samples that have one."""

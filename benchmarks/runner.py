@@ -10,13 +10,20 @@ measured so far is still shown.
 from __future__ import annotations
 
 import signal
-import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from benchmarks.bench import QUICK_RETAKE_BUDGET_S, RETAKE_BUDGET_S, in_short
 from benchmarks.generator.remote import GeneratorError
 from benchmarks.process import StartError
 from benchmarks.result import Problem, Result, ScenarioResult
@@ -24,38 +31,48 @@ from benchmarks.table import console
 from benchmarks.verdict import judge_machine, judge_noise, judge_spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from benchmarks.bench import Bench
     from benchmarks.scenarios import Scenario
 
 
-async def run_all(bench: Bench, scenarios: list[Scenario], result: Result) -> bool:
+async def run_all(bench: Bench, scenarios: list[Scenario], result: Result) -> None:
     """Run `scenarios` and add what they measured to `result`.
 
-    Return False if a signal ended it early.
+    A signal ends it early; the scenario that was cut off then has a problem that says so.
     """
-    is_complete = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-        with _progress(bench):
+        with _progress(bench, sum(one.n_samples(bench) for one in scenarios)) as advance_to:
+            n_samples = 0
             for scenario in scenarios:
                 outcome = ScenarioResult(scenario.name)
                 result.scenarios.append(outcome)
-                await run_one(bench, scenario, outcome)
-        is_complete = not nursery.cancel_scope.cancel_called
+                try:
+                    await run_one(bench, scenario, outcome)
+                finally:
+                    if nursery.cancel_scope.cancel_called:
+                        text = "interrupted: the rest was not measured"
+                        outcome.problems.append(Problem("invalid", scenario.name, text))
+                n_samples += scenario.n_samples(bench)
+                advance_to(n_samples)
         nursery.cancel_scope.cancel()
-    return is_complete
 
 
 async def run_one(bench: Bench, scenario: Scenario, outcome: ScenarioResult) -> None:
     """Run one scenario; whatever stops it is a problem of its result."""
     outcome.problems += judge_machine(bench.cores)
+    bench.retake_budget_s = QUICK_RETAKE_BUDGET_S if bench.quick else RETAKE_BUDGET_S
     try:
         await scenario.run(bench, outcome)
     except* (StartError, GeneratorError, OSError) as group:
         for error in _leaves(group):
-            outcome.problems.append(Problem("invalid", scenario.name, _in_short(error)))
+            outcome.problems.append(Problem("invalid", scenario.name, in_short(error)))
+    for figure in outcome.figures:
+        if not scenario.has_figure(figure.name):
+            message = f"{scenario.name} does not declare its figure {figure.name}"
+            raise RuntimeError(message)
     outcome.problems += judge_spread(outcome)
     if not bench.quick:
         outcome.problems += judge_noise(outcome)
@@ -67,14 +84,6 @@ def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
             yield from _leaves(error)
         else:
             yield error
-
-
-def _in_short(error: BaseException) -> str:
-    """Return the first line of what went wrong, and the last: a traceback ends with its reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return traceback.format_exception_only(error)[-1].strip()
-    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
@@ -89,13 +98,30 @@ async def _cancel_on_signal(scope: trio.CancelScope) -> None:
 
 
 @contextmanager
-def _progress(bench: Bench) -> Iterator[None]:
-    """Show what is being done, on standard error, if that is a terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def _progress(bench: Bench, n_samples: int) -> Iterator[Callable[[int], None]]:
+    """Show what is being done and how far it is, on standard error, if that is a terminal.
+
+    Yields a function that is told how many samples must be behind us by now: a scenario that was
+    cut short takes fewer than it meant to.
+    """
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    screen = console(stderr=True)
     # Twice a second is enough to see life, and costs the generator's core nothing to speak of.
     with Progress(
-        *columns, console=console(stderr=True), transient=True, refresh_per_second=2
+        *columns,
+        console=screen,
+        transient=True,
+        refresh_per_second=2,
+        disable=not screen.is_terminal,
     ) as progress:
-        task = progress.add_task("")
+        task = progress.add_task("", total=n_samples)
         bench.on_progress = lambda words: progress.update(task, description=words)
-        yield
+        bench.on_sample = lambda: progress.advance(task)
+        yield lambda n: progress.update(task, completed=n)

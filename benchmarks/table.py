@@ -155,6 +155,28 @@ def write_figure(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _discarded_note(result: ScenarioResult) -> list[str]:
+    """Return how many samples were thrown away and why, in one line, if there were any."""
+    counts = {row.target: 0 for row in result.rows}
+    worst: dict[str, str] = {}
+    for row in result.rows:
+        counts[row.target] += len(row.discarded)
+        for why in (reason for one in row.discarded for reason in one["why"]):
+            kind = why.partition("% ")[2]
+            worst[kind] = max(worst.get(kind, ""), why, key=_percent)
+    if not worst:
+        return []
+    whose = ", ".join(f"{target} {n}" for target, n in counts.items() if n)
+    reasons = "; ".join(f"up to {why}" for why in worst.values())
+    n = sum(counts.values())
+    words = "sample was" if n == 1 else "samples were"
+    return [f"{n} {words} thrown away and repeated ({whose}): {reasons}"]
+
+
+def _percent(reason: str) -> int:
+    return int(reason.partition("%")[0] or 0)
+
+
 def problem_lines(problems: list[Problem]) -> list[Text]:
     """Return each problem as a line, INVALID ones first."""
     lines = []
@@ -181,7 +203,8 @@ def render(result: Result, titles: dict[str, tuple[str, list[Column]]]) -> Rende
         parts += ["", heading, scenario_table(scenario, columns)]
         if scenario.figures:
             parts += ["", Padding(figures_table(scenario.figures, scenario.name), (0, 0, 0, 2))]
-        parts += [Text(f"  {note}", style="dim") for note in scenario.notes]
+        notes = [*scenario.notes, *_discarded_note(scenario)]
+        parts += [Text(f"  {note}", style="dim") for note in notes]
     parts.append("")
     parts += [Text(f"{name}: {notes}", style="dim") for name, notes in result.targets.items()]
     parts.append(Text(conditions(result), style="dim"))

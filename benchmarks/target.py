@@ -20,7 +20,7 @@ from benchmarks.dialects import Endpoint
 from benchmarks.process import Child, child_process, free_port, write_config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 APP_ID, APP_KEY, APP_SECRET = "4242", "benchmark-key", "benchmark-secret"
 
@@ -42,14 +42,14 @@ class Running:
         child: Its process.
         endpoint: How to reach it.
         notes: The configuration that matters, in words: reports print it.
-        has_channels: It keeps channels apart; otherwise only one-channel scenarios make sense.
+        admin_port: Where it tells how late its loop is, if it does.
     """
 
     name: str
     child: Child
     endpoint: Endpoint
     notes: str
-    has_channels: bool = True
+    admin_port: int | None = None
 
 
 class Target:
@@ -59,11 +59,13 @@ class Target:
         name: As tables show it.
         title: What it is, in a few words.
         supports_tls: It can serve the same over TLS.
+        is_peer: Somebody else's server: a run goes on if it fails.
     """
 
     name = ""
     title = ""
     supports_tls = False
+    is_peer = False
 
     def start(
         self, core: int, certificate: Certificate | None = None
@@ -121,7 +123,7 @@ class Engine(Target):
     """`python -m engine serve` with a configuration of the benchmark's own.
 
     Only what would forbid the work is raised above the defaults; `options` are further settings of
-    an app, by name.
+    the node, by name.
     """
 
     name = "cachecast"
@@ -137,36 +139,42 @@ class Engine(Target):
         self, core: int, certificate: Certificate | None = None
     ) -> AsyncIterator[Running]:
         """Run the engine."""
-        port = free_port()
+        port, admin_port = free_port(), free_port()
         with TemporaryDirectory() as folder:
-            config = write_config(folder, "benchmark.toml", self._toml(port, certificate))
+            text = self._toml(port, admin_port, certificate)
+            config = write_config(folder, "benchmark.toml", text)
             command = [sys.executable, "-m", "engine", "serve", "--config", config]
             async with child_process(self.name, command, core=core) as child:
                 await child.wait_listening(port)
                 credentials = {"app_id": APP_ID, "key": APP_KEY, "secret": APP_SECRET}
                 endpoint = Endpoint(
-                    "pusher", port, tls=certificate is not None, options=credentials
+                    "pusher",
+                    port,
+                    tls=certificate is not None,
+                    keeps_values=True,
+                    options=credentials,
                 )
-                yield Running(self.name, child, endpoint, self._notes())
+                yield Running(self.name, child, endpoint, self._notes(), admin_port)
 
-    def _toml(self, port: int, certificate: Certificate | None) -> str:
-        app = {"id": APP_ID, "key": APP_KEY, "secret": APP_SECRET, **self._options}
+    def _toml(self, port: int, admin_port: int, certificate: Certificate | None) -> str:
+        app = {"id": APP_ID, "key": APP_KEY, "secret": APP_SECRET}
         server: dict[str, object] = {
             "port": port,
-            "admin_port": 0,
+            "admin_port": admin_port,
             "drain_s": 0.1,
             "log_level": "warning",
         }
         if certificate is not None:
             server |= {"tls_cert": str(certificate.cert), "tls_key": str(certificate.key)}
-        return f"[server]\n{_toml_lines(server)}\n[[apps]]\n{_toml_lines(app)}"
+        node = _toml_lines(self._options)
+        return f"{node}[server]\n{_toml_lines(server)}\n[[apps]]\n{_toml_lines(app)}"
 
     def _notes(self) -> str:
         extra = ", ".join(f"{name} = {value}" for name, value in self._options.items())
         return f"{self.title}, default limits{' but ' + extra if extra else ''}"
 
 
-def _toml_lines(values: dict[str, object]) -> str:
+def _toml_lines(values: Mapping[str, object]) -> str:
     # JSON's strings, numbers and booleans are TOML's too.
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 

@@ -23,6 +23,7 @@ from benchmarks.result import Problem
 if TYPE_CHECKING:
     from benchmarks.machine import Cores
     from benchmarks.result import Figure, Level, Result, ScenarioResult
+    from benchmarks.scenarios import Scenario
 
 EXIT_OK, EXIT_FAILED, EXIT_INVALID = 0, 1, 2
 
@@ -37,7 +38,11 @@ IDLE_BELOW = 0.80
 """Flat out, one of the two should be busier than this; else something outside set the rate."""
 
 MIN_DELAYS = 100
-"""Below this a 99th percentile is the maximum by another name."""
+"""Below this a 99th percentile is the maximum by another name. Flat out, delays are the length of
+the queue and nothing is concluded from them, so there only deliveries have to be many."""
+
+MIN_DELIVERIES = 1_000
+"""Below this a rate of deliveries, flat out, is that of whatever stopped the server meanwhile."""
 
 OFFERED_KEPT = 0.98
 """A paced run must publish at least this share of its schedule."""
@@ -53,7 +58,14 @@ SPREAD_WARNING = 0.25
 """(highest - lowest) / median over the repeats of one row, above which its median is shown with a
 warning."""
 
+_NOISE = {
+    "foreign": (FOREIGN_WARNING, "went to other programs"),
+    "steal": (STEAL_WARNING, "was taken by the hypervisor"),
+}
+
 TRUSTED_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page"}
+
+_PLACES_NAMED = 2
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -91,6 +103,21 @@ class Requirement:
             pass
         message = f"{text!r} is not of the form scenario.figure>=number"
         raise RequirementError(message)
+
+    def check_name(self, scenarios: dict[str, Scenario]) -> None:
+        """Say beforehand if a run of `scenarios` cannot come up with the figure.
+
+        Raises:
+            RequirementError: The scenario is not run, or has no such figure.
+        """
+        name, _, figure = self.figure.partition(".")
+        scenario = scenarios.get(name)
+        if scenario is None:
+            message = f"{self.figure}: {name} is not among the scenarios of this run"
+            raise RequirementError(message)
+        if not scenario.has_figure(figure):
+            message = f"{name} has no figure {figure!r}; it has {', '.join(scenario.figures)}"
+            raise RequirementError(message)
 
     def check(self, figures: dict[str, Figure]) -> dict[str, Any]:
         """Return what became of it: `text`, `value` (None if not measured) and `is_met`."""
@@ -134,12 +161,7 @@ def judge(sample: dict[str, Any], where: str) -> list[Problem]:
         reasons = "; ".join(sample.get("refusals", ()))
         add("invalid", f"{sample['n_refused']:,} clients did not get through: {reasons}")
     _judge_generator(sample, add)
-    n_delays = sample.get("n_delays")
-    if n_delays is not None and n_delays < MIN_DELAYS:
-        add(
-            "invalid",
-            f"{n_delays} delays are too few for a 99th percentile; it takes {MIN_DELAYS}",
-        )
+    _judge_counts(sample, add)
     offered, kept = sample.get("n_planned"), sample.get("n_published")
     if offered and kept is not None and kept < OFFERED_KEPT * offered:
         add(
@@ -148,6 +170,21 @@ def judge(sample: dict[str, Any], where: str) -> list[Problem]:
         )
     _judge_noise(sample, add)
     return problems
+
+
+def _judge_counts(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
+    n_delays, n_deliveries = sample.get("n_delays"), sample.get("n_deliveries")
+    if sample.get("is_flat"):
+        if n_delays is not None and n_deliveries is not None and n_deliveries < MIN_DELIVERIES:
+            text = (
+                f"{n_deliveries:,} deliveries are too few for a rate; it takes {MIN_DELIVERIES:,}"
+            )
+            add("invalid", text)
+    elif n_delays is not None and n_delays < MIN_DELAYS:
+        add(
+            "invalid",
+            f"{n_delays} delays are too few for a 99th percentile; it takes {MIN_DELAYS}",
+        )
 
 
 def _judge_generator(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
@@ -172,15 +209,43 @@ def _judge_generator(sample: dict[str, Any], add: Callable[[Level, str], None]) 
 
 
 def _judge_noise(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
-    limits = {
-        "foreign": (FOREIGN_WARNING, "went to other programs"),
-        "steal": (STEAL_WARNING, "was taken by the hypervisor"),
-    }
-    for kind, (limit, words) in limits.items():
+    for reason in disturbances(sample):
+        add("warning", reason)
+
+
+def disturbances(sample: dict[str, Any]) -> list[str]:
+    """Say what others took of our two cores while a sample was taken; empty if hardly anything."""
+    reasons = []
+    for kind, (limit, words) in _NOISE.items():
         for core in ("target", "generator"):
             share = sample.get(f"{kind}_{core}")
             if share is not None and share > limit:
-                add("warning", f"{share:.0%} of the {core}'s core {words}")
+                reasons.append(f"{share:.0%} of the {core}'s core {words}")
+    return reasons
+
+
+def disturbance(sample: dict[str, Any]) -> float:
+    """Return how much a sample was disturbed, to choose the least one: 1 is worth a note."""
+    return max(
+        (sample.get(f"{kind}_{core}") or 0.0) / limit
+        for kind, (limit, _) in _NOISE.items()
+        for core in ("target", "generator")
+    )
+
+
+def has_failures(sample: dict[str, Any]) -> bool:
+    """Say whether the server did something wrong: such a sample counts in any case."""
+    return bool(sample.get("n_refused") or any((sample.get("ledger") or {}).values()))
+
+
+def is_worth_retaking(sample: dict[str, Any], *, quick: bool) -> bool:
+    """Say whether a sample should be thrown away, because of what other programs did meanwhile.
+
+    A quick run is content with any sample that is not INVALID.
+    """
+    if has_failures(sample) or not disturbances(sample):
+        return False
+    return not quick or any(one.level == "invalid" for one in judge(sample, ""))
 
 
 def judge_noise(result: ScenarioResult) -> list[Problem]:
@@ -203,15 +268,6 @@ def _is_spoilt(sample: dict[str, Any]) -> bool:
         (sample.get(f"foreign_{core}") or 0.0) > FOREIGN_INVALID
         or (sample.get(f"steal_{core}") or 0.0) > STEAL_INVALID
         for core in ("target", "generator")
-    )
-
-
-def is_disturbed(sample: dict[str, Any]) -> bool:
-    """Say whether others took so much of a core that the sample is worth taking again."""
-    return any(
-        (sample.get(f"foreign_{core}") or 0.0) > FOREIGN_WARNING for core in ("target", "generator")
-    ) or any(
-        (sample.get(f"steal_{core}") or 0.0) > STEAL_WARNING for core in ("target", "generator")
     )
 
 
@@ -241,12 +297,23 @@ def _clock_source() -> str | None:
 
 
 def merged(problems: list[Problem]) -> list[Problem]:
-    """Return each place and kind of problem once, the worst wording kept, INVALID ones first."""
-    unique: dict[tuple[str, str, str], Problem] = {}
+    """Return each place and kind of problem once, INVALID ones first.
+
+    A kind is a wording without its numbers. Of one that many places share, a few are named and the
+    rest counted: a page of the same warning is read by nobody.
+    """
+    kinds: dict[tuple[str, str], dict[str, Problem]] = {}
     for problem in problems:
         shape = re.sub(r"[\d.,]+", "#", problem.text)
-        unique[problem.level, problem.where, shape] = problem
-    return sorted(unique.values(), key=lambda one: one.level)
+        kinds.setdefault((problem.level, shape), {})[problem.where] = problem
+    shown: list[Problem] = []
+    for places in kinds.values():
+        *some, last = list(places.values())[:_PLACES_NAMED]
+        if n_more := len(places) - _PLACES_NAMED if len(places) > _PLACES_NAMED else 0:
+            text = f"{last.text}; the like in {n_more} more place{'s' if n_more > 1 else ''}"
+            last = Problem(last.level, last.where, text)
+        shown += [*some, last]
+    return sorted(shown, key=lambda one: one.level)
 
 
 def judge_spread(result: ScenarioResult) -> list[Problem]:

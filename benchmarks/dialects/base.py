@@ -141,6 +141,14 @@ class Dialect:
         """
         raise NotImplementedError
 
+    def answer(self, message: bytes) -> bytes | None:
+        """Return what a client has to send upon a message that is no delivery, such as a ping.
+
+        WebSocket pings are answered elsewhere.
+        """
+        del message
+        return None
+
     def confirms_subscription(self, message: bytes) -> bool:
         """Say whether a message from the server is the answer to `subscribe`."""
         del message

@@ -41,6 +41,11 @@ class CentrifugoDialect(Dialect):
         return data
 
     @override
+    def answer(self, message: bytes) -> bytes | None:
+        """Answer the server's ping, an empty object, with the same."""
+        return client_frame(b"{}") if message.strip() == b"{}" else None
+
+    @override
     def publish(self, channel: str, payloads: list[bytes]) -> bytes:
         """Return one API request for each payload."""
         requests = []

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from benchmarks.dialects import Dialect
     from benchmarks.dialects.base import Handshake
 
-_NO_PROGRESS_S = 3.0
+_NO_PROGRESS_S = 10.0
 """How long a drain waits for the next delivery before it calls the rest lost."""
 
 _DRAIN_LOOK_NS = 50_000_000
@@ -143,6 +143,7 @@ class Commands:
 
         def on_client(sock: socket.socket, leftover: bytes, mine: list[Stream]) -> None:
             member = self._subscriber(sock, team.group, mine)
+            member.answer = self._dialect.answer
             member.is_probe = bool(stride) and len(team.members) % stride == stride // 2
             team.members.append(member)
             self._attach(member, bytes_per_s)

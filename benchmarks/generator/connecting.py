@@ -8,6 +8,7 @@ subscriber (and has its cached value, if it waits for one).
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -113,7 +114,7 @@ class Dialling:
     def _on_connected(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._fail(f"connect: errno {code}")
+            self._fail(f"connect: {os.strerror(code)}")
             return
         if self._context is not None:
             self._loop.remove(self.sock.fileno())
@@ -179,7 +180,7 @@ class Connecting(Generic[Tag]):
 
     Attributes:
         waits_ns: How long each client took, in the order in which they got through.
-        errors: The first few reasons of failures, in words.
+        errors: The first few different reasons of failures, in words.
     """
 
     def __init__(
@@ -249,7 +250,7 @@ class Connecting(Generic[Tag]):
 
         def on_failed(reason: str) -> None:
             self.n_failed += 1
-            if len(self.errors) < _ERRORS_KEPT:
+            if reason not in self.errors and len(self.errors) < _ERRORS_KEPT:
                 self.errors.append(reason)
             self._n_open -= 1
             self._finish_if_done()

@@ -43,6 +43,7 @@ class Subscriber:
         streams: Those subscribed to, by index.
         is_probe: The delay of each delivery is recorded, from the intended publish time to the
         return of the read.
+        answer: What to send upon a message that carries no mark, if anything; see `Dialect.answer`.
         on_message: Called with each message that carries no mark (answers, notices), if set.
         on_closed: Called once when the server closes the connection, if set.
     """
@@ -56,6 +57,7 @@ class Subscriber:
         "_pos",
         "_recv_into",
         "_resuming",
+        "answer",
         "group",
         "is_probe",
         "on_closed",
@@ -77,6 +79,7 @@ class Subscriber:
         # is parsed then.
         self._exact = has_constant_frames and len(streams) == 1
         self.is_probe = False
+        self.answer: Callable[[bytes], bytes | None] | None = None
         self.on_message: Callable[[Subscriber, bytes], None] | None = None
         self.on_closed: Callable[[Subscriber], None] | None = None
         self.begin()
@@ -199,8 +202,7 @@ class Subscriber:
         """Check one complete data frame; `start` is where its payload begins."""
         mark = MARK.search(frame, start)
         if mark is None:
-            if self.on_message is not None:
-                self.on_message(self, frame[start:])
+            self._take_message(frame[start:])
             return
         stream = self.streams.get(int(mark[2]))
         seq = int(mark[3])
@@ -213,6 +215,14 @@ class Subscriber:
         if not stream.frame_size or frame != stream.frame_of(seq):
             self.group.ledger.corrupted += 1
         self._arrived(stream, stream.place_of(seq, self.group.ledger))
+
+    def _take_message(self, message: bytes) -> None:
+        """Take a message that is no delivery; a small answer always fits into the send buffer."""
+        if self.on_message is not None:
+            self.on_message(self, message)
+        reply = self.answer(message) if self.answer is not None else None
+        if reply is not None:
+            self.sock.send(reply)
 
     def _arrived(self, stream: Stream, place: int) -> None:
         """Book the arrival of the message at place `place`; give what is wrong with it its name."""
@@ -285,10 +295,13 @@ class JoinedSubscriber(Subscriber):
             if MARK.search(inner) is None:
                 # An answer or a keep-alive of the protocol within the frames: not a difference.
                 self._inner_pos = before
+                self._take_message(inner)
                 return
         self._search(inner)
 
     def _search(self, piece: bytes) -> None:
+        if MARK.search(piece) is None:
+            self._take_message(piece)
         inner = self._inner + piece
         at = 0
         for mark in MARK.finditer(inner):

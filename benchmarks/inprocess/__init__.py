@@ -8,21 +8,19 @@ price of a call (`codec`), of `Broker.publish` (`publish`), and how late expired
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from benchmarks.bench import describe_case
 from benchmarks.process import StartError, child_process, core_times
-from benchmarks.verdict import is_disturbed, judge
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Sample
     from benchmarks.result import ScenarioResult
 
 _LIMIT_S = 900.0
-_RETAKES = 2
 
 
 async def run_program(bench: Bench, program: str, *arguments: str) -> Any:  # noqa: ANN401 - its JSON
@@ -61,24 +59,36 @@ async def measure_in_process(
         program: Name of the module.
         arguments: Its command line.
     """
-    document, steal = await _run_watched(bench, program, *arguments)
-    for _ in range(0 if bench.quick else _RETAKES):
-        if not is_disturbed(steal):
-            break
-        document, steal = await _run_watched(bench, program, *arguments)
+
+    async def take() -> Sample:
+        return await _run_watched(bench, program, *arguments)
+
+    taken, discarded = await bench.undisturbed(take)
     for case, target, key in cases:
-        sample = document[key] | steal
-        where = f"{result.name} {describe_case(case)} {target}"
-        result.problems.extend(judge(sample, where))
-        result.row(case, target).samples.append(sample)
+        thrown_away = [_sample_of(one, key) for one in discarded]
+        bench.keep(result, case, target, _sample_of(taken, key), thrown_away)
 
 
-async def _run_watched(
-    bench: Bench, program: str, *arguments: str
-) -> tuple[dict[str, Sample], Sample]:
-    """Run a program; return its document, and what the hypervisor took meanwhile."""
-    before = core_times()[bench.cores.target]
-    document: dict[str, Sample] = await run_program(bench, program, *arguments)
-    after = core_times()[bench.cores.target]
+def _sample_of(watched: Sample, key: str) -> Sample:
+    noise = {name: value for name, value in watched.items() if name != "document"}
+    return {**watched["document"][key], **noise}
+
+
+async def _run_watched(bench: Bench, program: str, *arguments: str) -> Sample:
+    """Run a program; return its `document`, and what others took of its core meanwhile."""
+    before, used = core_times()[bench.cores.target], _children_cpu_s()
+    document = await run_program(bench, program, *arguments)
+    after, used_after = core_times()[bench.cores.target], _children_cpu_s()
     span = after.at_s - before.at_s
-    return document, {"steal_target": max(0.0, (after.steal_s - before.steal_s) / span)}
+    foreign = after.busy_s - before.busy_s - (used_after - used)
+    return {
+        "document": document,
+        "foreign_target": max(0.0, foreign / span),
+        "steal_target": max(0.0, (after.steal_s - before.steal_s) / span),
+    }
+
+
+def _children_cpu_s() -> float:
+    """Return the CPU time of all programs that we have started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

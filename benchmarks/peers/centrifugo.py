@@ -25,8 +25,9 @@ class Centrifugo(Peer):
 
     name = "centrifugo"
     title = "Centrifugo 6 (Go)"
-    install = "put its binary on the path: centrifugal.dev/docs/getting-started/installation"
+    install = "its binary, put on the path: centrifugal.dev/docs/getting-started/installation"
     program = "centrifugo"
+    version_options = ("version",)
     configuration = "JSON protocol, no history, HTTP API publishes kept alive, GOMAXPROCS=1"
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -42,6 +43,11 @@ class Library(Peer):
     def is_installed(self) -> bool:
         """Say whether the module can be imported."""
         return importlib.util.find_spec(self.module) is not None
+
+    @override
+    def version(self) -> str:
+        """Return the version of the distribution; it is named like the peer."""
+        return importlib.metadata.version(self.name)
 
     def command(self) -> Sequence[str]:
         """Return the program; its two ports are appended."""
@@ -143,6 +149,20 @@ class Ws(Library):
             env={**os.environ, **self.environment()},
         )
         return done.returncode == 0
+
+    @override
+    def version(self) -> str:
+        """Return the versions of the package and of node."""
+        node = find_program(self.program) or self.program
+        script = "console.log(require('ws/package.json').version + ' on node ' + process.version)"
+        done = subprocess.run(
+            [node, "-e", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **self.environment()},
+        )
+        return done.stdout.strip()
 
     @override
     def command(self) -> Sequence[str]:

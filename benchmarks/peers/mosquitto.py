@@ -36,6 +36,7 @@ class Mosquitto(Peer):
     title = "Mosquitto (C), MQTT over WebSocket"
     install = "apt-get install mosquitto"
     program = "mosquitto"
+    version_options = ("-h",)
     configuration = "QoS 0, queues unlimited, no persistence; publisher over plain MQTT"
 
     @asynccontextmanager

@@ -23,6 +23,7 @@ host: 127.0.0.1
 port: {publish_port}
 max_connections: 19000
 write_deadline: "30s"
+ping_interval: "1h"
 websocket {{
     host: 127.0.0.1
     port: {port}
@@ -42,11 +43,8 @@ class Nats(Peer):
     configuration = "WebSocket without compression, GOMAXPROCS=1; publisher over plain NATS"
 
     @override
-    def is_installed(self) -> bool:
-        """Say whether the server is on the path or in this environment."""
-        return self._executable() is not None
-
-    def _executable(self) -> str | None:
+    def executable(self) -> str | None:
+        """Return its path: beside this Python, where pip puts it, or wherever else."""
         beside_python = Path(sys.executable).parent / self.program
         return str(beside_python) if beside_python.exists() else find_program(self.program)
 
@@ -61,7 +59,7 @@ class Nats(Peer):
         with TemporaryDirectory() as folder:
             text = _CONFIG.format(port=port, publish_port=publish_port)
             config = write_config(folder, "nats.conf", text)
-            command = [self._executable() or self.program, "-c", config]
+            command = [self.executable() or self.program, "-c", config]
             # More threads than cores would only take turns.
             env = {"GOMAXPROCS": "1"}
             async with child_process(self.name, command, core=core, env=env) as child:

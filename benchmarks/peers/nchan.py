@@ -70,6 +70,7 @@ class Nchan(Peer):
     title = "nginx with nchan (C)"
     install = "apt-get install nginx libnginx-mod-nchan"
     program = "nginx"
+    version_options = ("-v",)
     configuration = "1 worker, WebSocket subscribers, HTTP publishes kept alive, 512 MiB shared"
     supports_tls = True
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.result import ScenarioResult
+
+
+_SUFFIX = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,28 @@ class Column:
 
 
 class Scenario:
-    """One experiment."""
+    """One experiment.
+
+    Attributes:
+        name: On the command line.
+        title: One line.
+        columns: Of its table.
+        figures: Names of its figures, which requirements and comparisons refer to. Where a number
+            of clients is varied, the same names with that number as a suffix are figures too.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     columns: ClassVar[list[Column]]
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    def has_figure(self, name: str) -> bool:
+        """Say whether `name` is that of a figure which this scenario may come up with."""
+        return name in self.figures or _SUFFIX.sub("", name) in self.figures
+
+    def n_samples(self, bench: Bench) -> int:
+        """Return how many samples `run` takes, if nothing fails: the length of a progress bar."""
+        raise NotImplementedError
 
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure; add rows, figures and problems to `result`, which is empty.

@@ -37,17 +37,24 @@ class Churn(Scenario):
         Column("max_us", "max", "delay"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = ("confirm_p99_ms", "p99_ratio")
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each rate of moving, on the engine alone."""
+        return 0 if bench.engine is None else bench.n_repeats(5, quick=2) * len(_rates(bench))
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure without and with churn of several rates, interleaved."""
         if bench.engine is None:
             return
-        n = (bench.subscribers or [1_000])[0]
+        n = bench.n_subscribers([1_000], quick=[1_000])[0]
         async with bench.stage(bench.engine) as stage:
             await connect(bench, stage, n // 2, crew="staying")
             await connect(bench, stage, n - n // 2, crew="moving", n_probes=0)
-            for _ in range(bench.repeats or (2 if bench.quick else 5)):
-                for moves_per_s in (0, 500) if bench.quick else (0, 500, 2_000):
+            for _ in range(bench.n_repeats(5, quick=2)):
+                for moves_per_s in _rates(bench):
                     await self._measure(bench, stage, result, n, moves_per_s)
         self._conclude(result, n)
 
@@ -72,3 +79,7 @@ class Churn(Scenario):
             result.add_figure("confirm_p99_ms", "ms", "lower", words, confirms)
         words = "p99 of those who stay, with 500 moves/s / without"
         result.add_figure("p99_ratio", "", "lower", words, ratios(busy, calm, "p99_us"))
+
+
+def _rates(bench: Bench) -> tuple[int, ...]:
+    return (0, 500) if bench.quick else (0, 500, 2_000)

@@ -6,12 +6,27 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from benchmarks.inprocess import run_program
+from benchmarks.inprocess import measure_in_process
 from benchmarks.scenarios.base import Column, Scenario
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.result import ScenarioResult
+
+_CALLS = (
+    "encode JSON frame",
+    "encode msgpack frame",
+    "parse client frame",
+    "decode subscribe",
+    "decode msgpack",
+    "sign request",
+    "verify subscription",
+)
+"""What `benchmarks.inprocess.micro` times."""
+
+
+def _figure_of(call: str) -> str:
+    return call.lower().replace(" ", "_") + "_us"
 
 
 class Codec(Scenario):
@@ -25,16 +40,23 @@ class Codec(Scenario):
         Column("calls_per_s", "calls/s", "count"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = tuple(_figure_of(call) for call in _CALLS)
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each call and repeat."""
+        return 0 if bench.engine is None else len(_CALLS) * bench.n_repeats(5, quick=1)
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Time each call in several processes, so that no one layout of memory decides."""
-        for _ in range(bench.repeats or (1 if bench.quick else 5)):
-            document = await run_program(bench, "micro", "codec", "3" if bench.quick else "9")
-            for call, sample in document.items():
-                sample["us_per_call"] = sample.pop("ns_per_call") / 1e3
-                sample["best_us"] = sample.pop("best_ns") / 1e3
-                sample["calls_per_s"] = 1e6 / sample["us_per_call"]
-                result.row({"call": call}, "cachecast").samples.append(sample)
+        if bench.engine is None:
+            return
+        cases = [({"call": call}, "cachecast", call) for call in _CALLS]
+        n_batches = "3" if bench.quick else "9"
+        for _ in range(bench.n_repeats(5, quick=1)):
+            await measure_in_process(bench, result, cases, "micro", "codec", n_batches)
         for row in result.rows:
-            name = row.case["call"].lower().replace(" ", "_") + "_us"
-            result.add_figure(name, "us", "lower", row.case["call"], row.values("us_per_call"))
+            call = row.case["call"]
+            samples = row.values("us_per_call")
+            result.add_figure(_figure_of(call), "us", "lower", call, samples)

@@ -31,18 +31,27 @@ class Evict(Scenario):
         Column("rss_after_bytes", "after", "bytes"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "lag_p99_ms",
+        "longest_pause_ms",
+        "tracked_bytes_after",
+        "rss_kept_ratio",
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each number of values and repeat."""
+        return sum(_repeats(bench, n) for n in _sizes(bench))
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Fill, wait, watch; each repeat in a process of its own."""
-        sizes = [20_000] if bench.quick else [100_000, 1_000_000]
-        for n in sizes:
-            # Long enough to publish the last value before the first one expires, also where a full
-            # cache and a busy machine make a publish cost 100 us.
-            ttl_s = 4.0 if bench.quick else 10.0 + n / 6_000
-            for _ in range(bench.repeats or (1 if bench.quick else 2)):
-                case = {"values": n}
-                cases = [(case, "cachecast", "sample")]
-                await measure_in_process(bench, result, cases, "expiry", str(n), str(ttl_s))
+        if bench.engine is None:
+            return
+        for n in _sizes(bench):
+            for _ in range(_repeats(bench, n)):
+                cases = [({"values": n}, "cachecast", "sample")]
+                await measure_in_process(bench, result, cases, "expiry", str(n))
         self._conclude(result)
 
     def _conclude(self, result: ScenarioResult) -> None:
@@ -61,3 +70,19 @@ class Evict(Scenario):
         tracked = row.values("tracked_after")
         words = "bytes the cache still accounts for when everything has expired"
         result.add_figure("tracked_bytes_after", "B", "lower", words, tracked)
+        kept = [
+            (sample["rss_after_bytes"] - sample["rss_before"])
+            / (sample["rss_bytes"] - sample["rss_before"])
+            for sample in row.samples
+            if sample["rss_bytes"] > sample["rss_before"]
+        ]
+        words = "share of the memory that the values took which the process still has after them"
+        result.add_figure("rss_kept_ratio", "", "lower", words, kept)
+
+
+def _sizes(bench: Bench) -> list[int]:
+    return [20_000] if bench.quick else [100_000, 1_000_000]
+
+
+def _repeats(bench: Bench, n: int) -> int:
+    return bench.n_repeats(3 if n < 1_000_000 else 2, quick=1)

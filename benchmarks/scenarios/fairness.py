@@ -31,41 +31,56 @@ class Fairness(Scenario):
         Column("target_cpu", "CPU", "share"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = ("small_p99_ms", "small_p99_alone_ms")
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """With and without the big channel, on each target."""
+        return bench.n_repeats(5, quick=2) * 2 * len(own_and_peers(bench))
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure the small channels alone and beside the big one, interleaved."""
-        n = (bench.subscribers or [1_000 if bench.quick else 10_000])[0]
+        n = bench.n_subscribers([10_000], quick=[1_000])[0]
         small = [f"small-{i:02}" for i in range(_N_SMALL)]
-        async with bench.stages(own_and_peers(bench)) as stages:
-            for stage in stages:
-                if not stage.running.has_channels:
-                    result.notes.append(f"{stage.name} has no channels")
-                    continue
-                await connect(bench, stage, n, n_probes=0)
-                count = _N_SMALL * _MEMBERS
-                options: dict[str, Any] = {"channels": small, "n_probes": count // 5}
-                await connect(bench, stage, count, crew="small", **options)
-            for _ in range(bench.repeats or (2 if bench.quick else 5)):
-                for beside in ("nothing", f"{n:,}"):
-                    for stage in stages:
-                        await self._measure(bench, stage, result, small, beside)
+
+        async def prepare(stage: Stage) -> None:
+            await connect(bench, stage, n, n_probes=0)
+            count = _N_SMALL * _MEMBERS
+            options: dict[str, Any] = {"channels": small, "n_probes": count // 5}
+            await connect(bench, stage, count, crew="small", **options)
+
+        async with bench.stages(own_and_peers(bench), result) as stages:
+            await bench.each(stages, result, prepare)
+            for _ in range(bench.n_repeats(5, quick=2)):
+                await bench.each(
+                    stages, result, lambda stage: self._measure(bench, stage, result, small, 0)
+                )
+                await bench.each(
+                    stages, result, lambda stage: self._measure(bench, stage, result, small, n)
+                )
         self._conclude(result, n)
 
     async def _measure(
-        self, bench: Bench, stage: Stage, result: ScenarioResult, small: list[str], beside: str
+        self, bench: Bench, stage: Stage, result: ScenarioResult, small: list[str], n: int
     ) -> None:
         plans = [paced(stage, _SMALL_RATE_PER_S, name="small", crew="small", channels=small)]
-        if beside != "nothing":
-            plans.append(flat(stage, _SIZE, name="big"))
+        if n:
+            plans.append(flat(stage, _SIZE, n, name="big"))
         run: dict[str, Any] = {"plans": plans, "size": _SIZE, "warmup_s": 0.5}
         run["seconds"] = 1.0 if bench.quick else 3.0
-        sample = await bench.measure(stage, result, {"beside": beside}, plan="small", **run)
-        if beside != "nothing":
+        case = {"beside": f"{n:,}" if n else "nothing"}
+        sample = await bench.measure(stage, result, case, plan="small", **run)
+        if n:
             sample["big_deliveries_per_s"] = sample["beside"]["big"]
 
     def _conclude(self, result: ScenarioResult, n: int) -> None:
-        row = result.find({"beside": f"{n:,}"}, "cachecast")
-        if row is not None:
-            samples = [value / 1e3 for value in row.values("p99_us")]
-            words = f"p99 of 100 small channels beside {n:,} subscribers swept without pause"
-            result.add_figure("small_p99_ms", "ms", "lower", words, samples)
+        words = f"p99 of 100 small channels beside {n:,} subscribers swept without pause"
+        for beside, name, meaning in (
+            (f"{n:,}", "small_p99_ms", words),
+            ("nothing", "small_p99_alone_ms", "p99 of the same channels beside nothing"),
+        ):
+            row = result.find({"beside": beside}, "cachecast")
+            if row is not None:
+                samples = [value / 1e3 for value in row.values("p99_us")]
+                result.add_figure(name, "ms", "lower", meaning, samples)

@@ -1,8 +1,9 @@
 """The generator measured against the raw loop: is it fast enough to measure anything else?
 
 Against the plain loop, one frame a read is the worst it can meet. Against the loop that joins, its
-capacity shows: far more deliveries than any server under test makes. If the figures here are low,
-no other result of this machine is worth much.
+capacity shows: far more deliveries than any server under test makes. Beside the engine, flat out,
+it should need no more than half the CPU that the engine needs. If the figures here are low, no
+other result of this machine is worth much.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from benchmarks.scenarios.steps import connect, flat
 from benchmarks.target import Limit
 
 if TYPE_CHECKING:
-    from benchmarks.bench import Bench
+    from benchmarks.bench import Bench, Stage
     from benchmarks.result import ScenarioResult
+    from benchmarks.target import Target
 
 _SIZE = 256
 
@@ -34,35 +36,57 @@ class GeneratorCheck(Scenario):
         Column("capacity_per_s", "gen capacity/s", "count"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = ("headroom", "capacity_over_limit", "capacity_over_engine")
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Both loops and the engine, each repeat."""
+        return len(_targets(bench)) * bench.n_repeats(5, quick=2)
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
-        """Measure the plain and the joining loop, interleaved."""
-        n = (bench.subscribers or [1_000])[0]
-        async with bench.stages([Limit(), Limit(joins=True)]) as stages:
-            for stage in stages:
-                await connect(bench, stage, n)
-            for _ in range(bench.repeats or (2 if bench.quick else 5)):
-                for stage in stages:
-                    run: dict[str, Any] = {
-                        "plans": [flat(stage, _SIZE)],
-                        "size": _SIZE,
-                        "warmup_s": 0.4,
-                    }
-                    seconds = 0.5 if bench.quick else 2.0
-                    case = {"subscribers": n}
-                    sample = await bench.measure(stage, result, case, seconds=seconds, **run)
-                    sample["capacity_per_s"] = sample["deliveries_per_s"] / sample["generator_cpu"]
+        """Measure the plain loop, the joining loop and the engine, interleaved."""
+        n = bench.n_subscribers([1_000], quick=[1_000])[0]
+        seconds = 0.5 if bench.quick else 2.0
+
+        async def measure(stage: Stage) -> None:
+            plan = flat(stage, _SIZE, n)
+            run: dict[str, Any] = {"plans": [plan], "size": _SIZE, "warmup_s": 0.4}
+            case = {"subscribers": n}
+            sample = await bench.measure(stage, result, case, seconds=seconds, **run)
+            sample["capacity_per_s"] = sample["deliveries_per_s"] / sample["generator_cpu"]
+
+        async with bench.stages(_targets(bench), result) as stages:
+            await bench.each(stages, result, lambda stage: connect(bench, stage, n))
+            for _ in range(bench.n_repeats(5, quick=2)):
+                await bench.each(stages, result, measure)
         self._conclude(result, n)
 
     def _conclude(self, result: ScenarioResult, n: int) -> None:
-        plain = result.find({"subscribers": n}, "limit")
-        joined = result.find({"subscribers": n}, "limit, joined")
-        if plain is None or joined is None:
-            return
-        shares = zip(plain.values("target_cpu"), plain.values("generator_cpu"), strict=True)
-        words = "CPU of the raw loop / CPU of the generator, one frame a write"
-        result.add_figure("headroom", "", "higher", words, [mine / other for mine, other in shares])
-        pairs = zip(joined.values("capacity_per_s"), plain.values("deliveries_per_s"), strict=False)
-        words = "deliveries/s the generator can take when frames are joined / the raw loop's"
-        samples = [capacity / rate for capacity, rate in pairs]
-        result.add_figure("capacity_over_limit", "", "higher", words, samples)
+        case = {"subscribers": n}
+        plain, joined = result.find(case, "limit"), result.find(case, "limit, joined")
+        engine = result.find(case, "cachecast")
+        for row, name, words in (
+            (plain, "headroom", "CPU of the raw loop / CPU of the generator, one frame a write"),
+            (
+                engine,
+                "capacity_over_engine",
+                "CPU of the engine, flat out / CPU of the generator: 2 is twice as fast",
+            ),
+        ):
+            if row is not None:
+                pairs = zip(row.values("target_cpu"), row.values("generator_cpu"), strict=True)
+                samples = [server / generator for server, generator in pairs]
+                result.add_figure(name, "", "higher", words, samples)
+        if plain is not None and joined is not None:
+            pairs = zip(
+                joined.values("capacity_per_s"), plain.values("deliveries_per_s"), strict=False
+            )
+            words = "deliveries/s the generator can take when frames are joined / the raw loop's"
+            samples = [capacity / rate for capacity, rate in pairs]
+            result.add_figure("capacity_over_limit", "", "higher", words, samples)
+
+
+def _targets(bench: Bench) -> list[Target]:
+    engines = [] if bench.engine is None else [bench.engine]
+    return [Limit(), Limit(joins=True), *engines]

@@ -7,6 +7,7 @@ about the same for every server, is not in it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
@@ -40,37 +41,53 @@ class Idle(Scenario):
         Column("clients_per_s", "conn/s", "count"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "rss_kib_per_connection",
+        "cpu_percent",
+        "bytes_per_subscription",
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each number of connections, of subscriptions, target and repeat."""
+        targets = [Limit(), *own_and_peers(bench)]
+        return bench.n_repeats(3, quick=1) * sum(
+            len(_subscriptions(bench, target, n)) for target in targets for n in _connections(bench)
+        )
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure connections without, with one and with ten subscriptions."""
-        for n in bench.subscribers or ([1_000] if bench.quick else [1_000, 5_000, 10_000]):
-            for _ in range(bench.repeats or (1 if bench.quick else 3)):
+        for n in _connections(bench):
+            for _ in range(bench.n_repeats(3, quick=1)):
                 for target in [Limit(), *own_and_peers(bench)]:
-                    for n_subscriptions in _subscriptions(bench, target):
-                        await self._measure(bench, target, n, n_subscriptions, result)
+                    for n_subscriptions in _subscriptions(bench, target, n):
+                        step = partial(self._measure, bench, n, n_subscriptions, result)
+                        # A fresh server for each sample.
+                        async with bench.stages([target], result) as stages:
+                            await bench.each(stages, result, step)
         self._conclude(result)
 
     async def _measure(
-        self, bench: Bench, target: Target, n: int, n_subscriptions: int, result: ScenarioResult
+        self, bench: Bench, n: int, n_subscriptions: int, result: ScenarioResult, stage: Stage
     ) -> None:
-        async with bench.stage(target) as stage:
-            channels = [f"idle-{i}" for i in range(n_subscriptions)]
-            options: dict[str, Any] = {"channels": channels, "per_client": n_subscriptions}
-            await connect(bench, stage, _N_WARM, crew="warm", n_probes=0, **options)
-            await stage.generator.disconnect("warm")
-            await stage.generator.settle(0.3)
-            before = stage.running.child.usage()
-            report = await connect(bench, stage, n, n_probes=0, **options)
-            await stage.generator.settle(0.5)
-            sample = await self._rest(bench, stage)
-            sample["rss_per_connection"] = (sample["rss_bytes"] - before.rss_bytes) / n
-            sample["rss_before_bytes"] = before.rss_bytes
-            sample["clients_per_s"] = n / report["seconds"]
-            await stage.generator.disconnect("all")
-            await stage.generator.settle(0.5 + n / 10_000)
-            sample["rss_after_bytes"] = stage.running.child.usage().rss_bytes
-            case = {"connections": n, "subscriptions": n_subscriptions}
-            result.row(case, stage.name).samples.append(sample)
+        channels = [f"idle-{i}" for i in range(n_subscriptions)]
+        options: dict[str, Any] = {"channels": channels, "per_client": n_subscriptions}
+        await connect(bench, stage, _N_WARM, crew="warm", n_probes=0, **options)
+        await stage.generator.disconnect("warm")
+        await stage.generator.settle(0.3)
+        before = stage.running.child.usage()
+        report = await connect(bench, stage, n, n_probes=0, **options)
+        await stage.generator.settle(0.5)
+        sample = await self._rest(bench, stage)
+        sample["rss_per_connection"] = (sample["rss_bytes"] - before.rss_bytes) / n
+        sample["rss_before_bytes"] = before.rss_bytes
+        sample["clients_per_s"] = n / report["seconds"]
+        await stage.generator.disconnect("all")
+        await stage.generator.settle(0.5 + n / 10_000)
+        sample["rss_after_bytes"] = stage.running.child.usage().rss_bytes
+        case = {"connections": n, "subscriptions": n_subscriptions}
+        bench.keep(result, case, stage.name, sample, [])
 
     async def _rest(self, bench: Bench, stage: Stage) -> Sample:
         """Watch the server do nothing for a while."""
@@ -78,15 +95,21 @@ class Idle(Scenario):
         pids = stage.running.child.pids
         bench.on_progress(f"{stage.name} at rest")
         used = cpu_ns(pids)
-        await stage.generator.settle(seconds)
+        report = await stage.generator.settle(seconds)
         share = (cpu_ns(pids) - used) / 1e9 / seconds
         usage = stage.running.child.usage()
-        return {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds, "cpu_at_rest": share}
+        # Who was thrown out takes no memory: that would be no measurement of idle connections.
+        ledger = {"closed": report["n_closed"]}
+        sample = {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds, "cpu_at_rest": share}
+        return {**sample, "ledger": ledger}
 
     def _conclude(self, result: ScenarioResult) -> None:
         rows = [row for row in result.rows if row.target == "cachecast"]
         if not rows:
             return
+        result.notes.append(
+            "at rest nobody is pinged: a ping and its pong every two minutes come on top"
+        )
         n = max(row.case["connections"] for row in rows)
         one = result.find({"connections": n, "subscriptions": 1}, "cachecast")
         ten = result.find({"connections": n, "subscriptions": 10}, "cachecast")
@@ -120,7 +143,12 @@ class Idle(Scenario):
             )
 
 
-def _subscriptions(bench: Bench, target: Target) -> list[int]:
-    if target is not bench.engine:
+def _connections(bench: Bench) -> list[int]:
+    return bench.n_subscribers([1_000, 5_000, 10_000], quick=[1_000])
+
+
+def _subscriptions(bench: Bench, target: Target, n: int) -> list[int]:
+    """One; and of the engine, where there are most connections, what none and ten more take."""
+    if target is not bench.engine or bench.quick or n < max(_connections(bench)):
         return [1]
-    return [1] if bench.quick else [0, 1, 10]
+    return [0, 1, 10]

@@ -6,6 +6,7 @@ ten of them. By Zipf's law (exponent 1.1) the hottest channel gets about a tenth
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
@@ -36,30 +37,42 @@ class ManyChannels(Scenario):
         Column("p99_us", "p99", "delay"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "publishes_per_s_1_uniform",
+        "publishes_per_s_1_zipf",
+        "publishes_per_s_10_uniform",
+        "publishes_per_s_10_zipf",
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Two laws, two modes; with ten subscribers a channel only on the engine."""
+        targets = own_and_peers(bench)
+        stages = len(targets) + len(targets[:1])
+        return bench.n_repeats(3, quick=1) * 4 * stages
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure each number of subscribers, distribution and mode, interleaved."""
-        n = (bench.subscribers or [1_000 if bench.quick else 10_000])[0]
+        n = bench.n_subscribers([10_000], quick=[1_000])[0]
         channels = [f"many-{i:05}" for i in range(n)]
         for each in (1, 10):
-            async with bench.stages(own_and_peers(bench)) as stages:
-                usable = [
-                    one for one in stages if one.running.has_channels and each == 1
-                ] or stages[:1]
-                for stage in usable:
-                    options: dict[str, Any] = {
-                        "channels": channels,
-                        "per_client": each,
-                        "n_probes": n // 10,
-                    }
-                    await connect(bench, stage, n, **options)
-                for _ in range(bench.repeats or (1 if bench.quick else 3)):
-                    for stage in usable:
-                        await self._measure(bench, stage, result, channels, each)
+            # Only the engine is in ten channels with one connection; paths and URLs allow one.
+            targets = own_and_peers(bench) if each == 1 else own_and_peers(bench)[:1]
+            options: dict[str, Any] = {
+                "channels": channels,
+                "per_client": each,
+                "n_probes": max(1, n // 4),
+            }
+            async with bench.stages(targets, result) as stages:
+                await bench.each(stages, result, partial(connect, bench, count=n, **options))
+                step = partial(self._measure, bench, result, channels, each)
+                for _ in range(bench.n_repeats(3, quick=1)):
+                    await bench.each(stages, result, step)
         self._conclude(result, n)
 
     async def _measure(
-        self, bench: Bench, stage: Stage, result: ScenarioResult, channels: list[str], each: int
+        self, bench: Bench, result: ScenarioResult, channels: list[str], each: int, stage: Stage
     ) -> None:
         for law, skew in (("uniform", 0.0), ("Zipf", _ZIPF)):
             for mode in ("paced", "flat"):

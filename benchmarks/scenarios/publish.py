@@ -22,6 +22,7 @@ from benchmarks.target import Responder
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Stage
     from benchmarks.result import ScenarioResult
+    from benchmarks.target import Target
 
 _SIZE = 256
 
@@ -41,23 +42,35 @@ class Publish(Scenario):
         Column("answer_p99_us", "p99", "delay"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = (
+        "per_s",
+        "ratio_to_httptools",
+        "rate_ratio_to_httptools",
+        "in_process_per_s",
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each number of connections, way of encoding, target and repeat; and in process."""
+        n = len(_connections(bench)) * len(_variants(bench)) * bench.n_repeats(5, quick=2)
+        n *= len(_targets(bench))
+        return n + (2 * bench.n_repeats(3, quick=1) if _runs_in_process(bench) else 0)
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure both targets, interleaved, then the engine in process."""
-        targets = [Responder(), *([] if bench.engine is None else [bench.engine])]
-        counts = [32] if bench.quick else [1, 32]
-        for n in counts:
-            async with bench.stages(targets) as stages:
+        for n in _connections(bench):
+            async with bench.stages(_targets(bench), result) as stages:
                 for stage in stages:
                     if stage.name != "responder":
                         await connect(bench, stage, n, channels=_channels(n), n_probes=0)
                 await self._measure(bench, stages, n, result)
-        if bench.engine is not None and bench.certificate is None:
+        if _runs_in_process(bench):
             cases = [
                 ({"connections": "in process", "encoding": "no reader", "batch": 1}, "nobody"),
                 ({"connections": "in process", "encoding": "one reader", "batch": 1}, "subscribed"),
             ]
-            for _ in range(bench.repeats or (1 if bench.quick else 3)):
+            for _ in range(bench.n_repeats(3, quick=1)):
                 rows = [(case, "cachecast", key) for case, key in cases]
                 effort = "0.5" if bench.quick else "2"
                 await measure_in_process(bench, result, rows, "micro", "publish", effort)
@@ -66,10 +79,9 @@ class Publish(Scenario):
     async def _measure(
         self, bench: Bench, stages: list[Stage], n: int, result: ScenarioResult
     ) -> None:
-        variants = [("json", 1), ("json", 10), ("msgpack", 1)]
-        for encoding, batch in variants[:1] if bench.quick else variants:
+        for encoding, batch in _variants(bench):
             case = {"connections": n, "encoding": encoding, "batch": batch}
-            for _ in range(bench.repeats or (2 if bench.quick else 5)):
+            for _ in range(bench.n_repeats(5, quick=2)):
                 for stage in stages:
                     run = _run_of(bench, stage, n, encoding, batch)
                     is_bare = stage.name == "responder"
@@ -87,6 +99,34 @@ class Publish(Scenario):
         shares = ratios(bare, mine, "cpu_us_per_event")
         meaning = "CPU of a bare httptools answer / CPU of such a publish"
         result.add_figure("ratio_to_httptools", "", "higher", meaning, shares)
+        meaning = (
+            "such publishes/s / requests/s of the bare responder, which the load may hold back"
+        )
+        rates = ratios(mine, bare, "events_per_s")
+        result.add_figure("rate_ratio_to_httptools", "", "higher", meaning, rates)
+        alone = {"connections": "in process", "encoding": "no reader", "batch": 1}
+        row = result.find(alone, "cachecast")
+        if row is not None:
+            words = "Broker.publish in process, nobody subscribed"
+            rates = row.values("events_per_s")
+            result.add_figure("in_process_per_s", "/s", "higher", words, rates)
+
+
+def _connections(bench: Bench) -> list[int]:
+    return [32] if bench.quick else [1, 32]
+
+
+def _variants(bench: Bench) -> list[tuple[str, int]]:
+    variants = [("json", 1), ("json", 10), ("msgpack", 1)]
+    return variants[:1] if bench.quick else variants
+
+
+def _targets(bench: Bench) -> list[Target]:
+    return [Responder(), *([] if bench.engine is None else [bench.engine])]
+
+
+def _runs_in_process(bench: Bench) -> bool:
+    return bench.engine is not None and bench.certificate is None
 
 
 def _channels(n: int) -> list[str]:

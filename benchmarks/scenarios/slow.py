@@ -8,16 +8,18 @@ in memory.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from benchmarks.bench import describe_case
 from benchmarks.result import ratios
 from benchmarks.scenarios.base import Column, Scenario
 from benchmarks.scenarios.steps import connect, own_and_peers, paced
 
 if TYPE_CHECKING:
-    from benchmarks.bench import Bench, Stage
+    from benchmarks.bench import Bench, Sample, Stage
     from benchmarks.result import ScenarioResult
     from benchmarks.target import Target
 
@@ -25,6 +27,7 @@ _SIZE = 4096
 _RATE_PER_S = 25.0
 _TRICKLE = 1_024
 _RECEIVE_BUFFER = 2_048
+_CREW = "slow"
 
 
 class Slow(Scenario):
@@ -41,10 +44,17 @@ class Slow(Scenario):
         Column("rss_bytes", "RSS", "bytes"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = ("p99_ratio_stalled", "p99_ratio_trickling")
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """Each kind and number of slow clients, on each target."""
+        return bench.n_repeats(5, quick=2) * 4 * len(own_and_peers(bench))
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Measure healthy clients without slow ones, then with more and more of them."""
-        n = (bench.subscribers or [200 if bench.quick else 1_000])[0]
+        n = bench.n_subscribers([1_000], quick=[200])[0]
         for target in own_and_peers(bench):
             await self._measure_target(bench, target, n, result)
         for kind in ("stalled", "trickling"):
@@ -60,25 +70,34 @@ class Slow(Scenario):
         cases = [(0, "-"), (n // 100, "stalled"), (n // 10, "stalled"), (n // 10, "trickling")]
         # One stage for each number of slow clients, so that repeats can be interleaved: a client
         # that was closed for being slow would not be there in the next turn.
-        async with bench.stages([target] * len(cases)) as stages:
-            for stage in stages:
-                await connect(bench, stage, n)
-            for turn in range(bench.repeats or (2 if bench.quick else 5)):
+        async with bench.stages([target] * len(cases), result) as stages:
+            if len(stages) < len(cases):
+                return
+            await bench.each(stages, result, lambda stage: connect(bench, stage, n))
+            for _ in range(bench.n_repeats(5, quick=2)):
                 for stage, (n_slow, kind) in zip(stages, cases, strict=True):
                     case = {"healthy": n, "slow": n_slow, "kind": kind}
-                    await self._measure(bench, stage, result, case, f"slow-{turn}")
+                    step = partial(self._measure, bench, result, case)
+                    await bench.each([stage], result, step)
 
     async def _measure(
-        self, bench: Bench, stage: Stage, result: ScenarioResult, case: dict[str, Any], crew: str
+        self, bench: Bench, result: ScenarioResult, case: dict[str, Any], stage: Stage
     ) -> None:
-        if case["slow"]:
-            options: dict[str, Any] = {"receive_buffer": _RECEIVE_BUFFER, "n_probes": 0}
-            speed = 0 if case["kind"] == "stalled" else _TRICKLE
-            await connect(bench, stage, case["slow"], crew=crew, bytes_per_s=speed, **options)
-        before = stage.running.child.usage().rss_bytes
         run: dict[str, Any] = {"plans": [paced(stage, _RATE_PER_S, lines=1)], "size": _SIZE}
         seconds = 1.5 if bench.quick else 4.0
-        sample = await bench.measure(stage, result, case, seconds=seconds, **run)
-        sample["rss_growth"] = sample["rss_bytes"] - before
-        await stage.generator.disconnect(crew)
-        await stage.generator.settle(0.3)
+
+        async def take() -> Sample:
+            if case["slow"]:
+                options: dict[str, Any] = {"receive_buffer": _RECEIVE_BUFFER, "n_probes": 0}
+                speed = 0 if case["kind"] == "stalled" else _TRICKLE
+                await connect(bench, stage, case["slow"], crew=_CREW, bytes_per_s=speed, **options)
+            before = stage.running.child.usage().rss_bytes
+            sample = await bench.sample(stage, seconds=seconds, **run)
+            sample["rss_growth"] = sample["rss_bytes"] - before
+            await stage.generator.disconnect(_CREW)
+            await stage.generator.settle(0.3)
+            return sample
+
+        bench.on_progress(f"{result.name} {describe_case(case)} {stage.name}")
+        sample, discarded = await bench.undisturbed(take)
+        bench.keep(result, case, stage.name, sample, discarded)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.generator.remote import GeneratorError
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench, Stage
@@ -15,13 +18,23 @@ WINDOW_BYTES = 256 * 1024
 """Flat out, so many bytes a subscriber may be on their way; past it the kernel's socket buffers
 would be measured, not the server."""
 
+WINDOW_DELIVERIES = 256_000
+"""Nor may more deliveries than this be on their way in all: what keeps the raw loop busy for two
+seconds saturates any server, and all of it has to be read and checked after the run."""
+
 N_LINES = 32
 """Publisher connections of flat runs; paced ones need fewer."""
 
+_OTHER_DESCRIPTORS = 100
+"""Publishers, pipes, listeners and what a runtime opens for itself."""
 
-def window_of(size: int) -> int:
-    """Return how many publishes of `size` bytes may be on their way at once."""
-    return max(16, min(256, WINDOW_BYTES // size))
+
+def window_of(size: int, n_subscribers: int) -> int:
+    """Return how many publishes of `size` bytes may be on their way at once, the same for all.
+
+    No fewer than there are publisher connections.
+    """
+    return max(N_LINES, min(256, WINDOW_BYTES // size, WINDOW_DELIVERIES // n_subscribers))
 
 
 def lines_of(stage: Stage, *, is_paced: bool) -> int:
@@ -43,7 +56,18 @@ def own_and_peers(bench: Bench) -> list[Target]:
 async def connect(
     bench: Bench, stage: Stage, count: int, *, crew: str = "all", **options: object
 ) -> dict[str, Any]:
-    """Subscribe `count` clients, some of them probes, to the channel (or to those in `options`)."""
+    """Subscribe `count` clients, some of them probes, to the channel (or to those in `options`).
+
+    Raises:
+        GeneratorError: Not all of them got through, or they are more than the system allows.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if count + _OTHER_DESCRIPTORS > most:
+        message = (
+            f"{count:,} clients need a descriptor each on either side, and the limit of open files "
+            f"is {most:,}: raise it (ulimit -n) or take fewer (--subscribers)"
+        )
+        raise GeneratorError(message)
     bench.on_progress(f"{stage.name}: connecting {count:,} clients")
     options.setdefault("channels", [CHANNEL])
     options.setdefault("n_probes", max(1, min(N_PROBES, count // 4)))
@@ -59,8 +83,9 @@ def paced(
 
 
 def flat(
-    stage: Stage, size: int, *, name: str = "main", crew: str = "all", **options: object
+    stage: Stage, size: int, n: int, *, name: str = "main", crew: str = "all", **options: object
 ) -> dict[str, Any]:
-    """Return a plan that publishes as fast as the server takes it."""
-    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "window": window_of(size)}
+    """Return a plan that publishes to `n` subscribers as fast as the server takes it."""
+    window = window_of(size, n)
+    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "window": window}
     return {**plan, "lines": lines_of(stage, is_paced=False), **options}

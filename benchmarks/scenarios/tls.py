@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -13,9 +14,14 @@ from benchmarks.scenarios.base import Column, Scenario
 from benchmarks.scenarios.fanout import Fanout
 from benchmarks.scenarios.publish import Publish
 from benchmarks.scenarios.storm import Storm
+from benchmarks.target import Certificate
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
+
+_PARTS = (Fanout(), Storm(), Publish())
+_NO_CERTIFICATE = Certificate(Path(), Path())
+"""To count samples with, before there is one."""
 
 
 class Tls(Scenario):
@@ -32,27 +38,46 @@ class Tls(Scenario):
         Column("p99_us", "p99", "delay"),
     ]
 
+    figures: ClassVar[tuple[str, ...]] = tuple(
+        f"{part.name}_{figure}" for part in _PARTS for figure in part.figures
+    )
+
+    @override
+    def n_samples(self, bench: Bench) -> int:
+        """All of its parts."""
+        return sum(part.n_samples(_over_tls(bench)) for part in _PARTS)
+
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Run the three scenarios with a certificate, and gather their rows and figures."""
         with temporary_certificate() as certificate:
-            peers = [one for one in bench.peers if one.supports_tls]
-            secure = dataclasses.replace(
-                bench,
-                certificate=certificate,
-                subscribers=bench.subscribers or [1_000],
-                peers=peers,
-            )
-            for scenario in (Fanout(), Storm(), Publish()):
+            secure = _over_tls(bench, certificate)
+            for scenario in _PARTS:
                 part = ScenarioResult(scenario.name)
-                await scenario.run(secure, part)
-                for row in part.rows:
-                    words = " ".join(str(value) for value in row.case.values())
-                    result.row(
-                        {"work": f"{scenario.name} {words}"}, row.target
-                    ).samples += row.samples
-                for figure in part.figures:
-                    result.figures.append(
-                        dataclasses.replace(figure, name=f"{scenario.name}_{figure.name}")
-                    )
-                result.problems += part.problems
+                try:
+                    await scenario.run(secure, part)
+                finally:
+                    _gather(result, part)
+
+
+def _over_tls(bench: Bench, certificate: Certificate | None = None) -> Bench:
+    """Return the same means, over TLS, at one number of subscribers unless asked."""
+    return dataclasses.replace(
+        bench,
+        certificate=certificate or _NO_CERTIFICATE,
+        subscribers=bench.subscribers or [1_000],
+        peers=[one for one in bench.peers if one.supports_tls],
+    )
+
+
+def _gather(result: ScenarioResult, part: ScenarioResult) -> None:
+    for row in part.rows:
+        words = " ".join(str(value) for value in row.case.values())
+        whole = result.row({"work": f"{part.name} {words}"}, row.target)
+        whole.samples += row.samples
+        whole.discarded += row.discarded
+    result.figures += [
+        dataclasses.replace(figure, name=f"{part.name}_{figure.name}") for figure in part.figures
+    ]
+    result.problems += part.problems
+    result.notes += [f"{part.name}: {note}" for note in part.notes]

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.compare import compare, comparison_table
+from benchmarks.plot import plot
 from benchmarks.result import Problem, Result, ResultError, Row, load, ratios, save
 from benchmarks.scenarios import SCENARIOS, load_scenario
 from benchmarks.table import WIDTH, render, write
@@ -36,7 +37,7 @@ def test_a_file_holds_what_a_number_needs_to_be_believed(make_result):
     """Conditions, command line, and the samples behind each median."""
     document = make_result().to_json()
 
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert {"cpu", "kernel", "python", "commit"} <= set(document["environment"])
     assert document["command"]
     assert document["scenarios"][0]["figures"][0]["value"] == 1.1
@@ -120,7 +121,7 @@ def test_no_verdict_of_quick_or_invalid_results(make_result):
 
 CASES = {
     "fanout": {"subscribers": 10_000, "bytes": 4096, "mode": "paced"},
-    "latency": {"subscribers": 1_000, "load": "90 %"},
+    "latency": {"subscribers": 1_000, "load": "90 % of limit"},
     "fairness": {"beside": "10,000"},
     "many-channels": {"channels": 10_000, "each": 10, "law": "uniform", "mode": "paced"},
     "publish": {"connections": "in process", "encoding": "one reader", "batch": 10},
@@ -141,7 +142,13 @@ WIDE = {
     "share": 0.0999,
     "bytes": 999.9 * 1024**2,
 }
-TARGETS = {"latency": "trio-websocket", "fanout": "trio-websocket", "idle": "trio-websocket"}
+ON_ITS_OWN = {
+    "publish": "responder",
+    "churn": "cachecast",
+    "evict": "cachecast",
+    "codec": "cachecast",
+    "generator": "limit, joined",
+}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -150,7 +157,7 @@ def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
     scenario = load_scenario(name)
     sample = {column.metric: WIDE[column.form] for column in scenario.columns}
     result = make_result()
-    target = TARGETS.get(name, "cachecast")
+    target = ON_ITS_OWN.get(name, "trio-websocket")
     row = Row(CASES[name], target, [sample, sample])
     limit = Row(CASES[name], "limit", [sample, sample])
     result.scenarios[0].name = name
@@ -160,6 +167,40 @@ def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
 
     assert max(map(len, lines)) <= WIDTH
     assert not [line for line in lines if "…" in line]
+
+
+@pytest.mark.parametrize("is_invalid", [True, False])
+def test_a_picture_says_whether_it_may_be_relied_on(make_result, tmp_path, is_invalid):
+    """It travels without the table; and it is the same for the same result."""
+    result = make_result()
+    if is_invalid:
+        result.scenarios[0].problems.append(Problem("invalid", "here", "nothing was shown"))
+
+    for name in ("one.svg", "two.svg"):
+        plot(result, tmp_path / name)
+
+    text = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert ("INVALID" in text) is is_invalid
+    assert text == (tmp_path / "two.svg").read_text(encoding="utf-8")
+
+
+def test_a_report_says_what_was_thrown_away_and_why(make_result):
+    """One line: how many, whose, and the worst of each reason."""
+    result = make_result()
+    reasons = [
+        "12% of the target's core went to other programs",
+        "3% of the target's core was taken",
+    ]
+    again = "47% of the target's core went to other programs"
+    result.scenarios[0].rows[0].discarded = [
+        {"why": reasons, "sample": {}},
+        {"why": [again], "sample": {}},
+    ]
+
+    text = " ".join(printed(render(result, {"fanout": ("title", [])})))
+
+    assert "2 samples were thrown away and repeated (trio-websocket 2)" in text
+    assert "up to 47% of the target's core went to other programs; up to 3% of" in text
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

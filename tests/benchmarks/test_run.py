@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from benchmarks.result import load
@@ -40,10 +44,60 @@ def test_a_quick_run_against_the_raw_loop_delivers_everything(tmp_path):
         ("limit", "paced"),
         ("limit", "flat"),
     ]
+    assert sum(len(row.samples) for row in scenario.rows) == 2
     for row in scenario.rows:
         assert set(row.samples[0]["ledger"].values()) == {0}
         assert row.samples[0]["deliveries_per_s"] > 0
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_storm_waits_for_the_cached_value_of_the_engine(tmp_path):
+    """To connect and subscribe alone is less than the scenario promises."""
+    file = tmp_path / "result.json"
+
+    code, output = run(
+        "run", "storm", "--quick", "--subscribers", "20", "--repeats", "1", "--json", str(file)
+    )
+
+    assert code in {0, 2}, output
+    (scenario,) = load(file).scenarios
+    rows = {(row.target, row.case["kind"]): row for row in scenario.rows}
+    for kind in ("public", "authorized"):
+        (sample,) = rows["cachecast", kind].samples
+        assert sample["with_value"]
+        assert sample["raw"]["connect"]["n_connected"] == 20
+    assert not rows["limit", "public"].samples[0]["with_value"]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_an_interrupted_run_is_invalid_also_in_its_file(tmp_path):
+    """What was measured is kept, and nobody takes it for the whole."""
+    file = tmp_path / "result.json"
+    command = [sys.executable, "-m", "benchmarks", "run", "fanout", "--without-engine"]
+    started = subprocess.Popen([*command, "--json", str(file)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while not _has_generator(started.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(LIMIT_S) == 2
+    finally:
+        started.kill()
+
+    (scenario,) = load(file).scenarios
+    assert "interrupted" in scenario.problems[-1].text
+
+
+def _has_generator(pid):
+    """Whether the run itself has begun; it asks git and others for the environment before."""
+    lines = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(child.cmdline()))
+    return any("benchmarks.generator" in line for line in lines)
 
 
 @pytest.mark.e2e
@@ -67,6 +121,11 @@ def test_a_requirement_that_is_not_measured_fails_the_run(tmp_path):
         ["run", "fanout", "--require", "fanout"],
         ["run", "fanout", "--peers", "nonsense"],
         ["run", "fanout", "--subscribers", "many"],
+        ["run", "fanout", "--subscribers", "0"],
+        ["run", "fanout", "--bytes", "21"],
+        ["run", "fanout", "--require", "fanout.ratio_to_limt>=1"],
+        ["run", "fanout", "--json", "/nowhere/result.json"],
+        ["run", "fanout", "--plot", "result.pdf"],
     ],
 )
 def test_what_cannot_be_understood_is_refused_before_anything_is_started(arguments):
@@ -86,5 +145,5 @@ def test_a_file_that_is_no_result_is_refused(tmp_path):
     for arguments in (["show", str(file)], ["compare", str(file), str(file)]):
         code, output = run(*arguments)
 
-        assert code == 1
+        assert code == 2
         assert "not a result" in output

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.dialects import Endpoint
 from benchmarks.dialects.base import client_frame, server_frame, split_frames
+from benchmarks.dialects.centrifugo import CentrifugoDialect
 from benchmarks.generator.stream import MARK_SIZE, Group, Stream, payload_of
 from benchmarks.generator.subscriber import JoinedSubscriber, Subscriber
 
@@ -151,6 +153,19 @@ def test_a_ping_is_answered_and_does_not_disturb_the_count(client):
     pong = client.server.recv(100)
     assert pong == client_frame(b"are you there", 0xA)
     assert client.failures == {}
+
+
+def test_a_ping_of_the_protocol_is_answered_as_the_dialect_says(wire):
+    """Centrifugo closes a client that leaves its empty object unanswered for eight seconds."""
+    server, sock = wire
+    subscriber = JoinedSubscriber(sock, Group("all"), [Stream("c", 0)])
+    subscriber.answer = CentrifugoDialect(Endpoint("centrifugo", 1)).answer
+
+    server.sendall(server_frame(b"{}\n"))
+    subscriber.on_readable()
+
+    assert server.recv(100) == client_frame(b"{}")
+    assert subscriber.group.ledger.n_failures == 0
 
 
 def test_it_returns_to_comparison_after_a_failure(client):

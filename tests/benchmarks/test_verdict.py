@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.machine import Cores
 from benchmarks.result import Figure, Problem, Row, ScenarioResult
+from benchmarks.scenarios import load_scenario
 from benchmarks.verdict import (
     EXIT_FAILED,
     EXIT_INVALID,
@@ -13,7 +14,8 @@ from benchmarks.verdict import (
     Requirement,
     RequirementError,
     exit_code,
-    is_disturbed,
+    has_failures,
+    is_worth_retaking,
     judge,
     judge_machine,
     judge_noise,
@@ -81,11 +83,30 @@ def test_flat_out_somebody_has_to_be_busy():
     assert levels(is_flat=False, target_cpu=0.5, generator_cpu=0.3) == []
 
 
-def test_a_sample_that_others_disturbed_is_worth_taking_again():
-    """The limit of the warning is that of taking it again."""
-    assert not is_disturbed(GOOD)
-    assert is_disturbed(GOOD | {"foreign_generator": 0.2})
-    assert is_disturbed(GOOD | {"steal_target": 0.05})
+def test_flat_out_deliveries_have_to_be_many_and_delays_need_not():
+    """There a delay is the length of a queue; a few deliveries are no rate."""
+    flat = {"is_flat": True, "n_delays": 0}
+
+    assert levels(**flat, n_deliveries=1_000) == []
+    assert levels(**flat, n_deliveries=999) == ["invalid"]
+
+
+@pytest.mark.parametrize("noise", [{"foreign_generator": 0.2}, {"steal_target": 0.05}])
+def test_a_sample_that_others_disturbed_is_worth_taking_again(noise):
+    """The limit of the warning is that of taking it again; a quick run wants no more than valid."""
+    assert not is_worth_retaking(GOOD, quick=False)
+    assert is_worth_retaking(GOOD | noise, quick=False)
+    assert not is_worth_retaking(GOOD | noise, quick=True)
+    assert is_worth_retaking(GOOD | noise | {"n_delays": 5}, quick=True)
+
+
+@pytest.mark.parametrize("failure", [{"ledger": {"lost": 1}}, {"n_refused": 1}])
+def test_a_failure_is_never_taken_again(failure):
+    """However busy the machine was: a server must not lose anything for that reason."""
+    sample = GOOD | {"foreign_target": 0.9} | failure
+
+    assert has_failures(sample)
+    assert not is_worth_retaking(sample, quick=False)
 
 
 def test_a_row_is_refused_if_most_of_its_samples_are_spoilt():
@@ -163,3 +184,35 @@ def test_the_same_problem_of_several_repeats_is_said_once():
     ]
 
     assert [problem.level for problem in merged(problems)] == ["invalid", "warning"]
+
+
+def test_a_problem_of_many_places_is_not_a_page_of_text():
+    """Two are named, the others counted."""
+    problems = [Problem("warning", f"place {i}", f"{i}% of the core") for i in range(10)]
+
+    first, second = merged(problems)
+
+    assert first.text == "0% of the core"
+    assert second.text == "1% of the core; the like in 8 more places"
+
+
+@pytest.mark.parametrize(
+    ("figure", "reason"),
+    [
+        ("fanout.ratio_to_limt", "has no figure 'ratio_to_limt'; it has cpu_ratio"),
+        ("strom.clients_per_s", "strom is not among the scenarios of this run"),
+        ("storm.clients_per_s", "storm is not among the scenarios of this run"),
+    ],
+)
+def test_a_figure_that_a_run_cannot_have_is_refused_with_what_it_can(figure, reason):
+    """A misspelt name would fail only when minutes have passed."""
+    scenarios = {"fanout": load_scenario("fanout")}
+
+    with pytest.raises(RequirementError, match=reason):
+        Requirement.parse(f"{figure}>=1").check_name(scenarios)
+
+
+@pytest.mark.parametrize("figure", ["cpu_ratio", "cpu_ratio_10000", "ratio_to_trio_websocket_100"])
+def test_a_figure_may_carry_a_number_of_clients(figure):
+    """Those of the usual number have none."""
+    Requirement.parse(f"fanout.{figure}>=1").check_name({"fanout": load_scenario("fanout")})

@@ -14,6 +14,9 @@ import pytest
 import trio
 
 import engine
+from benchmarks.peers import PEERS
+from benchmarks.scenarios import SCENARIOS, load_scenario
+from benchmarks.verdict import Requirement
 from engine.apps import WEBHOOK_EVENTS, App
 from engine.cli import cachecast
 from engine.client import connect
@@ -26,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 VARIABLE = re.compile(r"\bCACHECAST_[A-Z]+(?:_[A-Z]+)*\b(?!_)").findall
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 @pytest.mark.parametrize("kind", [FileConfig, ServerConfig, App])
@@ -250,3 +254,21 @@ async def test_what_the_clients_guide_shows_works() -> None:
 def test_webhook_events_are_the_seven_of_the_protocol() -> None:
     """Pusher's webhook page lists seven."""
     assert len(WEBHOOK_EVENTS) == 7
+
+
+def test_every_figure_of_the_benchmark_is_documented() -> None:
+    """Requirements name them; those over TLS and of single peers follow a rule that is stated."""
+    names = {
+        figure for name in SCENARIOS if name != "tls" for figure in load_scenario(name).figures
+    } - {f"ratio_to_{peer.replace('-', '_')}" for peer in PEERS}
+    assert [name for name in sorted(names) if f"`{name}`" not in BENCHMARKS] == []
+    assert [name for name in SCENARIOS if f"| `{name}` |" not in BENCHMARKS] == []
+
+
+def test_every_requirement_in_the_documents_can_be_asked_for() -> None:
+    """A command that is shown is one that runs."""
+    scenarios = {name: load_scenario(name) for name in SCENARIOS}
+    texts = re.findall(r"--require '([^']+)'", BENCHMARKS + README)
+    assert len(texts) > 10
+    for text in texts:
+        Requirement.parse(text).check_name(scenarios)

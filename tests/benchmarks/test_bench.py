@@ -1,0 +1,183 @@
+"""Which samples count, and what a server that fails does to the others."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+
+import pytest
+
+from benchmarks.bench import RETAKE_BUDGET_S, Bench
+from benchmarks.dialects import Endpoint
+from benchmarks.generator.remote import GeneratorError
+from benchmarks.machine import Cores, choose_cores
+from benchmarks.peers import Peer
+from benchmarks.process import StartError, child_process, free_port
+from benchmarks.result import ScenarioResult
+from benchmarks.scenarios import SCENARIOS, load_scenario
+from benchmarks.scenarios.steps import connect, window_of
+from benchmarks.target import Engine, Limit, Running
+
+
+def taking(*samples):
+    """A function that takes these samples, one after the other."""
+    remaining = list(samples)
+
+    async def take():
+        return remaining.pop(0)
+
+    return take
+
+
+def noisy(share, **more):
+    """A sample of which other programs took a share."""
+    return {"foreign_target": share, **more}
+
+
+@pytest.fixture
+def bench():
+    """The means of a run that is not a quick one."""
+    return Bench(Cores(target=1, generator=0))
+
+
+async def test_a_sample_nobody_disturbed_is_taken_once(bench):
+    """Anything else would be choosing."""
+    sample, discarded = await bench.undisturbed(taking(noisy(0.05)))
+
+    assert (sample, discarded) == (noisy(0.05), [])
+    assert bench.retake_budget_s == RETAKE_BUDGET_S
+
+
+async def test_the_least_disturbed_sample_counts_and_the_others_are_kept(bench, autojump_clock):
+    """What was thrown away is in the file, so that anybody may judge."""
+    takes = taking(noisy(0.5), noisy(0.2), noisy(0.9), noisy(0.4))
+
+    sample, discarded = await bench.undisturbed(takes)
+
+    assert sample == noisy(0.2)
+    assert discarded == [noisy(0.5), noisy(0.9), noisy(0.4)]
+    assert bench.retake_budget_s < RETAKE_BUDGET_S
+
+
+async def test_a_sample_in_which_something_was_lost_counts(bench, autojump_clock):
+    """Even if a quieter one without a loss was there before."""
+    lossy = noisy(0.9, ledger={"lost": 1})
+
+    sample, discarded = await bench.undisturbed(taking(noisy(0.5), lossy))
+
+    assert sample == lossy
+    assert discarded == [noisy(0.5)]
+
+
+async def test_a_machine_that_is_never_quiet_does_not_hold_a_run_up(bench):
+    """With no time left to spend, the first sample counts, whatever it is."""
+    bench.retake_budget_s = 0.0
+
+    sample, discarded = await bench.undisturbed(taking(noisy(0.9)))
+
+    assert (sample, discarded) == (noisy(0.9), [])
+
+
+def test_a_row_says_why_samples_were_thrown_away(bench):
+    """In words, with the sample."""
+    result = ScenarioResult("fanout")
+    seen = []
+    bench.on_sample = lambda: seen.append(1)
+
+    bench.keep(result, {"subscribers": 1}, "limit", noisy(0.0), [noisy(0.5)])
+
+    (row,) = result.rows
+    assert row.samples == [noisy(0.0)]
+    assert row.discarded == [
+        {"why": ["50% of the target's core went to other programs"], "sample": noisy(0.5)}
+    ]
+    assert seen == [1]
+
+
+class Unreachable(Peer):
+    """A peer that starts and listens nowhere."""
+
+    name = "unreachable"
+
+    @asynccontextmanager
+    async def start(self, core, certificate=None):
+        """Run a program that does nothing."""
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        async with child_process(self.name, command, core=core) as child:
+            endpoint = Endpoint("websocket", free_port(), answers_publishes=False)
+            yield Running(self.name, child, endpoint, "")
+
+
+class Broken(Peer):
+    """A peer that does not even start."""
+
+    name = "broken"
+
+    @asynccontextmanager
+    async def start(self, core, certificate=None):
+        """Fail."""
+        message = "broken ended with 1: no such option"
+        raise StartError(message)
+        yield
+
+
+@pytest.mark.slow
+async def test_a_peer_that_fails_is_left_out_and_the_others_go_on():
+    """With the reason, as INVALID: what was asked for was not measured."""
+    bench = Bench(choose_cores(), quick=True)
+    result = ScenarioResult("fanout")
+    seen = []
+
+    async def step(stage):
+        await connect(bench, stage, 3)
+        seen.append(stage.name)
+
+    async with bench.stages([Unreachable(), Broken(), Limit()], result) as stages:
+        await bench.each(stages, result, step)
+        await bench.each(stages, result, step)
+
+    assert seen == ["limit", "limit"]
+    assert [(problem.level, problem.where) for problem in result.problems] == [
+        ("invalid", "fanout broken"),
+        ("invalid", "fanout unreachable"),
+    ]
+    assert "no such option" in result.problems[0].text
+    assert "Connection refused" in result.problems[1].text
+
+
+@pytest.mark.slow
+async def test_a_server_that_has_died_is_named_with_its_exit_code():
+    """Not the symptom that its clients saw; and without a yardstick there is nothing to go on."""
+    bench = Bench(choose_cores(), quick=True)
+    result = ScenarioResult("fanout")
+
+    async with bench.stages([Limit()], result) as stages:
+        stages[0].running.child.process.kill()
+        await stages[0].running.child.process.wait()
+        with pytest.raises(GeneratorError, match="limit: the server ended with code -9"):
+            await bench.each(stages, result, lambda stage: connect(bench, stage, 3))
+
+
+def test_more_clients_than_descriptors_are_refused_in_words(bench):
+    """Before any is connected, with what to do."""
+    with pytest.raises(GeneratorError, match=r"limit of open files.*--subscribers"):
+        connect(bench, None, 1 << 40).send(None)
+
+
+@pytest.mark.parametrize(
+    ("size", "n_subscribers", "window"),
+    [(256, 100, 256), (256, 1_000, 256), (256, 10_000, 32), (4096, 1_000, 64), (64, 5_000, 51)],
+)
+def test_no_more_is_on_its_way_than_a_server_can_be_asked_to_deliver(size, n_subscribers, window):
+    """After each run all of it has to arrive, which at a raw loop's pace takes two seconds."""
+    assert window_of(size, n_subscribers) == window
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_knows_how_long_it_is(name):
+    """And a quick run is shorter."""
+    cores = Cores(target=1, generator=0)
+    usual = load_scenario(name).n_samples(Bench(cores, engine=Engine()))
+    quick = load_scenario(name).n_samples(Bench(cores, engine=Engine(), quick=True))
+
+    assert 0 < quick < usual
