@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -43,6 +44,9 @@ DEMO_APP = App(
     sends_subscription_counts=True,
 )
 
+#: What clients may be told when the node ends; the first is the default.
+DRAIN_CODES: Final = (4100, 4200)
+
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a Broker needs to know; limits that hold for the node as a whole.
@@ -51,6 +55,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         cluster: the region this node is in; apps of another one are refused with 4001.
         cache_ttl_s: lifetime of cached values in seconds, at most 1800.
         max_cache_entries, max_cache_bytes: of all apps together; the oldest value goes first.
+        requires_protocol: refuse a client that names no protocol version with 4008, as hosted
+            Pusher announces for some day (protocol.md 1.2); load scripts often name none.
         max_connections: of all apps together; past it 4100. None: as many as files may be open.
         activity_timeout_s: told to clients; a silent one is pinged after it.
         pong_timeout_s: how long a pinged client may take before 4201.
@@ -64,12 +70,13 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         close_timeout_s: how long a closing client may take to read the close frame.
     """
 
-    apps: tuple[App, ...] = ()
+    apps: Sequence[App] = ()
     cluster: str | None = None
     cache_ttl_s: float = MAX_CACHE_TTL_S
     max_cache_entries: int = 2_000_000
     max_cache_bytes: int = 1024 * 1024 * 1024
 
+    requires_protocol: bool = False
     max_connections: int | None = None
     activity_timeout_s: float = 120.0
     pong_timeout_s: float = 30.0
@@ -155,6 +162,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         trusts_proxy: believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS only.
         locks_memory: keep the process out of swap (``mlockall``).
         drain_s: within which clients are closed after SIGTERM, at an even rate.
+        drain_code: that they are told: 4100 brings them back after a second or more, 4200 at once.
         exit_limit_s: after SIGTERM the process has ended by then, whatever still waits.
         log_format: ``auto`` is readable on a terminal and JSON otherwise.
     """
@@ -169,6 +177,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trusts_proxy: bool = False
     locks_memory: bool = False
     drain_s: float = 5.0
+    drain_code: int = DRAIN_CODES[0]
     exit_limit_s: float = 20.0
     log_format: str = "auto"
     log_level: str = "info"
@@ -188,6 +197,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("server.log_level", "must be debug, info, warning or error.")
         if not 0 <= self.drain_s < inf:
             raise ConfigError("server.drain_s", f"must be 0 or more and finite, is {self.drain_s}.")
+        if self.drain_code not in DRAIN_CODES:
+            raise ConfigError("server.drain_code", f"must be 4100 or 4200, is {self.drain_code}.")
         if not self.drain_s < self.exit_limit_s < inf:
             raise ConfigError(
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."

@@ -42,13 +42,16 @@ def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
     return hub
 
 
-def check_protocol_version(text: str | None) -> int | None:
+def check_protocol_version(text: str | None, *, is_required: bool = False) -> int | None:
     """The ``protocol`` of a connection's query; absent is fine (protocol.md 9.5).
 
     Raises:
-        RefusedError: 4006 if it is no integer, 4007 if it is not 4 to 7.
+        RefusedError: 4006 if it is no integer, 4007 if it is not 4 to 7, 4008 if it is required
+            and absent.
     """
     if text is None:
+        if is_required:
+            raise RefusedError(CLOSE_CODES[4008].reason, close_code=4008)
         return None
     if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise RefusedError("Invalid version string format", close_code=4006)

@@ -128,13 +128,13 @@ class Clients:
             is_tls: whether the client came over TLS.
 
         Raises:
-            RefusedError: 4000, 4001, 4003, 4004, 4006, 4007 or 4009.
+            RefusedError: 4000, 4001, 4003, 4004, 4006 to 4008 or 4009.
             CapacityError: 4100; the node is full or draining.
         """
         hub = self._by_key.get(key)
         try:
             hub = find_app(hub, key, self._config.cluster)
-            check_protocol_version(protocol)
+            check_protocol_version(protocol, is_required=self._config.requires_protocol)
             check_app(hub, origin, is_tls=is_tls)
             limit = self._config.max_connections
             if self.is_draining or (limit is not None and self.n_sessions >= limit):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from engine.broker import Broker
+    from engine.config import ServerConfig
 
 __all__ = ["serve_command"]
 
@@ -131,7 +132,7 @@ async def _run(config: FileConfig) -> None:
                 _reload(tls)
             life.deadline = trio.current_time() + options.exit_limit_s
             nursery.start_soon(_end_at_second_signal, signals, life)
-            await _end(broker, server, options.drain_s)
+            await _end(broker, server, options)
             nursery.cancel_scope.cancel()
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
@@ -216,10 +217,10 @@ def _reload(tls: TlsTerms | None) -> None:
         _log.warning("certificate not reloaded, the old one stays", error=str(error))
 
 
-async def _end(broker: Broker, server: Server, drain_s: float) -> None:
+async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
     """Drain clients, then deliver what webhooks still wait for."""
-    _log.info("draining", connections=broker.clients.n_sessions, within_s=drain_s)
-    await server.drain(drain_s)
+    _log.info("draining", connections=broker.clients.n_sessions, within_s=options.drain_s)
+    await server.drain(options.drain_s, code=options.drain_code)
     await broker.webhooks.wait_flushed()
     _log.info("drained")
 

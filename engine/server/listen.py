@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from engine.channels.wheel import Wheel
+from engine.config import DRAIN_CODES
 from engine.errors import ConfigError
 from engine.server.admin import handle_admin
 from engine.server.endpoints import handle
@@ -206,12 +207,16 @@ class Server:
             listener.abort()
         self._listeners.clear()
 
-    async def drain(self, within_s: float) -> None:
+    async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
 
-        Each is told 4100, which brings every kind of client back elsewhere after a second or more
-        (protocol.md 1.6): 42xx would bring all of them back at once. Returns when the last frames
-        have left; the caller bounds how long that may take. If cancelled, the rest stays open.
+        Returns when the last frames have left; the caller bounds how long that may take. If
+        cancelled, the rest stays open.
+
+        Args:
+            within_s: seconds.
+            code: 4100 brings every kind of client back after a second or more; 4200 at once, for
+                nodes behind a balancer that has another one ready (protocol.md 1.6).
         """
         self.is_draining = True
         self.broker.clients.is_draining = True
@@ -224,7 +229,7 @@ class Server:
         for at in range(0, len(sessions), max(1, share)):
             for session in sessions[at : at + share]:
                 self.broker.clients.disconnect(
-                    session, 4100, "Server is shutting down, reconnect elsewhere"
+                    session, code, "Server is shutting down, reconnect elsewhere"
                 )
             await trio.sleep(DRAIN_TICK_S)
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):

@@ -119,6 +119,7 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("[server]\ndrain_s = -1", "server.drain_s"),
         ("[server]\ndrain_s = nan", "server.drain_s"),
         ("[server]\ndrain_s = 20", "server.exit_limit_s"),
+        ("[server]\ndrain_code = 4000", "server.drain_code"),
         ("[server]\nexit_limit_s = inf", "server.exit_limit_s"),
         ("cache_ttl_s = 1801", "cache_ttl_s"),
         ("cache_ttl_s = nan", "cache_ttl_s"),

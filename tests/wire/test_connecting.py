@@ -75,6 +75,13 @@ async def test_what_is_no_integer_is_refused_with_4006(autojump_clock, stage, pr
     await _refused(stage.network, 4006, "Invalid version string format", protocol=protocol)
 
 
+@pytest.mark.parametrize("config_fields", [{"requires_protocol": True}])
+async def test_a_missing_version_is_refused_with_4008_where_one_is_required(autojump_clock, stage):
+    await _refused(stage.network, 4008, "No protocol version supplied", protocol=None)
+
+    assert stage.network.open(protocol="7").messages
+
+
 async def test_the_subprotocol_that_swift_offers_is_confirmed(autojump_clock, stage):
     client = stage.network.open(headers={"Sec-WebSocket-Protocol": "pusher-channels-protocol-7"})
 

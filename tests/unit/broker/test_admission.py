@@ -36,6 +36,14 @@ def test_protocol_versions_that_are_not(text, code):
     assert len(caught.value.message) < 100
 
 
+def test_a_version_may_be_required():
+    with pytest.raises(RefusedError) as caught:
+        check_protocol_version(None, is_required=True)
+
+    assert caught.value.close_code == 4008
+    assert check_protocol_version("7", is_required=True) == 7
+
+
 @pytest.mark.parametrize(
     ("fields", "arguments", "code"),
     [

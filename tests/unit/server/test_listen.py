@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 
 import pytest
 import trio
@@ -211,6 +212,18 @@ async def test_drain_closes_clients_at_an_even_pace_with_4100():
         assert times[-1] - times[0] > 0.5
         assert times[20] - times[0] > 0.2
         assert node.broker.clients.n_sessions == 0
+
+
+async def test_drain_may_bring_clients_back_at_once():
+    """For a node behind a balancer that has another one ready."""
+    async with running() as node:
+        client = await node.client()
+        async with trio.open_nursery() as own:
+            own.start_soon(partial(node.server.drain, 0.0, code=4200))
+            assert (await client.hear("pusher:error"))["data"]["code"] == 4200
+            assert (await client.closed())[0] == 4200
+            await client.send(8, b"\x10\x68")
+            assert await client.wire.end() == b""
 
 
 async def test_draining_server_accepts_nobody_and_refuses_upgrades_with_4100():
