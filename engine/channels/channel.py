@@ -37,6 +37,9 @@ JOIN_BYTES: Final = 32 * 1024
 #: Bytes whose copying costs about as much as a call of ``send`` does without them.
 BYTES_PER_CALL: Final = 8 * 1024
 
+#: Of a recipient in a list.
+POINTER_BYTES: Final = 8
+
 
 class Subscription:
     """The edge between a session and a channel.
@@ -56,9 +59,15 @@ class Subscription:
 
 
 class Recipients:
-    """Who was subscribed at one moment, by codec."""
+    """Who was subscribed at one moment, by codec.
 
-    __slots__ = ("by_codec",)
+    Attributes:
+        by_codec: the subscriptions of each.
+        unbooked_bytes: what the lists take, until the first publication that waits with them is
+            charged for it: where members come and go, each one holds lists of its own.
+    """
+
+    __slots__ = ("by_codec", "unbooked_bytes")
 
     def __init__(self, subscriptions: dict[Session, Subscription]) -> None:
         edges = list(subscriptions.values())
@@ -66,12 +75,23 @@ class Recipients:
         if speaks_msgpack:
             edges = [edge for edge in edges if edge.session.codec is JSON]
         self.by_codec = (edges, speaks_msgpack)
+        self.unbooked_bytes = POINTER_BYTES * len(subscriptions)
+
+    def book(self) -> int:
+        """The bytes that nobody has been charged for yet."""
+        unbooked, self.unbooked_bytes = self.unbooked_bytes, 0
+        return unbooked
 
 
 class _Queued:
-    """A publication that waits for its fan-out."""
+    """A publication that waits for its fan-out.
 
-    __slots__ = ("deadline", "exclude", "frames", "is_announcement", "recipients", "size")
+    Attributes:
+        size: of its frames.
+        booked: bytes it is charged for.
+    """
+
+    __slots__ = ("booked", "deadline", "exclude", "frames", "is_announcement", "recipients", "size")
 
     def __init__(
         self,
@@ -88,6 +108,7 @@ class _Queued:
         self.deadline = deadline
         self.is_announcement = is_announcement
         self.size = len(frames[0] or b"") + len(frames[1] or b"")
+        self.booked = self.size + recipients.book()
 
     def joins(self, other: _Queued) -> bool:
         """Whether both go to the same subscribers and may replace what waits there alike."""
@@ -199,7 +220,7 @@ class Channel:
         if self._queue is None:
             self._queue = deque()
         self._queue.append(queued)
-        self.queued_bytes += queued.size
+        self.queued_bytes += queued.booked
         self.n_announcements += is_announcement
 
     def deliver(self, budget: int) -> tuple[int, int]:
@@ -223,7 +244,7 @@ class Channel:
             used += self._deliver_some(sweep, budget - used)
             if sweep.codec == 2:
                 self._sweep = None
-                done += sum(queued.size for queued in sweep.batch)
+                done += sum(queued.booked for queued in sweep.batch)
                 self.n_announcements -= sum(queued.is_announcement for queued in sweep.batch)
         self.queued_bytes -= done
         return used, done

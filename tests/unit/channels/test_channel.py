@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.channels.channel import JOIN_BYTES, Channel
+from engine.channels.channel import JOIN_BYTES, POINTER_BYTES, Channel
 from engine.metrics import AppCounters
 from engine.protocol.channel_name import parse_channel_name
 from engine.protocol.codec import JSON, MSGPACK
@@ -58,7 +58,7 @@ def test_everyone_who_is_subscribed_gets_it_in_their_codec() -> None:
     assert [_events(client) for client in plain + packed] == [["ev"]] * 3
     assert [client.socket.frames[0][0] for client in plain + packed] == [1, 1, 2]
     assert (sends, counters.deliveries) == (3, 3)
-    assert done == sum(len(frame or b"") for frame in _frames("ev"))
+    assert done == sum(len(frame or b"") for frame in _frames("ev")) + 3 * POINTER_BYTES
     assert (channel.queued_bytes, channel.has_queued) == (0, False)
 
 
@@ -268,7 +268,7 @@ def test_queued_bytes_are_what_waits_and_what_is_under_way() -> None:
     """Until the last subscriber has it."""
     channel, _ = _channel()
     _join(channel, 3)
-    size = sum(len(frame or b"") for frame in _frames("ev"))
+    size = sum(len(frame or b"") for frame in _frames("ev")) + 3 * POINTER_BYTES
 
     channel.enqueue(_frames("ev"))
     assert channel.queued_bytes == size
@@ -277,6 +277,23 @@ def test_queued_bytes_are_what_waits_and_what_is_under_way() -> None:
     assert channel.deliver(2) == (1, size)
     assert channel.queued_bytes == 0
     assert channel.deliver(2) == (0, 0)
+
+
+def test_lists_of_recipients_are_charged_to_the_first_publication_that_needs_them() -> None:
+    """Where members come and go each publication holds a list of its own, which has to be bounded
+    like the frames are."""
+    channel, _ = _channel()
+    clients = _join(channel, 100)
+    size = sum(len(frame or b"") for frame in _frames("ev"))
+
+    channel.enqueue(_frames("ev"))
+    channel.enqueue(_frames("ev"))
+    assert channel.queued_bytes == 2 * size + 100 * POINTER_BYTES
+    channel.remove(clients[0].session)
+    channel.enqueue(_frames("ev"))
+    assert channel.queued_bytes == 3 * size + 199 * POINTER_BYTES
+    _deliver_all(channel)
+    assert channel.queued_bytes == 0
 
 
 def test_a_publication_without_anyone_left_is_done_with() -> None:

@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from engine.channels.channel import Channel
+from engine.channels.channel import POINTER_BYTES, Channel
 from engine.channels.hub import Hub
 from engine.errors import SubscriptionError
 from engine.protocol.channel_name import parse_channel_name
@@ -118,7 +118,7 @@ def test_a_channel_stands_in_line_once() -> None:
 
     assert list(ready) == [(hub, channel)]
     assert channel.is_ready
-    assert hub.undelivered_bytes == channel.queued_bytes == 10
+    assert hub.undelivered_bytes == channel.queued_bytes == 10 + POINTER_BYTES
 
 
 def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None:
