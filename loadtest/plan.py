@@ -36,7 +36,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from loadtest import stamp
-from loadtest.slo import Slo, SloError, parse_slo
+from loadtest.slo import FIGURES, Slo, SloError, parse_slo
 
 SHAPES = ("constant", "steps", "ramp", "spike", "sine", "stages", "knee")
 DISTRIBUTIONS = ("uniform", "zipf")
@@ -125,6 +125,7 @@ class Limits:
     max_subscribers: int = 200_000
     max_deliveries_per_s: float = 2_000_000.0
     max_duration_s: float = 86_400.0
+    max_drops: int = 100
     connect_timeout_s: float = 10.0
     publish_timeout_s: float = 10.0
     ready_timeout_s: float = 60.0
@@ -169,6 +170,17 @@ class Plan:
             return self.load.rate
         levels = [self.load.rate, self.shape.start or 0.0, self.shape.to or 0.0]
         return max(levels + [level for _, level in self.shape.stages])
+
+    @property
+    def measured_s(self) -> float:
+        """How long the run measures at most."""
+        shape = self.shape
+        if shape.kind == "stages":
+            return sum(seconds for seconds, _ in shape.stages)
+        if shape.kind == "knee":
+            # A trial that does not settle is given `ready_timeout_s` before it is judged.
+            return shape.steps * (shape.period_s + self.limits.ready_timeout_s)
+        return self.load.duration_s
 
     @property
     def blocks(self) -> int:
@@ -315,21 +327,24 @@ def validate(plan: Plan) -> None:
     Raises:
         PlanError: the first fault found, named with its field and what would do.
     """
-    for section in (plan.load, plan.behaviour, plan.limits):
+    for name in _SECTIONS:
+        section = getattr(plan, name)
         for entry in fields(section):
-            value = getattr(section, entry.name)
-            if isinstance(value, float | int) and not math.isfinite(value):
-                raise PlanError(f"{entry.name} must be a finite number")
-            if isinstance(value, float | int) and value < 0:
-                raise PlanError(f"{entry.name} must not be negative (it is {value:g})")
+            for value in _numbers(getattr(section, entry.name)):
+                _require(math.isfinite(value), f"{name}.{entry.name} must be a finite number")
+                _require(value >= 0, f"{name}.{entry.name} must not be negative (it is {value:g})")
     _check_load(plan)
     _check_shape(plan)
     _check_behaviour(plan.behaviour)
     _check_ceilings(plan)
-    try:
-        plan.rules  # noqa: B018 - parsing is the check
-    except SloError as error:
-        raise PlanError(f"[slo] {error}") from error
+    _check_rules(plan)
+
+
+def _numbers(value: object) -> list[float]:
+    """Return the numbers in a field: itself, or those of its pairs."""
+    if isinstance(value, tuple):
+        return [number for entry in value for number in _numbers(entry)]
+    return [value] if isinstance(value, float | int) else []
 
 
 def _require(holds: bool, text: str) -> None:  # noqa: FBT001 - reads as a sentence
@@ -346,6 +361,7 @@ def _check_load(plan: Plan) -> None:
     _one_of("load.distribution", load.distribution, DISTRIBUTIONS)
     _one_of("load.arrivals", load.arrivals, ("fixed", "poisson"))
     _one_of("conflation", plan.conflation, CONFLATION)
+    _require(load.subscribers >= 1, "load.subscribers must be at least 1")
     _require(load.channels >= 1, "load.channels must be at least 1")
     _require(
         load.channels < stamp.MAX_CHANNELS,
@@ -394,9 +410,24 @@ def _check_behaviour(behaviour: Behaviour) -> None:
         _require(value <= 1, f"behaviour.{name} is a share between 0 and 1, not {value:g}")
     _require(behaviour.connections_per_user >= 1, "behaviour.connections_per_user is at least 1")
     _require(behaviour.members_per_channel >= 1, "behaviour.members_per_channel is at least 1")
-    kinds = ("", "private-", "private-encrypted-", "presence-")
-    known = (*kinds, "cache-", *(f"{kind}cache-" for kind in kinds[1:]))
-    _one_of("behaviour.channel_kind", behaviour.channel_kind, known)
+    kinds = ("private-", "private-encrypted-", "presence-")
+    known = (*kinds, "cache-", *(f"{kind}cache-" for kind in kinds))
+    if behaviour.channel_kind:
+        _one_of("behaviour.channel_kind", behaviour.channel_kind, known)
+
+
+def _check_rules(plan: Plan) -> None:
+    try:
+        rules = plan.rules
+    except SloError as error:
+        raise PlanError(f"[slo] {error}") from error
+    for rule in rules:
+        needs_s = FIGURES[rule.figure].needs_s
+        _require(
+            plan.measured_s >= needs_s,
+            f"[slo] {rule} needs a run that measures for {needs_s:g} s or more, this one does for"
+            f" {plan.measured_s:g} s",
+        )
 
 
 def _check_ceilings(plan: Plan) -> None:
@@ -404,9 +435,11 @@ def _check_ceilings(plan: Plan) -> None:
     for what, value, name in (
         ("publishes per second", plan.greatest_rate, "max_rate"),
         ("joins per second", plan.behaviour.joins_per_s, "max_connect_rate"),
+        ("reconnects and changes per second", plan.behaviour.churn_per_s, "max_connect_rate"),
+        ("drops", float(plan.behaviour.drops), "max_drops"),
         ("connects per second", plan.load.connect_rate, "max_connect_rate"),
         ("subscribers", plan.greatest_subscribers, "max_subscribers"),
-        ("seconds", plan.load.duration_s, "max_duration_s"),
+        ("seconds", plan.measured_s, "max_duration_s"),
     ):
         ceiling = getattr(limits, name)
         _require(
