@@ -8,7 +8,7 @@ from loadtest.collector import Collector
 from loadtest.histogram import Histogram
 from loadtest.ledger import Findings
 from loadtest.series import percentile_figures
-from loadtest.slo import FIGURES
+from loadtest.slo import DRIFT_S, FIGURES
 
 _PLAIN_COUNTS = {
     "delivery.altered": "altered",
@@ -62,6 +62,7 @@ def run_figures(
     server: Mapping[str, float],
     measured_s: float,
     ready_after_s: float | None,
+    cores: float = 0.0,
 ) -> dict[str, float]:
     """Return every figure of a finished run, by SLO name.
 
@@ -72,6 +73,7 @@ def run_figures(
         server: figures from the target's metrics, `server.*` and `server.conflated`.
         measured_s: length of the measured stretch.
         ready_after_s: how long connecting took; None when it was never complete.
+        cores: what the generator's processes used while measuring, together.
     """
     counts = collector.counts
     figures: dict[str, float] = latency_figures(collector.histograms)
@@ -79,14 +81,17 @@ def run_figures(
     figures.update(_ledger_figures(findings, conflation, server.get("server.conflated")))
     seconds = max(measured_s, 1e-9)
     measured = collector.measured_counts
-    received = collector.histograms.get("delivery")
-    figures["delivery.per_s"] = round((received.count if received else 0) / seconds, 3)
-    figures["publish.per_s"] = round(counts["publish_ok"] / seconds, 3)
+    # What came in after the end is counted, but not as a rate the target kept up with.
+    figures["delivery.per_s"] = round(measured["delivered"] / seconds, 3)
+    figures["publish.per_s"] = round(measured["publish_ok"] / seconds, 3)
     figures["publish.offered_per_s"] = round(counts["publish_scheduled"] / seconds, 3)
     if counts["publish_scheduled"]:
         ratio = counts["publish_ok"] / counts["publish_scheduled"]
         figures["publish.achieved_ratio"] = round(ratio, 6)
     figures["generator.frames_per_s"] = round(measured["frames"] / seconds, 3)
+    if cores:
+        capacity = measured["frames"] / seconds / cores
+        figures["generator.capacity_per_s"] = round(capacity)
     attempts = counts["connects"] + counts["connect_failed"]
     figures["connect.failed_ratio"] = round(counts["connect_failed"] / max(attempts, 1), 6)
     if ready_after_s:
@@ -132,7 +137,7 @@ def _drift(collector: Collector, measured_s: float) -> dict[str, float]:
     """Compare the last tenth of the run with the first: latency, and the generator's own memory."""
     figures: dict[str, float] = {}
     slots = [slot for _, slot in collector.series.slots() if slot.histograms.get("delivery")]
-    if measured_s >= 20 and len(slots) >= 10:
+    if measured_s >= DRIFT_S and len(slots) >= 10:
         tenth = len(slots) // 10
         first, last = Histogram(), Histogram()
         for slot in slots[:tenth]:

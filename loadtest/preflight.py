@@ -9,15 +9,16 @@ import dataclasses
 import json
 import time
 
-from loadtest import pusher
+from loadtest import pusher, scrape
 from loadtest.block import Block
 from loadtest.client import Client
 from loadtest.http11 import HttpPool, make_request
-from loadtest.plan import Plan
+from loadtest.plan import Plan, PlanError
 from loadtest.profiles import profile_class
 from loadtest.profiles.base import Profile
 from loadtest.reactor import Reactor
 from loadtest.session import Session
+from loadtest.target import Target
 
 DEFAULT_TTL_S = 1800.0
 _TIMEOUT_S = 10.0
@@ -59,6 +60,7 @@ def check(session: Session) -> None:
     try:
         _check_socket(session, reactor)
         _check_api(session, reactor)
+        _check_metrics(session)
     finally:
         reactor.close()
         # What the probe did is no part of the run.
@@ -105,12 +107,40 @@ def _check_api(session: Session, reactor: Reactor) -> None:
         raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
 
 
+def _server_rules(plan: Plan) -> list[str]:
+    return [str(rule) for rule in plan.rules if rule.figure.startswith("server.")]
+
+
+def require_metrics(plan: Plan, target: Target) -> None:
+    """Refuse objectives about the target itself where it is not said how to ask it.
+
+    Raises:
+        PlanError: there is such an objective and no metrics URL.
+    """
+    rules = _server_rules(plan)
+    if rules and not target.metrics_url:
+        raise PlanError(f"[slo] {rules[0]} needs --metrics-url, the target's Prometheus page")
+
+
+def _check_metrics(session: Session) -> None:
+    """Refuse a run whose objectives need figures of the target that are not to be had."""
+    rules, url = _server_rules(session.plan), session.target.metrics_url
+    if not rules:
+        return
+    try:
+        found = scrape.parse(scrape.fetch(session.target))
+    except scrape.ScrapeError as error:
+        raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
+    if not found:
+        raise PreflightError(f"{rules[0]}: {url} has none of the metrics that are known here")
+
+
 def ask_channel(
     session: Session, reactor: Reactor, channel: str, info: str
 ) -> tuple[int, bytes, str]:
     """GET one channel; returns (status or 0, body, reason)."""
     target = session.target
-    path = f"{target.api.prefix}/apps/{target.credentials.app_id}/channels/{channel}"
+    path = target.api_path("channels", channel)
     query = {"info": info} if info else {}
     signed = pusher.signed_target(target.credentials, "GET", path, b"", int(time.time()), query)
     request = make_request("GET", signed, target.api.host_header, list(target.headers), b"")
@@ -149,7 +179,7 @@ def _measure_ttl(session: Session) -> float | None:
     """Publish to a cache channel and read its lifetime in seconds; None if the target is mute."""
     target = session.target
     channel = f"cache-lt-{session.run:04x}-ttl"
-    path = f"{target.api.prefix}/apps/{target.credentials.app_id}/events"
+    path = target.api_path("events")
     body = pusher.event_body(channel, session.plan.event_name, "ttl")
     signed = pusher.signed_target(target.credentials, "POST", path, body, int(time.time()))
     headers = [("Content-Type", "application/json"), *target.headers]
