@@ -86,6 +86,12 @@ class Director:
         """Whether the last order is to be done."""
         return self.order.phase == phases.DONE
 
+    @property
+    def trial_level(self) -> float:
+        """The rate, or the number of subscribers, that a knee search tries."""
+        order = self.order
+        return order.rate if self.plan.shape.of == "rate" else float(order.subscribers)
+
     def stop(self, reason: str) -> None:
         """End early but in order: drain what is under way, then done."""
         if not self._stopping:
@@ -228,9 +234,8 @@ class Director:
                 self._trial_stage = "judge"
         elif self._trial_stage == "judge" and seconds >= period_s:
             failed, figures, doubtful = self._judge_trial(period_s * (1 - SETTLE_SHARE))
-            level = self.order.rate if self.plan.shape.of == "rate" else self.order.subscribers
             holds = not failed and not doubtful
-            self.knee.add(Trial(float(level), holds, failed, figures, doubtful))
+            self.knee.add(Trial(self.trial_level, holds, failed, figures, doubtful))
             if self.plan.shape.of == "rate":
                 # Silence between trials: what a level that was too high left behind must drain.
                 self.order = replace(self.order, number=self.order.number + 1, rate=0.0)

@@ -18,6 +18,7 @@ from loadtest.profiles import profile_class
 from loadtest.profiles.base import Profile
 from loadtest.reactor import Reactor
 from loadtest.session import Session
+from loadtest.slo import FIGURES, Slo
 from loadtest.target import Target
 
 DEFAULT_TTL_S = 1800.0
@@ -107,8 +108,8 @@ def _check_api(session: Session, reactor: Reactor) -> None:
         raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
 
 
-def _server_rules(plan: Plan) -> list[str]:
-    return [str(rule) for rule in plan.rules if rule.figure.startswith("server.")]
+def _server_rules(plan: Plan) -> list[Slo]:
+    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
 
 
 def require_metrics(plan: Plan, target: Target) -> None:
@@ -131,8 +132,10 @@ def _check_metrics(session: Session) -> None:
         found = scrape.parse(scrape.fetch(session.target))
     except scrape.ScrapeError as error:
         raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
-    if not found:
-        raise PreflightError(f"{rules[0]}: {url} has none of the metrics that are known here")
+    for rule in rules:
+        if scrape.SOURCES[rule.figure] not in found:
+            what = FIGURES[rule.figure].text
+            raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
 
 
 def ask_channel(

@@ -288,7 +288,7 @@ class Swarm:
             self.collector.health, self.collector.window, counts, (now_s - seconds, now_s)
         )
         if doubts:
-            self.director.notes.append(f"at this trial: {doubts[0]}")
+            self.director.notes.append(f"at {self.director.trial_level:g}: {doubts[0]}")
         # A rule that holds although the generator lagged still holds: lag only ever adds latency.
         return tuple(failed), figures, bool(doubts and failed)
 

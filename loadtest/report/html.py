@@ -103,6 +103,13 @@ def _tiles(result: dict[str, Any]) -> str:
     main = "first_value" if result["run"]["profile"].startswith("cache-") else "delivery"
     label = "to the first value" if main == "first_value" else "delivery"
     tiles: list[tuple[str, str, str]] = []
+    knee = result["knee"]
+    if knee and knee["best"]:
+        # What a search is asked for; its latencies are those of that trial, not of overload.
+        (best,) = (t for t in knee["trials"] if t["level"] == knee["best"] and t["holds"])
+        figures, label = {**figures, **best["figures"]}, f"{label} at that"
+        unit = "publishes/s" if result["plan"]["shape"]["of"] == "rate" else "subscribers"
+        tiles.append((charts.number(knee["best"]), unit, "is the highest that held"))
     for part, text in backed(figures, main, (("p50_ms", "median"), *HIGH_PERCENTILES)):
         if f"{main}.{part}" in figures:
             claimed = claim_ms(figures[f"{main}.{part}"], error_ms)

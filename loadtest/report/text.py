@@ -29,7 +29,7 @@ LIVE_COLUMNS = (
 # The same with whole titles and more air.
 _WIDE = {name: max(len(name), width) + 1 for name, _, width in LIVE_COLUMNS}
 WIDE_FROM = sum(_WIDE.values()) + len(_WIDE) - 1
-_WORTH_TELLING = 1000  # frames per second; below that it is the fixed costs that are seen
+_WORTH_TELLING = 20_000  # frames per second; below that fixed costs hide what a frame costs
 _LATENCIES = (
     ("delivery", "delivery (from intended)"),
     ("service", "delivery (from sent)"),
