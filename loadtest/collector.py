@@ -10,7 +10,7 @@ from loadtest.ledger import Auditor, Join, Membership
 from loadtest.recorder import MAX_EXAMPLES
 from loadtest.series import Series
 
-REPORT_DELAY_S = 0.125
+REPORT_DELAY_S = 0.125  # half of the time between two reports
 _SERIES = (
     "delivery",
     "service",
@@ -70,7 +70,7 @@ class Collector:
             now_us: run clock.
         """
         second = (now_us - self.began_us) / 1e6
-        is_measured = self._is_measured(now_us - int(REPORT_DELAY_S * 1e6))
+        is_measured = self._is_measured(now_us)
         # A report tells of the moment before it: one made at 5.00 s belongs to the fifth second.
         slot = self.series.at(max(second - REPORT_DELAY_S, 0.0))
         for name, wire in report["histograms"].items():
@@ -103,9 +103,14 @@ class Collector:
             if counts.get(name):
                 slot[name] += counts[name]
 
-    def _is_measured(self, moment_us: int) -> bool:
+    def _is_measured(self, at_us: int) -> bool:
+        """Whether a report made at a time tells of the measured stretch.
+
+        What left at the very end is answered a moment after it: one report more belongs to it.
+        """
         begin_us, end_us = self.measured_us
-        return 0 < begin_us <= moment_us and (end_us <= begin_us or moment_us <= end_us)
+        is_over = end_us > begin_us and at_us > end_us + int(3 * REPORT_DELAY_S * 1e6)
+        return 0 < begin_us <= at_us and not is_over
 
     def _add_errors(self, errors: dict[str, list[Any]]) -> None:
         for kind, (count, examples) in errors.items():

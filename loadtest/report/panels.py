@@ -76,9 +76,9 @@ def main_charts(result: dict[str, Any]) -> str:
     publishes = _filled(
         result,
         [
-            ("publish_scheduled_per_s", "offered", 1),
             ("publish_ok_per_s", "answered", 0),
             ("publish_failed_per_s", "failed", 2),
+            ("publish_scheduled_per_s", "offered", 1),
         ],
     )
     publishes = [replace(line, is_dashed=line.name == "offered") for line in publishes]

@@ -185,7 +185,7 @@ def test_growth_compares_the_ends_and_wants_enough_samples():
 def test_only_what_came_in_while_measuring_counts_as_a_rate():
     collector = Collector(Auditor(channel_name=str, is_cache=bool, grace_us=0, ttl_us=1), 0)
     collector.measured_us = (1_000_000, 3_000_000)
-    for at_us in (900_000, 2_000_000, 3_050_000, 3_500_000):
+    for at_us in (900_000, 1_100_000, 3_300_000, 3_500_000):
         collector.add("w", reports([(5, "a"), (6, "a")]), at_us)
     assert collector.measured_counts["delivered"] == collector.measured_counts["frames"] == 4
     assert collector.counts["frames"] == 8
