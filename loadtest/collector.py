@@ -116,7 +116,7 @@ class Collector:
         for kind, (count, examples) in errors.items():
             entry = self.errors.setdefault(kind, [0, []])
             entry[0] += count
-            entry[1] = (entry[1] + list(examples))[:MAX_EXAMPLES]
+            entry[1] = list(dict.fromkeys([*entry[1], *examples]))[:MAX_EXAMPLES]
 
     def levels(self) -> Counter[str]:
         """Return the newest levels of all processes, added up."""

@@ -123,7 +123,7 @@ def diagnose(
     Returns:
         One sentence for each, with what to do; empty when the figures can be believed.
     """
-    reasons = [_busy(source, _inside(samples, measured_s)) for source, samples in health.items()]
+    reasons = [_busy(source, inside(samples, measured_s)) for source, samples in health.items()]
     remedy = _remedy(health, measured_s)
     reasons.append(_lag(histograms, remedy))
     reasons.append(_late(histograms, remedy))
@@ -146,9 +146,10 @@ def diagnose(
     return [reason for reason in reasons if reason]
 
 
-def _inside(
+def inside(
     samples: Sequence[Mapping[str, float]], measured_s: tuple[float, float]
 ) -> list[Mapping[str, float]]:
+    """Return the samples of the measured stretch."""
     first, last = measured_s
     return [sample for sample in samples if first < sample["t_s"] <= last]
 
@@ -157,20 +158,20 @@ def cores_used(
     health: Mapping[str, Sequence[Mapping[str, float]]], measured_s: tuple[float, float]
 ) -> float:
     """Return the processor use of all processes together while measuring, in cores."""
-    uses = [[sample["cpu"] for sample in _inside(s, measured_s)] for s in health.values()]
+    uses = [[sample["cpu"] for sample in inside(s, measured_s)] for s in health.values()]
     return sum(mean(use) for use in uses if use)
 
 
-def _busy(source: str, inside: Sequence[Mapping[str, float]]) -> str:
-    if len(inside) < 3:
+def _busy(source: str, samples: Sequence[Mapping[str, float]]) -> str:
+    if len(samples) < 3:
         return ""
-    used = median(sample["cpu"] for sample in inside)
+    used = median(sample["cpu"] for sample in samples)
     if used >= CPU_LIMIT:
         return (
             f"generator process {source} used {used:.0%} of a core, so its own limit was measured;"
             " spread it with --workers, or lower the load"
         )
-    wanted = median(sample["cpu"] + sample.get("starved", 0.0) for sample in inside)
+    wanted = median(sample["cpu"] + sample.get("starved", 0.0) for sample in samples)
     if wanted >= WANTED_LIMIT:
         return (
             f"generator process {source} wanted all of a core and got {used:.0%} of one, for other"
@@ -185,7 +186,7 @@ def _remedy(
     shares = [
         sample.get("starved", 0.0)
         for samples in health.values()
-        for sample in _inside(samples, measured_s)
+        for sample in inside(samples, measured_s)
     ]
     starved = sum(shares) / len(shares) if shares else 0.0
     if starved < STARVED_LIMIT:

@@ -14,7 +14,7 @@ from loadtest import scrape
 from loadtest.collector import Collector
 from loadtest.director import Director
 from loadtest.figures import run_figures
-from loadtest.health import blind, cores_used, diagnose
+from loadtest.health import blind, diagnose
 from loadtest.ledger import Findings
 from loadtest.plan import Plan
 from loadtest.slo import Judgement, judge
@@ -76,15 +76,13 @@ def make_result(
     begin, end = ((us - collector.began_us) / 1e6 if us else 0.0 for us in director.measured_us)
     if not is_final and begin:
         end = max((second for second, _ in collector.series.slots()), default=end)
-    measured_s = max(end - begin, 0.0)
     figures = run_figures(
         collector,
         findings,
         conflation=plan.conflation,
         server=scrape.server_figures(facts.server, (begin, end)),
-        measured_s=measured_s,
+        stretch_s=(begin, end),
         ready_after_s=director.ready_after_s,
-        cores=cores_used(collector.health, (begin, end)),
     )
     judged = _judge(plan, director, figures, facts)
     reasons = facts.invalid + diagnose(
@@ -101,7 +99,7 @@ def make_result(
     reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
-        "measured_s": round(measured_s, 3),
+        "measured_s": round(max(end - begin, 0.0), 3),
         "measured_from_s": round(begin, 3),
         "notes": director.notes + facts.notes,
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from statistics import fmean
 from typing import Any
 
 from loadtest.histogram import Histogram
 from loadtest.report import charts
-from loadtest.report.charts import Line
+from loadtest.report.charts import Line, Point
+from loadtest.series import MAX_SLOTS
 
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 
@@ -179,6 +181,14 @@ def _curve(result: dict[str, Any]) -> str:
     return charts.percentile_chart("Latency by percentile", lines, y_unit="ms")
 
 
+def _points(samples: Sequence[dict[str, float]], key: str, scale: float = 1) -> list[Point]:
+    """Return samples as points, averaged where a long run has more of them than a picture shows."""
+    points = [(s["t_s"], s[key] / scale) for s in samples if key in s]
+    each = -(-len(points) // MAX_SLOTS) or 1
+    groups = [points[at : at + each] for at in range(0, len(points), each)]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+
+
 def system_charts(result: dict[str, Any]) -> str:
     """Return the panels about the machines: generator and target."""
     cards = []
@@ -191,7 +201,7 @@ def system_charts(result: dict[str, Any]) -> str:
         ("starved", "Generator: kept waiting", "ready to run, but others ran", "share of time"),
     ):
         lines = [
-            Line(f"process {number}", [(s["t_s"], s[key]) for s in samples if key in s], number % 5)
+            Line(f"process {number}", _points(samples, key), number % 5)
             for number, samples in enumerate(result["generator"].values())
         ]
         if any(line.points for line in lines):
@@ -202,7 +212,7 @@ def system_charts(result: dict[str, Any]) -> str:
         ("cpu", "Target: processor", "cores", 1),
         ("queued_bytes", "Target: bytes waiting in queues", "KiB", 2**10),
     ):
-        points = [(s["t_s"], s[key] / scale) for s in samples if key in s]
+        points = _points(samples, key, scale)
         if points:
             chart = charts.line_chart(title, [Line(title, points, 3, is_area=True)], y_unit=unit)
             cards.append(card(title, "from its metrics", chart))
