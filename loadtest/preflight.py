@@ -84,9 +84,19 @@ def _check_socket(session: Session, reactor: Reactor) -> None:
     errors = session.recorder.errors
     example = next(iter(errors.values()))[1][0] if errors else "no answer"
     text = example.partition(": ")[2] or example
-    remedy = _REMEDIES.get(client.memory or 0, "")
+    remedy = _REMEDIES.get(client.memory or 0) or _tls_remedy(text)
     url = session.target.socket.url("ws")
     raise PreflightError(f"{url}: {text}{f'; {remedy}' if remedy else ''}")
+
+
+def _tls_remedy(text: str) -> str:
+    if not text.startswith("TLS: "):
+        return ""
+    if "certificate" in text:
+        return "give --ca-file, or --insecure if it is known to be its own"
+    if "wrong version number" in text:
+        return "that port does not speak TLS: use ws:// or http://"
+    return ""
 
 
 def _check_api(session: Session, reactor: Reactor) -> None:
@@ -94,7 +104,8 @@ def _check_api(session: Session, reactor: Reactor) -> None:
     status, body, reason = answer
     url = session.target.api.url("http")
     if not status:
-        raise PreflightError(f"HTTP API at {url}: {reason}")
+        remedy = _tls_remedy(reason)
+        raise PreflightError(f"HTTP API at {url}: {reason}{f'; {remedy}' if remedy else ''}")
     text = body.decode("utf-8", "replace").strip()[:300]
     if status == 401:
         raise PreflightError(

@@ -106,7 +106,7 @@ def _tiles(result: dict[str, Any]) -> str:
     knee = result["knee"]
     if knee and knee["best"]:
         # What a search is asked for; its latencies are those of that trial, not of overload.
-        (best,) = (t for t in knee["trials"] if t["level"] == knee["best"] and t["holds"])
+        best = next(t for t in knee["trials"] if t["level"] == knee["best"] and t["holds"])
         figures, label = {**figures, **best["figures"]}, f"{label} at that"
         unit = "publishes/s" if result["plan"]["shape"]["of"] == "rate" else "subscribers"
         tiles.append((charts.number(knee["best"]), unit, "is the highest that held"))

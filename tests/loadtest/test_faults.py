@@ -211,3 +211,19 @@ def test_figures_of_the_target_that_cannot_be_had_end_the_run_before_it_begins(r
     done = run("fanout", url, *options)
     assert done.code == 2
     assert "tells nothing from which to know it" in done.out
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("target = 3", "[target] must be a table"),
+        ("[target]\nurl = 'ws://127.0.0.1:1'\nverify = 'no'", "verify must be true or false"),
+        ("[target]\nheaders = 'A: b'", "a list of 'Name: value' texts"),
+        ("[target]\nhost = 'x'", "has no field 'host'"),
+    ],
+)
+def test_a_plans_target_is_checked(command, tmp_path, table, words):
+    (tmp_path / "plan.toml").write_text(f"profile = 'fanout'\n{table}\n")
+    done = command("run", "--plan", tmp_path / "plan.toml")
+    assert done.code == 3, done.out
+    assert words in done.out

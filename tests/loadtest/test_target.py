@@ -1,5 +1,9 @@
 """Targets: what a user types, secrets that stay secret, and hosts one should ask about."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from loadtest.target import TargetError, make_target, parse_endpoint, public_hosts, read_secret
@@ -79,3 +83,28 @@ def test_loopback_and_private_hosts_are_near_and_others_are_not():
     ]
     with pytest.raises(TargetError, match=r"does-not-exist.invalid cannot be resolved"):
         public_hosts(target(url="ws://does-not-exist.invalid"))
+
+
+def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
+    """Other users of a machine can read every command line, but not an environment."""
+    program = (
+        "import json, subprocess, sys\n"
+        "from loadtest import running\n"
+        "from loadtest.target import make_target\n"
+        "target = make_target(url='wss://127.0.0.1:1', app_id='1', key='k', secret='hush',\n"
+        "    headers=('Authorization: tok',), verify=False)\n"
+        "class Popen:\n"
+        "    def __init__(self, command, env, **_):\n"
+        "        print(json.dumps([command, env]))\n"
+        "running.subprocess.Popen = Popen\n"
+        "running._start_worker(target, 5)\n"
+    )
+    monkeypatch.setenv("CACHECAST_LOADTEST_METRICS_URL", "not-for-workers")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    command, environment = json.loads(done.stdout.splitlines()[-1])
+
+    assert not {"hush", "tok"} & set(" ".join(command).replace(":", " ").split())
+    assert environment["CACHECAST_LOADTEST_SECRET"] == "hush"
+    assert environment["CACHECAST_LOADTEST_HEADERS"] == "Authorization: tok"
+    assert environment["CACHECAST_LOADTEST_INSECURE"] == "1"
+    assert "CACHECAST_LOADTEST_METRICS_URL" not in environment
