@@ -29,7 +29,7 @@ How it is built
     block  publisher  client  profiles/      one share of it
     reactor  transport  http11  frames       sockets and bytes
     ledger  histogram  series  stamp  slo    pure arithmetic: no clock, no socket
-    plan  target  pusher
+    plan  plan_checks  target  pusher
 
 Everything below `swarm` runs without Locust, on any reactor, which is how most of it is tested.
 Nothing here imports the engine: a harness that shares code with its target shares its mistakes.
@@ -46,8 +46,7 @@ What makes the figures true
 * **Histograms merge exactly** (`histogram`): 0.1 % wide buckets of microseconds, added up across
   blocks, processes and machines before any percentile is taken.
 * **The generator watches itself** (`health`): its lag, its processor, its late departures. Where
-  it was
-  the bottleneck the verdict is INVALID, with what to do.
+  it was the bottleneck the verdict is INVALID, with what to do.
 * **Clocks** (`clock`): one machine has one; between machines the offset is measured, its error is
   shown, and no latency is claimed below it.
 """

@@ -60,8 +60,6 @@ class Block:
         self.order = _BLANK
         self.is_finished = False
         self._last_frames = 0
-        self._last_events = 0
-        self._quiet_since_us = 0
         self._names: dict[int, bytes] = {}
         self._queue: deque[Client] = deque()
         self._auth_pool: HttpPool | None = None
@@ -136,16 +134,18 @@ class Block:
             before, self.order = self.order, order
             self._obey(before, order)
         if order.phase == phases.DRAIN:
-            self._watch_quiet()
-        self.recorder.counts["frames"] += self.frames - self._last_frames
-        self._last_frames = self.frames
-        if self.events != self._last_events:
-            self._quiet_since_us = now_us()
-            self._last_events = self.events
+            self._watch_patience()
         self._report_levels()
         self.reactor.call_later(0.1, self._tick)
 
+    @property
+    def _is_busy(self) -> bool:
+        """Whether anything came in just now."""
+        return now_us() - self.reactor.busy_at_us < _QUIET_US
+
     def _report_levels(self) -> None:
+        self.recorder.counts["frames"] += self.frames - self._last_frames
+        self._last_frames = self.frames
         ready = missing = 0
         for client in self.clients.values():
             ready += client.profile.is_ready(client)
@@ -158,6 +158,7 @@ class Block:
             "connecting": self.connecting,
             "ready": ready,
             "missing": missing,
+            "busy": int(self._is_busy and not self.is_finished),
             "seats": 1,
             "finished": int(self.is_finished),
         }
@@ -171,9 +172,8 @@ class Block:
         if order.phase == phases.MEASURE:
             self.profile.started(self)
         elif order.phase == phases.DRAIN:
-            self._quiet_since_us = now_us()
             self.profile.draining(self)
-        elif order.phase == phases.DONE:
+        elif order.phase in (phases.CLOSE, phases.DONE):
             self.finish()
 
     def _adjust(self, subscribers: int) -> None:
@@ -211,18 +211,12 @@ class Block:
             client.check_alive(now)
         self.reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
 
-    def _watch_quiet(self) -> None:
-        """Finish when nothing has come in for a while, but not before the grace is over."""
-        limits = self.session.plan.limits
+    def _watch_patience(self) -> None:
+        """Finish when the time to drain is over; before that the director says when."""
         since_us = self.session.to_local(self.order.at_us)
-        now = now_us()
-        graced = now - since_us > limits.grace_s * 1.5e6
-        quiet = now - self._quiet_since_us > _QUIET_US
-        if graced and quiet:
-            self.finish()
-        elif now - since_us > limits.drain_s * 1e6:
+        if now_us() - since_us > self.session.plan.limits.drain_s * 1e6:
             # What has not come yet is not lost: the ledger cannot be closed.
-            self.recorder.counts["undrained"] += 1
+            self.recorder.counts["undrained"] += self._is_busy
             self.finish()
 
     def finish(self) -> None:
@@ -236,6 +230,4 @@ class Block:
             client.leave()
         if self._auth_pool is not None:
             self._auth_pool.close()
-        self.recorder.counts["frames"] += self.frames - self._last_frames
-        self._last_frames = self.frames
         self._report_levels()

@@ -18,6 +18,7 @@ from rich.table import Table
 from loadtest import compare as comparing
 from loadtest.health import room_for
 from loadtest.plan import Plan, PlanError, make_plan, read_toml
+from loadtest.preflight import require_metrics
 from loadtest.profiles import PROFILES, default_plan, profile_class
 from loadtest.report import read_result, write_reports
 from loadtest.report.text import print_result
@@ -26,6 +27,7 @@ from loadtest.slo import FIGURES
 from loadtest.target import Target, TargetError, make_target, public_hosts
 
 ENV = "CACHECAST_LOADTEST"
+PORT = click.IntRange(1, 65_535)
 
 
 class Fault(click.ClickException):
@@ -58,17 +60,37 @@ target_options = _options(
         envvar=f"{ENV}_SECRET",
         help=f"The app's secret, or @FILE; better in {ENV}_SECRET than on a command line.",
     ),
-    click.option("--header", "headers", multiple=True, help="'Name: value' for every request."),
-    click.option("--ca-file", help="Certificate authority to trust, PEM."),
-    click.option("--insecure", is_flag=True, help="Accept any certificate; the report says so."),
-    click.option("--auth-endpoint", help="URL that signs subscriptions, instead of signing here."),
+    click.option(
+        "--header",
+        "headers",
+        multiple=True,
+        help=f"'Name: value' for every request, or @FILE of such lines; or {ENV}_HEADERS.",
+    ),
+    click.option("--ca-file", envvar=f"{ENV}_CA_FILE", help="Certificate authority, PEM."),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        envvar=f"{ENV}_INSECURE",
+        help="Accept any certificate; the report says so.",
+    ),
+    click.option(
+        "--auth-endpoint",
+        envvar=f"{ENV}_AUTH_ENDPOINT",
+        help="URL that signs subscriptions, instead of signing here.",
+    ),
     click.option(
         "--encryption-key",
         envvar=f"{ENV}_ENCRYPTION_KEY",
         help="Master key of encrypted channels, base64 or @FILE, where the endpoint grants keys.",
     ),
-    click.option("--metrics-url", help="Prometheus metrics of the target, for server figures."),
-    click.option("--yes", is_flag=True, help="Do not ask before loading a public host."),
+    click.option(
+        "--metrics-url",
+        envvar=f"{ENV}_METRICS_URL",
+        help="Prometheus metrics of the target, for server figures.",
+    ),
+    click.option(
+        "--yes", is_flag=True, envvar=f"{ENV}_YES", help="Do not ask before loading a public host."
+    ),
 )
 
 load_options = _options(
@@ -89,6 +111,7 @@ load_options = _options(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cachecast")
 def cli() -> None:
     """Load-test a Pusher-compatible deployment, with verdicts that hold."""
 
@@ -101,10 +124,10 @@ def cli() -> None:
 @click.option("--workers", type=click.IntRange(0), default=0, help="Generator processes here.")
 @click.option("--processes", "workers", type=click.IntRange(0), help="The same as --workers.")
 @click.option("--master", is_flag=True, help="Wait for workers from other machines.")
-@click.option("--expect-workers", type=click.IntRange(0), default=0, help="How many of them.")
+@click.option("--expect-workers", type=click.IntRange(1), help="How many of them.")
 @click.option("--worker", "is_worker", is_flag=True, help="Generate for a master.")
 @click.option("--master-host", default="127.0.0.1", show_default=True, help="Where the master is.")
-@click.option("--master-port", type=int, default=5557, show_default=True, help="Its port.")
+@click.option("--master-port", type=PORT, default=5557, show_default=True, help="Its port.")
 @click.option("--master-bind", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Write reports.")
 @click.option("--quiet", is_flag=True, help="No live table.")
@@ -115,28 +138,42 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
 
     if options["is_worker"]:
         target = _target(options, {})
-        raise SystemExit(running.work(target, options["master_host"], options["master_port"]))
-    plan, target = _prepare(options)
-    processes = max(1, options["workers"] + options["expect_workers"])
+        _ask(target, is_sure=options["yes"])
+        raise SystemExit(
+            running.work(
+                target, options["master_host"], options["master_port"], quiet=options["quiet"]
+            )
+        )
+    if options["master"] != bool(options["expect_workers"]):
+        raise Fault("--master and --expect-workers N belong together")
+    plan, target = prepare(options)
+    remote = options["expect_workers"] or 0
+    processes = max(1, options["workers"] + remote)
     problem = room_for(plan.greatest_subscribers, processes)
     if problem:
         raise Fault(problem)
+    folder = options["report_folder"]
+    if folder:
+        try:  # a run of hours must not end here
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Fault(f"--report {folder}: {error.strerror}") from error
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     result = running.run(
         plan,
         target,
         workers=options["workers"],
-        remote=options["expect_workers"] if options["master"] else 0,
+        remote=remote,
         bind=(options["master_bind"], options["master_port"]),
         command=_shown_command(),
         quiet=options["quiet"],
     )
     console = Console(highlight=False)
     print_result(result, console)
-    if options["report_folder"]:
+    if folder:
         try:
-            paths = write_reports(result, options["report_folder"])
+            paths = write_reports(result, folder)
         except OSError as error:
             raise Fault(f"the report cannot be written: {error}") from error
         console.print(f"\nreport: {next(p for p in paths if p.suffix == '.html')}")
@@ -149,13 +186,13 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
 @target_options
 @load_options
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="Where the page is.")
-@click.option("--web-port", type=int, default=8089, show_default=True, help="Its port.")
+@click.option("--web-port", type=PORT, default=8089, show_default=True, help="Its port.")
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
     from loadtest import running  # noqa: PLC0415
 
-    plan, target = _prepare(options)
+    plan, target = prepare(options)
     web = (options["web_host"], options["web_port"])
     raise SystemExit(running.serve_page(plan, target, web, autostart=options["autostart"]))
 
@@ -220,7 +257,12 @@ def figures(part: str | None) -> None:
     Console(highlight=False).print(table)
 
 
-def _prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
+def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
+    """Return plan and target from the values of our options, by their names here.
+
+    Raises:
+        Fault: something is missing, wrong, or not allowed.
+    """
     try:
         document = read_toml(options["plan_file"]) if options["plan_file"] else {}
         name = _profile_name(options, document)
@@ -232,6 +274,7 @@ def _prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
             plan = make_plan(plan, {}, {"slos": slos})
         target = _target(options, document.get("target", {}))
         plan = profile_class(plan.profile).fit(plan)
+        require_metrics(plan, target)
     except PlanError as error:
         raise Fault(str(error)) from error
     _ask(target, is_sure=options["yes"])
@@ -250,46 +293,66 @@ def _only_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("profile", "target")}
 
 
-_TARGET_FIELDS = {
-    "url": "url",
-    "api_url": "api_url",
-    "app_id": "app_id",
-    "key": "key",
-    "secret": "secret",
-    "headers": "headers",
-    "ca_file": "ca_file",
-    "auth_endpoint": "auth_endpoint",
-    "metrics_url": "metrics_url",
-    "encryption_key": "encryption_key",
-}
+_TARGET_FIELDS = (
+    "url",
+    "api_url",
+    "app_id",
+    "key",
+    "secret",
+    "ca_file",
+    "auth_endpoint",
+    "metrics_url",
+    "encryption_key",
+)
 
 
-def _target(options: Mapping[str, Any], table: Mapping[str, Any]) -> Target:
+def _target(options: Mapping[str, Any], table: object) -> Target:
     """Build the target from flags over the plan's [target] table."""
-    for key in table:
-        if key not in _TARGET_FIELDS and key != "verify":
-            known = ", ".join(_TARGET_FIELDS)
-            raise Fault(f"[target] has no field {key!r}; known are {known}")
+    if not isinstance(table, Mapping):
+        raise Fault("[target] must be a table")
+    for key, value in table.items():
+        _check_target_field(key, value)
     values = {name: options.get(name) or table.get(name) for name in _TARGET_FIELDS}
     if not values["url"]:
         raise Fault(f"--target is missing (or {ENV}_TARGET), for example ws://127.0.0.1:6001")
+    headers = options.get("headers") or os.environ.get(f"{ENV}_HEADERS", "").splitlines()
     verify = table.get("verify", True) and not options.get("insecure")
     try:
         return make_target(
-            **{**values, "headers": tuple(values["headers"] or ())}, verify=bool(verify)
+            **values, headers=tuple(headers or table.get("headers", ())), verify=verify
         )
     except TargetError as error:
         raise Fault(str(error)) from error
 
 
+def _check_target_field(key: str, value: object) -> None:
+    if key == "verify":
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif key == "headers":
+        fits = isinstance(value, list) and all(isinstance(line, str) for line in value)
+        wanted = "a list of 'Name: value' texts"
+    elif key in _TARGET_FIELDS:
+        fits, wanted = isinstance(value, str), "a text"
+    else:
+        known = ", ".join((*_TARGET_FIELDS, "headers", "verify"))
+        raise Fault(f"[target] has no field {key!r}; known are {known}")
+    if not fits:
+        raise Fault(f"[target] {key} must be {wanted}")
+
+
 def _ask(target: Target, *, is_sure: bool) -> None:
     """Ask before loading a host that is neither loopback nor private."""
-    public = public_hosts(target)
-    if not public or is_sure:
+    if is_sure:
+        return
+    try:
+        public = public_hosts(target)
+    except TargetError as error:
+        raise Fault(str(error)) from error
+    if not public:
         return
     hosts = ", ".join(public)
     if not sys.stdin.isatty():
-        raise Fault(f"{hosts} is a public host (or does not resolve); add --yes if you may load it")
+        raise Fault(f"{hosts} is a public host; add --yes if you may load it")
     if not click.confirm(f"{hosts} is a public host. Are you allowed to load it?"):
         raise Fault("not run")
 

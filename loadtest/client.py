@@ -25,7 +25,7 @@ from loadtest.reactor import Timer, now_us
 from loadtest.recorder import generic
 from loadtest.stamp import Stamp, StampError, read_stamp
 from loadtest.strict import StrictWire
-from loadtest.transport import GENERATOR, Connection
+from loadtest.transport import CLOSED, GENERATOR, Connection
 
 if TYPE_CHECKING:
     from loadtest.block import Block
@@ -190,7 +190,8 @@ class Client:
 
     def lost(self, reason: str) -> None:
         """The connection ended without a close frame."""
-        self._ended(reason, 1006)
+        was_upgraded = self.state == OPEN and reason == CLOSED
+        self._ended(f"{reason} without a close frame" if was_upgraded else reason, 1006)
 
     def observe(self, stamp: Stamp, now_us: int) -> None:
         """Enter one of our own events into ledger and histograms."""

@@ -55,4 +55,6 @@ def claim_ms(value_ms: float, error_ms: float) -> str:
     """Return a latency in ms as it may be claimed: never finer than the clocks allow."""
     if error_ms and value_ms <= error_ms:
         return f"< {error_ms:.3g}"
-    return f"{value_ms:.3f}" if value_ms < 10 else f"{value_ms:,.1f}"
+    if value_ms >= 1000:
+        return f"{value_ms:,.0f}"
+    return f"{value_ms:.3f}" if value_ms < 10 else f"{value_ms:.1f}"

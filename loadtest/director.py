@@ -1,6 +1,6 @@
 """The director walks a run through its phases: one per run; it sees sums and gives orders.
 
-    prime -> connect -> measure -> drain -> done
+    prime -> connect -> measure -> drain -> close -> done
 
 It knows no sockets and no clock: `step` gets the time and the levels of all processes and returns
 the order that now holds.
@@ -19,6 +19,9 @@ from loadtest.shapes import TimedShape
 
 PRIME_TIMEOUT_S = 30.0
 LOST_SEATS_PATIENCE_S = 6.0
+# Levels are reported four times a second; one report without a sign of life is no silence.
+QUIET_S = 0.5
+MOST_QUIET_S = 10.0
 _LEVEL_STEP = 0.01
 # Measuring begins a little after it is announced, so that every process, wherever it is, begins
 # at the same instant and with its house in order.
@@ -71,6 +74,8 @@ class Director:
         self._judge_trial = judge_trial
         self._stopping = ""
         self._phase_us = 0
+        self._drain_us = 0
+        self._quiet_since_us = 0
         self._trial_us = 0
         self._trial_stage = ""
         self._had_primes = False
@@ -80,6 +85,12 @@ class Director:
     def is_over(self) -> bool:
         """Whether the last order is to be done."""
         return self.order.phase == phases.DONE
+
+    @property
+    def trial_level(self) -> float:
+        """The rate, or the number of subscribers, that a knee search tries."""
+        order = self.order
+        return order.rate if self.plan.shape.of == "rate" else float(order.subscribers)
 
     def stop(self, reason: str) -> None:
         """End early but in order: drain what is under way, then done."""
@@ -97,7 +108,7 @@ class Director:
         phase = self.order.phase
         if phase == phases.IDLE:
             self._enter(phases.PRIME if self._has_primes else phases.CONNECT, now_us)
-        elif self._stopping and phase not in (phases.DRAIN, phases.DONE):
+        elif self._stopping and phase not in (phases.DRAIN, phases.CLOSE, phases.DONE):
             self._enter(phases.DRAIN, now_us)
         elif phase == phases.PRIME:
             self._prime(now_us, levels)
@@ -107,16 +118,21 @@ class Director:
             self._measure(now_us, levels)
         elif phase == phases.DRAIN:
             self._drain(now_us, levels)
+        elif phase == phases.CLOSE:
+            self._close(now_us, levels)
         return self.order
 
     def _enter(self, phase: str, now_us: int) -> None:
         self._phase_us = now_us
+        if phase == phases.DRAIN:
+            self._drain_us = now_us
         rate, subscribers = self._levels(self._first_level())
         if phase == phases.MEASURE:
             now_us += ANNOUNCE_US
             self.measured_us = (now_us, now_us)
-        elif phase in (phases.DRAIN, phases.DONE):
+        elif phase in (phases.DRAIN, phases.CLOSE, phases.DONE):
             rate, subscribers = 0.0, self.order.subscribers
+            self._quiet_since_us = now_us
             if self.order.phase == phases.MEASURE:
                 self.measured_us = (self.measured_us[0], now_us)
         self.order = Order(
@@ -218,9 +234,8 @@ class Director:
                 self._trial_stage = "judge"
         elif self._trial_stage == "judge" and seconds >= period_s:
             failed, figures, doubtful = self._judge_trial(period_s * (1 - SETTLE_SHARE))
-            level = self.order.rate if self.plan.shape.of == "rate" else self.order.subscribers
             holds = not failed and not doubtful
-            self.knee.add(Trial(float(level), holds, failed, figures, doubtful))
+            self.knee.add(Trial(self.trial_level, holds, failed, figures, doubtful))
             if self.plan.shape.of == "rate":
                 # Silence between trials: what a level that was too high left behind must drain.
                 self.order = replace(self.order, number=self.order.number + 1, rate=0.0)
@@ -232,14 +247,36 @@ class Director:
                 self._next_trial(now_us)
 
     def _drain(self, now_us: int, levels: Mapping[str, int]) -> None:
+        """Wait until every publish has been answered and nothing comes in any more, anywhere.
+
+        One block may hear nothing for a while although the target is still busy with the others:
+        only when all are silent, and for longer than any event has taken so far, is an event that
+        has not come a lost one.
+        """
+        if levels.get("publishing", 0) or levels.get("busy", 0):
+            self._quiet_since_us = now_us
+        waited_s = (now_us - self._phase_us) / 1e6
+        slowest_s = levels.get("slowest_us", 0) / 1e6
+        quiet_s = min(max(QUIET_S, 1.5 * slowest_s), MOST_QUIET_S)
+        is_quiet = (now_us - self._quiet_since_us) / 1e6 > quiet_s
+        is_graced = waited_s > 1.5 * self.plan.limits.grace_s
+        if (is_quiet and is_graced) or levels.get("finished", 0) >= self._seats:
+            self._enter(phases.CLOSE, now_us)
+        else:
+            self._lose_patience(now_us, self._phase_us)
+
+    def _close(self, now_us: int, levels: Mapping[str, int]) -> None:
+        if levels.get("finished", 0) >= self._seats:
+            self._enter(phases.DONE, now_us)
+        else:
+            self._lose_patience(now_us, self._drain_us)
+
+    def _lose_patience(self, now_us: int, since_us: int) -> None:
         limits = self.plan.limits
         patience_s = limits.drain_s + limits.publish_timeout_s + 2.0
         if self._has_lost_seats:
             # The run is invalid anyway, and some seats will never answer.
             patience_s = min(patience_s, LOST_SEATS_PATIENCE_S)
-        waited_s = (now_us - self._phase_us) / 1e6
-        if levels.get("finished", 0) >= self._seats:
-            self._enter(phases.DONE, now_us)
-        elif waited_s > patience_s:
+        if (now_us - since_us) / 1e6 > patience_s:
             self.notes.append("not every block finished in time")
             self._enter(phases.DONE, now_us)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loadtest.collector import Collector
+from loadtest.health import cores_used, inside
 from loadtest.histogram import Histogram
 from loadtest.ledger import Findings
 from loadtest.series import percentile_figures
-from loadtest.slo import FIGURES
+from loadtest.slo import DRIFT_S, FIGURES
 
 _PLAIN_COUNTS = {
     "delivery.altered": "altered",
@@ -60,7 +61,7 @@ def run_figures(
     *,
     conflation: str,
     server: Mapping[str, float],
-    measured_s: float,
+    stretch_s: tuple[float, float],
     ready_after_s: float | None,
 ) -> dict[str, float]:
     """Return every figure of a finished run, by SLO name.
@@ -70,23 +71,27 @@ def run_figures(
         findings: what the audit found.
         conflation: the plan's policy.
         server: figures from the target's metrics, `server.*` and `server.conflated`.
-        measured_s: length of the measured stretch.
+        stretch_s: first and last second of the measured stretch.
         ready_after_s: how long connecting took; None when it was never complete.
     """
     counts = collector.counts
     figures: dict[str, float] = latency_figures(collector.histograms)
     figures.update({name: counts[key] for name, key in _PLAIN_COUNTS.items()})
     figures.update(_ledger_figures(findings, conflation, server.get("server.conflated")))
-    seconds = max(measured_s, 1e-9)
+    seconds = max(stretch_s[1] - stretch_s[0], 1e-9)
     measured = collector.measured_counts
-    received = collector.histograms.get("delivery")
-    figures["delivery.per_s"] = round((received.count if received else 0) / seconds, 3)
-    figures["publish.per_s"] = round(counts["publish_ok"] / seconds, 3)
+    # What came in after the end is counted, but not as a rate the target kept up with.
+    figures["delivery.per_s"] = round(measured["delivered"] / seconds, 3)
+    figures["publish.per_s"] = round(measured["publish_ok"] / seconds, 3)
     figures["publish.offered_per_s"] = round(counts["publish_scheduled"] / seconds, 3)
     if counts["publish_scheduled"]:
         ratio = counts["publish_ok"] / counts["publish_scheduled"]
         figures["publish.achieved_ratio"] = round(ratio, 6)
     figures["generator.frames_per_s"] = round(measured["frames"] / seconds, 3)
+    cores = cores_used(collector.health, stretch_s)
+    if cores:
+        capacity = measured["frames"] / seconds / cores
+        figures["generator.capacity_per_s"] = round(capacity)
     attempts = counts["connects"] + counts["connect_failed"]
     figures["connect.failed_ratio"] = round(counts["connect_failed"] / max(attempts, 1), 6)
     if ready_after_s:
@@ -94,7 +99,7 @@ def run_figures(
     figures["errors.count"] = sum(int(entry[0]) for entry in collector.errors.values())
     if "recover.max_ms" in figures:
         figures["recover.total_ms"] = figures["recover.max_ms"]
-    figures.update(_drift(collector, measured_s))
+    figures.update(_drift(collector, stretch_s))
     figures.update(server)
     return {name: value for name, value in figures.items() if name in FIGURES}
 
@@ -128,11 +133,11 @@ def _ledger_figures(
     return figures
 
 
-def _drift(collector: Collector, measured_s: float) -> dict[str, float]:
+def _drift(collector: Collector, stretch_s: tuple[float, float]) -> dict[str, float]:
     """Compare the last tenth of the run with the first: latency, and the generator's own memory."""
     figures: dict[str, float] = {}
     slots = [slot for _, slot in collector.series.slots() if slot.histograms.get("delivery")]
-    if measured_s >= 20 and len(slots) >= 10:
+    if stretch_s[1] - stretch_s[0] >= DRIFT_S and len(slots) >= 10:
         tenth = len(slots) // 10
         first, last = Histogram(), Histogram()
         for slot in slots[:tenth]:
@@ -143,7 +148,7 @@ def _drift(collector: Collector, measured_s: float) -> dict[str, float]:
         if before and after:
             figures["soak.latency_drift"] = round(after / before, 4)
     growth = [
-        rss_growth([sample["rss_bytes"] for sample in samples])
+        rss_growth([sample["rss_bytes"] for sample in inside(samples, stretch_s)])
         for samples in collector.health.values()
     ]
     known = [value for value in growth if value is not None]

@@ -18,6 +18,7 @@ _CONTINUATION = 0x0
 _KNOWN = frozenset((_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
 
 MAX_MESSAGE = 16 * 1024 * 1024
+MAX_FRAGMENTS = 65_536
 MAX_HEAD = 16 * 1024
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -39,13 +40,14 @@ class UpgradeRefusedError(WireError):
 class FastWire:
     """One client connection's wire: the upgrade, then frames."""
 
-    __slots__ = ("_accept", "_fragments", "_opcode", "_open", "tail")
+    __slots__ = ("_accept", "_fragments", "_held", "_opcode", "_open", "tail")
 
     def __init__(self) -> None:
         self.tail = b""
         self._open = False
         self._accept = b""
         self._fragments: list[bytes] = []
+        self._held = 0
         self._opcode = 0
 
     def request(self, host: str, target: str, headers: list[tuple[str, str]]) -> bytes:
@@ -127,9 +129,13 @@ class FastWire:
         if opcode != _CONTINUATION:
             self._opcode = opcode
         self._fragments.append(payload)
+        self._held += len(payload)
+        if self._held > MAX_MESSAGE or len(self._fragments) > MAX_FRAGMENTS:
+            raise WireError("a fragmented message without end")
         if final:
             messages.append((self._opcode, b"".join(self._fragments)))
             self._fragments = []
+            self._held = 0
 
     def _check_upgrade(self, head: bytes) -> None:
         lines = head.split(b"\r\n")

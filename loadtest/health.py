@@ -12,10 +12,13 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, median
 
 from loadtest.histogram import Histogram
 
 CPU_LIMIT = 0.92
+# Running or waiting for a processor all the time: it had more to do than it got through.
+WANTED_LIMIT = 0.97
 STARVED_LIMIT = 0.05
 LAG_FLOOR_MS = 25.0
 LAG_SHARE = 0.5
@@ -122,7 +125,7 @@ def diagnose(
     Returns:
         One sentence for each, with what to do; empty when the figures can be believed.
     """
-    reasons = [_busy(source, samples, measured_s) for source, samples in health.items()]
+    reasons = [_busy(source, inside(samples, measured_s)) for source, samples in health.items()]
     remedy = _remedy(health, measured_s)
     reasons.append(_lag(histograms, remedy))
     reasons.append(_stall(histograms, measured_s, remedy))
@@ -146,31 +149,47 @@ def diagnose(
     return [reason for reason in reasons if reason]
 
 
-def _busy(
-    source: str, samples: Sequence[Mapping[str, float]], measured_s: tuple[float, float]
-) -> str:
+def inside(
+    samples: Sequence[Mapping[str, float]], measured_s: tuple[float, float]
+) -> list[Mapping[str, float]]:
+    """Return the samples of the measured stretch."""
     first, last = measured_s
-    inside = sorted(s["cpu"] for s in samples if first < s["t_s"] <= last)
-    if len(inside) < 3:
+    return [sample for sample in samples if first < sample["t_s"] <= last]
+
+
+def cores_used(
+    health: Mapping[str, Sequence[Mapping[str, float]]], measured_s: tuple[float, float]
+) -> float:
+    """Return the processor use of all processes together while measuring, in cores."""
+    uses = [[sample["cpu"] for sample in inside(s, measured_s)] for s in health.values()]
+    return sum(mean(use) for use in uses if use)
+
+
+def _busy(source: str, samples: Sequence[Mapping[str, float]]) -> str:
+    if len(samples) < 3:
         return ""
-    median = inside[len(inside) // 2]
-    if median < CPU_LIMIT:
-        return ""
-    return (
-        f"generator process {source} used {median:.0%} of a core, so its own limit was measured;"
-        " spread it with --workers, or lower the load"
-    )
+    used = median(sample["cpu"] for sample in samples)
+    if used >= CPU_LIMIT:
+        return (
+            f"generator process {source} used {used:.0%} of a core, so its own limit was measured;"
+            " spread it with --workers, or lower the load"
+        )
+    wanted = median(sample["cpu"] + sample.get("starved", 0.0) for sample in samples)
+    if wanted >= WANTED_LIMIT:
+        return (
+            f"generator process {source} wanted all of a core and got {used:.0%} of one, for other"
+            " programs ran: give it a quieter machine, or cores of its own, or lower the load"
+        )
+    return ""
 
 
 def _remedy(
     health: Mapping[str, Sequence[Mapping[str, float]]], measured_s: tuple[float, float]
 ) -> str:
-    first, last = measured_s
     shares = [
         sample.get("starved", 0.0)
         for samples in health.values()
-        for sample in samples
-        if first < sample["t_s"] <= last
+        for sample in inside(samples, measured_s)
     ]
     starved = sum(shares) / len(shares) if shares else 0.0
     if starved < STARVED_LIMIT:
@@ -212,6 +231,17 @@ def _late(histograms: Mapping[str, Histogram], remedy: str) -> str:
     if late <= max(LATE_FLOOR_MS, LAG_SHARE * delivery):
         return ""
     return f"publishes left {late:.1f} ms late (p99) because of the generator; {remedy}"
+
+
+def blind(histograms: Mapping[str, Histogram], grace_s: float) -> str:
+    """Say why what is missing cannot be called lost: it may have waited in our own sockets."""
+    lag = histograms.get("loop_lag")
+    if lag is None or lag.greatest < grace_s * 1e6:
+        return ""
+    return (
+        f"events are missing, but the generator stood still for {lag.greatest / 1e6:.1f} s, longer"
+        f" than the grace of {grace_s:g} s: they may have been waiting in its own sockets"
+    )
 
 
 def _descriptors(health: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

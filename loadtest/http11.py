@@ -7,6 +7,7 @@ counts: the schedule of an open model does not.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ from loadtest.transport import GENERATOR, Address, Connection
 
 MAX_RESPONSE = 4 * 1024 * 1024
 MAX_HEAD = 64 * 1024
+# A negative size, which `int` would take, moved the reader back to the same chunk for ever.
+_HEX = re.compile(rb"[0-9a-fA-F]{1,8}")
 
 # status (0: no answer), body, reason (empty unless status is 0)
 Answer = Callable[[int, bytes, str], None]
@@ -37,7 +40,7 @@ def make_request(
 class ResponseReader:
     """Collects one response; `feed` returns it when it is whole."""
 
-    __slots__ = ("_chunked", "_data", "_length", "_start", "_status", "keeps_alive")
+    __slots__ = ("_chunked", "_data", "_length", "_status", "_until_close", "keeps_alive")
 
     def __init__(self) -> None:
         self._data = b""
@@ -45,9 +48,9 @@ class ResponseReader:
 
     def _reset(self) -> None:
         self._status = 0
-        self._start = 0
         self._length = -1
         self._chunked = False
+        self._until_close = False
         self.keeps_alive = True
 
     def feed(self, data: bytes) -> tuple[int, bytes] | None:
@@ -71,28 +74,39 @@ class ResponseReader:
         self._data = rest
         return status, body
 
+    def end(self) -> tuple[int, bytes] | None:
+        """The peer closed: return what it had begun if that is how its response ends."""
+        if not self._status or not self._until_close:
+            return None
+        return self._status, self._data
+
     def _read_head(self) -> bool:
-        end = self._data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._data) > MAX_HEAD:
-                raise WireError("a response head without end")
-            return False
-        lines = self._data[:end].split(b"\r\n")
-        status = read_status(lines[0])[0]
-        self._data = self._data[end + 4 :]
-        if 100 <= status < 200:
-            return self._read_head()
+        status = 100
+        while 100 <= status < 200:  # interim answers come before the real one
+            end = self._data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._data) > MAX_HEAD:
+                    raise WireError("a response head without end")
+                return False
+            lines = self._data[:end].split(b"\r\n")
+            status = read_status(lines[0])[0]
+            self._data = self._data[end + 4 :]
         headers = dict(read_header(line) for line in lines[1:])
         self._status = status
         self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
         length = headers.get(b"content-length", b"0" if status in (204, 304) else b"")
         self._length = int(length) if length.isdigit() else -1
-        self.keeps_alive = headers.get(b"connection", b"").lower() != b"close"
-        if not self._chunked and self._length < 0:
+        connection = headers.get(b"connection", b"").lower()
+        is_old = lines[0].startswith(b"HTTP/1.0 ")
+        self.keeps_alive = connection == b"keep-alive" if is_old else connection != b"close"
+        self._until_close = not self._chunked and self._length < 0
+        if self._until_close and self.keeps_alive:
             raise WireError("a response without a length")
         return True
 
     def _read_body(self) -> tuple[bytes | None, bytes]:
+        if self._until_close:
+            return None, self._data
         if not self._chunked:
             if len(self._data) < self._length:
                 return None, self._data
@@ -103,10 +117,10 @@ class ResponseReader:
             line_end = self._data.find(b"\r\n", position)
             if line_end < 0:
                 return None, self._data
-            try:
-                size = int(self._data[position:line_end].split(b";")[0], 16)
-            except ValueError:
-                raise WireError("a broken chunked response") from None
+            digits = self._data[position:line_end].split(b";")[0].strip()
+            if not _HEX.fullmatch(digits):
+                raise WireError("a broken chunked response")
+            size = int(digits, 16)
             start = line_end + 2
             if len(self._data) < start + size + 2:
                 return None, self._data
@@ -126,7 +140,6 @@ class _HttpConnection:
         self._answer: Answer | None = None
         self._timer: Timer | None = None
         self._is_open = False
-        self._used = False
         self._connection = Connection(pool.reactor, pool.address, self)
 
     @property
@@ -160,12 +173,16 @@ class _HttpConnection:
             alive = self._reader.keeps_alive
             if not alive:
                 self._connection.close()
-            self._used = True
             self._finish(*response, "", alive=alive)
 
     def lost(self, reason: str) -> None:
-        """Fail the request, if any: it may or may not have been carried out."""
-        self._finish(0, b"", reason, alive=False)
+        """Fail the request, if any, unless this is how its response ends."""
+        response = self._reader.end()
+        if response is not None:
+            self._finish(*response, "", alive=False)
+        else:
+            # It may or may not have been carried out.
+            self._finish(0, b"", reason, alive=False)
 
     def close(self) -> None:
         """Close without an answer."""

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # prime: publish the values that joiners shall find.   connect: bring the subscribers up.
-# measure: publish on schedule.   drain: no new publish; wait for what is under way.   done: close.
-PRIME, CONNECT, MEASURE, DRAIN, DONE = "prime", "connect", "measure", "drain", "done"
+# measure: publish on schedule.   drain: no new publish; wait for what is under way.
+# close: everything has come; leave.   done: the run is over.
+PRIME, CONNECT, MEASURE, DRAIN = "prime", "connect", "measure", "drain"
+CLOSE, DONE = "close", "done"
 IDLE = "idle"
 
 

@@ -9,15 +9,17 @@ import dataclasses
 import json
 import time
 
-from loadtest import pusher
+from loadtest import pusher, scrape
 from loadtest.block import Block
 from loadtest.client import Client
 from loadtest.http11 import HttpPool, make_request
-from loadtest.plan import Plan
+from loadtest.plan import Plan, PlanError
 from loadtest.profiles import profile_class
 from loadtest.profiles.base import Profile
 from loadtest.reactor import Reactor
 from loadtest.session import Session
+from loadtest.slo import FIGURES, Slo
+from loadtest.target import Target
 
 DEFAULT_TTL_S = 1800.0
 _TIMEOUT_S = 10.0
@@ -59,6 +61,7 @@ def check(session: Session) -> None:
     try:
         _check_socket(session, reactor)
         _check_api(session, reactor)
+        _check_metrics(session)
     finally:
         reactor.close()
         # What the probe did is no part of the run.
@@ -81,9 +84,19 @@ def _check_socket(session: Session, reactor: Reactor) -> None:
     errors = session.recorder.errors
     example = next(iter(errors.values()))[1][0] if errors else "no answer"
     text = example.partition(": ")[2] or example
-    remedy = _REMEDIES.get(client.memory or 0, "")
+    remedy = _REMEDIES.get(client.memory or 0) or _tls_remedy(text)
     url = session.target.socket.url("ws")
     raise PreflightError(f"{url}: {text}{f'; {remedy}' if remedy else ''}")
+
+
+def _tls_remedy(text: str) -> str:
+    if not text.startswith("TLS: "):
+        return ""
+    if "certificate" in text:
+        return "give --ca-file, or --insecure if it is known to be its own"
+    if "wrong version number" in text:
+        return "that port does not speak TLS: use ws:// or http://"
+    return ""
 
 
 def _check_api(session: Session, reactor: Reactor) -> None:
@@ -91,7 +104,8 @@ def _check_api(session: Session, reactor: Reactor) -> None:
     status, body, reason = answer
     url = session.target.api.url("http")
     if not status:
-        raise PreflightError(f"HTTP API at {url}: {reason}")
+        remedy = _tls_remedy(reason)
+        raise PreflightError(f"HTTP API at {url}: {reason}{f'; {remedy}' if remedy else ''}")
     text = body.decode("utf-8", "replace").strip()[:300]
     if status == 401:
         raise PreflightError(
@@ -105,12 +119,42 @@ def _check_api(session: Session, reactor: Reactor) -> None:
         raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
 
 
+def _server_rules(plan: Plan) -> list[Slo]:
+    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
+
+
+def require_metrics(plan: Plan, target: Target) -> None:
+    """Refuse objectives about the target itself where it is not said how to ask it.
+
+    Raises:
+        PlanError: there is such an objective and no metrics URL.
+    """
+    rules = _server_rules(plan)
+    if rules and not target.metrics_url:
+        raise PlanError(f"[slo] {rules[0]} needs --metrics-url, the target's Prometheus page")
+
+
+def _check_metrics(session: Session) -> None:
+    """Refuse a run whose objectives need figures of the target that are not to be had."""
+    rules, url = _server_rules(session.plan), session.target.metrics_url
+    if not rules:
+        return
+    try:
+        found = scrape.parse(scrape.fetch(session.target))
+    except scrape.ScrapeError as error:
+        raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
+    for rule in rules:
+        if scrape.SOURCES[rule.figure] not in found:
+            what = FIGURES[rule.figure].text
+            raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
+
+
 def ask_channel(
     session: Session, reactor: Reactor, channel: str, info: str
 ) -> tuple[int, bytes, str]:
     """GET one channel; returns (status or 0, body, reason)."""
     target = session.target
-    path = f"{target.api.prefix}/apps/{target.credentials.app_id}/channels/{channel}"
+    path = target.api_path("channels", channel)
     query = {"info": info} if info else {}
     signed = pusher.signed_target(target.credentials, "GET", path, b"", int(time.time()), query)
     request = make_request("GET", signed, target.api.host_header, list(target.headers), b"")
@@ -149,7 +193,7 @@ def _measure_ttl(session: Session) -> float | None:
     """Publish to a cache channel and read its lifetime in seconds; None if the target is mute."""
     target = session.target
     channel = f"cache-lt-{session.run:04x}-ttl"
-    path = f"{target.api.prefix}/apps/{target.credentials.app_id}/events"
+    path = target.api_path("events")
     body = pusher.event_body(channel, session.plan.event_name, "ttl")
     signed = pusher.signed_target(target.credentials, "POST", path, body, int(time.time()))
     headers = [("Content-Type", "application/json"), *target.headers]

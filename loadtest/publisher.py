@@ -66,6 +66,7 @@ class Publisher:
         self.is_finished = False
         self._recorder = session.recorder
         self._count = count
+        self._path = session.target.api_path("events")
         self._sequence = Sequence()
         self._order = Order()
         load = session.plan.load
@@ -127,9 +128,9 @@ class Publisher:
                 at_us = max(self.session.to_local(order.at_us), now_us() - 1_000_000)
                 phase = (self.index + 0.5) / self._count
                 self._schedule.set_rate(order.rate * owned, at_us, phase)
-        elif order.phase in (phases.DRAIN, phases.DONE):
+        elif order.phase in (phases.DRAIN, phases.CLOSE, phases.DONE):
             self._schedule.stop()
-            if order.phase == phases.DONE:
+            if order.phase != phases.DRAIN:
                 self.finish()
         elif order.phase == phases.CONNECT:
             self._pool.warm_up(4)
@@ -150,6 +151,7 @@ class Publisher:
         self._recorder.gauges[-1 - self.index] = {
             "unprimed": len(self._unprimed) + self._priming,
             "publishes_waiting": self._pool.waiting,
+            "publishing": int(not self.is_finished),
             "seats": 1,
             "finished": int(self.is_finished),
         }
@@ -196,8 +198,9 @@ class Publisher:
         data = self.profile.encode(channel, payload)
         body = pusher.event_body(name, session.plan.event_name, data)
         target = session.target
-        path = f"{target.api.prefix}/apps/{target.credentials.app_id}/events"
-        signed = pusher.signed_target(target.credentials, "POST", path, body, int(time.time()))
+        signed = pusher.signed_target(
+            target.credentials, "POST", self._path, body, int(time.time())
+        )
         headers = [*_HEADERS, *target.headers]
         request = make_request("POST", signed, target.api.host_header, headers, body)
         return request, seq, sent_us

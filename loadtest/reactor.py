@@ -64,6 +64,10 @@ class Reactor:
         wait: parks the caller until the descriptor is readable or the seconds are over (None: for
             ever); None to block in epoll itself.
         pause: lets other greenlets run; None when there are none.
+
+    Attributes:
+        busy_at_us: when a socket last had something for us. Only a look that finds nothing lets
+            it grow old, so a loop that got no turn for seconds does not mistake that for silence.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Reactor:
         self._alarm = _Alarm()
         self._alarm_us = 0
         self._behind_since_us = 0
+        self.busy_at_us = now_us()
         self._epoll.register(self._alarm.fd, READ)
         self._handlers[self._alarm.fd] = self._alarm_rang
 
@@ -122,6 +127,8 @@ class Reactor:
         began_us = now_us()
         end_us = began_us + BUDGET_US
         is_behind = False
+        if any(fd != self._alarm.fd for fd, _ in ready):
+            self.busy_at_us = began_us
         for handled, (fd, events) in enumerate(ready):
             handler = handlers.get(fd)
             if handler is None:

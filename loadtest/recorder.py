@@ -59,8 +59,9 @@ class Recorder:
                 kind = "further kinds of error"
             entry = self.errors.setdefault(kind, [0, []])
         entry[0] += 1
-        if len(entry[1]) < MAX_EXAMPLES:
-            entry[1].append(example[:300])
+        example = example[:300]
+        if len(entry[1]) < MAX_EXAMPLES and example not in entry[1]:
+            entry[1].append(example)
 
     def take(self) -> dict[str, Any]:
         """Return everything since the last call as plain data, and begin anew."""

@@ -14,7 +14,7 @@ from loadtest import scrape
 from loadtest.collector import Collector
 from loadtest.director import Director
 from loadtest.figures import run_figures
-from loadtest.health import diagnose
+from loadtest.health import blind, diagnose
 from loadtest.ledger import Findings
 from loadtest.plan import Plan
 from loadtest.slo import Judgement, judge
@@ -76,13 +76,12 @@ def make_result(
     begin, end = ((us - collector.began_us) / 1e6 if us else 0.0 for us in director.measured_us)
     if not is_final and begin:
         end = max((second for second, _ in collector.series.slots()), default=end)
-    measured_s = max(end - begin, 0.0)
     figures = run_figures(
         collector,
         findings,
         conflation=plan.conflation,
         server=scrape.server_figures(facts.server, (begin, end)),
-        measured_s=measured_s,
+        stretch_s=(begin, end),
         ready_after_s=director.ready_after_s,
     )
     judged = _judge(plan, director, figures, facts)
@@ -94,11 +93,13 @@ def make_result(
         reasons = list(facts.invalid)
         if director.knee.trials and director.knee.trials[-1].is_doubtful and not director.knee.best:
             reasons.append(director.knee.sentence())
-    reasons += _nothing_measured(collector)
+    if figures["delivery.lost"]:
+        reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
+    reasons += _nothing_measured(collector, director)
     reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
-        "measured_s": round(measured_s, 3),
+        "measured_s": round(max(end - begin, 0.0), 3),
         "measured_from_s": round(begin, 3),
         "notes": director.notes + facts.notes,
     }
@@ -170,14 +171,18 @@ def verdict(reasons: Sequence[str], judged: Sequence[Judgement]) -> dict[str, An
     return {"outcome": outcome, "exit_code": EXIT_CODES[outcome], "reasons": why}
 
 
-def _nothing_measured(collector: Collector) -> list[str]:
-    if collector.counts["connects"]:
+def _nothing_measured(collector: Collector, director: Director) -> list[str]:
+    if not collector.counts["connects"]:
+        what = "no subscriber connected"
+    elif not director.measured_us[0]:
+        what = "the run ended before measuring began"
+    else:
         return []
     errors = sorted(collector.errors.items(), key=lambda item: -item[1][0])
     if not errors:
-        return ["no subscriber connected"]
+        return [what]
     kind, (count, examples) = errors[0]
-    return [f"no subscriber connected: {kind} ({count} times; {examples[0]})"]
+    return [f"{what}: {kind} ({count} times; {examples[0]})"]
 
 
 def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from loadtest.plan import Plan, PlanError
 from loadtest.preflight import PreflightError, check, settle_ttl
 from loadtest.report import text
-from loadtest.result import Facts, empty_result
+from loadtest.result import HARNESS_FAILED, Facts, empty_result
 from loadtest.station import open_session
 from loadtest.swarm import Swarm, run_to_end, wait_for_workers
 from loadtest.target import Target, TargetError
@@ -31,6 +31,7 @@ from loadtest.users import PublisherUser, SubscriberUser
 from loadtest.web import extend
 
 WORKERS_TIMEOUT_S = 30.0
+REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
 ENV = "CACHECAST_LOADTEST"
 
 
@@ -73,29 +74,34 @@ def run(
             environment.create_master_runner(host, port)
             swarm.attach()
             children = [_start_worker(target, port) for _ in range(workers)]
-            if not wait_for_workers(swarm, processes, WORKERS_TIMEOUT_S):
+            if remote and not quiet:
+                print(f"waiting for {remote} workers at {host}:{port}", file=sys.stderr)
+            timeout_s = REMOTE_TIMEOUT_S if remote else WORKERS_TIMEOUT_S
+            if not wait_for_workers(swarm, processes, timeout_s):
                 ready = len(swarm.ready_workers)
                 facts = Facts(started=_now(), run=0, command=command, processes=processes)
-                facts.invalid.append(f"only {ready} of {processes} workers reported")
+                facts.invalid.append(
+                    f"only {ready} of {processes} workers reported within {timeout_s:g} s"
+                )
                 return empty_result(plan, target, facts)
         else:
             environment.create_local_runner()
             swarm.attach()
-        _stop_on_interrupt(swarm)
-        if not quiet and plan.load.duration_s >= 600:
-            print(f"this run measures for {plan.load.duration_s / 60:.0f} minutes", file=sys.stderr)
+        _stop_on_interrupt(swarm, children)
+        if not quiet and plan.measured_s >= 600:
+            print(f"this run measures for {plan.measured_s / 60:.0f} minutes", file=sys.stderr)
         live = _LiveTable(quiet=quiet)
         run_to_end(swarm, live.show)
     finally:
-        _end(children)
+        _end(children, are_done=swarm.result is not None)
     assert swarm.result is not None
     return swarm.result
 
 
-def work(target: Target, master_host: str, master_port: int) -> int:
+def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> int:
     """Generate for a master until it says quit; returns the exit code."""
-    # Ctrl-C in a terminal reaches the whole group; the master ends the run in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not quiet:
+        print(f"waiting for the master at {master_host}:{master_port}", file=sys.stderr)
     logging.getLogger("locust").setLevel(logging.ERROR)
     environment = Environment(user_classes=[PublisherUser, SubscriberUser])
     swarm = Swarm(environment, Plan("fanout"), target)
@@ -103,7 +109,7 @@ def work(target: Target, master_host: str, master_port: int) -> int:
         runner = environment.create_worker_runner(master_host, master_port)
     except ConnectionError:
         print(f"no master at {master_host}:{master_port}", file=sys.stderr)
-        return 3
+        return HARNESS_FAILED
     swarm.attach()
     with contextlib.suppress(gevent.GreenletExit):
         runner.greenlet.join()
@@ -162,31 +168,47 @@ def _free_port() -> int:
 
 
 def _start_worker(target: Target, port: int) -> subprocess.Popen[bytes]:
-    """Start a worker here; the secret travels in its environment, not on its command line."""
-    environment = {
-        **os.environ,
-        f"{ENV}_TARGET": target.socket.url("ws"),
-        f"{ENV}_API_URL": target.api.url("http"),
-        f"{ENV}_APP_ID": target.credentials.app_id,
-        f"{ENV}_KEY": target.credentials.key,
-        f"{ENV}_SECRET": target.credentials.secret,
+    """Start a worker here; what is secret travels in its environment, not on its command line."""
+    key = target.encryption_key
+    given = {
+        "TARGET": target.socket.url("ws"),
+        "API_URL": target.api.url("http"),
+        "APP_ID": target.credentials.app_id,
+        "KEY": target.credentials.key,
+        "SECRET": target.credentials.secret,
+        "HEADERS": "\n".join(f"{name}: {value}" for name, value in target.headers),
+        "CA_FILE": target.ca_file,
+        "AUTH_ENDPOINT": target.auth_endpoint,
+        "ENCRYPTION_KEY": base64.b64encode(key).decode() if key else None,
+        "INSECURE": None if target.verify else "1",
+        "YES": "1",  # the master has asked
     }
-    if target.encryption_key:
-        key = base64.b64encode(target.encryption_key).decode()
-        environment[f"{ENV}_ENCRYPTION_KEY"] = key
-    command = [sys.executable, "-m", "loadtest", "run", "--worker", "--master-port", str(port)]
-    for name, value in (("--ca-file", target.ca_file), ("--auth-endpoint", target.auth_endpoint)):
-        if value:
-            command += [name, value]
-    for name, value in target.headers:
-        command += ["--header", f"{name}: {value}"]
-    if not target.verify:
-        command.append("--insecure")
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(f"{ENV}_")}
+    environment |= {f"{ENV}_{name}": value for name, value in given.items() if value}
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest",
+        "run",
+        "--worker",
+        "--master-port",
+        str(port),
+        "--quiet",
+    ]
+    # A group of its own: Ctrl-C in the terminal is the master's, which ends its workers in order.
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        process_group=0,
+    )
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
+def _end(children: list[subprocess.Popen[bytes]], *, are_done: bool) -> None:
+    """Wait for workers that were told to quit; end those that never got so far."""
     for child in children:
+        if not are_done:
+            child.terminate()
         try:
             child.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -194,14 +216,18 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
             child.wait()
 
 
-def _stop_on_interrupt(swarm: Swarm) -> None:
+def _stop_on_interrupt(swarm: Swarm, children: list[subprocess.Popen[bytes]]) -> None:
     """Ctrl-C once ends the run in order and reports it; twice gives up."""
 
     def interrupted() -> None:
-        if swarm.director is not None and not swarm.director.notes.count(_INTERRUPTED):
+        if swarm.director is not None and _INTERRUPTED not in swarm.director.notes:
             swarm.stop(_INTERRUPTED)
-        else:
-            os._exit(3)
+            print("ending the run in order; once more gives it up", file=sys.stderr)
+            return
+        for child in children:
+            child.kill()
+        print("stopped", file=sys.stderr)
+        os._exit(HARNESS_FAILED)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, interrupted)
@@ -226,9 +252,10 @@ class _LiveTable:
             return
         self._second = int(str(values["time"]))
         if self._lines % 20 == 0:
-            self._console.print(text.live_header(), style="bold", soft_wrap=True)
+            header = text.live_header(self._console.width)
+            self._console.print(header, style="bold", soft_wrap=True)
         self._lines += 1
-        self._console.print(text.live_line(values), soft_wrap=True)
+        self._console.print(text.live_line(values, self._console.width), soft_wrap=True)
 
 
 def live_values(swarm: Swarm) -> dict[str, Any]:
@@ -239,7 +266,7 @@ def live_values(swarm: Swarm) -> dict[str, Any]:
     levels = swarm.collector.levels()
     second, slot = slots[-2] if len(slots) > 1 else slots[-1] if slots else (0.0, None)
     delivery = slot.histograms.get("delivery") if slot else None
-    lag = swarm.collector.histograms.get("loop_lag")
+    lag = slot.histograms.get("loop_lag") if slot else None
     seconds = swarm.collector.series.slot_s
     p50, p99 = delivery.percentiles((50, 99)) if delivery else (None, None)
     return {

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest.figures import rss_growth
+from loadtest.target import Target, tls_context
 
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")
 TIMEOUT_S = 2.0
@@ -29,31 +29,38 @@ _NAMES = {
 }
 
 
+# Which of them a figure is made of.
+SOURCES = {
+    "server.rss_growth": "rss_bytes",
+    "server.rss_max_bytes": "rss_bytes",
+    "server.cpu_mean": "cpu_seconds",
+}
+
+
 class ScrapeError(Exception):
     """The metrics could not be read; the text says why."""
 
 
-def fetch(url: str, *, verify: bool = True) -> str:
-    """Return the text of a metrics page.
+def fetch(target: Target) -> str:
+    """Return the text of the target's metrics page.
 
     Raises:
         ScrapeError: unreachable, too slow, or not 200.
     """
+    url = target.metrics_url
+    assert url is not None
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        if not verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         connection = http.client.HTTPSConnection(
-            str(parts.hostname), port, timeout=TIMEOUT_S, context=context
+            str(parts.hostname), port, timeout=TIMEOUT_S, context=tls_context(target)
         )
     else:
         connection = http.client.HTTPConnection(str(parts.hostname), port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", parts.path or "/metrics")
+        path = (parts.path or "/metrics") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers=dict(target.headers))
         response = connection.getresponse()
         body = response.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:

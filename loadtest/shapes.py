@@ -18,9 +18,7 @@ class TimedShape:
         self.base = base
         self.start = base if plan.shape.start is None else plan.shape.start
         self.to = base if plan.shape.to is None else plan.shape.to
-        self.duration_s = plan.load.duration_s
-        if plan.shape.kind == "stages":
-            self.duration_s = sum(seconds for seconds, _ in plan.shape.stages)
+        self.duration_s = plan.measured_s
 
     def level_at(self, second: float) -> float | None:
         """Return the level at a moment since measuring began, None once the shape is over."""

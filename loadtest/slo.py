@@ -26,7 +26,54 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "==": operator.eq,
 }
+# Seconds of measuring before the ends of a run can be compared; samples come once a second.
+DRIFT_S, GROWTH_S = 20.0, 12.0
 _PERCENTILES = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "mean_ms", "min_ms")
+
+
+_COUNTS_AND_RATES = {
+    "delivery.expected": "events owed to subscribers",
+    "delivery.received": "events received by subscribers",
+    "delivery.lost": "owed events that were never received",
+    "delivery.conflated": "cache-channel updates replaced by a newer one, as the target admits",
+    "delivery.doubled": "events received twice in a row",
+    "delivery.reordered": "events received after one that was published later",
+    "delivery.stale": "old values received after newer ones",
+    "delivery.altered": "events whose bytes were changed",
+    "delivery.misrouted": "events that arrived on a wrong channel",
+    "delivery.foreign": "events that nobody published",
+    "delivery.per_s": "events received per second while measuring",
+    "publish.per_s": "publishes answered with success per second while measuring",
+    "publish.offered_per_s": "publishes the schedule asked for per second",
+    "publish.failed": "publishes refused, unanswered or never sent",
+    "connect.failed": "connection attempts that did not end in connection_established",
+    "connect.per_s": "connections established per second until all were there",
+    "subscribe.failed": "subscriptions refused",
+    "closed.unexpected": "established connections that ended without our doing",
+    "cache.hits": "joins answered with a cached value",
+    "cache.misses": "joins answered with cache_miss",
+    "cache.stale": "joins answered with a value that was not the newest",
+    "cache.false_misses": "joins answered with cache_miss although a value was cached",
+    "cache.expired_served": "joins answered with a value past its lifetime",
+    "cache.unanswered": "joins that got neither a value nor cache_miss",
+    "cache.skipped": "joins the generator could not start for lack of free subscribers",
+    "presence.wrong": "rosters that differed from who was there",
+    "presence.checked": "rosters compared",
+    "presence.ghosts": "member events that contradict what the subscriber had been told",
+    "client_events.echoed": "client events that came back to their sender",
+    "client_events.refused": "client events answered with pusher:error",
+    "crypto.failed": "encrypted payloads that could not be opened",
+    "recover.unrecovered": "dropped connections that were not back at the end",
+    "recover.total_ms": "from the drop until the last connection was back",
+    "slow.closed": "slow readers closed by the target",
+    "slow.missed": "events that slow readers missed",
+    "slow.last_value_missing": "slow readers that did not end with the newest value",
+    "errors.count": "errors of any kind",
+    "server.rss_max_bytes": "greatest resident memory",
+    "server.cpu_mean": "processor use of the target, cores",
+    "generator.frames_per_s": "WebSocket frames received per second",
+    "generator.capacity_per_s": "frames per second of processor time: what one core could take",
+}
 
 
 class SloError(ValueError):
@@ -35,11 +82,21 @@ class SloError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One name an SLO may use: what it says and the values it can take."""
+    """One name an SLO may use: what it says and the values it can take.
+
+    Attributes:
+        text: what it says.
+        low: least value.
+        high: greatest value.
+        is_whole: it counts things.
+        needs_s: how long a run must measure for it to exist.
+    """
 
     text: str
     low: float = 0.0
     high: float = math.inf
+    is_whole: bool = False
+    needs_s: float = 0.0
 
 
 def _figures() -> dict[str, Figure]:
@@ -47,53 +104,16 @@ def _figures() -> dict[str, Figure]:
     for name, text in HISTOGRAMS.items():
         for percentile in _PERCENTILES:
             figures[f"{name}.{percentile}"] = Figure(f"{percentile[:-3]} in ms: {text}")
-        figures[f"{name}.count"] = Figure(f"how often measured: {text}")
-    for name, text in {
-        "delivery.expected": "events owed to subscribers",
-        "delivery.received": "events received by subscribers",
-        "delivery.lost": "owed events that were never received",
-        "delivery.conflated": "cache-channel updates replaced by a newer one, as the target admits",
-        "delivery.doubled": "events received twice in a row",
-        "delivery.reordered": "events received after one that was published later",
-        "delivery.stale": "old values received after newer ones",
-        "delivery.altered": "events whose bytes were changed",
-        "delivery.misrouted": "events that arrived on a wrong channel",
-        "delivery.foreign": "events that nobody published",
-        "delivery.per_s": "events received per second while measuring",
-        "publish.per_s": "publishes answered with success per second while measuring",
-        "publish.offered_per_s": "publishes the schedule asked for per second",
-        "publish.failed": "publishes refused, unanswered or never sent",
-        "connect.failed": "connection attempts that did not end in connection_established",
-        "connect.per_s": "connections established per second until all were there",
-        "subscribe.failed": "subscriptions refused",
-        "closed.unexpected": "established connections that ended without our doing",
-        "cache.hits": "joins answered with a cached value",
-        "cache.misses": "joins answered with cache_miss",
-        "cache.stale": "joins answered with a value that was not the newest",
-        "cache.false_misses": "joins answered with cache_miss although a value was cached",
-        "cache.expired_served": "joins answered with a value past its lifetime",
-        "cache.unanswered": "joins that got neither a value nor cache_miss",
-        "cache.skipped": "joins the generator could not start for lack of free subscribers",
-        "presence.wrong": "rosters that differed from who was there",
-        "presence.checked": "rosters compared",
-        "presence.ghosts": "member events that contradict what the subscriber had been told",
-        "client_events.echoed": "client events that came back to their sender",
-        "client_events.refused": "client events answered with pusher:error",
-        "crypto.failed": "encrypted payloads that could not be opened",
-        "recover.unrecovered": "dropped connections that were not back at the end",
-        "recover.total_ms": "from the drop until the last connection was back",
-        "slow.closed": "slow readers closed by the target",
-        "slow.missed": "events that slow readers missed",
-        "slow.last_value_missing": "slow readers that did not end with the newest value",
-        "errors.count": "errors of any kind",
-        "soak.latency_drift": "p99 of the last tenth over p99 of the first tenth",
-        "server.rss_growth": "resident memory at the end over that at the start",
-        "server.rss_max_bytes": "greatest resident memory",
-        "server.cpu_mean": "processor use of the target, cores",
-        "generator.rss_growth": "memory of the generator at the end over that at the start",
-        "generator.frames_per_s": "WebSocket frames received per second",
-    }.items():
-        figures[name] = Figure(text)
+        figures[f"{name}.count"] = Figure(f"how often measured: {text}", is_whole=True)
+    for name, text in _COUNTS_AND_RATES.items():
+        is_whole = not name.endswith(("_per_s", ".per_s", "_ms", "_mean"))
+        figures[name] = Figure(text, is_whole=is_whole)
+    for name, text, needs_s in (
+        ("soak.latency_drift", "p99 of the last tenth over p99 of the first tenth", DRIFT_S),
+        ("server.rss_growth", "resident memory at the end over that at the start", GROWTH_S),
+        ("generator.rss_growth", "the generator's memory at the end over the start", GROWTH_S),
+    ):
+        figures[name] = Figure(text, needs_s=needs_s)
     for name, text in {
         "delivery.lost_ratio": "lost over owed",
         "cache.hit_ratio": "hits over joins",
@@ -177,6 +197,8 @@ def _check_range(text: str, figure: Figure, comparison: str, limit: float) -> No
         if math.isinf(figure.high):
             bound = f"at least {figure.low:g}"
         raise SloError(f"{text!r} can never hold: the figure is {bound} ({figure.text})")
+    if figure.is_whole and comparison == "==" and limit != int(limit):
+        raise SloError(f"{text!r} can never hold: it counts whole things ({figure.text})")
     always = (comparison == ">=" and limit <= figure.low) or (
         comparison == "<=" and limit >= figure.high
     )

@@ -61,7 +61,7 @@ def open_session(plan: Plan, target: Target, run: int) -> Session:
     Raises:
         TargetError: a host does not resolve, or TLS cannot be set up.
     """
-    auth = parse_endpoint(target.auth_endpoint) if target.auth_endpoint else None
+    auth = parse_endpoint(target.auth_endpoint, is_resource=True) if target.auth_endpoint else None
     return Session(
         plan=plan,
         target=target,

@@ -56,6 +56,8 @@ STEP_S = 0.1
 REPEAT_US = 1_000_000
 LAG_PROBE_S = 0.02
 LOST_AFTER_S = 6.0
+# By this long after a publish was answered its worker has reported it, or is lost.
+REPORTED_S = 5.0
 
 
 class RunShape(LoadTestShape):
@@ -189,6 +191,7 @@ class Swarm:
                 is_slow=profile.is_slow,
             ),
             session.run_now(),
+            settle_after_us=int((self.plan.limits.publish_timeout_s + REPORTED_S) * 1e6),
         )
         self.director = Director(
             self.plan,
@@ -230,7 +233,8 @@ class Swarm:
                 due_us = next_report_us(now)
             self._look_for_lost(now)
             before = session.orders.current
-            order = self.director.step(now, self.collector.levels())
+            levels = self.collector.levels() | {"slowest_us": self.collector.slowest_us}
+            order = self.director.step(now, levels)
             if order.number != before.number:
                 self._give(order)
                 repeat_us = now + REPEAT_US
@@ -245,7 +249,8 @@ class Swarm:
     def _give(self, order: Order) -> None:
         assert self.station is not None
         assert self.collector is not None
-        self.collector.is_measuring = order.phase == orders.MEASURE
+        assert self.director is not None
+        self.collector.measured_us = self.director.measured_us
         if order.phase == orders.MEASURE:
             calm_collector()
         self.station.session.orders.receive(order)
@@ -283,7 +288,7 @@ class Swarm:
             self.collector.health, self.collector.window, counts, (now_s - seconds, now_s)
         )
         if doubts:
-            self.director.notes.append(f"at this trial: {doubts[0]}")
+            self.director.notes.append(f"at {self.director.trial_level:g}: {doubts[0]}")
         # A rule that holds although the generator lagged still holds: lag only ever adds latency.
         return tuple(failed), figures, bool(doubts and failed)
 
@@ -305,7 +310,7 @@ class Swarm:
         while True:
             second = (self.station.session.run_now() - self.collector.began_us) / 1e6
             try:
-                sample = scrape.parse(scrape.fetch(url, verify=self.target.verify))
+                sample = scrape.parse(scrape.fetch(self.target))
                 self._facts.server.append({"t_s": round(second, 3), **sample})
             except scrape.ScrapeError as error:
                 failures += 1

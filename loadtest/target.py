@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from loadtest.pusher import Credentials
 from loadtest.transport import Address
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = {
+    "host",
+    "connection",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-extensions",
+}
 _SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 
@@ -70,6 +82,11 @@ class Target:
     metrics_url: str | None = None
     encryption_key: bytes | None = field(default=None, repr=False)
 
+    def api_path(self, *parts: str) -> str:
+        """Return the path of an HTTP API resource of the app."""
+        escaped = "/".join(quote(part, safe="") for part in (self.credentials.app_id, *parts))
+        return f"{self.api.prefix}/apps/{escaped}"
+
     def describe(self) -> dict[str, object]:
         """Return what a report may say: never the secret, nor header values."""
         return {
@@ -87,12 +104,12 @@ class Target:
         """Return every host that would get traffic, each once."""
         hosts = [self.socket.host, self.api.host]
         urls = (self.auth_endpoint, self.metrics_url)
-        hosts += [parse_endpoint(url).host for url in urls if url]
+        hosts += [parse_endpoint(url, is_resource=True).host for url in urls if url]
         return list(dict.fromkeys(hosts))
 
 
-def parse_endpoint(url: str) -> Endpoint:
-    """Take a base URL apart.
+def parse_endpoint(url: str, *, is_resource: bool = False) -> Endpoint:
+    """Take a base URL apart, or the URL of one resource, which may have a query.
 
     Raises:
         TargetError: no scheme, an unknown one, no host, or an impossible port.
@@ -111,6 +128,8 @@ def parse_endpoint(url: str) -> Endpoint:
         raise TargetError(f"{url!r} names no host")
     if parts.username or parts.password:
         raise TargetError("credentials do not belong into the URL; use --key and --secret")
+    if (parts.query and not is_resource) or parts.fragment:
+        raise TargetError(f"{url!r} is not a base URL: leave out what follows the path")
     tls = _SOCKET_SCHEMES[parts.scheme]
     return Endpoint(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
@@ -137,7 +156,7 @@ def make_target(
         key: the app's key.
         secret: the app's secret, or `@PATH` of a file that holds it.
         api_url: base URL of the HTTP API where it is not the same host.
-        headers: `Name: value` lines.
+        headers: `Name: value` lines; `@PATH` is a file of them.
         ca_file: PEM file.
         verify: whether certificates are checked.
         auth_endpoint: URL that signs subscriptions.
@@ -151,10 +170,12 @@ def make_target(
     for name, value in (("--app-id", app_id), ("--key", key), ("--secret", secret)):
         if not value:
             raise TargetError(f"{name} is missing (or its environment variable)")
-    pairs = [_read_header_option(line) for line in headers]
+    pairs = [_read_header_option(line) for given in headers for line in _header_lines(given)]
     for extra in (auth_endpoint, metrics_url):
         if extra:
-            parse_endpoint(extra)
+            parse_endpoint(extra, is_resource=True)
+    if ca_file and not Path(ca_file).is_file():
+        raise TargetError(f"--ca-file {ca_file}: there is no such file")
     return Target(
         socket=endpoint,
         api=parse_endpoint(api_url) if api_url else endpoint,
@@ -170,9 +191,17 @@ def make_target(
 
 def _read_header_option(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
-    if not colon or not name.strip() or "\n" in line or "\r" in line:
+    if not colon or not _TOKEN.fullmatch(name.strip()) or not value.isprintable():
         raise TargetError(f"--header wants 'Name: value', not {name!r}")
+    if name.strip().lower() in _OWN_HEADERS:
+        raise TargetError(f"--header {name.strip()} is set by the load test itself")
     return name.strip(), value.strip()
+
+
+def _header_lines(given: str) -> list[str]:
+    if not given.startswith("@"):
+        return [given]
+    return [line for line in _read_lines(given[1:], "the headers' file") if line.strip()]
 
 
 def _read_key(given: str) -> bytes:
@@ -193,13 +222,19 @@ def read_secret(given: str) -> str:
     """
     if not given.startswith("@"):
         return given
-    try:
-        lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TargetError(f"the secret's file cannot be read: {error.strerror}") from error
+    lines = _read_lines(given[1:], "the secret's file")
     if not lines or not lines[0].strip():
         raise TargetError("the secret's file is empty")
     return lines[0].strip()
+
+
+def _read_lines(path: str, what: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise TargetError(f"{what} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"{what} is not UTF-8 text") from error
 
 
 def resolve(endpoint: Endpoint, target: Target) -> Address:
@@ -213,11 +248,16 @@ def resolve(endpoint: Endpoint, target: Target) -> Address:
     except OSError as error:
         raise TargetError(f"{endpoint.host} cannot be resolved: {error.strerror}") from error
     family, _, _, _, sockaddr = found[0]
-    context = _tls_context(target) if endpoint.tls else None
+    context = tls_context(target) if endpoint.tls else None
     return Address(family, sockaddr, endpoint.host, context)
 
 
-def _tls_context(target: Target) -> ssl.SSLContext:
+def tls_context(target: Target) -> ssl.SSLContext:
+    """Return how to check the target's certificates.
+
+    Raises:
+        TargetError: the CA file cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=target.ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -231,8 +271,10 @@ def _tls_context(target: Target) -> ssl.SSLContext:
 def public_hosts(target: Target) -> list[str]:
     """Return the hosts that are neither loopback nor private: the ones to ask about first.
 
-    A name that does not resolve counts as public; a name with several addresses is public if one
-    is.
+    A name with several addresses is public if one is.
+
+    Raises:
+        TargetError: a name does not resolve.
     """
     return [host for host in target.hosts() if not _is_near(host)]
 
@@ -240,7 +282,7 @@ def public_hosts(target: Target) -> list[str]:
 def _is_near(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
+    except OSError as error:
+        raise TargetError(f"{host} cannot be resolved: {error.strerror}") from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     return all(address.is_loopback or address.is_private for address in addresses)

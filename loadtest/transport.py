@@ -21,6 +21,7 @@ from loadtest.reactor import READ, WRITE, Reactor
 _READ_SIZE = 65_536
 # How the reason begins where this machine, and not the target, had no more to give.
 GENERATOR = "generator"
+CLOSED = "connection closed by the peer"
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
 
 
@@ -183,7 +184,7 @@ class Connection:
             return 0
         now_us = time.monotonic_ns() // 1000
         if not data:
-            self._fail("closed by the peer without a close frame")
+            self._fail(CLOSED)
             return 0
         if self._tls is not None:
             self._decrypt(data, now_us)

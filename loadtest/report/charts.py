@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
-WIDTH, HEIGHT = 640, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 24, 30
+WIDTH, HEIGHT = 640, 258
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 32, 30
 
 Point = tuple[float, float]
 
@@ -117,6 +117,8 @@ def line_chart(
         is_log: logarithmic y.
         marks: vertical lines with a label, in x.
     """
+    if x_unit == "s":
+        lines, marks, x_unit = _in_long_units(lines, marks)
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     if not xs:
@@ -125,12 +127,12 @@ def line_chart(
     x_axis = Axis(min(xs), max(*xs, min(xs) + 1e-9), is_log=False, ticks=x_axis.ticks)
     y_axis = log_axis(ys) if is_log else linear_axis(ys)
     body = _frame(x_axis, y_axis, x_unit, y_unit)
-    for x, label in marks:
-        at = _x(x_axis, x)
-        body.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>')
-        body.append(f'<text class="mark" x="{at + 4:.1f}" y="{TOP + 10}">{escape(label)}</text>')
     for line in lines:
         body += _draw(line, x_axis, y_axis)
+    for place, (x, label) in enumerate(marks):
+        # Where a narrow page has no room for all labels, every other one goes.
+        minor = len(marks) > 6 and place % 2 == 1
+        body += _mark(_x(x_axis, x), label, is_minor=minor)
     data = {
         "x": [x_axis.low, x_axis.high, 0],
         "xu": x_unit,
@@ -168,14 +170,7 @@ def bar_chart(
             f' height="{_floor() - top:.1f}"><title>{escape(tip)}</title></rect>'
         )
     for row, (x, label) in enumerate(sorted(marks)):
-        at = _x(x_axis, x)
-        anchor = "end" if at > WIDTH - 110 else "start"
-        shift = -4 if anchor == "end" else 4
-        body.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>')
-        body.append(
-            f'<text class="mark" x="{at + shift:.1f}" y="{TOP + 10 + 14 * row}"'
-            f' text-anchor="{anchor}">{escape(label)}</text>'
-        )
+        body += _mark(_x(x_axis, x), label, row=row)
     return _svg(title, body, None)
 
 
@@ -196,13 +191,8 @@ def percentile_chart(title: str, lines: Sequence[Line], *, y_unit: str) -> str:
         body.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>')
         body.append(f'<text x="{at:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>')
     for line in lines:
-        moved = Line(
-            line.name,
-            [(_nines(x), y) for x, y in line.points],
-            line.style,
-            is_dashed=line.is_dashed,
-        )
-        body += _draw(moved, x_axis, y_axis)
+        moved = [(_nines(x), y) for x, y in line.points]
+        body += _draw(replace(line, points=moved), x_axis, y_axis)
     return _svg(title, body, None) + legend(lines)
 
 
@@ -219,6 +209,30 @@ def legend(lines: Sequence[Line]) -> str:
         if line.points
     )
     return f'<div class="legend">{items}</div>'
+
+
+def _mark(at: float, label: str, *, row: int = 0, is_minor: bool = False) -> list[str]:
+    """Return a vertical line and its label, which stays inside the picture."""
+    anchor = "end" if at > WIDTH - 150 else "start"
+    shift = -4 if anchor == "end" else 4
+    kind = "mark minor" if is_minor else "mark"
+    place = f'x="{at + shift:.1f}" y="{TOP + 13 + 19 * row}" text-anchor="{anchor}"'
+    return [
+        f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>',
+        f'<text class="{kind}" {place}>{escape(label)}</text>',
+    ]
+
+
+def _in_long_units(
+    lines: Sequence[Line], marks: Sequence[tuple[float, str]]
+) -> tuple[Sequence[Line], Sequence[tuple[float, str]], str]:
+    """Turn seconds into minutes or hours where a run is long enough for them."""
+    last = max((x for line in lines for x, _ in line.points), default=0.0)
+    for unit, seconds in (("h", 3600.0), ("min", 60.0)):
+        if last >= 5 * seconds:
+            moved = [replace(o, points=[(x / seconds, y) for x, y in o.points]) for o in lines]
+            return moved, [(x / seconds, label) for x, label in marks], unit
+    return lines, marks, "s"
 
 
 def _draw(line: Line, x_axis: Axis, y_axis: Axis) -> list[str]:
@@ -249,17 +263,18 @@ def _frame(x_axis: Axis, y_axis: Axis, x_unit: str, y_unit: str) -> list[str]:
             f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{number(tick)}</text>'
         )
     shown = [tick for tick in x_axis.ticks if x_axis.low <= tick <= x_axis.high]
-    for tick in shown:
+    for place, tick in enumerate(reversed(shown)):
         # The unit stands at the last label only; with every number it would be noise.
-        text = f"{number(tick)} {x_unit}".rstrip() if tick == shown[-1] else number(tick)
+        text = f"{number(tick)} {x_unit}".rstrip() if place == 0 else number(tick)
+        kind = ' class="minor"' if place % 2 else ""
         body.append(
-            f'<text x="{_x(x_axis, tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
+            f'<text{kind} x="{_x(x_axis, tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
             f"{escape(text)}</text>"
         )
     body.append(
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_floor()}" y2="{_floor()}"/>'
     )
-    body.append(f'<text class="unit" x="{LEFT - 8}" y="{TOP - 10}">{escape(y_unit)}</text>')
+    body.append(f'<text class="unit" x="4" y="12">{escape(y_unit)}</text>')
     return body
 
 

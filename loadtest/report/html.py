@@ -10,7 +10,13 @@ from loadtest.clock import claim_ms
 from loadtest.report import charts
 from loadtest.report.charts import Line
 from loadtest.report.page import SCRIPT, STYLE
-from loadtest.report.panels import card, main_charts, system_charts
+from loadtest.report.panels import (
+    HIGH_PERCENTILES,
+    backed,
+    card,
+    main_charts,
+    system_charts,
+)
 
 _LATENCY_NAMES = {
     "delivery": "Delivery, from the intended publish",
@@ -64,14 +70,22 @@ def render(result: dict[str, Any], *, head: str = "") -> str:
 
 def _header(result: dict[str, Any]) -> str:
     run, load = result["run"], result["plan"]["load"]
-    outcome = result["verdict"]["outcome"]
-    text = (
-        f"{escape(result['target']['socket'])} &middot; {escape(run['started'])} &middot;"
-        f" {load['subscribers']:,} subscribers, {run['measured_s']:g} s measured"
-    )
+    verdict = result["verdict"]
+    outcome = verdict["outcome"]
+    begun = run["started"][:16].replace("T", " ")
+    facts = [
+        result["target"]["socket"],
+        f"{begun} UTC" if begun else "",
+        f"{load['subscribers']:,} subscribers",
+        f"{charts.number(load['rate'])} publishes/s planned",
+        f"{charts.number(round(run['measured_s'], 1))} s measured",
+    ]
+    says = escape(verdict["reasons"][0]) if outcome == "PASS" else ""
     return (
         f'<header><div class="badge {outcome}">{outcome}</div>'
-        f"<div><h1>Load test: {escape(run['profile'])}</h1><p>{text}</p></div></header>"
+        f"<div><h1>Load test: {escape(run['profile'])}</h1>"
+        f"<p>{' &middot; '.join(escape(fact) for fact in facts if fact)}</p>"
+        f"{f'<p class=says>{says[0].upper()}{says[1:]}.</p>' if says else ''}</div></header>"
     )
 
 
@@ -89,7 +103,14 @@ def _tiles(result: dict[str, Any]) -> str:
     main = "first_value" if result["run"]["profile"].startswith("cache-") else "delivery"
     label = "to the first value" if main == "first_value" else "delivery"
     tiles: list[tuple[str, str, str]] = []
-    for part, text in (("p50_ms", "median"), ("p99_ms", "p99"), ("p999_ms", "p99.9")):
+    knee = result["knee"]
+    if knee and knee["best"]:
+        # What a search is asked for; its latencies are those of that trial, not of overload.
+        best = next(t for t in knee["trials"] if t["level"] == knee["best"] and t["holds"])
+        figures, label = {**figures, **best["figures"]}, f"{label} at that"
+        unit = "publishes/s" if result["plan"]["shape"]["of"] == "rate" else "subscribers"
+        tiles.append((charts.number(knee["best"]), unit, "is the highest that held"))
+    for part, text in backed(figures, main, (("p50_ms", "median"), *HIGH_PERCENTILES)):
         if f"{main}.{part}" in figures:
             claimed = claim_ms(figures[f"{main}.{part}"], error_ms)
             tiles.append((claimed, "ms", f"{text} {label}"))
@@ -171,7 +192,7 @@ def _slos(result: dict[str, Any]) -> str:
         f"<td><code>{escape(slo['rule'])}</code></td>"
         f"<td class='n'>{_figure(slo['value'])}</td>"
         f"<td class='eg'>{escape(slo['note'])}</td></tr>"
-        for slo in result["slos"]
+        for slo in sorted(result["slos"], key=lambda slo: slo["outcome"] == "pass")
     )
     holding = sum(slo["outcome"] == "pass" for slo in result["slos"])
     total = len(result["slos"])
@@ -213,7 +234,7 @@ def _latency_table(result: dict[str, Any]) -> str:
         )
     return (
         '<section class="card wide"><h2>Latency <small>milliseconds</small></h2>'
-        "<div class='scroll'><table><tr><th></th><th class='n'>count</th>"
+        "<div class='scroll many'><table><tr><th></th><th class='n'>count</th>"
         f"{heads}</tr>{''.join(rows)}</table></div>{note}</section>"
     )
 
@@ -315,13 +336,17 @@ def _details(result: dict[str, Any]) -> str:
     env = result["environment"]
     system = f"{env['system']} {env['kernel']}, Python {env['python']}"
     machine = f"{env['cores']} cores, {env['cpu']}, {system}"
-    processes = result["run"]["processes"]
+    processes = f"generator processes: {result['run']['processes']}"
+    if "generator.capacity_per_s" in result["figures"]:
+        received = result["figures"]["generator.frames_per_s"]
+        capacity = result["figures"]["generator.capacity_per_s"]
+        processes += f", {received:,.0f} frames/s received, {capacity:,.0f} per core used"
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in result["run"]["notes"])
     plan = escape(json.dumps(result["plan"], indent=2))
     target = escape(json.dumps(result["target"], indent=2))
     return (
         f'<section class="card wide"><h2>How it was measured</h2>{notes}'
-        f"<p class='note'>{escape(machine)}; generator processes: {processes}.</p>"
+        f"<p class='note'>{escape(machine)}; {processes}.</p>"
         f"<p class='note'><code>{escape(result['run']['command'])}</code></p>"
         f"<p class='note'>{_METHOD}</p>"
         f"<details><summary>plan</summary><pre>{plan}</pre></details>"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
+from statistics import fmean
 from typing import Any
 
 from loadtest.histogram import Histogram
 from loadtest.report import charts
-from loadtest.report.charts import Line
+from loadtest.report.charts import Line, Point
+from loadtest.series import MAX_SLOTS
 
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 
@@ -19,6 +22,19 @@ def card(title: str, note: str, body: str) -> str:
         f'<section class="card"><h2>{escape(title)} <small>{escape(note)}</small></h2>'
         f"{body}</section>"
     )
+
+
+HIGH_PERCENTILES = (("p99_ms", "p99"), ("p999_ms", "p99.9"))
+# A percentile needs some samples beyond it; with fewer it only repeats the maximum.
+_NEEDED = {"p99_ms": 100, "p999_ms": 1000}
+
+
+def backed(
+    figures: Mapping[str, float], name: str, parts: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return those of the percentiles that the number of samples can back."""
+    count = figures.get(f"{name}.count", 0)
+    return [(part, text) for part, text in parts if count >= _NEEDED.get(part, 1)]
 
 
 def _over_time(result: dict[str, Any], names: Iterable[tuple[str, str, int]]) -> list[Line]:
@@ -62,12 +78,12 @@ def main_charts(result: dict[str, Any]) -> str:
     publishes = _filled(
         result,
         [
-            ("publish_scheduled_per_s", "offered", 1),
             ("publish_ok_per_s", "answered", 0),
             ("publish_failed_per_s", "failed", 2),
+            ("publish_scheduled_per_s", "offered", 1),
         ],
     )
-    publishes = [_dash(line) if line.name == "offered" else line for line in publishes]
+    publishes = [replace(line, is_dashed=line.name == "offered") for line in publishes]
     deliveries = _rate_of(result, "delivery", "deliveries/s", 3) + _filled(
         result, [("frames_per_s", "frames/s", 4)]
     )
@@ -94,17 +110,8 @@ def main_charts(result: dict[str, Any]) -> str:
     return f'<div class="grid2">{"".join(cards)}</div>'
 
 
-def _dash(line: Line) -> Line:
-    return Line(line.name, line.points, line.style, is_dashed=True)
-
-
 def _rates(lines: list[Line], marks: list[tuple[float, str]]) -> str:
-    shown = [
-        Line(
-            line.name, line.points, line.style, is_area=not line.is_dashed, is_dashed=line.is_dashed
-        )
-        for line in lines
-    ]
+    shown = [replace(line, is_area=not line.is_dashed) for line in lines]
     return charts.line_chart("Rates", shown, y_unit="per second", marks=marks)
 
 
@@ -145,7 +152,7 @@ def _histogram_chart(result: dict[str, Any], name: str) -> str:
     figures = result["figures"]
     marks = [
         (figures[f"{name}.{part}"], f"{text} {charts.number(figures[f'{name}.{part}'])} ms")
-        for part, text in (("p50_ms", "p50"), ("p99_ms", "p99"), ("p999_ms", "p99.9"))
+        for part, text in backed(figures, name, (("p50_ms", "p50"), *HIGH_PERCENTILES))
         if figures.get(f"{name}.{part}")
     ]
     return charts.bar_chart("Histogram", bars, x_unit="ms", y_unit="events", marks=marks)
@@ -174,30 +181,38 @@ def _curve(result: dict[str, Any]) -> str:
     return charts.percentile_chart("Latency by percentile", lines, y_unit="ms")
 
 
+def _points(samples: Sequence[dict[str, float]], key: str, scale: float = 1) -> list[Point]:
+    """Return samples as points, averaged where a long run has more of them than a picture shows."""
+    points = [(s["t_s"], s[key] / scale) for s in samples if key in s]
+    each = -(-len(points) // MAX_SLOTS) or 1
+    groups = [points[at : at + each] for at in range(0, len(points), each)]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
+
+
 def system_charts(result: dict[str, Any]) -> str:
     """Return the panels about the machines: generator and target."""
     cards = []
-    for key, title, note in (
-        ("cpu", "Generator: processor", "cores used by each process"),
-        (
-            "starved",
-            "Generator: kept waiting",
-            "share of the time other programs had its processor",
-        ),
+    lag = _over_time(result, [("loop_lag.p99_ms", "p99", 1), ("loop_lag.max_ms", "max", 2)])
+    if lag:
+        title, note = "Generator: event loop", "how late it was; part of every latency"
+        cards.append(card(title, note, charts.line_chart(title, lag, y_unit="ms")))
+    for key, title, note, unit in (
+        ("cpu", "Generator: processor", "used by each process", "cores"),
+        ("starved", "Generator: kept waiting", "ready to run, but others ran", "share of time"),
     ):
         lines = [
-            Line(f"process {number}", [(s["t_s"], s[key]) for s in samples if key in s], number % 5)
+            Line(f"process {number}", _points(samples, key), number % 5)
             for number, samples in enumerate(result["generator"].values())
         ]
         if any(line.points for line in lines):
-            cards.append(card(title, note, charts.line_chart(title, lines, y_unit="share")))
+            cards.append(card(title, note, charts.line_chart(title, lines, y_unit=unit)))
     samples = result["server"]
     for key, title, unit, scale in (
         ("rss_bytes", "Target: resident memory", "MiB", 2**20),
         ("cpu", "Target: processor", "cores", 1),
         ("queued_bytes", "Target: bytes waiting in queues", "KiB", 2**10),
     ):
-        points = [(s["t_s"], s[key] / scale) for s in samples if key in s]
+        points = _points(samples, key, scale)
         if points:
             chart = charts.line_chart(title, [Line(title, points, 3, is_area=True)], y_unit=unit)
             cards.append(card(title, "from its metrics", chart))

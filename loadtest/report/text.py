@@ -12,19 +12,24 @@ from rich.text import Text
 from loadtest.clock import claim_ms
 
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
+# The value's name, its short title and its width where a terminal is narrower than the long one.
 LIVE_COLUMNS = (
-    ("time", 6),
-    ("phase", 8),
-    ("connected", 9),
-    ("subscribed", 10),
-    ("publishes/s", 11),
-    ("deliveries/s", 12),
-    ("p50 ms", 8),
-    ("p99 ms", 8),
-    ("lost", 7),
-    ("errors", 6),
-    ("lag ms", 7),
+    ("time", "time", 4),
+    ("phase", "phase", 7),
+    ("connected", "conn", 6),
+    ("subscribed", "subs", 6),
+    ("publishes/s", "publ/s", 6),
+    ("deliveries/s", "deliv/s", 9),
+    ("p50 ms", "p50 ms", 7),
+    ("p99 ms", "p99 ms", 7),
+    ("lost", "lost", 6),
+    ("errors", "errors", 6),
+    ("lag ms", "lag ms", 6),
 )
+# The same with whole titles and more air.
+_WIDE = {name: max(len(name), width) + 1 for name, _, width in LIVE_COLUMNS}
+WIDE_FROM = sum(_WIDE.values()) + len(_WIDE) - 1
+_WORTH_TELLING = 20_000  # frames per second; below that fixed costs hide what a frame costs
 _LATENCIES = (
     ("delivery", "delivery (from intended)"),
     ("service", "delivery (from sent)"),
@@ -39,14 +44,20 @@ _LATENCIES = (
 )
 
 
-def live_header() -> str:
-    """Return the heading of the live table."""
-    return "  ".join(title.rjust(width) for title, width in LIVE_COLUMNS)
+def live_header(columns: int) -> str:
+    """Return the heading of the live table for a terminal of so many columns (80 or more)."""
+    if columns >= WIDE_FROM:
+        return " ".join(name.rjust(width) for name, width in _WIDE.items())
+    return " ".join(title.rjust(width) for _, title, width in LIVE_COLUMNS)
 
 
-def live_line(values: Mapping[str, object]) -> str:
+def live_line(values: Mapping[str, object], columns: int) -> str:
     """Return one line of the live table; what is not known yet is a dash."""
-    return "  ".join(_cell(values.get(title)).rjust(width) for title, width in LIVE_COLUMNS)
+    is_wide = columns >= WIDE_FROM
+    return " ".join(
+        _cell(values.get(name)).rjust(_WIDE[name] if is_wide else width)
+        for name, _, width in LIVE_COLUMNS
+    )
 
 
 def _cell(value: object) -> str:
@@ -102,17 +113,27 @@ def _print_latencies(result: dict[str, Any], console: Console) -> None:
 def _print_ledger(figures: Mapping[str, float], console: Console) -> None:
     if not figures.get("delivery.expected") and not figures.get("delivery.received"):
         return
-    faults = ("lost", "doubled", "reordered", "stale", "altered", "misrouted", "conflated")
-    parts = [f"{figures.get(f'delivery.{fault}', 0):,.0f} {fault}" for fault in faults]
-    owed = f"{figures['delivery.expected']:,.0f} owed"
-    got = f"{figures['delivery.received']:,.0f} received"
-    console.print(Text.assemble("\n", ("Ledger", "bold"), "  ", ", ".join([owed, got, *parts])))
+    parts = [f"{figures['delivery.expected']:,.0f} owed"]
+    parts += [f"{figures['delivery.received']:,.0f} received"]
+    faults = ("lost", "doubled", "reordered", "stale", "altered", "misrouted", "foreign")
+    found = [fault for fault in (*faults, "conflated") if figures.get(f"delivery.{fault}")]
+    parts += [f"{figures[f'delivery.{fault}']:,.0f} {fault}" for fault in found]
+    if not set(found) & set(faults):
+        parts.append("none lost, doubled, out of order or altered")
+    console.print(Text.assemble("\n", ("Ledger", "bold"), "  ", ", ".join(parts)))
     rates = (
         f"{figures.get('delivery.per_s', 0):,.0f} deliveries/s,"
         f" {figures.get('publish.per_s', 0):,.1f} of"
         f" {figures.get('publish.offered_per_s', 0):,.1f} publishes/s"
     )
     console.print(Text.assemble(("Rates", "bold"), "   ", rates))
+    capacity = figures.get("generator.capacity_per_s")
+    if capacity and figures["generator.frames_per_s"] >= _WORTH_TELLING:
+        text = (
+            f"{figures['generator.frames_per_s']:,.0f} frames/s received; a core of this generator"
+            f" could take {capacity:,.0f}"
+        )
+        console.print(Text.assemble(("Load", "bold"), "    ", text))
     if figures.get("cache.hits") or figures.get("cache.misses"):
         cache = ", ".join(
             f"{figures.get(f'cache.{name}', 0):,.0f} {name.replace('_', ' ')}"

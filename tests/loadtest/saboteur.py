@@ -14,7 +14,8 @@ Faults of the cache: old_value (a replay of the value before), false_miss, expir
 Faults of connections: close_code (after the handshake), close_at (that many deliveries later),
     refuse_upgrade (HTTP status), garbage (bytes instead of frames), silent (accepts, says nothing),
     die_after (deliveries until the process ends), publish_status (answers publishes so),
-    subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number)
+    subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number),
+    stall_at (that many deliveries later the process stands still for stall_s)
 """
 
 from __future__ import annotations
@@ -369,6 +370,8 @@ class Saboteur:
         self.deliveries += 1
         if self.deliveries == self.faults.get("die_after"):
             os._exit(9)
+        if self.deliveries == self.faults.get("stall_at"):
+            time.sleep(self.faults["stall_s"])
         if self.faults.get("late_events"):
             self.later.append((time.monotonic() + self.faults["late_events"], peer, frame))
             return

@@ -207,3 +207,54 @@ def test_mistakes_at_the_command_line_end_in_a_sentence_and_three(command, argum
 def test_the_secret_is_kept_out_of_the_reported_command(run, saboteur, plan):
     done = run("fanout", saboteur().url, "--plan", plan, "--secret=app-secret")
     assert "--secret=..." in done.result["run"]["command"]
+
+
+def test_a_stall_at_the_end_of_a_run_is_in_its_latencies(run, saboteur, plan):
+    """Whoever is waited for cannot hide: not by being asked less, not by the end of the run."""
+    plan.write_text(SHORT + "[limits]\ngrace_s = 0.4\n")
+    # Grace and silence would be over by the time it goes on.
+    done = run("fanout", saboteur(stall_at=600, stall_s=4).url, "--plan", plan)
+    assert done.figures["delivery.lost"] == 0
+    assert done.figures["delivery.received"] == done.result["counts"]["publish_ok"] * 20
+    assert done.figures["delivery.max_ms"] > 3_500
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--master"], "belong together"),
+        (["--expect-workers", "2"], "belong together"),
+        (["--also-slo", "server.rss_growth <= 1.05"], "--metrics-url"),
+        (["--report", "/proc/no/such"], "--report /proc/no/such"),
+        (["--header", "Host: x"], "set by the load test itself"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_run(run, options, words):
+    done = run("fanout", "ws://127.0.0.1:1", *options)
+    assert done.code == 3
+    assert words in done.out
+
+
+def test_figures_of_the_target_that_cannot_be_had_end_the_run_before_it_begins(run, saboteur):
+    url = saboteur().url
+    metrics = url.replace("ws", "http", 1) + "/metrics"
+    options = ["--metrics-url", metrics, "--also-slo", "server.cpu_mean <= 1"]
+    done = run("fanout", url, *options)
+    assert done.code == 2
+    assert "tells nothing from which to know it" in done.out
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("target = 3", "[target] must be a table"),
+        ("[target]\nurl = 'ws://127.0.0.1:1'\nverify = 'no'", "verify must be true or false"),
+        ("[target]\nheaders = 'A: b'", "a list of 'Name: value' texts"),
+        ("[target]\nhost = 'x'", "has no field 'host'"),
+    ],
+)
+def test_a_plans_target_is_checked(command, tmp_path, table, words):
+    (tmp_path / "plan.toml").write_text(f"profile = 'fanout'\n{table}\n")
+    done = command("run", "--plan", tmp_path / "plan.toml")
+    assert done.code == 3, done.out
+    assert words in done.out

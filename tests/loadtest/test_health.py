@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from loadtest.clock import Offset, claim_ms, estimate_offset
 from loadtest.collector import Collector
 from loadtest.figures import rss_growth, split_superseded
-from loadtest.health import diagnose, room_for
+from loadtest.health import blind, diagnose, room_for
 from loadtest.histogram import Histogram
 from loadtest.ledger import Auditor, Findings, Membership
 from loadtest.recorder import Recorder
@@ -59,6 +59,16 @@ def test_one_long_stop_invalidates_though_no_percentile_shows_it():
     lags[-1] = 190
     histograms["loop_lag"] = histogram(*lags)
     assert diagnose({"w": samples(0.5)}, histograms, {}, (0, 1)) == []
+
+
+def test_a_generator_that_wanted_more_than_it_got_is_the_bottleneck():
+    (reason,) = diagnose({"w": samples(0.5, starved=0.49)}, {}, {}, (0, 10))
+    assert "wanted all of a core and got 50%" in reason
+
+
+def test_what_is_missing_may_wait_in_the_generators_own_sockets():
+    assert blind({"loop_lag": histogram(1, 999)}, grace_s=1.0) == ""
+    assert "may have been waiting" in blind({"loop_lag": histogram(1, 1001)}, grace_s=1.0)
 
 
 def test_late_departures_invalidate():
@@ -181,3 +191,12 @@ def test_conflated_updates_are_believed_as_far_as_the_target_admits_them():
 def test_growth_compares_the_ends_and_wants_enough_samples():
     assert rss_growth([1.0] * 5) is None
     assert rss_growth([100.0] * 10 + [120.0] * 10) == 1.2
+
+
+def test_only_what_came_in_while_measuring_counts_as_a_rate():
+    collector = Collector(Auditor(channel_name=str, is_cache=bool, grace_us=0, ttl_us=1), 0)
+    collector.measured_us = (1_000_000, 3_000_000)
+    for at_us in (900_000, 1_100_000, 3_300_000, 3_500_000):
+        collector.add("w", reports([(5, "a"), (6, "a")]), at_us)
+    assert collector.measured_counts["delivered"] == collector.measured_counts["frames"] == 4
+    assert collector.counts["frames"] == 8

@@ -45,6 +45,22 @@ def test_an_interim_answer_is_skipped():
     assert ResponseReader().feed(data) == (401, b"no")
 
 
+def test_a_crowd_of_interim_answers_is_skipped():
+    data = b"HTTP/1.1 102 Processing\r\n\r\n" * 5_000
+    data += b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    assert ResponseReader().feed(data) == (200, b"")
+
+
+def test_a_response_may_end_with_its_connection():
+    """As PHP's built-in server answers, which many auth endpoints run on."""
+    reader = ResponseReader()
+    assert reader.feed(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}") is None
+    assert reader.end() == (200, b"{}")
+    cut = ResponseReader()
+    cut.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{}")
+    assert cut.end() is None
+
+
 def test_connection_close_is_noticed():
     reader = ResponseReader()
     reader.feed(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -57,6 +73,7 @@ def test_connection_close_is_noticed():
         b"SMTP ready\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-6\r\n",
         b"x" * 70_000,
     ],
 )

@@ -30,7 +30,9 @@ def auditor():
     return Auditor(channel_name=str, is_cache=lambda _c: False, grace_us=1_000_000, ttl_us=10**9)
 
 
-def result_of(latencies=(1000, 2000, 3000), *, rules=(), facts=None, knee=False, errors=()):
+def result_of(
+    latencies=(1000, 2000, 3000), *, rules=(), facts=None, knee=False, errors=(), measured_us=None
+):
     document = {"slo": {"rules": list(rules)}}
     if knee:
         document["shape"] = {"kind": "knee", "to": 100}
@@ -50,7 +52,7 @@ def result_of(latencies=(1000, 2000, 3000), *, rules=(), facts=None, knee=False,
         }
         collector.add("w", report, second * 1_000_000 + 500_000)
     director = Director(plan, expected_ready=lambda n: n, seats=1, has_primes=False)
-    director.measured_us = (1_000_000, 11_000_000)
+    director.measured_us = measured_us or (1_000_000, 11_000_000)
     director.ready_after_s = 0.5
     if knee:
         director.knee.add(Trial(10, holds=True, figures={"delivery.p99_ms": 2.0}))
@@ -80,6 +82,12 @@ def test_an_invalid_run_is_invalid_whatever_its_objectives_say():
     facts = Facts(started="", run=7, invalid=["worker 3 was lost during the run"])
     result = result_of(rules=["delivery.p99_ms <= 2"], facts=facts)
     assert (result["verdict"]["outcome"], result["verdict"]["exit_code"]) == ("INVALID", 2)
+
+
+def test_a_run_that_ended_before_measuring_is_no_success():
+    result = result_of(rules=["delivery.p99_ms <= 5"], measured_us=(0, 0))
+    assert result["verdict"]["outcome"] == "INVALID"
+    assert "before measuring began" in result["verdict"]["reasons"][0]
 
 
 def test_clocks_that_straddle_a_limit_make_the_run_invalid():

@@ -105,10 +105,33 @@ def test_a_run_goes_through_its_phases():
     assert order.measure_us == run.now + ANNOUNCE_US
     assert run.step(2.3).phase == orders.MEASURE
     assert run.step(0.2).phase == orders.DRAIN
-    assert run.step(finished=1).phase == orders.DRAIN
+    assert run.step(1.6).phase == orders.CLOSE
+    assert run.step(finished=1).phase == orders.CLOSE
     assert run.step(finished=2).phase == orders.DONE
     assert run.director.is_over
     assert run.director.measured_us[1] > run.director.measured_us[0]
+
+
+def test_silence_counts_when_it_lasts_longer_than_the_slowest_event_took():
+    run = Run(plan_of())
+    run.step()
+    run.step(ready=1000, slowest_us=4_000_000)
+    run.director.stop("enough")
+    run.step(busy=1)
+    assert run.step(5.0, busy=0).phase == orders.DRAIN
+    assert run.step(1.5).phase == orders.CLOSE
+
+
+@pytest.mark.parametrize("sign", ["publishing", "busy"])
+def test_nobody_leaves_while_publishes_are_unanswered_or_events_come_in(sign):
+    run = Run(plan_of())
+    run.step()
+    run.step(ready=1000)
+    run.director.stop("enough")
+    assert run.step(**{sign: 1}).phase == orders.DRAIN
+    assert run.step(9.0).phase == orders.DRAIN
+    assert run.step(**{sign: 0}).phase == orders.DRAIN  # one look is no silence
+    assert run.step(0.6).phase == orders.CLOSE
 
 
 def test_who_never_becomes_ready_does_not_hold_the_run_up_for_ever():
@@ -127,6 +150,7 @@ def test_an_interrupted_run_drains_before_it_ends():
     run.step(ready=1000)
     run.director.stop("enough")
     assert run.step().phase == orders.DRAIN
+    assert run.step(2.0).phase == orders.CLOSE
     assert run.step(finished=2).phase == orders.DONE
     assert run.director.notes == ["enough"]
 
@@ -135,7 +159,13 @@ def test_blocks_that_never_finish_do_not_hang_the_run():
     run = Run(plan_of())
     run.step()
     run.director.stop("enough")
+    run.step(publishing=1)
+    assert run.step(60.0).phase == orders.DONE
+    run = Run(plan_of())
     run.step()
+    run.director.stop("enough")
+    run.step()
+    assert run.step(2.0).phase == orders.CLOSE
     assert run.step(60.0).phase == orders.DONE
 
 

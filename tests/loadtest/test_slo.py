@@ -36,6 +36,7 @@ def test_rules_of_the_documentation_are_taken(rule):
         ("delivery.p99_ms < 0", "can never hold"),
         ("cache.hit_ratio >= 95", "between 0 and 1"),
         ("delivery.lost >= 0", "can never fail"),
+        ("delivery.lost == 0.5", "counts whole things"),
         ("cache.hit_ratio <= 1", "can never fail"),
         ("delivery.lost == nan", "finite"),
     ],
