@@ -30,6 +30,7 @@ class AppCounters:
     """What happened to one app since start. Only ever grows."""
 
     __slots__ = (
+        "announcements_dropped",
         "cache_capacity_evictions",
         "cache_evictions",
         "cache_hits",
@@ -46,6 +47,7 @@ class AppCounters:
     )
 
     def __init__(self) -> None:
+        self.announcements_dropped = 0
         self.cache_capacity_evictions = 0
         self.cache_evictions = 0
         self.cache_hits = 0
@@ -75,6 +77,7 @@ class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int
     undelivered_bytes: int
     webhook_queue_events: int
+    announcements_dropped: int
     cache_capacity_evictions: int
     cache_evictions: int
     cache_hits: int
@@ -131,6 +134,7 @@ _GAUGES = {
 }
 
 _COUNTERS = {
+    "announcements_dropped": "Comings and goings of users that were not told, at a ceiling.",
     "cache_capacity_evictions": "Values evicted before their deadline, at an operator's ceiling.",
     "cache_evictions": "Values evicted at their deadline.",
     "cache_hits": "Subscriptions and reads that found a cached value.",

@@ -3,10 +3,12 @@
 It goes through the same queue as publications, so everybody hears it in the same order.
 
 A publisher waits while too much is queued; a client that comes and goes two hundred times a second
-does not. So a channel has at most ``MAX_WAITING`` of these events in its queue. What happens beyond
-that is held here and made smaller: a member that came and went meanwhile need not be mentioned, and
-of counts only the last is one. What is left is said once the queue has room. Whoever subscribes in
-between may then hear of a member that its roster had already; libraries keep members by id.
+does not. So a channel has at most ``MAX_WAITING_BYTES`` of these events in its queue, which no
+crowd of a hundred members fills by arriving at once. What happens beyond that is held here and made
+smaller: of a member only its last departure and arrival are told, and neither if it came and went
+while nobody else arrived; of counts only the last is one. What is left is said once the queue has
+room, and everybody's roster is right then. Some may hear once more of a member that their roster
+had, or of the departure of one they never saw; libraries keep members by id.
 """
 
 from __future__ import annotations
@@ -33,21 +35,34 @@ __all__ = ["Announcements"]
 COUNT_THROTTLE_ABOVE: Final = 100
 COUNT_INTERVAL_S: Final = 5.0
 
-#: Protocol events that wait in one channel's queue. Each may hold a list of recipients of its own,
-#: 80 KB where there are ten thousand; an honest crowd is delivered faster than it gathers.
-MAX_WAITING: Final = 64
+#: Protocol events that wait in one channel's queue, with their lists of recipients: of a hundred
+#: members some five hundred events, of ten thousand a dozen.
+MAX_WAITING_BYTES: Final = 1024 * 1024
+
+#: Users whose coming and going is held back in one channel; past it the oldest news is dropped.
+MAX_HELD_USERS: Final = 10_000
 
 _ARRIVALS: Final = frozenset({"member_added", "online"})
 
 
 class _News(msgspec.Struct, frozen=True, gc=False):
-    """One protocol event; ``change`` is what happened to the user whom it is about."""
+    """One protocol event.
+
+    Attributes:
+        event: its name.
+        change: what happened to the user whom it is about.
+        data: its data.
+        channel: that it names.
+        exclude: who is not told.
+        n_joined: of the channel when it happened.
+    """
 
     event: str
     change: str
     data: object
     channel: str | None
     exclude: Session | None
+    n_joined: int = 0
 
 
 class _Held:
@@ -55,9 +70,8 @@ class _Held:
 
     Attributes:
         hub: of the app.
-        is_leaving: whether its turn has come, so that it goes on past ``MAX_WAITING``.
-        news: in the order in which it happened. Bounded by twice the members that the channel
-            had when its queue was full, for of those who came later only who stays is left.
+        is_leaving: whether its turn has come, so that it goes on past ``MAX_WAITING_BYTES``.
+        news: in the order in which it happened.
     """
 
     __slots__ = ("hub", "is_leaving", "news")
@@ -67,14 +81,23 @@ class _Held:
         self.is_leaving = False
         self.news: dict[str, list[_News]] = {}
 
-    def add(self, user: str, news: _News) -> None:
+    def add(self, user: str, news: _News) -> bool:
+        """Hold one event back; return whether older news had to go for it."""
         waiting = self.news.setdefault(user, [])
-        if waiting and news.change not in _ARRIVALS and waiting[-1].change in _ARRIVALS:
-            waiting.pop()  # nobody has heard that it began, so nobody need hear that it ended
-        else:
+        if news.change in _ARRIVALS or not waiting:
             waiting.append(news)
+        else:
+            arrival = waiting.pop()
+            # Nobody has heard that it began, so nobody need hear that it ended; but for those who
+            # have arrived since, and have it in their roster.
+            if waiting or arrival.change not in _ARRIVALS or arrival.n_joined != news.n_joined:
+                waiting[:] = [news]
         if not waiting:
             del self.news[user]
+        if len(self.news) <= MAX_HELD_USERS:
+            return False
+        del self.news[next(iter(self.news))]
+        return True
 
 
 class Announcements:
@@ -124,7 +147,8 @@ class Announcements:
             newcomer: the connection that it came with, which is not told.
         """
         info = {} if user_info is None else {"user_info": user_info}
-        news = _News(change, change, {"user_id": user_id, **info}, channel.name.text, newcomer)
+        data = {"user_id": user_id, **info}
+        news = _News(change, change, data, channel.name.text, newcomer, channel.n_joined)
         self._say(hub, channel, str(user_id), news)
 
     def tell_watchers(
@@ -141,17 +165,17 @@ class Announcements:
         channel = hub.users.watchers_of(user_id)
         if channel is not None:
             data = {"events": [{"name": change, "user_ids": [user_id]}]}
-            news = _News("watchlist_events", change, data, None, newcomer)
+            news = _News("watchlist_events", change, data, None, newcomer, channel.n_joined)
             self._say(hub, channel, user_id, news)
 
     def _say(self, hub: Hub, channel: Channel, user: str, news: _News) -> None:
         held = self.held.get(channel)
         if held is None:
-            if channel.n_announcements < MAX_WAITING:
+            if _has_room(channel):
                 self._queue(hub, channel, news)
                 return
             held = self.held[channel] = _Held(hub)
-        held.add(user, news)
+        hub.counters.announcements_dropped += held.add(user, news)
 
     def _queue(self, hub: Hub, channel: Channel, news: _News) -> None:
         speaks_json, speaks_msgpack = channel.recipients.by_codec
@@ -204,7 +228,7 @@ class Announcements:
 
     def _announce_held(self, limit: int) -> bool:
         for channel, held in list(self.held.items()):
-            held.is_leaving |= channel.n_announcements < MAX_WAITING
+            held.is_leaving |= _has_room(channel)
             while held.is_leaving and held.news and limit > 0:
                 for news in held.news.pop(next(iter(held.news))):
                     self._queue(held.hub, channel, news)
@@ -222,4 +246,8 @@ class Announcements:
 def _may_count(channel: Channel, now: float) -> bool:
     """Whether neither the throttle nor a full queue holds a channel's count back."""
     is_due = len(channel.subscriptions) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
-    return is_due and channel.n_announcements < MAX_WAITING
+    return is_due and _has_room(channel)
+
+
+def _has_room(channel: Channel) -> bool:
+    return channel.announcement_bytes < MAX_WAITING_BYTES

@@ -138,7 +138,8 @@ class Channel:
         roster: of a presence channel.
         is_ready: whether it stands in the line of channels that have something to deliver.
         queued_bytes: of what waits and what is being delivered.
-        n_announcements: of the protocol's own events among them.
+        announcement_bytes: of the protocol's own events among it.
+        n_joined: subscriptions that there have been.
         count_due_at: when the throttle lets the next ``subscription_count`` out.
     """
 
@@ -147,9 +148,10 @@ class Channel:
         "_queue",
         "_recipients",
         "_sweep",
+        "announcement_bytes",
         "count_due_at",
         "is_ready",
-        "n_announcements",
+        "n_joined",
         "name",
         "queued_bytes",
         "roster",
@@ -162,7 +164,8 @@ class Channel:
         self.roster = PresenceRoster() if name.is_presence else None
         self.is_ready = False
         self.queued_bytes = 0
-        self.n_announcements = 0
+        self.announcement_bytes = 0
+        self.n_joined = 0
         self.count_due_at = -inf
         self._counters = counters
         self._recipients: Recipients | None = None
@@ -189,6 +192,7 @@ class Channel:
         """Add a subscription; the caller has checked that there is none yet."""
         edge = Subscription(session, self, member)
         self.subscriptions[session] = edge
+        self.n_joined += 1
         self._recipients = None
         return edge
 
@@ -221,7 +225,8 @@ class Channel:
             self._queue = deque()
         self._queue.append(queued)
         self.queued_bytes += queued.booked
-        self.n_announcements += is_announcement
+        if is_announcement:
+            self.announcement_bytes += queued.booked
 
     def deliver(self, budget: int) -> tuple[int, int]:
         """Deliver a part of what is queued.
@@ -244,8 +249,10 @@ class Channel:
             used += self._deliver_some(sweep, budget - used)
             if sweep.codec == 2:
                 self._sweep = None
-                done += sum(queued.booked for queued in sweep.batch)
-                self.n_announcements -= sum(queued.is_announcement for queued in sweep.batch)
+                for queued in sweep.batch:
+                    done += queued.booked
+                    if queued.is_announcement:
+                        self.announcement_bytes -= queued.booked
         self.queued_bytes -= done
         return used, done
 

@@ -7,12 +7,20 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from engine.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE, MAX_WAITING
+from engine.broker import announcements as module
+from engine.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE
 from engine.config import BrokerConfig
 from engine.testing import TEST_APP, open_memory_network, open_test_broker
 
 APP = msgspec.structs.replace(TEST_APP, sends_subscription_counts=True)
 CONFIG = BrokerConfig(apps=(APP,))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """So few bytes that a hundred events fill a queue."""
+    monkeypatch.setattr(module, "MAX_WAITING_BYTES", 8_000)
+    return 8_000
 
 
 async def _crowd(network):
@@ -59,7 +67,7 @@ def _flap(client, channel, n, user_id=None):
         client.unsubscribe(channel)
 
 
-def _members(client):
+def _members(client, *, may_be_told_again=False):
     """Who is there, as a library that believes every event has it."""
     members = set()
     for message in client.messages:
@@ -67,16 +75,17 @@ def _members(client):
         if message.event == "pusher_internal:subscription_succeeded":
             members = set(data["presence"]["hash"])
         elif message.event == "pusher_internal:member_added":
-            assert data["user_id"] not in members
+            assert may_be_told_again or data["user_id"] not in members
             members.add(data["user_id"])
         elif message.event == "pusher_internal:member_removed":
-            members.remove(data["user_id"])
+            assert may_be_told_again or data["user_id"] in members
+            members.discard(data["user_id"])
     return members
 
 
 @pytest.mark.parametrize("stays", [True, False])
 async def test_members_who_come_and_go_fill_no_queue_and_everybody_hears_the_outcome(
-    autojump_clock, stays
+    autojump_clock, few, stays
 ):
     """Nobody makes a client wait as a publisher is made to; what cancels out is not said."""
     async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
@@ -91,17 +100,17 @@ async def test_members_who_come_and_go_fill_no_queue_and_everybody_hears_the_out
         if stays:
             restless.send(restless.subscription("presence-x", user_id="c"))
 
-        assert channel.n_announcements == MAX_WAITING
+        assert few <= channel.announcement_bytes < few + 1_000
         (held,) = broker.announcements.held.values()
         assert sum(map(len, held.news.values())) <= 3
         await trio.sleep(2)
         assert _members(listener) == ({"a", "c"} if stays else {"a"})
-        assert (channel.n_announcements, broker.announcements.held) == (0, {})
+        assert (channel.announcement_bytes, broker.announcements.held) == (0, {})
         _flap(restless, "presence-x", 1, "c")
-        assert channel.n_announcements == (1 if stays else 2)
+        assert 0 < channel.announcement_bytes < 1_000
 
 
-async def test_of_counts_beyond_a_full_queue_the_last_one_is_announced(autojump_clock):
+async def test_of_counts_beyond_a_full_queue_the_last_one_is_announced(autojump_clock, few):
     async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
         listener, restless = await network.connect(APP), await network.connect(APP)
         await listener.subscribe("x")
@@ -112,15 +121,15 @@ async def test_of_counts_beyond_a_full_queue_the_last_one_is_announced(autojump_
         _flap(restless, "x", 500)
         restless.send(restless.subscription("x"))
 
-        assert channel.n_announcements == MAX_WAITING
+        assert few <= channel.announcement_bytes < few + 1_000
         await trio.sleep(2)
         counts = [message.json() for message in listener.messages[before:]]
-        assert len(counts) <= MAX_WAITING + 1
+        assert len(counts) < 200
         assert counts[-1] == {"subscription_count": 2}
 
 
 @pytest.mark.parametrize("n", [500, 501])
-async def test_a_watched_user_who_comes_and_goes_fills_no_queue(autojump_clock, n):
+async def test_a_watched_user_who_comes_and_goes_fills_no_queue(autojump_clock, few, n):
     async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
         watcher = await network.connect(APP)
         await watcher.sign_in("w", watchlist=["u"])
@@ -132,13 +141,13 @@ async def test_a_watched_user_who_comes_and_goes_fills_no_queue(autojump_clock, 
             change = "offline" if number % 2 else "online"
             broker.announcements.tell_watchers(hub, "u", change)
 
-        assert channel.n_announcements == MAX_WAITING
+        assert few <= channel.announcement_bytes < few + 1_000
         await trio.sleep(2)
         last = [m for m in watcher.messages if m.event.endswith(":watchlist_events")][-1]
         assert last.json()["events"] == [{"name": change, "user_ids": ["u"]}]
 
 
-async def test_what_is_held_goes_in_steps_once_its_turn_has_come(autojump_clock):
+async def test_what_is_held_goes_in_steps_once_its_turn_has_come(autojump_clock, few):
     """A channel of many members, all of whom come at once."""
     app = msgspec.structs.replace(APP, max_presence_members=1_000)
     async with (
@@ -154,7 +163,7 @@ async def test_what_is_held_goes_in_steps_once_its_turn_has_come(autojump_clock)
         channel = broker.hub(app.id).channels["presence-x"]
 
         assert broker.announcements.announce_due(100)
-        assert channel.n_announcements == 100
+        assert channel.announcement_bytes > few
         assert not broker.announcements.announce_due(100)
         await wait_all_tasks_blocked()
         assert len(_members(listener)) == 201
@@ -162,3 +171,61 @@ async def test_what_is_held_goes_in_steps_once_its_turn_has_come(autojump_clock)
         for client in crowd:
             client.unsubscribe("presence-x")
         assert broker.announcements.held == {}
+
+
+async def test_who_arrives_while_news_is_held_hears_of_the_departure_of_those_it_found(
+    autojump_clock, few
+):
+    """The others have not heard that they came; it has them in its roster."""
+    async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
+        listener, restless, brief, newcomer = [await network.connect(APP) for _ in range(4)]
+        await listener.subscribe("presence-x", user_id="a")
+        _flap(restless, "presence-x", 100, "r")
+        assert broker.announcements.held
+
+        brief.send(brief.subscription("presence-x", user_id="b"))
+        newcomer.send(newcomer.subscription("presence-x", user_id="n"))
+        brief.unsubscribe("presence-x")
+        await trio.sleep(2)
+
+        (roster,) = [
+            message.json()["presence"]["ids"]
+            for message in newcomer.messages
+            if message.event == "pusher_internal:subscription_succeeded"
+        ]
+        assert sorted(roster) == ["a", "b", "n"]
+        assert _members(newcomer, may_be_told_again=True) == {"a", "n"}
+        assert _members(listener, may_be_told_again=True) == {"a", "n"}
+
+
+async def test_a_hundred_members_who_arrive_at_once_are_told_at_once(autojump_clock):
+    async with open_test_broker(CONFIG) as broker, open_memory_network(broker) as network:
+        crowd = [await network.connect(APP) for _ in range(100)]
+        for number, client in enumerate(crowd):
+            client.send(client.subscription("presence-x", user_id=f"u{number}"))
+
+        assert broker.announcements.held == {}
+        await wait_all_tasks_blocked()
+        assert all(len(_members(client)) == 100 for client in crowd)
+
+
+async def test_news_of_more_users_than_may_be_held_is_dropped_and_counted(
+    autojump_clock, few, monkeypatch
+):
+    monkeypatch.setattr(module, "MAX_HELD_USERS", 3)
+    app = msgspec.structs.replace(APP, max_presence_members=1_000)
+    config = BrokerConfig(apps=(app,))
+    async with open_test_broker(config) as broker, open_memory_network(broker) as network:
+        listener, restless = await network.connect(app), await network.connect(app)
+        await listener.subscribe("presence-x", user_id="a")
+        _flap(restless, "presence-x", 100, "r")
+
+        (held,) = broker.announcements.held.values()
+        n_before = len(held.news)
+
+        for number in range(5):
+            client = await network.connect(app)
+            client.send(client.subscription("presence-x", user_id=f"u{number}"))
+
+        assert list(held.news) == ["u2", "u3", "u4"]
+        assert broker.statistics().apps[0].announcements_dropped == n_before + 2
