@@ -25,7 +25,7 @@ __all__ = ["Handler", "Poller"]
 
 #: Handlers between two checkpoints, and seconds; whichever comes first.
 HANDLERS_PER_TURN: Final = 128
-TURN_S: Final = 0.002
+TURN_S: Final = 0.001
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
@@ -91,7 +91,7 @@ class Poller:
     def at_end_of_turn(self, handler: Handler, action: Callable[[], None]) -> None:
         """Do something for a connection when all who are ready now have been served.
 
-        Outside of a turn it is done at once. A turn is bounded, so this waits 2 ms at most.
+        Outside of a turn it is done at once. A turn is bounded, so this waits 1 ms at most.
         """
         if self._is_in_turn:
             self._at_end.append((handler, action))

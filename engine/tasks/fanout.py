@@ -22,6 +22,10 @@ __all__ = ["Fanout"]
 #: Calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8 us each.
 SENDS_PER_TURN: Final = 128
 
+#: Of them for one channel while others wait, so that whoever has just become ready need not wait for
+#: a whole turn of a channel that has ten thousand.
+SENDS_PER_CHANNEL: Final = 32
+
 
 class Fanout:
     """Owns the order in which channels deliver; :meth:`run` is its task."""
@@ -76,7 +80,8 @@ class Fanout:
         used = 0
         while ready and used < SENDS_PER_TURN:
             hub, channel = ready.popleft()
-            cost, done_bytes = channel.deliver(SENDS_PER_TURN - used)
+            left = SENDS_PER_TURN - used
+            cost, done_bytes = channel.deliver(min(left, SENDS_PER_CHANNEL) if ready else left)
             used += cost or 1  # a turn is bounded also where the recipients have left
             hub.undelivered_bytes -= done_bytes
             if channel.has_queued:

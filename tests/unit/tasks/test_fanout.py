@@ -10,7 +10,7 @@ import trio.testing
 
 from engine.channels.hub import Hub
 from engine.protocol.channel_name import parse_channel_name
-from engine.tasks.fanout import SENDS_PER_TURN, Fanout
+from engine.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, Fanout
 from tests.harness.lower import Client, make_app
 
 
@@ -54,17 +54,34 @@ def test_a_turn_makes_a_bounded_number_of_sends():
     assert node.hub.undelivered_bytes == 0
 
 
-def test_a_small_channel_waits_for_a_batch_of_a_large_one_not_for_its_sweep():
+def test_a_small_channel_waits_for_a_part_of_a_large_ones_turn_not_for_its_sweep():
     node = Node()
-    node.fill("large", 10 * SENDS_PER_TURN)
+    large = node.fill("large", 10 * SENDS_PER_TURN)
     small = node.fill("small", 3)
     node.publish("large", b"1")
+    node.fanout.deliver_turn()
+    assert node.reached(large) == SENDS_PER_TURN
     node.publish("small", b"1")
 
     node.fanout.deliver_turn()
-    assert node.reached(small) == 0
-    node.fanout.deliver_turn()
+
     assert node.reached(small) == 3
+    assert node.reached(large) == 2 * SENDS_PER_TURN - 3
+
+
+def test_many_small_channels_do_not_hold_up_a_large_one():
+    """It has its part of every round, as they have."""
+    node = Node()
+    large = node.fill("large", 10 * SENDS_PER_TURN)
+    for n in range(100):
+        node.fill(f"small-{n}", SENDS_PER_CHANNEL)
+    node.publish("large", b"1")
+    for n in range(100):
+        node.publish(f"small-{n}", b"1")
+
+    node.fanout.deliver_turn()
+
+    assert node.reached(large) == SENDS_PER_CHANNEL
 
 
 def test_a_turn_is_bounded_also_where_nobody_is_left():
