@@ -22,8 +22,8 @@ __all__ = ["Fanout"]
 #: Calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8 us each.
 SENDS_PER_TURN: Final = 128
 
-#: Of them for one channel while others wait, so that whoever has just become ready need not wait for
-#: a whole turn of a channel that has ten thousand.
+#: Of them for one channel while others wait, so that whoever has just become ready need not wait
+#: for a whole turn of a channel that has ten thousand.
 SENDS_PER_CHANNEL: Final = 32
 
 
