@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from benchmarks.certificate import temporary_certificate
 from benchmarks.dialects import Endpoint
 from benchmarks.dialects.base import client_frame, server_frame, split_frames
 from benchmarks.dialects.centrifugo import CentrifugoDialect
+from benchmarks.generator.connecting import client_context
 from benchmarks.generator.stream import MARK_SIZE, Group, Stream, payload_of
 from benchmarks.generator.subscriber import JoinedSubscriber, Subscriber
 
@@ -292,3 +297,27 @@ def test_frames_of_every_length_are_taken_apart(size):
 
     assert [end - start for _, start, end in frames] == [size, 1]
     assert consumed == len(data) - 1
+
+
+def test_all_tls_records_that_have_come_are_read_at_once(wire):
+    """The selector tells once of what the kernel has, and never of what OpenSSL holds."""
+    with temporary_certificate() as certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate.cert, certificate.key)
+    server, sock = wire
+    sock.setblocking(True)
+    client = Client((None, sock))
+    with ThreadPoolExecutor(1) as other:
+        shaken = other.submit(context.wrap_socket, server, server_side=True)
+        secured = client_context().wrap_socket(sock)
+        server = shaken.result(20)
+    secured.setblocking(False)
+    reader = Subscriber(secured, client.group, client.streams, has_constant_frames=True)
+
+    for piece in client.publish(50):
+        server.sendall(piece)
+    reader.on_readable()
+
+    assert (client.group.n_delivered, reader.n_missing) == (50, 0)
+    server.close()
+    secured.close()
