@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from engine.apps import App
 from engine.broker import signing
 from engine.broker.admission import is_foreign
 from engine.broker.announcements import Announcements
@@ -36,14 +35,7 @@ from engine.channels.hub import Hub
 from engine.errors import BadRequestError
 from engine.metrics import BrokerStatistics
 from engine.protocol.codec import JSON
-from engine.protocol.http_api import (
-    EventRequest,
-    check_data_size,
-    check_event_name,
-    encode_data,
-    is_socket_id,
-    read_channel,
-)
+from engine.protocol.http_api import make_event, read_channel
 from engine.tasks.counts import run_counts
 from engine.tasks.evictor import Evictor
 from engine.tasks.fanout import Fanout
@@ -161,7 +153,7 @@ class Broker:
             TypeError: the data has no JSON form.
         """
         hub = self.hub(app_id)
-        request = self._request(hub.app, channels, event, data, socket_id)
+        request = make_event(hub.app, channels, event, data, socket_id)
         await self.delivery.publish(hub, [request])
 
     def publish_nowait(
@@ -179,7 +171,7 @@ class Broker:
             trio.WouldBlock: too much is undelivered; nothing was published.
         """
         hub = self.hub(app_id)
-        request = self._request(hub.app, channels, event, data, socket_id)
+        request = make_event(hub.app, channels, event, data, socket_id)
         self.delivery.publish_nowait(hub, [request])
 
     async def publish_batch(self, app_id: str, events: Sequence[tuple[str, str, object]]) -> None:
@@ -190,27 +182,8 @@ class Broker:
             LimitError: see :meth:`publish`.
         """
         hub = self.hub(app_id)
-        requests = [
-            self._request(hub.app, channel, event, data, None) for channel, event, data in events
-        ]
+        requests = [make_event(hub.app, channel, event, data) for channel, event, data in events]
         await self.delivery.publish(hub, requests)
-
-    def _request(
-        self, app: App, channels: str | Sequence[str], event: str, data: object,
-        socket_id: str | None,
-    ) -> EventRequest:  # fmt: skip
-        names = [channels] if isinstance(channels, str) else channels
-        limit = app.max_channels_per_event
-        if not 0 < len(names) <= limit:
-            raise BadRequestError(f"channels must name 1 to {limit} channels, not {len(names)}\n")
-        check_event_name(event, app)
-        text = encode_data(data)
-        check_data_size(text, app)
-        if socket_id is not None and not is_socket_id(socket_id):
-            raise BadRequestError(f"Invalid socket id {socket_id[:64]!r}\n")
-        return EventRequest(
-            event, text, tuple(read_channel(name, app) for name in dict.fromkeys(names)), socket_id
-        )
 
     async def send_to_user(self, app_id: str, user_id: str, event: str, data: object) -> None:
         """Publish to all connections of a signed-in user; see :meth:`publish`."""

@@ -28,6 +28,7 @@ __all__ = [
     "Route",
     "encode_body",
     "find_route",
+    "make_event",
     "read_batch",
     "read_channel_info",
     "read_event",
@@ -178,6 +179,20 @@ def read_plain_event(
         raise BadRequestError("The body must be UTF-8\n") from None
     query = dict(params)
     return _check_event(_Event(query.get("name"), data, None, channel, query.get("socket_id")), app)
+
+
+def make_event(
+    app: App, channels: str | Sequence[str], name: str, data: object, socket_id: str | None = None
+) -> EventRequest:
+    """An event that the embedding program publishes, checked like one that came over HTTP.
+
+    Raises:
+        BadRequestError: a name or the socket id is wrong, or there are too many channels.
+        LimitError: the data is larger than the app allows.
+        TypeError: the data has no JSON form.
+    """
+    names = [channels] if isinstance(channels, str) else list(channels)
+    return _check_event(_Event(name, encode_data(data), names, None, socket_id), app)
 
 
 def read_channel_info(

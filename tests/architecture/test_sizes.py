@@ -16,9 +16,7 @@ MAX_MODULE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 #: What was larger when the guard was put up, and how large. May only shrink.
-MODULES: dict[str, int] = {
-    "engine/broker/broker.py": 462,
-}
+MODULES: dict[str, int] = {}
 FUNCTIONS: dict[str, int] = {}
 
 

@@ -296,6 +296,19 @@ def test_lists_of_recipients_are_charged_to_the_first_publication_that_needs_the
     assert channel.queued_bytes == 0
 
 
+def test_bytes_of_announcements_are_told_from_those_of_publications() -> None:
+    """Publishers wait for room, the protocol's own events have a bound of their own."""
+    channel, _ = _channel()
+    _join(channel, 2)
+    channel.enqueue(_frames("ev"))
+    channel.enqueue(_frames("said"), is_announcement=True)
+
+    assert channel.announcement_bytes == sum(len(frame or b"") for frame in _frames("said"))
+    assert channel.queued_bytes > channel.announcement_bytes
+    _deliver_all(channel)
+    assert (channel.queued_bytes, channel.announcement_bytes) == (0, 0)
+
+
 def test_a_publication_without_anyone_left_is_done_with() -> None:
     """Excluding the only one, or with nobody there."""
     channel, _ = _channel()

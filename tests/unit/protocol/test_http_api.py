@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 from engine.errors import BadRequestError, LimitError
+from engine.protocol.channel_name import parse_channel_name
 from engine.protocol.http_api import (
     EVENT_INFO,
     EventRequest,
@@ -17,6 +18,7 @@ from engine.protocol.http_api import (
     encode_data,
     find_route,
     is_socket_id,
+    make_event,
     read_batch,
     read_channel_info,
     read_event,
@@ -474,3 +476,19 @@ def test_embedded_data_becomes_text() -> None:
 def test_a_body_is_json() -> None:
     """Exactly ``{}`` for nothing to say: libraries compare."""
     assert encode_body({}) == b"{}"
+
+
+def test_an_event_of_the_embedding_program_is_read_like_one_that_came_over_http() -> None:
+    """The same checks and texts; any value with a JSON form is data."""
+    event = make_event(APP, ["a", "cache-b", "a"], "tick", {"eur": 1.08}, "1.2")
+
+    assert event == EventRequest(
+        "tick", '{"eur":1.08}', tuple(map(parse_channel_name, ("a", "cache-b"))), "1.2"
+    )
+    assert make_event(APP, "a", "tick", "text").data == "text"
+    with pytest.raises(BadRequestError, match="Invalid socket id"):
+        make_event(APP, "a", "tick", "text", "x")
+    with pytest.raises(LimitError):
+        make_event(APP, "a", "tick", "x" * 10_241)
+    with pytest.raises(TypeError, match="binary"):
+        make_event(APP, "a", "tick", b"x")
