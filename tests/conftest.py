@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 #: Real seconds that an async test may take. Those that pass take one or two; a shared machine may
 #: stand still for several, at any moment, and that must not fail a test.
 LIMIT_S = 60.0
+
+# A shell that starts something in the background, and nohup, has it ignore interrupts, and its
+# children inherit that: then a test would wait in vain for the end of a program that it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 # The gate judges a change, so it tries the same examples each time; new ones are for the night.
