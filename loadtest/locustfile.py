@@ -1,12 +1,12 @@
 """For people who know Locust: `locust -f loadtest/locustfile.py`.
 
-Every option of `python -m loadtest run` that says what to run and what to aim at is an option here
-too (`--target` is `--lt-target`, environment variables included), the master's page and
+Every option of `python -m cachecast_load run` that says what to run and what to aim at is an option
+here too (`--target` is `--lt-target`, environment variables included), the master's page and
 `--master`, `--worker`, `--processes`, `--headless` work as always, and the same reports are
 written at the end. The number of users Locust shows is the number of blocks and publishers; how
 many subscribers they hold is in the plan.
 
-Exit code under `--headless`: as for `python -m loadtest run`.
+Exit code under `--headless`: as for `python -m cachecast_load run`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.cli import Fault, load_options, prepare, target_options
-from loadtest.plan import PlanError
-from loadtest.preflight import PreflightError, check, settle_ttl
-from loadtest.profiles import PROFILES
-from loadtest.report import write_reports
-from loadtest.report.text import print_result
-from loadtest.result import EXIT_CODES, HARNESS_FAILED, INVALID
-from loadtest.station import open_session
-from loadtest.swarm import Swarm
-from loadtest.target import TargetError
-from loadtest.users import PublisherUser, SubscriberUser
-from loadtest.web import extend
+from cachecast_load.cli import Fault, load_options, prepare, target_options
+from cachecast_load.plan import PlanError
+from cachecast_load.preflight import PreflightError, check, settle_ttl
+from cachecast_load.profiles import PROFILES
+from cachecast_load.report import write_reports
+from cachecast_load.report.text import print_result
+from cachecast_load.result import EXIT_CODES, HARNESS_FAILED, INVALID
+from cachecast_load.station import open_session
+from cachecast_load.swarm import Swarm
+from cachecast_load.target import TargetError
+from cachecast_load.users import PublisherUser, SubscriberUser
+from cachecast_load.web import extend
 
 __all__ = ["PublisherUser", "SubscriberUser"]
 

@@ -1,11 +1,11 @@
-"""``engine/a/b.py`` is tested by ``tests/unit/a/test_b.py``, and by that name."""
+"""``engine/cachecast/a/b.py`` is tested by ``tests/unit/a/test_b.py``, and by that name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ENGINE, UNIT = ROOT / "engine", ROOT / "tests" / "unit"
+ENGINE, UNIT = ROOT / "engine" / "cachecast", ROOT / "tests" / "unit"
 
 #: Modules whose tests stand elsewhere, or are still to come. May only shrink.
 NOT_MIRRORED: frozenset[str] = frozenset({})

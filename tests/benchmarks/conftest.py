@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.result import Figure, Result, Row, ScenarioResult
+from cachecast_bench.result import Figure, Result, Row, ScenarioResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,11 +46,11 @@ def make_result():
         scenario = ScenarioResult("fanout", [row], [figure], [], ["a note"])
         return Result(
             environment={**MACHINE, **machine},
-            command=["python", "-m", "benchmarks", "run", "fanout"],
+            command=["python", "-m", "cachecast_bench", "run", "fanout"],
             started_at="2026-01-01T00:00:00+00:00",
             quick=quick,
             duration_s=12.5,
-            targets={"cachecast": "python -m engine serve"},
+            targets={"cachecast": "python -m cachecast serve"},
             scenarios=[scenario],
         )
 

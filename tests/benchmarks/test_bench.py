@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.bench import RETAKE_BUDGET_S, Bench
-from benchmarks.dialects import Endpoint
-from benchmarks.generator.remote import GeneratorError
-from benchmarks.machine import Cores, choose_cores
-from benchmarks.peers import Peer
-from benchmarks.process import StartError, child_process, free_port
-from benchmarks.result import ScenarioResult
-from benchmarks.scenarios import SCENARIOS, load_scenario
-from benchmarks.scenarios.steps import connect, window_of
-from benchmarks.target import Engine, Limit, Running
+from cachecast_bench.bench import RETAKE_BUDGET_S, Bench
+from cachecast_bench.dialects import Endpoint
+from cachecast_bench.generator.remote import GeneratorError
+from cachecast_bench.machine import Cores, choose_cores
+from cachecast_bench.peers import Peer
+from cachecast_bench.process import StartError, child_process, free_port
+from cachecast_bench.result import ScenarioResult
+from cachecast_bench.scenarios import SCENARIOS, load_scenario
+from cachecast_bench.scenarios.steps import connect, window_of
+from cachecast_bench.target import Engine, Limit, Running
 
 
 def taking(*samples):

@@ -10,17 +10,17 @@ from urllib.parse import parse_qsl, urlsplit
 import msgpack
 import pytest
 
-from benchmarks.dialects import Endpoint, open_dialect
-from benchmarks.dialects.base import (
+from cachecast_bench.dialects import Endpoint, open_dialect
+from cachecast_bench.dialects.base import (
     HandshakeError,
     HttpReplies,
     PublishError,
     client_frame,
     server_frame,
 )
-from benchmarks.dialects.websocket import publish_record, split_records
-from benchmarks.peers import PEERS, choose_peers
-from benchmarks.scenarios.slope import fit_line
+from cachecast_bench.dialects.websocket import publish_record, split_records
+from cachecast_bench.peers import PEERS, choose_peers
+from cachecast_bench.scenarios.slope import fit_line
 
 PUSHER = Endpoint("pusher", 6001, options={"app_id": "4242", "key": "k", "secret": "s"})
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.histogram import Histogram, bucket_of, upper_edge_of
+from cachecast_bench.histogram import Histogram, bucket_of, upper_edge_of
 
 delays = st.integers(min_value=0, max_value=10**12)
 

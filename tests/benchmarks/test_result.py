@@ -8,11 +8,11 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.compare import compare, comparison_table
-from benchmarks.plot import plot
-from benchmarks.result import Problem, Result, ResultError, Row, load, ratios, save
-from benchmarks.scenarios import SCENARIOS, load_scenario
-from benchmarks.table import WIDTH, render, write
+from cachecast_bench.compare import compare, comparison_table
+from cachecast_bench.plot import plot
+from cachecast_bench.result import Problem, Result, ResultError, Row, load, ratios, save
+from cachecast_bench.scenarios import SCENARIOS, load_scenario
+from cachecast_bench.table import WIDTH, render, write
 
 
 def printed(renderable) -> list[str]:

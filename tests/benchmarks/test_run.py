@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from benchmarks.result import load
+from cachecast_bench.result import load
 
 LIMIT_S = 110
 """A quick run takes six seconds on a machine of its own; others may be at work on this one."""
@@ -20,7 +20,7 @@ LIMIT_S = 110
 
 def run(*arguments: str) -> tuple[int, str]:
     """Run the tool; return its exit code and what it printed."""
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+    command = [sys.executable, "-m", "cachecast_bench", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_S)
     return done.returncode, done.stdout + done.stderr
 
@@ -76,7 +76,7 @@ def test_a_storm_waits_for_the_cached_value_of_the_engine(tmp_path):
 def test_an_interrupted_run_is_invalid_also_in_its_file(tmp_path):
     """What was measured is kept, and nobody takes it for the whole."""
     file = tmp_path / "result.json"
-    command = [sys.executable, "-m", "benchmarks", "run", "fanout", "--without-engine"]
+    command = [sys.executable, "-m", "cachecast_bench", "run", "fanout", "--without-engine"]
     started = subprocess.Popen([*command, "--json", str(file)], stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + LIMIT_S
@@ -97,7 +97,7 @@ def _has_generator(pid):
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
             lines.append(" ".join(child.cmdline()))
-    return any("benchmarks.generator" in line for line in lines)
+    return any("cachecast_bench.generator" in line for line in lines)
 
 
 @pytest.mark.e2e

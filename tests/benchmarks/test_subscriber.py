@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.certificate import temporary_certificate
-from benchmarks.dialects import Endpoint
-from benchmarks.dialects.base import client_frame, server_frame, split_frames
-from benchmarks.dialects.centrifugo import CentrifugoDialect
-from benchmarks.generator.connecting import client_context
-from benchmarks.generator.stream import MARK_SIZE, Group, Stream, payload_of
-from benchmarks.generator.subscriber import JoinedSubscriber, Subscriber
+from cachecast_bench.certificate import temporary_certificate
+from cachecast_bench.dialects import Endpoint
+from cachecast_bench.dialects.base import client_frame, server_frame, split_frames
+from cachecast_bench.dialects.centrifugo import CentrifugoDialect
+from cachecast_bench.generator.connecting import client_context
+from cachecast_bench.generator.stream import MARK_SIZE, Group, Stream, payload_of
+from cachecast_bench.generator.subscriber import JoinedSubscriber, Subscriber
 
 SIZE = 64
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.machine import Cores
-from benchmarks.result import Figure, Problem, Row, ScenarioResult
-from benchmarks.scenarios import load_scenario
-from benchmarks.verdict import (
+from cachecast_bench.machine import Cores
+from cachecast_bench.result import Figure, Problem, Row, ScenarioResult
+from cachecast_bench.scenarios import load_scenario
+from cachecast_bench.verdict import (
     EXIT_FAILED,
     EXIT_INVALID,
     EXIT_OK,

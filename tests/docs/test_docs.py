@@ -13,16 +13,16 @@ import msgspec
 import pytest
 import trio
 
-import engine
-from benchmarks.peers import PEERS
-from benchmarks.scenarios import SCENARIOS, load_scenario
-from benchmarks.verdict import Requirement
-from engine.apps import WEBHOOK_EVENTS, App
-from engine.cli import cachecast
-from engine.client import connect
-from engine.config import DEMO_APP, ENVIRONMENT, FileConfig, ServerConfig, load_config
-from engine.metrics import BrokerStatistics, exposition
-from engine.protocol.close_codes import CLOSE_CODES
+import cachecast
+from cachecast.apps import WEBHOOK_EVENTS, App
+from cachecast.cli import cachecast as command_line
+from cachecast.client import connect
+from cachecast.config import DEMO_APP, ENVIRONMENT, FileConfig, ServerConfig, load_config
+from cachecast.metrics import BrokerStatistics, exposition
+from cachecast.protocol.close_codes import CLOSE_CODES
+from cachecast_bench.peers import PEERS
+from cachecast_bench.scenarios import SCENARIOS, load_scenario
+from cachecast_bench.verdict import Requirement
 from tests.server.node import until
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
     """Both ways to set a field stand in one table."""
     flags = [
         option
-        for parameter in cachecast.commands["serve"].params
+        for parameter in command_line.commands["serve"].params
         for option in parameter.opts
         if isinstance(parameter, click.Option) and option != "--help"
     ]
@@ -124,13 +124,13 @@ def test_every_close_code_is_in_the_readme() -> None:
 
 def test_every_public_name_is_in_the_readme() -> None:
     """The names of the package root are few, and each has a line."""
-    assert len(engine.__all__) <= 30
-    assert [name for name in engine.__all__ if name not in README] == []
+    assert len(cachecast.__all__) <= 30
+    assert [name for name in cachecast.__all__ if name not in README] == []
 
 
 def test_every_command_is_in_the_readme() -> None:
     """One line for each command."""
-    assert [name for name in cachecast.commands if f"`{name}" not in README] == []
+    assert [name for name in command_line.commands if f"`{name}" not in README] == []
 
 
 def test_every_metric_is_documented() -> None:
@@ -229,10 +229,10 @@ async def test_what_the_clients_guide_shows_works() -> None:
 
     with trio.fail_after(15):
         async with (
-            engine.open_broker(engine.BrokerConfig(apps=(app,))) as broker,
+            cachecast.open_broker(cachecast.BrokerConfig(apps=(app,))) as broker,
             trio.open_nursery() as nursery,
         ):
-            server = await nursery.start(engine.serve, broker, "127.0.0.1:0")
+            server = await nursery.start(cachecast.serve, broker, "127.0.0.1:0")
             for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
                 exec(block.replace("6001", str(server.port)), names)
             nursery.start_soon(names["main"])

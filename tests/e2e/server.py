@@ -40,7 +40,7 @@ class ServerProcess:
             arguments = ("--port", "0", *arguments)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine", "serve", *arguments],
+                [sys.executable, "-m", "cachecast", "serve", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean | (environ or {}),

@@ -49,7 +49,7 @@ def run(node, *command: str) -> str:
 
 
 def cachecast(node, arguments: str) -> str:
-    return run(node, sys.executable, "-m", "engine", *shlex.split(arguments, comments=True))
+    return run(node, sys.executable, "-m", "cachecast", *shlex.split(arguments, comments=True))
 
 
 def test_commands_publish_a_value_and_show_it(node, copy):
@@ -94,7 +94,7 @@ def test_pushers_own_library_publishes_and_our_client_listens(node, copy):
     assert "'cache': {'data': '{\"eur\": 1.09}'" in told
 
     with subprocess.Popen(
-        [sys.executable, "-u", str(copy("python", "engine.client"))],
+        [sys.executable, "-u", str(copy("python", "cachecast.client"))],
         stdout=subprocess.PIPE, text=True,
     ) as listener:  # fmt: skip
         assert listener.stdout is not None

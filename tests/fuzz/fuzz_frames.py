@@ -9,8 +9,8 @@ import atheris
 
 from tests.fuzz.seeds import run
 
-with atheris.instrument_imports(include=["engine"]):
-    from engine.protocol.frames import FrameParser
+with atheris.instrument_imports(include=["cachecast"]):
+    from cachecast.protocol.frames import FrameParser
     from tests.harness.lower import client_frame
 
 LIMIT = 1_000

@@ -13,10 +13,10 @@ import msgpack
 
 from tests.fuzz.seeds import run
 
-with atheris.instrument_imports(include=["engine"]):
-    from engine.apps import App
-    from engine.errors import BadRequestError, LimitError
-    from engine.protocol import auth, http_api
+with atheris.instrument_imports(include=["cachecast"]):
+    from cachecast.apps import App
+    from cachecast.errors import BadRequestError, LimitError
+    from cachecast.protocol import auth, http_api
 
 APP = App(id="1", key="k", secret="s")
 

@@ -14,13 +14,13 @@ import msgpack
 
 from tests.fuzz.seeds import run
 
-with atheris.instrument_imports(include=["engine"]):
-    from engine.apps import App
-    from engine.errors import RemoteProtocolError
-    from engine.protocol import auth
-    from engine.protocol.channel_name import parse_channel_name
-    from engine.protocol.codec import JSON, MSGPACK, Codec
-    from engine.protocol.session import ClientEvent, Member, Session
+with atheris.instrument_imports(include=["cachecast"]):
+    from cachecast.apps import App
+    from cachecast.errors import RemoteProtocolError
+    from cachecast.protocol import auth
+    from cachecast.protocol.channel_name import parse_channel_name
+    from cachecast.protocol.codec import JSON, MSGPACK, Codec
+    from cachecast.protocol.session import ClientEvent, Member, Session
     from tests.harness.lower import sign
 
 APP = App(id="1", key="k", secret="s", allows_client_events=True)

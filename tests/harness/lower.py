@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import msgspec
 
-from engine.apps import App
-from engine.channels.outbox import Outbox
-from engine.metrics import AppCounters
-from engine.protocol import auth, frames
-from engine.protocol.codec import JSON, MSGPACK, Codec
-from engine.protocol.session import Session
+from cachecast.apps import App
+from cachecast.channels.outbox import Outbox
+from cachecast.metrics import AppCounters
+from cachecast.protocol import auth, frames
+from cachecast.protocol.codec import JSON, MSGPACK, Codec
+from cachecast.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -109,7 +109,7 @@ def module_saboteur():
 
 def start_engine(*options):
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine", "serve", "--port", "0", *options],
+        [sys.executable, "-m", "cachecast", "serve", "--port", "0", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -146,7 +146,7 @@ def engine():
 
 
 def run_command(directory, *arguments, secret=SECRET, timeout=90, **environment):
-    """Run `python -m loadtest ...` to its end; `directory` is where its report goes, if any."""
+    """Run `python -m cachecast_load ...` to its end; `directory` takes its report, if any."""
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_LOADTEST")},
         "CACHECAST_LOADTEST_SECRET": secret,
@@ -154,7 +154,7 @@ def run_command(directory, *arguments, secret=SECRET, timeout=90, **environment)
         **environment,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest", *map(str, arguments)],
+        [sys.executable, "-m", "cachecast_load", *map(str, arguments)],
         cwd=ROOT,
         env=env,
         capture_output=True,
@@ -181,7 +181,7 @@ def run_profile(directory, profile, url, *arguments, **options):
 
 @pytest.fixture
 def command(tmp_path):
-    """Run `python -m loadtest ...` to its end; returns `Finished`."""
+    """Run `python -m cachecast_load ...` to its end; returns `Finished`."""
     return partial(run_command, tmp_path)
 
 

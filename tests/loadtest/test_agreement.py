@@ -1,4 +1,4 @@
-"""The load test and `python -m benchmarks` measure one workload and must agree within their errors.
+"""The load test and `python -m cachecast_bench` measure one workload and must agree.
 
 They share no code: another client, another publisher, another clock source, another histogram,
 another ledger. Both publish 100 events of 256 bytes a second to one channel with 300 subscribers,
@@ -61,7 +61,7 @@ def benchmark(path):
     """Measure twice with the benchmark; one `Measured` for each repeat."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "benchmarks", "run", "fanout", "--quick", "--repeats", "2",
+            sys.executable, "-m", "cachecast_bench", "run", "fanout", "--quick", "--repeats", "2",
             "--subscribers", str(SUBSCRIBERS), "--json", str(path),
         ],
         cwd=Path(__file__).parents[2],

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from loadtest.profiles import PROFILES
+from cachecast_load.profiles import PROFILES
 from tests.loadtest.conftest import chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -181,10 +181,10 @@ def test_workers_with_other_clocks_agree_within_their_error(engine, tmp_path):
         pytest.skip("time namespaces are not to be had here")
     options = ["--target", engine.url, "--app-id", "4242", "--key", "app-key"]
     port = ["--master-port", free_port()]
-    workers = [start("loadtest", "run", "--worker", *port, *options, prefix=prefix)
+    workers = [start("cachecast_load", "run", "--worker", *port, *options, prefix=prefix)
                for prefix in (other_clock, [])]  # fmt: skip
     master = start(
-        "loadtest", "run", "fanout", "--master", "--expect-workers", 2, *port, *options,
+        "cachecast_load", "run", "fanout", "--master", "--expect-workers", 2, *port, *options,
         "--subscribers", 40, "--duration", 2, "--report", tmp_path,
     )  # fmt: skip
     out, _ = master.communicate(timeout=80)
@@ -220,7 +220,8 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
 def test_locusts_page_shows_our_figures(engine):
     web_port = free_port()
     process = start(
-        "loadtest", "ui", "fanout", "--target", engine.url, "--app-id", "4242", "--key", "app-key",
+        "cachecast_load", "ui", "fanout", "--target", engine.url, "--app-id", "4242",
+        "--key", "app-key",
         "--subscribers", 20, "--duration", 2, "--web-port", web_port, "--autostart",
     )  # fmt: skip
     try:
@@ -272,7 +273,7 @@ def _poll(url, test, timeout=60):
 
 def test_a_lost_worker_makes_the_run_invalid(engine, tmp_path):
     process = start(
-        "loadtest", "run", "fanout", "--target", engine.url, "--app-id", "4242", "--key",
+        "cachecast_load", "run", "fanout", "--target", engine.url, "--app-id", "4242", "--key",
         "app-key", "--subscribers", 20, "--duration", 40, "--workers", 2, "--report", tmp_path,
     )  # fmt: skip
     for line in process.stdout:

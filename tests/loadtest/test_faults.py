@@ -160,7 +160,7 @@ def tls_engine(tmp_path, new_engine):
 def test_one_interrupt_reports_what_was_measured(saboteur, tmp_path):
     server = saboteur()
     process = subprocess.Popen(
-        [sys.executable, "-m", "loadtest", "run", "fanout", "--target", server.url,
+        [sys.executable, "-m", "cachecast_load", "run", "fanout", "--target", server.url,
          "--app-id", "4242", "--key", "app-key", "--subscribers", "20", "--rate", "20",
          "--duration", "60", "--report", str(tmp_path)],
         env={**os.environ, "CACHECAST_LOADTEST_SECRET": "app-secret"},

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.clock import Offset, claim_ms, estimate_offset
-from loadtest.collector import Collector
-from loadtest.figures import rss_growth, split_superseded
-from loadtest.health import blind, diagnose, room_for
-from loadtest.histogram import Histogram
-from loadtest.ledger import Auditor, Findings, Membership
-from loadtest.recorder import Recorder
+from cachecast_load.clock import Offset, claim_ms, estimate_offset
+from cachecast_load.collector import Collector
+from cachecast_load.figures import rss_growth, split_superseded
+from cachecast_load.health import blind, diagnose, room_for
+from cachecast_load.histogram import Histogram
+from cachecast_load.ledger import Auditor, Findings, Membership
+from cachecast_load.recorder import Recorder
 
 
 def histogram(*milliseconds):

@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-import loadtest
+import cachecast_load
 
-FOLDER = Path(loadtest.__file__).parent
+FOLDER = Path(cachecast_load.__file__).parent
 MODULES = sorted(
-    ".".join(("loadtest", *path.relative_to(FOLDER).with_suffix("").parts))
+    ".".join(("cachecast_load", *path.relative_to(FOLDER).with_suffix("").parts))
     for path in FOLDER.rglob("*.py")
 )
 KNOW_LOCUST = {
-    "loadtest.locust_stats",
-    "loadtest.locustfile",
-    "loadtest.running",
-    "loadtest.swarm",
-    "loadtest.users",
-    "loadtest.web",
-    "loadtest.worker_link",
+    "cachecast_load.locust_stats",
+    "cachecast_load.running",
+    "cachecast_load.swarm",
+    "cachecast_load.users",
+    "cachecast_load.web",
+    "cachecast_load.worker_link",
 }
 
 
@@ -36,17 +35,23 @@ def imports(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_imports_the_engine_or_trio(module):
-    assert not set(imports(module)) & {"engine", "benchmarks", "trio", "trio_websocket", "asyncio"}
+    assert not set(imports(module)) & {
+        "cachecast",
+        "cachecast_bench",
+        "trio",
+        "trio_websocket",
+        "asyncio",
+    }
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - KNOW_LOCUST))
 def test_only_the_bridge_knows_locust(module):
-    allowed = {"gevent"} if module == "loadtest.reactor" else set()
+    allowed = {"gevent"} if module == "cachecast_load.reactor" else set()
     assert not set(imports(module)) & {"locust", "gevent", "flask"} - allowed
 
 
 def test_everything_but_the_bridge_is_importable_without_patching_the_process():
-    names = [m for m in MODULES if m not in KNOW_LOCUST | {"loadtest.__main__"}]
+    names = [m for m in MODULES if m not in KNOW_LOCUST | {"cachecast_load.__main__"}]
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))\n"

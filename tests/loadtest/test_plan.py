@@ -5,8 +5,8 @@ import tomllib
 
 import pytest
 
-from loadtest.plan import Plan, PlanError, from_dict, make_plan, read_toml
-from loadtest.profiles import PROFILES, default_plan, profile_class
+from cachecast_load.plan import Plan, PlanError, from_dict, make_plan, read_toml
+from cachecast_load.profiles import PROFILES, default_plan, profile_class
 
 DEFAULT = Plan("fanout")
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import orders
-from loadtest.director import ANNOUNCE_US, Director
-from loadtest.knee import KneeSearch, Trial
-from loadtest.plan import Plan, make_plan
-from loadtest.shapes import TimedShape
+from cachecast_load import orders
+from cachecast_load.director import ANNOUNCE_US, Director
+from cachecast_load.knee import KneeSearch, Trial
+from cachecast_load.plan import Plan, make_plan
+from cachecast_load.shapes import TimedShape
 
 
 def plan_of(duration_s=10.0, rate=10.0, slos=(), **shape):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.slo import FIGURES, SloError, judge, parse_slo
+from cachecast_load.slo import FIGURES, SloError, judge, parse_slo
 
 
 @pytest.mark.parametrize(

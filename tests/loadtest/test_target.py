@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-from loadtest.target import TargetError, make_target, parse_endpoint, public_hosts, read_secret
+from cachecast_load.target import (
+    TargetError,
+    make_target,
+    parse_endpoint,
+    public_hosts,
+    read_secret,
+)
 
 
 def target(**options):
@@ -89,8 +95,8 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
     """Other users of a machine can read every command line, but not an environment."""
     program = (
         "import json, subprocess, sys\n"
-        "from loadtest import running\n"
-        "from loadtest.target import make_target\n"
+        "from cachecast_load import running\n"
+        "from cachecast_load.target import make_target\n"
         "target = make_target(url='wss://127.0.0.1:1', app_id='1', key='k', secret='hush',\n"
         "    headers=('Authorization: tok',), verify=False)\n"
         "class Popen:\n"

@@ -10,8 +10,8 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.channels.cache import ENTRY_OVERHEAD_BYTES, CacheStore
-from engine.metrics import AppCounters
+from cachecast.channels.cache import ENTRY_OVERHEAD_BYTES, CacheStore
+from cachecast.metrics import AppCounters
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.apps import App
-from engine.errors import BadMessageError, BadRequestError, LimitError
-from engine.protocol.codec import JSON, MSGPACK
-from engine.protocol.http_api import EventRequest, read_batch, read_event
-from engine.protocol.messages import Publication
+from cachecast.apps import App
+from cachecast.errors import BadMessageError, BadRequestError, LimitError
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.http_api import EventRequest, read_batch, read_event
+from cachecast.protocol.messages import Publication
 from tests.harness.lower import make_app, message_of
 
 pytestmark = pytest.mark.slow

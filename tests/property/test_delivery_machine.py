@@ -17,15 +17,15 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.channels.cache import CacheStore
-from engine.channels.channel import Channel
-from engine.channels.hub import Hub
-from engine.channels.outbox import Outbox
-from engine.errors import SubscriptionError
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.codec import JSON, MSGPACK
-from engine.protocol.messages import Publication
-from engine.protocol.session import Member
+from cachecast.channels.cache import CacheStore
+from cachecast.channels.channel import Channel
+from cachecast.channels.hub import Hub
+from cachecast.channels.outbox import Outbox
+from cachecast.errors import SubscriptionError
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.messages import Publication
+from cachecast.protocol.session import Member
 from tests.harness.lower import Client, make_app
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,8 @@ from websockets.frames import Opcode
 from websockets.protocol import Protocol, Side
 from websockets.protocol import State as WebsocketsState
 
-from engine.protocol import frames
-from engine.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
+from cachecast.protocol import frames
+from cachecast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
 from tests.harness.lower import client_frame
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.channels.outbox import Outbox
-from engine.metrics import AppCounters
-from engine.protocol.frames import TEXT, server_frame
+from cachecast.channels.outbox import Outbox
+from cachecast.metrics import AppCounters
+from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
 
 pytestmark = pytest.mark.slow

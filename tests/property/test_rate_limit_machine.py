@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.protocol.rate_limit import TokenBucket
+from cachecast.protocol.rate_limit import TokenBucket
 
 pytestmark = pytest.mark.slow
 

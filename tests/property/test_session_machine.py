@@ -15,12 +15,12 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from engine.channels.hub import Hub
-from engine.errors import RemoteProtocolError, SubscriptionError
-from engine.protocol import auth
-from engine.protocol.codec import JSON, MSGPACK
-from engine.protocol.messages import Publication
-from engine.protocol.session import ClientEvent, Ping, Pong, SignIn, Subscribe, Unsubscribe
+from cachecast.channels.hub import Hub
+from cachecast.errors import RemoteProtocolError, SubscriptionError
+from cachecast.protocol import auth
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.messages import Publication
+from cachecast.protocol.session import ClientEvent, Ping, Pong, SignIn, Subscribe, Unsubscribe
 from tests.harness.lower import KEY, SECRET, SOCKET_ID, Client, make_app, sign
 
 pytestmark = pytest.mark.slow

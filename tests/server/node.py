@@ -23,14 +23,14 @@ import pytest
 import structlog
 import trio
 
-import engine.server.listen
-import engine.tasks.heartbeat
-from engine import App, BrokerConfig, Server, TlsTerms, open_broker, serve
+import cachecast.server.listen
+import cachecast.tasks.heartbeat
+from cachecast import App, BrokerConfig, Server, TlsTerms, open_broker, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from engine import Broker
+    from cachecast import Broker
 
 KEY, SECRET, APP_ID = "278d425bdf160c739803", "7ad3773142a6692b25b8", "3"
 
@@ -454,8 +454,8 @@ async def running(
         context = ssl.create_default_context()
         trusts.configure_trust(context)
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.server.listen, "TICK_S", TICK_S)
-        patch.setattr(engine.tasks.heartbeat, "TICK_S", TICK_S)
+        patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
+        patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
         clock = Clock()
         async with (
             open_broker(settings, unix_now=unix_now, clock=clock) as broker,

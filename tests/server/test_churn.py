@@ -9,12 +9,12 @@ import pytest
 import trio
 import trustme
 
-from engine import TlsTerms
-from engine.broker.clients import Clients
-from engine.channels.outbox import Outbox
-from engine.protocol.session import Session
-from engine.server.http import HttpConnection
-from engine.server.websocket import WebSocket
+from cachecast import TlsTerms
+from cachecast.broker.clients import Clients
+from cachecast.channels.outbox import Outbox
+from cachecast.protocol.session import Session
+from cachecast.server.http import HttpConnection
+from cachecast.server.websocket import WebSocket
 from tests.server.node import (
     APP_ID,
     HOST,

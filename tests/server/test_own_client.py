@@ -1,4 +1,4 @@
-"""``engine.client`` against the server that ships with it, over real sockets.
+"""``cachecast.client`` against the server that ships with it, over real sockets.
 
 Its unit tests play the server, with the manners of all of them; here is whether the two halves of
 this project understand each other.
@@ -18,9 +18,9 @@ import pytest
 import trio
 import trustme
 
-from engine import TlsTerms
-from engine.client import ClientState, connect
-from engine.errors import AuthError, RefusedError, SubscriptionError
+from cachecast import TlsTerms
+from cachecast.client import ClientState, connect
+from cachecast.errors import AuthError, RefusedError, SubscriptionError
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, until
 
 MASTER_KEY = b64encode(bytes(range(32))).decode()

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 
 TTL_S = 1_800.0
 DAY_S = 86_400.0

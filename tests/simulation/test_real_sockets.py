@@ -16,18 +16,18 @@ import pytest
 import trio
 from trio_websocket import open_websocket_url
 
-from engine.broker import open_broker
-from engine.config import BrokerConfig
-from engine.protocol import auth
-from engine.server import serve
-from engine.testing import TEST_APP
+from cachecast.broker import open_broker
+from cachecast.config import BrokerConfig
+from cachecast.protocol import auth
+from cachecast.server import serve
+from cachecast.testing import TEST_APP
 from tests.server.node import until
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection
 
-    from engine.broker import Broker
+    from cachecast.broker import Broker
 
 TTL_S = 0.4
 CACHE_CHANNELS = ("cache-a", "cache-b", "cache-c")

@@ -11,16 +11,16 @@ import msgspec
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from engine.broker import open_broker
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, open_memory_network
+from cachecast.broker import open_broker
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, open_memory_network
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.broker import Broker
-    from engine.testing import MemoryClient, MemoryNetwork
+    from cachecast.broker import Broker
+    from cachecast.testing import MemoryClient, MemoryNetwork
 
 TTL_S = 30.0
 CACHE_CHANNELS = ("cache-a", "private-cache-b", "presence-cache-c")

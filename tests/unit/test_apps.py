@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine import apps
-from engine.apps import App, KeyPair, Webhook
-from engine.errors import ConfigError
+from cachecast import apps
+from cachecast.apps import App, KeyPair, Webhook
+from cachecast.errors import ConfigError
 
 
 def _app(**fields: Any) -> App:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine import config
-from engine.config import DEMO_APP, App, BrokerConfig, FileConfig, ServerConfig, load_config
-from engine.errors import ConfigError
+from cachecast import config
+from cachecast.config import DEMO_APP, App, BrokerConfig, FileConfig, ServerConfig, load_config
+from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table in the docstring of ``engine.errors`` is what the classes say."""
+"""The table in the docstring of ``cachecast.errors`` is what the classes say."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
-from engine import errors
-from engine.errors import (
+from cachecast import errors
+from cachecast.errors import (
     ConfigError,
     EngineError,
     LimitError,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.metrics import (
+from cachecast.metrics import (
     MAX_LABELLED_APPS,
     AppCounters,
     AppStatistics,

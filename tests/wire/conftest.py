@@ -8,15 +8,15 @@ import msgspec
 import pytest
 import trio
 
-from engine.broker import open_broker
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, open_memory_network
+from cachecast.broker import open_broker
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, open_memory_network
 from tests.wire.transcript import Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from engine.testing import MemoryNetwork
+    from cachecast.testing import MemoryNetwork
 
 
 @pytest.fixture

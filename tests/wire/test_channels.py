@@ -8,8 +8,8 @@ from base64 import b64decode, b64encode
 import msgspec
 import pytest
 
-from engine.protocol.encryption import decrypt
-from engine.testing import TEST_APP
+from cachecast.protocol.encryption import decrypt
+from cachecast.testing import TEST_APP
 
 KEY = TEST_APP.key
 KINDS = ["x", "cache-x", "private-x", "private-cache-x", "private-encrypted-x",

@@ -8,9 +8,9 @@ import json
 import msgspec
 import pytest
 
-from engine.apps import KeyPair
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, ClientClosedError, open_memory_network, open_test_broker
+from cachecast.apps import KeyPair
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, ClientClosedError, open_memory_network, open_test_broker
 
 KEY = TEST_APP.key
 

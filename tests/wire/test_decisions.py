@@ -9,8 +9,8 @@ import structlog
 import trio
 import trio.testing
 
-from engine.errors import BadRequestError
-from engine.protocol import frames
+from cachecast.errors import BadRequestError
+from cachecast.protocol import frames
 
 TTL_S = 1_800.0
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from engine.broker import open_broker
-from engine.config import BrokerConfig
-from engine.testing import ClientClosedError, open_memory_network
-from engine.testing.client import MemoryClient
+from cachecast.broker import open_broker
+from cachecast.config import BrokerConfig
+from cachecast.testing import ClientClosedError, open_memory_network
+from cachecast.testing.client import MemoryClient
 
 
 def _mute(client: MemoryClient) -> None:

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine.protocol import frames
+from cachecast.protocol import frames
 from tests.harness.lower import client_frame
 
 

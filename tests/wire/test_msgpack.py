@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from engine.protocol import frames
+from cachecast.protocol import frames
 
 
 async def _both(stage) -> None:

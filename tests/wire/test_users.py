@@ -8,7 +8,7 @@ import json
 import pytest
 import trio.testing
 
-from engine.testing import TEST_APP
+from cachecast.testing import TEST_APP
 
 KEY = TEST_APP.key
 

@@ -31,10 +31,10 @@ import msgspec
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from engine.protocol import auth, frames
+from cachecast.protocol import auth, frames
 
 if TYPE_CHECKING:
-    from engine.testing import MemoryClient, MemoryNetwork
+    from cachecast.testing import MemoryClient, MemoryNetwork
 
 
 class Stage:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.broker.admission import check_protocol_version
-from engine.config import BrokerConfig
-from engine.errors import RefusedError
-from engine.testing import TEST_APP, open_test_broker
+from cachecast.broker.admission import check_protocol_version
+from cachecast.config import BrokerConfig
+from cachecast.errors import RefusedError
+from cachecast.testing import TEST_APP, open_test_broker
 
 KEY = TEST_APP.key
 

@@ -7,10 +7,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from engine.broker import announcements as module
-from engine.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.broker import announcements as module
+from cachecast.broker.announcements import COUNT_INTERVAL_S, COUNT_THROTTLE_ABOVE
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 
 APP = msgspec.structs.replace(TEST_APP, sends_subscription_counts=True)
 CONFIG = BrokerConfig(apps=(APP,))

@@ -11,11 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from engine.broker import open_broker
-from engine.config import BrokerConfig
-from engine.errors import BadRequestError, BusError, ConfigError, LimitError
-from engine.protocol.encryption import decrypt, parse_key
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.broker import open_broker
+from cachecast.config import BrokerConfig
+from cachecast.errors import BadRequestError, BusError, ConfigError, LimitError
+from cachecast.protocol.encryption import decrypt, parse_key
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.unit.bus.slow_bus import SlowBus
 
 APP = TEST_APP.id

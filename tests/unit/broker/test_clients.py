@@ -6,9 +6,9 @@ import msgspec
 import pytest
 import trio
 
-from engine.errors import CapacityError
-from engine.protocol.codec import JSON
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.errors import CapacityError
+from cachecast.protocol.codec import JSON
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.harness.lower import FakeSocket
 
 KEY = TEST_APP.key

@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from engine.broker import delivery as module
-from engine.config import BrokerConfig
-from engine.errors import LimitError
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.broker import delivery as module
+from cachecast.config import BrokerConfig
+from cachecast.errors import LimitError
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 
 APP = TEST_APP.id
 

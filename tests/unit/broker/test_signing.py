@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from engine.apps import App, KeyPair
-from engine.broker import signing
-from engine.errors import BadRequestError
+from cachecast.apps import App, KeyPair
+from cachecast.broker import signing
+from cachecast.errors import BadRequestError
 
 APP = App(id="1", key="old", secret="old-secret", keys=(KeyPair(key="new", secret="new-secret"),))
 

@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from engine.broker.subscriber import MAX_WAITING_EVENTS, Subscriber
-from engine.errors import LimitError
-from engine.protocol.messages import Publication
+from cachecast.broker.subscriber import MAX_WAITING_EVENTS, Subscriber
+from cachecast.errors import LimitError
+from cachecast.protocol.messages import Publication
 
 
 def _make(*, is_cache=False):

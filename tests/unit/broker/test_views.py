@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.broker.views import app_statistics
-from engine.metrics import AppCounters, AppStatistics
-from engine.testing import TEST_APP
+from cachecast.broker.views import app_statistics
+from cachecast.metrics import AppCounters, AppStatistics
+from cachecast.testing import TEST_APP
 
 
 async def test_every_counter_of_an_app_is_in_its_statistics(

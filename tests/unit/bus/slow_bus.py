@@ -9,7 +9,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.bus.base import Envelope
+    from cachecast.bus.base import Envelope
 
 
 class SlowBus:

@@ -9,13 +9,13 @@ import pytest
 import trio
 import trio.testing
 
-from engine.bus.base import Envelope
-from engine.bus.local import LocalBus
-from engine.config import BrokerConfig
-from engine.errors import BusError
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.messages import Publication
-from engine.testing import TEST_APP, open_memory_network, open_test_broker
+from cachecast.bus.base import Envelope
+from cachecast.bus.local import LocalBus
+from cachecast.config import BrokerConfig
+from cachecast.errors import BusError
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.messages import Publication
+from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.unit.bus.slow_bus import SlowBus
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.bus.local import LocalBus
+from cachecast.bus.local import LocalBus
 from tests.unit.bus.test_base import _envelope
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.channels.cache import ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
-from engine.metrics import AppCounters
+from cachecast.channels.cache import ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
+from cachecast.metrics import AppCounters
 
 TTL_S = 1800.0
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.channels.channel import JOIN_BYTES, POINTER_BYTES, Channel
-from engine.metrics import AppCounters
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.codec import JSON, MSGPACK
-from engine.protocol.messages import Publication
+from cachecast.channels.channel import JOIN_BYTES, POINTER_BYTES, Channel
+from cachecast.metrics import AppCounters
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.messages import Publication
 from tests.harness.lower import Client
 
 if TYPE_CHECKING:
-    from engine.channels.channel import Frames
+    from cachecast.channels.channel import Frames
 
 
 def _channel(name: str = "a") -> tuple[Channel, AppCounters]:

@@ -6,11 +6,11 @@ from collections import deque
 
 import pytest
 
-from engine.channels.channel import POINTER_BYTES, Channel
-from engine.channels.hub import Hub
-from engine.errors import SubscriptionError
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.session import Member
+from cachecast.channels.channel import POINTER_BYTES, Channel
+from cachecast.channels.hub import Hub
+from cachecast.errors import SubscriptionError
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.session import Member
 from tests.harness.lower import Client, make_app
 
 NAME = parse_channel_name("presence-a")

@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from engine.channels.outbox import DISCARD, FLUSH_BYTES, FLUSH_CALLS, Outbox
-from engine.metrics import AppCounters
-from engine.protocol.frames import TEXT, server_frame
+from cachecast.channels.outbox import DISCARD, FLUSH_BYTES, FLUSH_CALLS, Outbox
+from cachecast.metrics import AppCounters
+from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
 
 

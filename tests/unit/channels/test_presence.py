@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.channels.presence import PresenceRoster
-from engine.protocol.session import Member
+from cachecast.channels.presence import PresenceRoster
+from cachecast.protocol.session import Member
 
 
 def test_only_a_users_first_connection_adds_and_only_its_last_removes() -> None:

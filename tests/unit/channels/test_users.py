@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.channels.users import UserIndex
-from engine.metrics import AppCounters
-from engine.protocol.session import Session, User
+from cachecast.channels.users import UserIndex
+from cachecast.metrics import AppCounters
+from cachecast.protocol.session import Session, User
 from tests.harness.lower import Client
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.channels.wheel import Wheel
+from cachecast.channels.wheel import Wheel
 
 
 class Item:

@@ -8,7 +8,7 @@ import sys
 
 SCRIPT = """
 import structlog
-from engine.cli.logs import configure_logs
+from cachecast.cli.logs import configure_logs
 configure_logs({format!r}, {level!r})
 log = structlog.get_logger("x")
 log.debug("quiet")

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from engine.cli import process
-from engine.errors import ConfigError
+from cachecast.cli import process
+from cachecast.errors import ConfigError
 
 
 def python(script):
@@ -24,7 +24,7 @@ def python(script):
 def test_core_dumps_are_off_and_the_process_is_sealed():
     out = python(
         "import resource, ctypes\n"
-        "from engine.cli.process import disable_core_dumps\n"
+        "from cachecast.cli.process import disable_core_dumps\n"
         "print(disable_core_dumps(), *resource.getrlimit(resource.RLIMIT_CORE),"
         " ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
     )
@@ -35,7 +35,7 @@ def test_file_limit_is_raised_to_what_the_system_allows():
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     out = python(
         "import resource\n"
-        "from engine.cli.process import raise_file_limit\n"
+        "from cachecast.cli.process import raise_file_limit\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
         "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
@@ -102,7 +102,7 @@ def test_memory_lock_says_how_much_may_be_locked(monkeypatch, limit, capabilitie
 def test_garbage_collector_comes_rarely_but_still_comes():
     out = python(
         "import gc\n"
-        "from engine.cli.process import settle_garbage_collector\n"
+        "from cachecast.cli.process import settle_garbage_collector\n"
         "settle_garbage_collector()\n"
         "print(gc.isenabled(), gc.get_freeze_count() > 10_000, gc.get_threshold()[0])"
     )

@@ -16,9 +16,9 @@ import trio
 import trustme
 from click.testing import CliRunner
 
-from engine import TlsTerms
-from engine.cli import cachecast, main
-from engine.cli.remote import RequestError
+from cachecast import TlsTerms
+from cachecast.cli import cachecast, main
+from cachecast.cli.remote import RequestError
 from tests.server.node import Wire, make_app, running, until
 
 DEMO = {"id": "4242", "key": "app-key", "secret": "app-secret"}
@@ -214,7 +214,7 @@ class Subscriber:
 async def subscriber(nursery, *arguments):
     start = partial(
         trio.run_process,
-        [sys.executable, "-m", "engine", "subscribe", *arguments],
+        [sys.executable, "-m", "cachecast", "subscribe", *arguments],
         stdout=-1,
         stderr=-1,
         check=False,
@@ -275,13 +275,13 @@ def test_interruption_of_the_imports_is_no_traceback(monkeypatch):
     class Interrupted:
         @staticmethod
         def find_spec(name, path=None, target=None):
-            if name == "engine.cli":
+            if name == "cachecast.cli":
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
-    monkeypatch.delitem(sys.modules, "engine.cli")
-    monkeypatch.delitem(sys.modules, "engine.__main__", raising=False)
-    entry = importlib.import_module("engine.__main__")
+    monkeypatch.delitem(sys.modules, "cachecast.cli")
+    monkeypatch.delitem(sys.modules, "cachecast.__main__", raising=False)
+    entry = importlib.import_module("cachecast.__main__")
 
     with pytest.raises(SystemExit) as caught:
         entry.main()

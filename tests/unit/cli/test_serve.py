@@ -19,7 +19,7 @@ import pytest
 import trio
 import trustme
 
-from engine.cli import main
+from cachecast.cli import main
 from tests.server.node import Client, Wire, signed, upgrade_request
 
 DEMO = {"key": "app-key", "secret": "app-secret", "app_id": "4242"}
@@ -37,7 +37,7 @@ class Process:
 
     def __init__(self, *arguments, **environment):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "engine", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "cachecast", "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -118,7 +118,7 @@ def refused(monkeypatch, capsys):
 def refused_process(*arguments, **environment):
     """The same of a process of its own, for what is found after it has prepared itself."""
     done = subprocess.run(
-        [sys.executable, "-m", "engine", "serve", *arguments],
+        [sys.executable, "-m", "cachecast", "serve", *arguments],
         capture_output=True,
         text=True,
         env=ENVIRONMENT | environment,
@@ -238,7 +238,7 @@ async def test_demonstration_over_tls_says_how_to_connect_over_tls(tmp_path):
         text = "".join(server.said)
         assert f"wssPort: {server.port}, forceTLS: true" in text
         assert f"--url https://127.0.0.1:{server.port}\n" in text
-        assert f"{sys.executable} -m engine publish" in text  # `cachecast` is not on the PATH
+        assert f"{sys.executable} -m cachecast publish" in text  # `cachecast` is not on the PATH
 
 
 async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_must(tmp_path):
@@ -323,7 +323,7 @@ def test_memory_is_locked_on_request_or_the_limit_is_named():
         "import ctypes\n"
         "ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)\n"  # without CAP_IPC_LOCK, also as root
         "import os\n"
-        "from engine.cli import main\n"
+        "from cachecast.cli import main\n"
         "sys.argv = ['cachecast', 'serve', '--port', '0', '--lock-memory']\n"
         "os.geteuid() or os.setuid(65534)\n"
         "main()\n"

@@ -8,9 +8,9 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from engine.apps import App
-from engine.cli import cachecast
-from engine.errors import ConfigError
+from cachecast.apps import App
+from cachecast.cli import cachecast
+from cachecast.errors import ConfigError
 
 KEY, SECRET = "278d425bdf160c739803", "7ad3773142a6692b25b8"
 CREDENTIALS = ["--app-id", "3", "--key", KEY, "--secret", SECRET]

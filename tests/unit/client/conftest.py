@@ -11,7 +11,7 @@ import trio
 import trio.testing
 import trio_websocket
 
-from engine.client import connect
+from cachecast.client import connect
 
 #: Virtual seconds after which a test has hung; costs no real time.
 HUNG_AFTER_S = 1_000_000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.backoff import STABLE_AFTER_S, Backoff, Ending
+from cachecast.client.backoff import STABLE_AFTER_S, Backoff, Ending
 
 
 def test_jitter_is_full():

@@ -5,9 +5,9 @@ import json
 import pytest
 import trio
 
-from engine.errors import LimitError, LocalProtocolError, SubscriptionError
-from engine.protocol.auth import sign, subscription_text
-from engine.protocol.encryption import channel_key, encrypt
+from cachecast.errors import LimitError, LocalProtocolError, SubscriptionError
+from cachecast.protocol.auth import sign, subscription_text
+from cachecast.protocol.encryption import channel_key, encrypt
 
 MASTER_KEY = bytes(range(32))
 ROSTER = json.dumps(

@@ -8,8 +8,8 @@ import trio
 import trio.testing
 import trio_websocket
 
-from engine.client import ClientState, connect
-from engine.errors import ConfigError, RefusedError
+from cachecast.client import ClientState, connect
+from cachecast.errors import ConfigError, RefusedError
 
 
 async def test_a_value_arrives_with_the_words_of_the_readme():

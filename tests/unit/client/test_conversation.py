@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from engine.errors import RefusedError
+from cachecast.errors import RefusedError
 
 
 async def test_state_changes_and_errors_come_as_events(autojump_clock, pusher):

@@ -6,9 +6,9 @@ import httpx2
 import pytest
 import trio
 
-from engine.client.credentials import Credentials, HttpEndpoint, ask
-from engine.errors import AuthError, BadRequestError, ConfigError
-from engine.protocol.channel_name import parse_channel_name
+from cachecast.client.credentials import Credentials, HttpEndpoint, ask
+from cachecast.errors import AuthError, BadRequestError, ConfigError
+from cachecast.protocol.channel_name import parse_channel_name
 
 PRIVATE = parse_channel_name("private-foobar")
 

@@ -5,8 +5,8 @@ import base64
 import pytest
 import trio
 
-from engine.errors import SubscriptionError
-from engine.protocol.encryption import channel_key, encrypt
+from cachecast.errors import SubscriptionError
+from cachecast.protocol.encryption import channel_key, encrypt
 
 NAME = "private-encrypted-cache-a"
 OLD = channel_key(b"o" * 32, NAME)

@@ -4,8 +4,8 @@ import pytest
 import trio
 import trio.testing
 
-from engine.client.events import Event, EventQueue, WhenFull
-from engine.errors import BadMessageError, LimitError, RefusedError
+from cachecast.client.events import Event, EventQueue, WhenFull
+from cachecast.errors import BadMessageError, LimitError, RefusedError
 
 
 def tick(n):

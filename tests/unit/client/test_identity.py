@@ -5,8 +5,8 @@ import json
 import pytest
 import trio
 
-from engine.errors import AuthError, RefusedError, SubscriptionError
-from engine.protocol.auth import sign, signin_text
+from cachecast.errors import AuthError, RefusedError, SubscriptionError
+from cachecast.protocol.auth import sign, signin_text
 
 USER = '{"id":"u1","user_info":{"name":"A"}}'
 

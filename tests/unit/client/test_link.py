@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto.utilities import generate_accept_token
 
-from engine.client import ClientState, connect
-from engine.errors import RefusedError
+from cachecast.client import ClientState, connect
+from cachecast.errors import RefusedError
 
 
 @pytest.mark.parametrize(

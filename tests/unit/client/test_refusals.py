@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.client.refusals import find_channel, is_about_sign_in, is_nameless_refusal
+from cachecast.client.refusals import find_channel, is_about_sign_in, is_nameless_refusal
 
 CHANNELS = ["private-a", "private-a.b", "presence-c", "private-ab"]
 

@@ -4,10 +4,10 @@ import pytest
 import trio
 import trio.testing
 
-from engine.client import wire
-from engine.client.subscription import Phase, Subscription
-from engine.errors import BadMessageError, RefusedError
-from engine.protocol.channel_name import parse_channel_name
+from cachecast.client import wire
+from cachecast.client.subscription import Phase, Subscription
+from cachecast.errors import BadMessageError, RefusedError
+from cachecast.protocol.channel_name import parse_channel_name
 
 
 def message(event, data="{}", channel="presence-a"):

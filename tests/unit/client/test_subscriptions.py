@@ -5,7 +5,7 @@ import json
 import pytest
 import trio
 
-from engine.errors import AuthError, BadChannelNameError, SubscriptionError
+from cachecast.errors import AuthError, BadChannelNameError, SubscriptionError
 
 
 async def refused(pusher, call):

@@ -6,8 +6,8 @@ import pytest
 import trio
 import trustme
 
-from engine.client.target import Target, dialer, find_target
-from engine.errors import ConfigError
+from cachecast.client.target import Target, dialer, find_target
+from cachecast.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.client import wire
-from engine.errors import BadMessageError
+from cachecast.client import wire
+from cachecast.errors import BadMessageError
 
 
 @pytest.mark.parametrize(

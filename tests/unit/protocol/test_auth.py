@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pusher  # type: ignore[import-untyped]  # it has no types
 import pytest
 
-from engine.errors import AuthError
-from engine.protocol import auth
+from cachecast.errors import AuthError
+from cachecast.protocol import auth
 from tests.harness.lower import KEY, SECRET, SOCKET_ID, sign
 
 BODY = b'{"name":"foo","channels":["project-3"],"data":"{\\"some\\":\\"data\\"}"}'

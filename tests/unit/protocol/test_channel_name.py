@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import BadChannelNameError
-from engine.protocol.channel_name import ChannelName, Kind, parse_channel_name
+from cachecast.errors import BadChannelNameError
+from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
 
 
 @pytest.mark.parametrize(

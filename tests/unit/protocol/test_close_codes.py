@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.protocol.close_codes import CLOSE_CODES, CloseCode, Reaction, reaction_to
+from cachecast.protocol.close_codes import CLOSE_CODES, CloseCode, Reaction, reaction_to
 
 
 def test_the_table_has_exactly_the_documented_codes() -> None:

@@ -10,10 +10,10 @@ import msgpack
 import msgspec
 import pytest
 
-from engine.errors import BadMessageError
-from engine.protocol import frames
-from engine.protocol.codec import JSON, MSGPACK, Codec, to_json, unpack
-from engine.protocol.messages import ClientMessage, Publication
+from cachecast.errors import BadMessageError
+from cachecast.protocol import frames
+from cachecast.protocol.codec import JSON, MSGPACK, Codec, to_json, unpack
+from cachecast.protocol.messages import ClientMessage, Publication
 from tests.harness.lower import message_of
 
 DEEP = 2_000

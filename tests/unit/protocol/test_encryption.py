@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nacl.secret import SecretBox
 from pusher import crypto as witness
 
-from engine.errors import AuthError, BadMessageError, ConfigError
-from engine.protocol.encryption import (
+from cachecast.errors import AuthError, BadMessageError, ConfigError
+from cachecast.protocol.encryption import (
     NONCE_BYTES,
     channel_key,
     decrypt,

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from engine.errors import RemoteProtocolError
-from engine.protocol import frames
-from engine.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
+from cachecast.errors import RemoteProtocolError
+from cachecast.protocol import frames
+from cachecast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
 from tests.harness.lower import client_frame
 
 KIB64 = 64 * 1024

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import pytest
 
-from engine.errors import BadRequestError, LimitError
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.http_api import (
+from cachecast.errors import BadRequestError, LimitError
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.http_api import (
     EVENT_INFO,
     EventRequest,
     Route,
@@ -27,7 +27,7 @@ from engine.protocol.http_api import (
 from tests.harness.lower import make_app
 
 if TYPE_CHECKING:
-    from engine.apps import App
+    from cachecast.apps import App
 
 APP = make_app()
 EVENT = {"name": "ev", "data": '{"x":1}', "channel": "a"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.errors import BadMessageError
-from engine.protocol.messages import (
+from cachecast.errors import BadMessageError
+from cachecast.protocol.messages import (
     ClientMessage,
     SubscribeData,
     UserData,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.protocol.rate_limit import TokenBucket
+from cachecast.protocol.rate_limit import TokenBucket
 
 
 def test_a_burst_passes_at_once_and_no_more() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.errors import (
+from cachecast.errors import (
     AuthError,
     BadMessageError,
     LimitError,
@@ -16,10 +16,10 @@ from engine.errors import (
     RemoteProtocolError,
     SubscriptionError,
 )
-from engine.protocol import auth
-from engine.protocol.channel_name import parse_channel_name
-from engine.protocol.codec import MSGPACK
-from engine.protocol.session import (
+from cachecast.protocol import auth
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.codec import MSGPACK
+from cachecast.protocol.session import (
     MAX_FAULTS,
     MESSAGE_BURST,
     ClientEvent,

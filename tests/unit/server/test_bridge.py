@@ -18,9 +18,9 @@ import trio
 from trio_websocket import CloseReason, ConnectionClosed, serve_websocket
 from wsproto.events import CloseConnection, TextMessage
 
-import engine.tasks.heartbeat
-from engine import BrokerConfig, bridge, open_broker
-from engine.server.bridge import _calm, _end
+import cachecast.tasks.heartbeat
+from cachecast import BrokerConfig, bridge, open_broker
+from cachecast.server.bridge import _calm, _end
 from tests.server.node import (
     APP_ID,
     KEY,
@@ -108,7 +108,7 @@ async def hosting(*apps, serving=None, **config):
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.tasks.heartbeat, "TICK_S", TICK_S)
+        patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
         clock = Clock()
         async with (
             open_broker(settings, clock=clock) as broker,

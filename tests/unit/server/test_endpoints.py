@@ -10,9 +10,9 @@ from urllib.parse import quote
 import msgpack
 import pytest
 
-from engine import KeyPair
-from engine.server.endpoints import CHANNELS_PER_STEP
-from engine.server.http_messages import Deferred, Response
+from cachecast import KeyPair
+from cachecast.server.endpoints import CHANNELS_PER_STEP
+from cachecast.server.http_messages import Deferred, Response
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()

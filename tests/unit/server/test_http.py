@@ -7,9 +7,9 @@ import json
 import pytest
 import trio
 
-from engine.server.http import MAX_WAITING_BYTES, HttpConnection
-from engine.server.http_messages import Deferred, Response
-from engine.server.websocket import RECV_BYTES
+from cachecast.server.http import MAX_WAITING_BYTES, HttpConnection
+from cachecast.server.http_messages import Deferred, Response
+from cachecast.server.websocket import RECV_BYTES
 from tests.server.node import (
     HOST,
     Client,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from engine.server.http_messages import Response, encode_response, text_response
+from cachecast.server.http_messages import Response, encode_response, text_response
 
 DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import BrokerConfig
-from engine.server.http_parser import RequestParser
+from cachecast.config import BrokerConfig
+from cachecast.server.http_parser import RequestParser
 
 CONFIG = BrokerConfig(max_head_bytes=1_000, max_headers=20, max_body_bytes=500)
 

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 import trio
 
-from engine import BrokerConfig, ConfigError, Server, open_broker, serve
-from engine.server import listen as module
-from engine.server.listen import open_listener
+from cachecast import BrokerConfig, ConfigError, Server, open_broker, serve
+from cachecast.server import listen as module
+from cachecast.server.listen import open_listener
 from tests.server.node import HOST, KEY, make_app, no_new_fds, running, until
 
 GET = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"

@@ -8,8 +8,8 @@ import pytest
 import structlog
 import trio
 
-from engine.server import poller as module
-from engine.server.poller import Poller
+from cachecast.server import poller as module
+from cachecast.server.poller import Poller
 from tests.server.node import no_new_fds, until
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.apps import App
-from engine.config import BrokerConfig
-from engine.server.http_messages import Request
-from engine.server.http_parser import RequestParser
-from engine.server.repeated_head import RepeatedHead
+from cachecast.apps import App
+from cachecast.config import BrokerConfig
+from cachecast.server.http_messages import Request
+from cachecast.server.http_parser import RequestParser
+from cachecast.server.repeated_head import RepeatedHead
 
 CONFIG = BrokerConfig(
     apps=(App(id="1", key="k", secret="s"),), max_head_bytes=300, max_body_bytes=64

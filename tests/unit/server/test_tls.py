@@ -11,11 +11,11 @@ import pytest
 import trio
 import trustme
 
-from engine import ConfigError, TlsTerms
-from engine.server.http import HttpConnection
-from engine.server.http_messages import Deferred, Response
-from engine.server.poller import Poller
-from engine.server.tls import TlsSocket, load_context
+from cachecast import ConfigError, TlsTerms
+from cachecast.server.http import HttpConnection
+from cachecast.server.http_messages import Deferred, Response
+from cachecast.server.poller import Poller
+from cachecast.server.tls import TlsSocket, load_context
 from tests.server.node import (
     APP_ID,
     HOST,

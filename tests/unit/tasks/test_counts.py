@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from engine.tasks.counts import EVENTS_PER_STEP, run_counts
+from cachecast.tasks.counts import EVENTS_PER_STEP, run_counts
 
 
 async def test_it_announces_once_a_second_in_bounded_steps(autojump_clock):

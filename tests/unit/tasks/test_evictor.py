@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from engine.channels.cache import CacheStore
-from engine.metrics import AppCounters
-from engine.tasks.evictor import (
+from cachecast.channels.cache import CacheStore
+from cachecast.metrics import AppCounters
+from cachecast.tasks.evictor import (
     ENTRIES_PER_STEP,
     MAX_SLEEP_S,
     MIN_SLEEP_S,

@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from engine.channels.hub import Hub
-from engine.protocol.channel_name import parse_channel_name
-from engine.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, Fanout
+from cachecast.channels.hub import Hub
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, Fanout
 from tests.harness.lower import Client, make_app
 
 

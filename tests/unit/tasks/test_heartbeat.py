@@ -7,9 +7,9 @@ import itertools
 import pytest
 import trio
 
-from engine.config import BrokerConfig
-from engine.protocol import frames
-from engine.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
+from cachecast.config import BrokerConfig
+from cachecast.protocol import frames
+from cachecast.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
 from tests.harness.lower import Client, FakeSocket, make_app, make_outbox
 
 

@@ -7,8 +7,8 @@ import structlog
 import trio
 import trio.testing
 
-from engine.tasks.hooks import HOOK_LIMIT_S, MAX_QUEUED_EVENTS, Hooks
-from engine.tasks.webhooks import WebhookEvent
+from cachecast.tasks.hooks import HOOK_LIMIT_S, MAX_QUEUED_EVENTS, Hooks
+from cachecast.tasks.webhooks import WebhookEvent
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ import structlog
 import trio
 import trio.testing
 
-from engine.apps import App, KeyPair, Webhook
-from engine.tasks import webhook_delivery
-from engine.tasks.webhook_delivery import (
+from cachecast.apps import App, KeyPair, Webhook
+from cachecast.tasks import webhook_delivery
+from cachecast.tasks.webhook_delivery import (
     ANSWER_LIMIT_S,
     MAX_ANSWER_BYTES,
     MAX_REQUESTS,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.apps import App, Webhook
-from engine.metrics import AppCounters
-from engine.tasks.webhook_delivery import WebhookEvent
-from engine.tasks.webhook_queue import GRACE_S, MAX_RELEASES_PER_STEP, AppQueue
+from cachecast.apps import App, Webhook
+from cachecast.metrics import AppCounters
+from cachecast.tasks.webhook_delivery import WebhookEvent
+from cachecast.tasks.webhook_queue import GRACE_S, MAX_RELEASES_PER_STEP, AppQueue
 
 
 def make_queue(*hooks, acknowledge_miss=lambda channel: None, **options):

@@ -18,9 +18,9 @@ import structlog
 import trio
 import trio.testing
 
-from engine.apps import App, Webhook
-from engine.metrics import AppCounters
-from engine.tasks.webhooks import MAX_LANES, WebhookEvent, Webhooks
+from cachecast.apps import App, Webhook
+from cachecast.metrics import AppCounters
+from cachecast.tasks.webhooks import MAX_LANES, WebhookEvent, Webhooks
 
 
 def occupied(channel):

@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from engine.protocol import frames
-from engine.testing import TEST_APP, ClientClosedError
-from engine.testing.client import _client_frame, _frame_size
+from cachecast.protocol import frames
+from cachecast.testing import TEST_APP, ClientClosedError
+from cachecast.testing.client import _client_frame, _frame_size
 from tests.harness.lower import client_frame
 
 

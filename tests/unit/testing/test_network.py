@@ -8,8 +8,8 @@ import structlog
 import trio
 import trio.testing
 
-from engine.config import BrokerConfig
-from engine.testing import TEST_APP, ClientClosedError, open_memory_network, open_test_broker
+from cachecast.config import BrokerConfig
+from cachecast.testing import TEST_APP, ClientClosedError, open_memory_network, open_test_broker
 
 
 async def test_connect_raises_with_the_code_where_the_server_refuses(autojump_clock):

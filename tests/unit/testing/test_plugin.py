@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 
 SUITE = """
 import trio
-from engine import App, BrokerConfig
+from cachecast import App, BrokerConfig
 import pytest
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_suite_without_pytest_trio_is_left_alone(tmp_path):
 def test_a_suite_that_does_not_use_it_pays_for_one_small_module():
     """pytest imports it in every suite of the environment."""
     code = (
-        "import sys, engine.testing.plugin; "
+        "import sys, cachecast.testing.plugin; "
         "print(sorted(m for m in ('trio', 'msgspec', 'structlog', 'nacl') if m in sys.modules))"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.testing.socket import MemorySocket
+from cachecast.testing.socket import MemorySocket
 
 
 @pytest.fixture

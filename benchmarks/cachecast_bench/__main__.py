@@ -1,0 +1,6 @@
+"""`python -m cachecast_bench`."""
+
+from cachecast_bench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The Pusher Channels protocol as a client and as a signing publisher speak it.
+
+What the engine is driven with.
+
+Wire facts: shared protocol notes 1.4 (connection_established), 2.3-2.5 (subscribe, auth, success),
+6.2 (signatures), 6.3-6.4 (events, batch_events). `ResponderDialect` sends the very same signed
+requests to a server that only parses
+HTTP: the yardstick for the price of a publish.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+
+import msgpack
+from typing_extensions import override
+
+from cachecast_bench.dialects.base import (
+    Dialect,
+    Endpoint,
+    Handshake,
+    HandshakeError,
+    HttpReplies,
+    ReplyCounter,
+    await_message,
+    client_frame,
+    open_websocket,
+    upgrade_request,
+)
+
+EVENT = "e"
+_ESTABLISHED = b"connection_established"
+_SUCCEEDED = b"subscription_succeeded"
+_RESIGN_AFTER_S = 60.0
+"""The server accepts a timestamp for 600 s (6.2), so it need not be formatted for each request."""
+
+
+class PusherDialect(Dialect):
+    """Subscribes like pusher-js, publishes like the server libraries.
+
+    Options of the endpoint: `app_id`, `key`, `secret`, and `encoding` ("json" or "msgpack") for
+    publishes.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        options = endpoint.options
+        self._key: str = options["key"]
+        self._secret: str = options["secret"]
+        self._encoding: str = options.get("encoding", "json")
+        path = f"/app/{self._key}?protocol=7&client=benchmark&version=1.0.0&flash=false"
+        self._upgrade = upgrade_request(endpoint, path)
+        self._subscribes: dict[str, bytes] = {}
+        self._events_path = f"/apps/{options['app_id']}/events"
+        self._batch_path = f"/apps/{options['app_id']}/batch_events"
+        self._signer = hmac.new(self._secret.encode(), digestmod="sha256")
+        self._stamped_at = float("-inf")
+        self._timestamp = ""
+        self._head = (
+            f"Host: {endpoint.host}:{endpoint.publish_port or endpoint.port}\r\n"
+            f"Content-Type: application/{self._encoding}\r\nContent-Length: "
+        ).encode()
+
+    @override
+    def join(self, channels: list[str], *, wait_for: bytes | None = None) -> Handshake:
+        """Connect, and subscribe to each channel, with a signature where it wants one."""
+        data = yield from open_websocket(self._upgrade)
+        message, data = yield from await_message(data, _ESTABLISHED)
+        for channel in channels:
+            request = (
+                self._authorized(channel, message)
+                if _needs_auth(channel)
+                else self.subscribe(channel)
+            )
+            data += yield request
+            _, data = yield from await_message(data, _SUCCEEDED)
+        if wait_for is not None:
+            _, data = yield from await_message(data, wait_for)
+        return data
+
+    def _authorized(self, channel: str, established: bytes) -> bytes:
+        try:
+            socket_id = json.loads(json.loads(established)["data"])["socket_id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HandshakeError(established[:200].decode("utf-8", "replace")) from error
+        signature = hmac.digest(
+            self._secret.encode(), f"{socket_id}:{channel}".encode(), "sha256"
+        ).hex()
+        data = {"auth": f"{self._key}:{signature}", "channel": channel}
+        return client_frame(json.dumps({"event": "pusher:subscribe", "data": data}).encode())
+
+    @override
+    def subscribe(self, channel: str) -> bytes:
+        """Return the subscribe frame of a public channel; made once for each channel."""
+        frame = self._subscribes.get(channel)
+        if frame is None:
+            message = b'{"event":"pusher:subscribe","data":{"auth":"","channel":"%s"}}'
+            frame = self._subscribes[channel] = client_frame(message % channel.encode())
+        return frame
+
+    @override
+    def unsubscribe(self, channel: str) -> bytes:
+        """Return the unsubscribe frame; the protocol has no answer to it (2.8)."""
+        message = b'{"event":"pusher:unsubscribe","data":{"channel":"%s"}}'
+        return client_frame(message % channel.encode())
+
+    @override
+    def confirms_subscription(self, message: bytes) -> bool:
+        """Recognise `subscription_succeeded`."""
+        return _SUCCEEDED in message
+
+    @override
+    def publish(self, channel: str, payloads: list[bytes]) -> bytes:
+        """Return one signed POST: `events` for one payload, `batch_events` for several."""
+        body = self._body(channel, payloads)
+        return self._signed(self._events_path if len(payloads) == 1 else self._batch_path, body)
+
+    def _body(self, channel: str, payloads: list[bytes]) -> bytes:
+        if self._encoding == "msgpack":
+            items: list[dict[str, object]] = [
+                {"name": EVENT, "channel": channel, "data": payload.decode()}
+                for payload in payloads
+            ]
+            packed: bytes = msgpack.packb(items[0] if len(items) == 1 else {"batch": items})
+            return packed
+        name, event = channel.encode(), EVENT.encode()
+        events = [
+            b'{"name":"%s","channel":"%s","data":"%s"}' % (event, name, payload)
+            for payload in payloads
+        ]
+        return events[0] if len(events) == 1 else b'{"batch":[%s]}' % b",".join(events)
+
+    def _signed(self, path: str, body: bytes) -> bytes:
+        now = time.monotonic()
+        if now - self._stamped_at > _RESIGN_AFTER_S:
+            self._stamped_at, self._timestamp = now, str(int(time.time()))
+        query = (
+            f"auth_key={self._key}&auth_timestamp={self._timestamp}&auth_version=1.0"
+            f"&body_md5={hashlib.md5(body).hexdigest()}"
+        )
+        signer = self._signer.copy()
+        signer.update(f"POST\n{path}\n{query}".encode())
+        start = f"POST {path}?{query}&auth_signature={signer.hexdigest()} HTTP/1.1\r\n".encode()
+        return b"%s%s%d\r\n\r\n%s" % (start, self._head, len(body), body)
+
+    @override
+    def reply_counter(self) -> ReplyCounter | None:
+        """Every POST is answered."""
+        return HttpReplies()
+
+
+class ResponderDialect(PusherDialect):
+    """The same signed requests, sent to a server that answers them unread. Nobody subscribes."""
+
+    @override
+    def join(self, channels: list[str], *, wait_for: bytes | None = None) -> Handshake:
+        """Refuse: a responder has no subscribers.
+
+        Raises:
+            HandshakeError: Always.
+        """
+        del channels, wait_for
+        yield from ()
+        message = "a bare HTTP responder has no subscribers"
+        raise HandshakeError(message)
+
+
+def _needs_auth(channel: str) -> bool:
+    return channel.startswith(("private-", "presence-"))

@@ -1,6 +1,0 @@
-"""The smallest servers around WebSocket libraries.
-
-Arguments are a port each for clients and control.
-
-Control connections bring the records of `benchmarks.dialects.websocket`; the channel is the path.
-"""

@@ -1,1 +1,0 @@
-"""How publications reach other nodes. One node needs only :class:`~engine.bus.local.LocalBus`."""

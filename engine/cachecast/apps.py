@@ -1,0 +1,260 @@
+"""An App: the credentials and limits of one tenant.
+
+Everything here is decided at start-up and frozen. A limit is named after what it limits and ends
+in its unit; defaults are hosted Pusher's where it documents one (protocol.md 9.4).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from cachecast.errors import ConfigError
+
+__all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
+
+#: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
+MAX_CACHE_TTL_S = 1800.0
+
+WebhookEvent = Literal[
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+    "subscription_count",
+]
+
+
+class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what stands in a configuration file: an unknown field is an error, not a no-op."""
+
+
+class KeyPair(_Config, frozen=True, kw_only=True):
+    """One key and its secret. Several may be valid at once, so that a key can be rotated."""
+
+    key: str
+    secret: str
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Name the key only: a secret must never reach a log or a traceback."""
+        return f"KeyPair(key={self.key!r})"
+
+
+class Webhook(_Config, frozen=True, kw_only=True):
+    """One URL that is told what happens in an app.
+
+    Attributes:
+        url: http or https.
+        events: which events it wants; empty means all seven.
+        channel_prefixes: only channels that start with one of these; empty means all.
+        headers: sent along with every request, for example a token of the receiver's.
+    """
+
+    url: str
+    events: tuple[WebhookEvent, ...] = ()
+    channel_prefixes: tuple[str, ...] = ()
+    headers: dict[str, str] = {}
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Leave the headers out: they may carry a token."""
+        return f"Webhook(url={self.url!r}, events={self.events!r})"
+
+
+class App(_Config, frozen=True, kw_only=True):
+    """One tenant of the broker.
+
+    Give either ``key`` and ``secret`` or ``keys``; with ``keys`` the first is the oldest, the one
+    that signs webhooks (protocol.md 7).
+
+    Attributes:
+        id: digits, if Pusher's Python and Go libraries are to accept it.
+        cluster: the region the app lives in; None is any. A node of another cluster refuses the
+            app with 4001, so that what is published to it never leaves its region.
+        is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
+        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS, and
+            plain HTTP requests 403.
+        allows_client_events: off on hosted Pusher until switched on, so here too.
+        sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
+            the HTTP API is given without it.
+        allows_sign_in: ``pusher:signin``.
+        requires_authorization: a connection that neither signs in nor joins a private or presence
+            channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
+            not count to ``max_connections``.
+        allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
+            must match; empty allows all. Others are closed with 4009.
+        cache_ttl_s: never above 1800 (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's
+            counts.
+        max_cache_entries, max_cache_bytes: at the ceiling the oldest value goes first; counted.
+        max_pending_bytes: what may wait for one slow connection; past it the connection is closed
+            with 4100. Cache channels keep one pending value each and do not grow.
+        stall_timeout_s: a connection that takes nothing for so long is closed with 4100.
+        max_undelivered_bytes: publications that wait for their turn; past it publishers wait.
+    """
+
+    id: str
+    key: str = ""
+    secret: str = ""
+    keys: tuple[KeyPair, ...] = ()
+    name: str = ""
+    cluster: str | None = None
+
+    is_enabled: bool = True
+    is_tls_only: bool = False
+    allows_client_events: bool = False
+    sends_subscription_counts: bool = False
+    allows_sign_in: bool = True
+    allows_watchlists: bool = True
+    requires_authorization: bool = False
+    authorization_timeout_s: float = 30.0
+    allowed_origins: tuple[str, ...] = ()
+
+    cache_ttl_s: float | None = None
+    max_cache_entries: int = 1_000_000
+    max_cache_bytes: int = 256 * 1024 * 1024
+
+    max_connections: int | None = None
+    max_channels_per_connection: int = 1_000
+    max_channel_name_length: int = 200
+    max_event_name_length: int = 200
+    max_event_bytes: int = 10_240
+    max_channels_per_event: int = 100
+    max_events_per_batch: int = 10
+    max_presence_members: int = 100
+    max_presence_member_bytes: int = 1_024
+    max_user_id_length: int = 128
+    max_watchlist_ids: int = 100
+    client_events_per_s: float = 10.0
+    messages_per_s: float = 200.0
+    publishes_per_s: float | None = None
+
+    max_pending_bytes: int = 1024 * 1024
+    stall_timeout_s: float = 30.0
+    max_undelivered_bytes: int = 16 * 1024 * 1024
+
+    webhooks: tuple[Webhook, ...] = ()
+    batches_webhooks: bool = False
+    max_queued_webhook_events: int = 10_000
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Name the app only: never its secrets."""
+        return f"App(id={self.id!r}, keys={[pair.key for pair in self.key_pairs]!r})"
+
+    @property
+    def key_pairs(self) -> tuple[KeyPair, ...]:
+        """All active pairs, the oldest first."""
+        first = (KeyPair(key=self.key, secret=self.secret),) if self.key else ()
+        return first + self.keys
+
+    def secret_of(self, key: str) -> bytes | None:
+        """The secret that belongs to ``key``, or None if it is not a key of this app."""
+        if key == self.key and key:
+            return self.secret.encode()
+        for pair in self.keys:
+            if pair.key == key:
+                return pair.secret.encode()
+        return None
+
+    def check(self, where: str) -> None:
+        """Check what types cannot say.
+
+        Args:
+            where: the path of this app in the configuration, for error messages.
+
+        Raises:
+            ConfigError: names field, rule and remedy.
+        """
+        self._check_credentials(where)
+        self._check_ttl(where)
+        for field in _POSITIVE:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
+                raise ConfigError(
+                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
+                )
+        if self.max_channel_name_length > 1_000:
+            raise ConfigError(
+                f"{where}.max_channel_name_length", "must be at most 1000 characters."
+            )
+        if self.cluster == "":
+            raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
+        for number, host in enumerate(self.allowed_origins):
+            # Compared with the host of an Origin header; what can be none would fit nobody.
+            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
+                raise ConfigError(
+                    f"{where}.allowed_origins[{number}]",
+                    f"must be a host name without scheme and port, is {host!r}.",
+                    "For example example.org, or *.example.org for its subdomains.",
+                )
+        for number, hook in enumerate(self.webhooks):
+            if not _is_http_url(hook.url):
+                raise ConfigError(
+                    f"{where}.webhooks[{number}].url",
+                    f"must be an http or https URL, is {hook.url!r}.",
+                )
+
+    def _check_credentials(self, where: str) -> None:
+        if not self.id or "/" in self.id:
+            raise ConfigError(f"{where}.id", "must be non-empty and without '/'.")
+        if bool(self.key) != bool(self.secret):
+            raise ConfigError(f"{where}.key", "key and secret must be given together.")
+        if not self.key_pairs:
+            raise ConfigError(
+                f"{where}.key",
+                "an app needs at least one key and secret.",
+                "`cachecast generate app` makes them.",
+            )
+        for pair in self.key_pairs:
+            if not pair.key or not pair.secret:
+                raise ConfigError(f"{where}.keys", "key and secret must not be empty.")
+            if ":" in pair.key or "/" in pair.key:
+                raise ConfigError(f"{where}.keys", f"key {pair.key!r} must not contain ':' or '/'.")
+
+    def _check_ttl(self, where: str) -> None:
+        if self.cache_ttl_s is not None and not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
+            raise ConfigError(
+                f"{where}.cache_ttl_s",
+                f"must be greater than 0 and at most {MAX_CACHE_TTL_S:.0f} seconds, "
+                f"is {self.cache_ttl_s:g}: that no cached value outlives 30 minutes is what "
+                "cache channels promise.",
+                "Lower it or leave it out.",
+            )
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:  # an open bracket, or a port that is no number
+        return False
+
+
+_POSITIVE = (
+    "authorization_timeout_s",
+    "max_cache_entries",
+    "max_cache_bytes",
+    "max_connections",
+    "max_channels_per_connection",
+    "max_channel_name_length",
+    "max_event_name_length",
+    "max_event_bytes",
+    "max_channels_per_event",
+    "max_events_per_batch",
+    "max_presence_members",
+    "max_presence_member_bytes",
+    "max_user_id_length",
+    "max_watchlist_ids",
+    "client_events_per_s",
+    "messages_per_s",
+    "publishes_per_s",
+    "max_pending_bytes",
+    "stall_timeout_s",
+    "max_undelivered_bytes",
+    "max_queued_webhook_events",
+)
+
+WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)

@@ -1,0 +1,115 @@
+"""Whether a connection may exist: every reason for 4000 to 4009, and 4100 for a full node.
+
+Source: Pusher's WebSocket protocol page, "Connection closure"; protocol.md 1.2, 9.2, 9.3, 9.5.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from math import inf
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from cachecast.errors import RefusedError
+from cachecast.protocol.close_codes import CLOSE_CODES
+
+if TYPE_CHECKING:
+    from cachecast.apps import App
+    from cachecast.channels.hub import Hub
+    from cachecast.protocol.session import Session
+
+__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign", "note_signature"]
+
+_PROTOCOLS: Final = frozenset({4, 5, 6, 7})
+
+
+def is_foreign(app: App, cluster: str | None) -> bool:
+    """Whether an app lives in another cluster, which what is published to it must not leave."""
+    return app.cluster not in {None, cluster}
+
+
+def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
+    """The app of a key, if it lives in this node's cluster.
+
+    Raises:
+        RefusedError: 4001 in hosted Pusher's words, which people search for.
+    """
+    if hub is None or is_foreign(hub.app, cluster):
+        raise RefusedError(
+            f"App key {key[:64]} not in this cluster. Did you forget to specify the cluster?",
+            close_code=4001,
+        )
+    return hub
+
+
+def check_protocol_version(text: str | None, *, is_required: bool = False) -> int | None:
+    """The ``protocol`` of a connection's query; absent is fine (protocol.md 9.5).
+
+    Raises:
+        RefusedError: 4006 if it is no integer, 4007 if it is not 4 to 7, 4008 if it is required
+            and absent.
+    """
+    if text is None:
+        if is_required:
+            raise RefusedError(CLOSE_CODES[4008].reason, close_code=4008)
+        return None
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise RefusedError("Invalid version string format", close_code=4006)
+    if int(text[:9]) not in _PROTOCOLS:
+        raise RefusedError(f"Unsupported protocol version {text[:9]}", close_code=4007)
+    return int(text)
+
+
+def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
+    """Whether the app takes the connection.
+
+    Args:
+        hub: of the app.
+        origin: the browser's, None if absent.
+        is_tls: whether the client came over TLS.
+
+    Raises:
+        RefusedError: 4000, 4003, 4009 for a foreign origin, or 4004.
+    """
+    app = hub.app
+    if app.is_tls_only and not is_tls:
+        raise RefusedError(CLOSE_CODES[4000].reason, close_code=4000)
+    if not app.is_enabled:
+        raise RefusedError(CLOSE_CODES[4003].reason, close_code=4003)
+    if app.allowed_origins and not _is_allowed(origin, app.allowed_origins):
+        raise RefusedError("Origin not allowed", close_code=4009)
+    _check_quota(hub)
+
+
+def note_signature(hub: Hub, session: Session) -> None:
+    """Authorize a session that has shown a signature (protocol.md 1.8).
+
+    Raises:
+        RefusedError: 4004; those who were faster have used up the app's quota.
+    """
+    if session in hub.unauthorized:
+        _check_quota(hub)
+        hub.unauthorized.discard(session)
+        session.authorize_by = inf
+
+
+def _check_quota(hub: Hub) -> None:
+    """Whether the app may have one connection more.
+
+    Those that still owe a signature do not count, or whoever has the public key could keep all
+    others out (Pusher's "Authorized connections" page). They are counted once they show one.
+    """
+    limit = hub.app.max_connections
+    if limit is not None and len(hub.sessions) - len(hub.unauthorized) >= limit:
+        raise RefusedError(f"{CLOSE_CODES[4004].reason} ({limit} connections)", close_code=4004)
+
+
+def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
+    """Whether a browser's origin is on the list; a client without one is no browser."""
+    if origin is None:
+        return True
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:  # an open bracket: nothing that a browser sends
+        return False
+    return any(fnmatchcase(host, pattern.lower()) for pattern in allowed)

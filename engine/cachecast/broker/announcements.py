@@ -1,0 +1,253 @@
+"""What the protocol itself says to a whole channel: members come and go, subscribers are counted.
+
+It goes through the same queue as publications, so everybody hears it in the same order.
+
+A publisher waits while too much is queued; a client that comes and goes two hundred times a second
+does not. So a channel has at most ``MAX_WAITING_BYTES`` of these events in its queue, which no
+crowd of a hundred members fills by arriving at once. What happens beyond that is held here and made
+smaller: of a member only its last departure and arrival are told, and neither if it came and went
+while nobody else arrived; of counts only the last is one. What is left is said once the queue has
+room, and everybody's roster is right then. Some may hear once more of a member that their roster
+had, or of the departure of one they never saw; libraries keep members by id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.tasks.webhooks import WebhookEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachecast.channels.channel import Channel
+    from cachecast.channels.hub import Hub
+    from cachecast.protocol.session import Session
+    from cachecast.tasks.fanout import Fanout
+
+__all__ = ["Announcements"]
+
+#: Above so many subscribers their count is announced every ``COUNT_INTERVAL_S`` at most
+#: (Pusher's "Events" page, subscription_count).
+COUNT_THROTTLE_ABOVE: Final = 100
+COUNT_INTERVAL_S: Final = 5.0
+
+#: Protocol events that wait in one channel's queue, with their lists of recipients: of a hundred
+#: members some five hundred events, of ten thousand a dozen.
+MAX_WAITING_BYTES: Final = 1024 * 1024
+
+#: Users whose coming and going is held back in one channel; past it the oldest news is dropped.
+MAX_HELD_USERS: Final = 10_000
+
+_ARRIVALS: Final = frozenset({"member_added", "online"})
+
+
+class _News(msgspec.Struct, frozen=True, gc=False):
+    """One protocol event.
+
+    Attributes:
+        event: its name.
+        change: what happened to the user whom it is about.
+        data: its data.
+        channel: that it names.
+        exclude: who is not told.
+        n_joined: of the channel when it happened.
+    """
+
+    event: str
+    change: str
+    data: object
+    channel: str | None
+    exclude: Session | None
+    n_joined: int = 0
+
+
+class _Held:
+    """What must still be said in a channel, by user, at most two events of each.
+
+    Attributes:
+        hub: of the app.
+        is_leaving: whether its turn has come, so that it goes on past ``MAX_WAITING_BYTES``.
+        news: in the order in which it happened.
+    """
+
+    __slots__ = ("hub", "is_leaving", "news")
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.is_leaving = False
+        self.news: dict[str, list[_News]] = {}
+
+    def add(self, user: str, news: _News) -> bool:
+        """Hold one event back; return whether older news had to go for it."""
+        waiting = self.news.setdefault(user, [])
+        if news.change in _ARRIVALS or not waiting:
+            waiting.append(news)
+        else:
+            arrival = waiting.pop()
+            # Nobody has heard that it began, so nobody need hear that it ended; but for those who
+            # have arrived since, and have it in their roster.
+            if waiting or arrival.change not in _ARRIVALS or arrival.n_joined != news.n_joined:
+                waiting[:] = [news]
+        if not waiting:
+            del self.news[user]
+        if len(self.news) <= MAX_HELD_USERS:
+            return False
+        del self.news[next(iter(self.news))]
+        return True
+
+
+class Announcements:
+    """Queues the protocol's own events.
+
+    Attributes:
+        stale_counts: channels whose count the throttle, or a full queue, holds back.
+        held: what else a full queue holds back.
+    """
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        clock: Callable[[], float],
+        notify: Callable[[Hub, WebhookEvent], bool],
+    ) -> None:
+        """Wire it up.
+
+        Args:
+            fanout: delivers what is queued here.
+            clock: the broker's seconds.
+            notify: tells webhooks and hooks.
+        """
+        self._fanout = fanout
+        self._clock = clock
+        self._notify = notify
+        self.stale_counts: dict[Channel, Hub] = {}
+        self.held: dict[Channel, _Held] = {}
+
+    def tell_members(
+        self,
+        hub: Hub,
+        channel: Channel,
+        change: str,
+        user_id: str | int,
+        user_info: msgspec.Raw | None = None,
+        newcomer: Session | None = None,
+    ) -> None:
+        """Queue to everyone in a presence channel that a member came or went.
+
+        Args:
+            hub: of the app.
+            channel: in whose order of publications it is told.
+            change: ``member_added`` or ``member_removed``.
+            user_id: of the member, as it was signed.
+            user_info: of a member that came, None if it has none.
+            newcomer: the connection that it came with, which is not told.
+        """
+        info = {} if user_info is None else {"user_info": user_info}
+        data = {"user_id": user_id, **info}
+        news = _News(change, change, data, channel.name.text, newcomer, channel.n_joined)
+        self._say(hub, channel, str(user_id), news)
+
+    def tell_watchers(
+        self, hub: Hub, user_id: str, change: str, newcomer: Session | None = None
+    ) -> None:
+        """Queue to those who watch a user that it went ``online`` or ``offline``.
+
+        Args:
+            hub: of the app.
+            user_id: of the user.
+            change: the name of the event.
+            newcomer: who is left out: one who watches itself is given its state otherwise.
+        """
+        channel = hub.users.watchers_of(user_id)
+        if channel is not None:
+            data = {"events": [{"name": change, "user_ids": [user_id]}]}
+            news = _News("watchlist_events", change, data, None, newcomer, channel.n_joined)
+            self._say(hub, channel, user_id, news)
+
+    def _say(self, hub: Hub, channel: Channel, user: str, news: _News) -> None:
+        held = self.held.get(channel)
+        if held is None:
+            if _has_room(channel):
+                self._queue(hub, channel, news)
+                return
+            held = self.held[channel] = _Held(hub)
+        hub.counters.announcements_dropped += held.add(user, news)
+
+    def _queue(self, hub: Hub, channel: Channel, news: _News) -> None:
+        speaks_json, speaks_msgpack = channel.recipients.by_codec
+        name = f"pusher_internal:{news.event}"
+        hub.enqueue(
+            channel,
+            (
+                JSON.system_frame(name, news.data, news.channel) if speaks_json else None,
+                MSGPACK.system_frame(name, news.data, news.channel) if speaks_msgpack else None,
+            ),
+            news.exclude,
+            is_announcement=True,
+        )
+        self._fanout.wake()
+
+    def count_changed(self, hub: Hub, channel: Channel) -> None:
+        """Announce how many are subscribed: at once up to 100, every 5 s above."""
+        if not hub.app.sends_subscription_counts or channel.name.is_presence:
+            return
+        now = self._clock()
+        if channel.subscriptions and not _may_count(channel, now):
+            self.stale_counts[channel] = hub
+        else:
+            self._announce_count(hub, channel, now)
+
+    def _announce_count(self, hub: Hub, channel: Channel, now: float) -> None:
+        channel.count_due_at = now + COUNT_INTERVAL_S
+        self.stale_counts.pop(channel, None)
+        count = len(channel.subscriptions)
+        self._notify(
+            hub,
+            WebhookEvent("subscription_count", channel.name.text, subscription_count=count),
+        )
+        if count:
+            event = "subscription_count"
+            news = _News(event, event, {event: count}, channel.name.text, None)
+            self._queue(hub, channel, news)
+
+    def announce_due(self, limit: int) -> bool:
+        """Announce at most ``limit`` of what was held back and may go now. Never yields.
+
+        Returns:
+            Whether there is more that may go.
+        """
+        now = self._clock()
+        due = [item for item in self.stale_counts.items() if _may_count(item[0], now)]
+        for channel, hub in due[:limit]:
+            self._announce_count(hub, channel, now)
+        return self._announce_held(limit - len(due)) or len(due) > limit
+
+    def _announce_held(self, limit: int) -> bool:
+        for channel, held in list(self.held.items()):
+            held.is_leaving |= _has_room(channel)
+            while held.is_leaving and held.news and limit > 0:
+                for news in held.news.pop(next(iter(held.news))):
+                    self._queue(held.hub, channel, news)
+                    limit -= 1
+            if not held.news:
+                del self.held[channel]
+        return any(held.is_leaving for held in self.held.values())
+
+    def forget(self, channel: Channel) -> None:
+        """A vacated channel has nobody who could be told anything."""
+        self.stale_counts.pop(channel, None)
+        self.held.pop(channel, None)
+
+
+def _may_count(channel: Channel, now: float) -> bool:
+    """Whether neither the throttle nor a full queue holds a channel's count back."""
+    is_due = len(channel.subscriptions) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
+    return is_due and _has_room(channel)
+
+
+def _has_room(channel: Channel) -> bool:
+    return channel.announcement_bytes < MAX_WAITING_BYTES

@@ -1,0 +1,435 @@
+"""The Broker: what you embed. It owns the state and the tasks; these are its verbs.
+
+    async with open_broker(BrokerConfig(apps=[app])) as broker:
+        await broker.publish(app.id, "cache-prices", "tick", {"eur": 1.08})
+
+A synchronous method does not yield, so two calls in a row see the same state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cachecast.broker import signing
+from cachecast.broker.admission import is_foreign
+from cachecast.broker.announcements import Announcements
+from cachecast.broker.clients import Clients
+from cachecast.broker.delivery import Delivery
+from cachecast.broker.subscriber import Subscriber
+from cachecast.broker.views import (
+    CachedEvent,
+    ChannelState,
+    app_statistics,
+    channel_state,
+    occupied_channels,
+)
+from cachecast.bus.local import LocalBus
+from cachecast.channels.cache import CacheStore
+from cachecast.channels.hub import Hub
+from cachecast.errors import BadRequestError
+from cachecast.metrics import BrokerStatistics
+from cachecast.protocol.codec import JSON
+from cachecast.protocol.http_api import make_event, read_channel
+from cachecast.tasks.counts import run_counts
+from cachecast.tasks.evictor import Evictor
+from cachecast.tasks.fanout import Fanout
+from cachecast.tasks.heartbeat import Heartbeat
+from cachecast.tasks.hooks import Hook, Hooks
+from cachecast.tasks.webhooks import WebhookEvent, Webhooks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from cachecast.bus.base import Bus
+    from cachecast.channels.channel import Channel
+    from cachecast.channels.outbox import Outbox
+    from cachecast.config import BrokerConfig
+
+__all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
+
+#: Seconds that go on while the machine is suspended, where the system counts them.
+_boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+#: How long the end of a broker waits for webhooks, and again for the bus.
+CLOSE_LIMIT_S: Final = 5.0
+
+
+class Broker:
+    """One node. Make it with :func:`open_broker`, which runs its tasks.
+
+    Attributes:
+        config: as given.
+        clients: the conversations; what ``server`` and ``testing`` talk to.
+        delivery: from publications to recipients.
+        unix_now: wall time in seconds, for signatures and webhooks.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        *,
+        clock: Callable[[], float],
+        unix_now: Callable[[], float],
+        bus: Bus,
+        nursery: trio.Nursery,
+    ) -> None:
+        """Build the parts; :func:`open_broker` starts the tasks in ``nursery``."""
+        self.config = config
+        self.clock = clock
+        self._bus = bus
+        self.unix_now = unix_now
+        self._ready: deque[tuple[Hub, Channel]] = deque()
+        self._backlog: set[Outbox] = set()
+        now = clock()
+        self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
+        self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
+        for hub in self.hubs.values():
+            app = hub.app
+            ttl_s = min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s)
+            self.cache.add_app(
+                app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
+            )
+        self.fanout = Fanout(self._ready)
+        self.delivery = Delivery(
+            self.hubs, self.cache, bus, self.fanout, clock, self._notify,
+            config.max_undelivered_bytes,
+        )  # fmt: skip
+        self.hooks = Hooks(self.delivery.on_miss_acknowledged)
+        self.webhooks = Webhooks(
+            config.apps,
+            {hub.app.id: hub.counters for hub in self.hubs.values()},
+            unix_now=unix_now,
+            on_miss_acknowledged=self.delivery.on_miss_acknowledged,
+        )
+        self.announcements = Announcements(self.fanout, clock, self._notify)
+        self.clients = Clients(
+            config,
+            self.hubs,
+            self.delivery,
+            self.announcements,
+            bus,
+            self._backlog,
+            clock=clock,
+            notify=self._notify,
+            nursery=nursery,
+        )
+        self.heartbeat = Heartbeat(config, self._backlog, clock, self.clients)
+        self.clients.attach_heartbeat(self.heartbeat)
+        self.evictor = Evictor(self.cache, self._backlog, clock, self.delivery.purge_subscribers)
+
+    # --- publishing
+
+    async def publish(
+        self,
+        app_id: str,
+        channels: str | Sequence[str],
+        event: str,
+        data: object,
+        *,
+        socket_id: str | None = None,
+    ) -> None:
+        """Publish one event to one channel or several.
+
+        When it returns, cache channels have the value and the recipients are fixed; the frames
+        leave right after. It waits while too much is undelivered on a channel. If cancelled,
+        nothing was published.
+
+        Args:
+            app_id: of the tenant.
+            channels: at most the app's ``max_channels_per_event``.
+            event: its name.
+            data: a string is sent as it is, anything else as its JSON.
+            socket_id: of a connection that must not get it.
+
+        Raises:
+            BadRequestError: a name, the socket id or the app id is wrong.
+            LimitError: the data or the rate is over the app's limit.
+            TypeError: the data has no JSON form.
+        """
+        hub = self.hub(app_id)
+        request = make_event(hub.app, channels, event, data, socket_id)
+        await self.delivery.publish(hub, [request])
+
+    def publish_nowait(
+        self,
+        app_id: str,
+        channels: str | Sequence[str],
+        event: str,
+        data: object,
+        *,
+        socket_id: str | None = None,
+    ) -> None:
+        """Publish without waiting; see :meth:`publish`.
+
+        Raises:
+            trio.WouldBlock: too much is undelivered; nothing was published.
+        """
+        hub = self.hub(app_id)
+        request = make_event(hub.app, channels, event, data, socket_id)
+        self.delivery.publish_nowait(hub, [request])
+
+    async def publish_batch(self, app_id: str, events: Sequence[tuple[str, str, object]]) -> None:
+        """Publish several events, ``(channel, event, data)`` each, in order, all or none.
+
+        Raises:
+            BadRequestError: one of them is wrong; none was published.
+            LimitError: see :meth:`publish`.
+        """
+        hub = self.hub(app_id)
+        requests = [make_event(hub.app, channel, event, data) for channel, event, data in events]
+        await self.delivery.publish(hub, requests)
+
+    async def send_to_user(self, app_id: str, user_id: str, event: str, data: object) -> None:
+        """Publish to all connections of a signed-in user; see :meth:`publish`."""
+        await self.publish(app_id, f"#server-to-user-{user_id}", event, data)
+
+    # --- reading
+
+    def hub(self, app_id: str) -> Hub:
+        """The state of an app.
+
+        Raises:
+            BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
+        """
+        hub = self.hubs.get(app_id)
+        if hub is None or is_foreign(hub.app, self.config.cluster):
+            raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
+        return hub
+
+    def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
+        """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
+        return occupied_channels(self.hub(app_id).channels.items(), prefix)
+
+    def channel(self, app_id: str, name: str) -> ChannelState:
+        """One channel, occupied or not.
+
+        Raises:
+            BadRequestError: the name is wrong.
+        """
+        hub = self.hub(app_id)
+        parsed = read_channel(name, hub.app)
+        channel = hub.channels.get(name)
+        if channel is None:
+            return ChannelState(
+                occupied=False, subscription_count=0, user_count=0 if parsed.is_presence else None
+            )
+        return channel_state(channel)
+
+    def users(self, app_id: str, channel: str) -> list[str]:
+        """Ids of the distinct members of a presence channel.
+
+        Raises:
+            BadRequestError: it is no presence channel.
+        """
+        hub = self.hub(app_id)
+        if not read_channel(channel, hub.app).is_presence:
+            raise BadRequestError("Users can only be retrieved for presence channels\n")
+        found = hub.channels.get(channel)
+        return found.roster.user_ids if found is not None and found.roster is not None else []
+
+    def read_cache(self, app_id: str, channel: str) -> CachedEvent | None:
+        """The value of a cache channel, or None if it has none.
+
+        A miss is counted but not reported: ``cache_miss`` tells of subscribers who wait.
+
+        Raises:
+            BadRequestError: it is no cache channel.
+        """
+        hub = self.hub(app_id)
+        if not read_channel(channel, hub.app).is_cache:
+            raise BadRequestError("The cache can only be read for cache channels\n")
+        now = self.clock()
+        entry = self.delivery.cached(hub, channel, now)
+        if entry is None:
+            return None
+        publication = JSON.read_publication(entry.frame)
+        return CachedEvent(
+            publication.event,
+            channel,
+            str(publication.data),
+            now - entry.published_at,
+            min(entry.deadline - now, self.cache.ttl_s(app_id)),  # the sum may be rounded up
+            entry.frame,
+        )
+
+    @asynccontextmanager
+    async def subscribe(self, app_id: str, channel: str) -> AsyncIterator[Subscriber]:
+        """Receive a channel's events in this process, its cached value first.
+
+            async with broker.subscribe(app.id, "cache-prices") as events:
+                async for event in events:
+                    print(event.name, event.json())
+
+        It does not count as a connection: no presence, no ``channel_occupied``. See
+        :class:`Subscriber` for what happens when the reader is slow.
+
+        Raises:
+            BadRequestError: the name or the app id is wrong.
+            BusError: the other nodes cannot be reached.
+        """
+        hub = self.hub(app_id)
+        name = read_channel(channel, hub.app)
+        subscriber = Subscriber(is_cache=name.is_cache, clock=self.clock)
+        await trio.lowlevel.checkpoint()
+        if not self._bus.is_attached(app_id, channel):
+            await self._bus.attach(app_id, channel)
+        # No checkpoint from here to the end of the registration: value first, then what follows.
+        if name.is_cache:
+            entry = self.delivery.cached(hub, channel, self.clock())
+            if entry is None:
+                self.delivery.note_miss(hub, channel)
+            else:
+                subscriber.offer(JSON.read_publication(entry.frame), entry.deadline)
+        self.delivery.add_subscriber(app_id, channel, subscriber)
+        try:
+            yield subscriber
+        finally:
+            self.delivery.remove_subscriber(app_id, channel, subscriber)
+
+    def statistics(self) -> BrokerStatistics:
+        """Everything there is to know in numbers; O(channels)."""
+        return BrokerStatistics(
+            apps=tuple(
+                app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
+                for hub in self.hubs.values()
+            ),
+            outbox_bytes=sum(outbox.waiting_bytes for outbox in self._backlog),
+            backlogged_connections=len(self._backlog),
+            eviction_lag_s=self.evictor.lag_s,
+            max_eviction_lag_s=self.evictor.max_lag_s,
+            loop_lag_s=self.heartbeat.lag_s,
+            max_loop_lag_s=self.heartbeat.max_lag_s,
+            is_draining=self.clients.is_draining,
+            refusals=dict(self.clients.refusals),
+        )
+
+    # --- users and authorization
+
+    def terminate(self, app_id: str, user_id: str) -> int:
+        """Disconnect all connections that are signed in as a user; returns how many."""
+        return self.clients.terminate(self.hub(app_id), user_id)
+
+    def authorize_channel(
+        self,
+        app_id: str,
+        socket_id: str,
+        channel: str,
+        *,
+        user_id: str | None = None,
+        user_info: object = None,
+        encryption_master_key: str | None = None,
+    ) -> dict[str, str]:
+        """What an authorization endpoint answers to a client library.
+
+        Args:
+            app_id: of the tenant; its newest key signs.
+            socket_id: that the client sent.
+            channel: that the client sent.
+            user_id: of the member, required for presence channels.
+            user_info: shown to the other members.
+            encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
+
+        Raises:
+            BadRequestError: the socket id or channel is wrong, or something required is missing.
+            ConfigError: the key is not 32 bytes in base64.
+        """
+        return signing.authorize_channel(
+            self.hub(app_id).app, socket_id, channel, user_id, user_info, encryption_master_key
+        )
+
+    def authenticate_user(
+        self, app_id: str, socket_id: str, user_data: Mapping[str, object]
+    ) -> dict[str, str]:
+        """What a user authentication endpoint answers; ``user_data`` needs a string ``id``.
+
+        Raises:
+            BadRequestError: the socket id is wrong or there is no ``id``.
+        """
+        return signing.authenticate_user(self.hub(app_id).app, socket_id, user_data)
+
+    @staticmethod
+    def encrypt(encryption_master_key: str, channel: str, data: object) -> str:
+        """Event data, as :meth:`publish` takes it, as ciphertext for an encrypted channel.
+
+        The master key is used here and kept nowhere; a node that never calls this can read
+        nothing that is published to such channels.
+
+        Raises:
+            ConfigError: the key is not 32 bytes in base64.
+            TypeError: the data has no JSON form.
+        """
+        return signing.encrypt(encryption_master_key, channel, data)
+
+    # --- being told
+
+    def on(self, name: str, hook: Hook) -> None:
+        """Call ``hook(app_id, event)`` whenever something happens.
+
+        Args:
+            name: ``channel_occupied``, ``channel_vacated``, ``member_added``,
+                ``member_removed``, ``client_event``, ``cache_miss`` or ``subscription_count``.
+            hook: an async callable; see :mod:`cachecast.tasks.hooks` for its limits.
+        """
+        self.hooks.add(name, hook)
+
+    def _notify(self, hub: Hub, event: WebhookEvent) -> bool:
+        is_wanted = False
+        if self.hooks.wants(event.name):
+            self.hooks.notify(hub.app.id, event)
+            is_wanted = True
+        if self.webhooks.wants(hub.app.id, event.name):
+            self.webhooks.notify(hub.app.id, event)
+            is_wanted = True
+        return is_wanted
+
+
+@asynccontextmanager
+async def open_broker(
+    config: BrokerConfig,
+    *,
+    clock: Callable[[], float] = _boot_time,
+    unix_now: Callable[[], float] = time.time,
+    bus: Bus | None = None,
+) -> AsyncIterator[Broker]:
+    """Run a Broker: its tasks live in a nursery of this context manager and end with it.
+
+    Args:
+        config: apps and limits.
+        clock: monotonic seconds, by default such as go on while the machine sleeps. Tests pass
+            ``trio.current_time``, which a virtual clock governs.
+        unix_now: wall time in seconds.
+        bus: to other nodes; by default this node is alone.
+
+    Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
+    it by an exception or a cancellation does not wait.
+
+    Raises:
+        ConfigError: the configuration cannot work; raised before anything has started.
+        BusError: the other nodes cannot be reached.
+    """
+    config.check()
+    bus = bus or LocalBus()
+    async with trio.open_nursery() as nursery:
+        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
+        await bus.start(broker.delivery.deliver)
+        nursery.start_soon(broker.fanout.run)
+        nursery.start_soon(broker.evictor.run)
+        nursery.start_soon(broker.heartbeat.run)
+        nursery.start_soon(run_counts, broker.announcements.announce_due)
+        nursery.start_soon(broker.hooks.run)
+        nursery.start_soon(broker.webhooks.run)
+        try:
+            yield broker
+            with trio.move_on_after(CLOSE_LIMIT_S):
+                await broker.webhooks.wait_flushed()
+        finally:
+            broker.delivery.close_subscribers()
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
+                await bus.aclose()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,447 @@
+"""The conversations with clients: admit, listen, subscribe, sign in, say goodbye.
+
+``server`` owns sockets and ``protocol.session`` knows the rules; this file carries out what a
+session asks for. It is the same for a socket, a bridged connection and a test in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from secrets import randbits
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+import trio
+
+from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
+from cachecast.channels.outbox import Outbox
+from cachecast.errors import (
+    BadMessageError,
+    BusError,
+    CapacityError,
+    RefusedError,
+    RemoteProtocolError,
+    SubscriptionError,
+)
+from cachecast.protocol.frames import close_frame
+from cachecast.protocol.messages import as_text
+from cachecast.protocol.session import (
+    ClientEvent,
+    ClientEventError,
+    Ping,
+    Pong,
+    Session,
+    SignIn,
+    Subscribe,
+    Unsubscribe,
+)
+from cachecast.tasks.webhooks import WebhookEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachecast.apps import App
+    from cachecast.broker.announcements import Announcements
+    from cachecast.broker.delivery import Delivery
+    from cachecast.bus.base import Bus
+    from cachecast.channels.hub import Hub
+    from cachecast.channels.outbox import Transport
+    from cachecast.config import BrokerConfig
+    from cachecast.protocol.codec import Codec
+    from cachecast.protocol.session import User
+    from cachecast.tasks.heartbeat import Heartbeat
+
+__all__ = ["Clients"]
+
+#: How long the bus may take to attach a channel before the subscription is refused.
+ATTACH_LIMIT_S: Final = 5.0
+
+
+_log = structlog.get_logger("cachecast.clients")
+
+
+class Clients:
+    """The client-facing half of a Broker."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        hubs: dict[str, Hub],
+        delivery: Delivery,
+        announcements: Announcements,
+        bus: Bus,
+        backlog: set[Outbox],
+        *,
+        clock: Callable[[], float],
+        notify: Callable[[Hub, WebhookEvent], bool],
+        nursery: trio.Nursery,
+    ) -> None:
+        """Wire it up.
+
+        Args:
+            config: limits of the node.
+            hubs: by app id.
+            delivery: where publications and replays come from.
+            announcements: tell a channel of its members and their number.
+            bus: asked whether a channel is attached before its first subscriber is answered.
+            backlog: the outboxes that have something waiting.
+            clock: the broker's seconds.
+            notify: tells webhooks and hooks.
+            nursery: the Broker's; a subscription that has to wait for the bus waits in it.
+        """
+        self._bus = bus
+        self._nursery = nursery
+        self._config = config
+        self._hubs = hubs
+        self._delivery = delivery
+        self._announcements = announcements
+        self._backlog = backlog
+        #: The broker's seconds.
+        self.now = clock
+        self._notify = notify
+        self._heartbeat: Heartbeat | None = None
+        self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
+        #: Refusals that belong to no app, by code.
+        self.refusals: Counter[str] = Counter()
+        #: No new connections while draining.
+        self.is_draining = False
+        self.n_sessions = 0
+
+    def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Have every session watched; once, at start."""
+        self._heartbeat = heartbeat
+
+    # --- connecting
+
+    def find_hub(self, key: str) -> Hub | None:
+        """The hub of the app that a key belongs to."""
+        return self._by_key.get(key)
+
+    def admit(self, key: str, protocol: str | None, origin: str | None, *, is_tls: bool) -> App:
+        """Decide whether a connection may exist.
+
+        Args:
+            key: from the path.
+            protocol: from the query, None if absent.
+            origin: the browser's, None if absent.
+            is_tls: whether the client came over TLS.
+
+        Raises:
+            RefusedError: 4000, 4001, 4003, 4004, 4006 to 4008 or 4009.
+            CapacityError: 4100; the node is full or draining.
+        """
+        hub = self._by_key.get(key)
+        try:
+            hub = find_app(hub, key, self._config.cluster)
+            check_protocol_version(protocol, is_required=self._config.requires_protocol)
+            check_app(hub, origin, is_tls=is_tls)
+            limit = self._config.max_connections
+            if self.is_draining or (limit is not None and self.n_sessions >= limit):
+                raise CapacityError("Over capacity, reconnect later")
+        except RemoteProtocolError as error:
+            (hub.counters.refusals if hub else self.refusals)[str(error.close_code)] += 1
+            raise
+        return hub.app
+
+    def open(
+        self,
+        app: App,
+        codec: Codec,
+        transport: Transport,
+        protocol: str | None = None,
+        preface: bytes = b"",
+    ) -> Session:
+        """Begin a conversation; its first frame is ``connection_established``.
+
+        Args:
+            app: from :meth:`admit`.
+            codec: that the client offered.
+            transport: owns the socket; its outbox is the session's.
+            protocol: as given to :meth:`admit`.
+            preface: sent in front of the first frame, in the same call: the response of the
+                WebSocket handshake.
+        """
+        hub = self._hubs[app.id]
+        outbox = Outbox(
+            transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
+        )
+        socket_id = _new_socket_id()
+        while socket_id in hub.sessions:
+            socket_id = _new_socket_id()
+        now = self.now()
+        session = Session(app, socket_id, codec, outbox, now)
+        session.must_pong = protocol != "4"
+        if app.requires_authorization:
+            session.authorize_by = now + app.authorization_timeout_s
+            hub.unauthorized.add(session)
+        hub.sessions[socket_id] = session
+        hub.counters.connections_opened += 1
+        self.n_sessions += 1
+        if self._heartbeat is not None:
+            self._heartbeat.watch(session)
+        timeout_s = int(self._config.activity_timeout_s)
+        outbox.put(
+            preface
+            + codec.system_frame(
+                "pusher:connection_established",
+                {"socket_id": socket_id, "activity_timeout": timeout_s},
+            )
+        )
+        if outbox.is_gone:  # the socket broke before the transport knew of a session to end
+            self.close(session)
+        return session
+
+    # --- listening
+
+    def receive(self, session: Session, payload: bytes) -> None:
+        """Take one message from a client and do what it asks. Never yields.
+
+        Whatever is wrong with it is answered here and costs only its own connection.
+        """
+        now = self.now()
+        try:
+            self._carry_out(session, session.receive(payload, now))
+        except BadMessageError as error:
+            try:
+                session.note_fault(now)
+            except RefusedError as fatal:
+                self._refuse(session, fatal)
+                return
+            self._refuse(session, error)
+        except RemoteProtocolError as error:
+            self._refuse(session, error)
+
+    def touch(self, session: Session) -> None:
+        """Note a sign of life that is no message: a WebSocket ping or pong. Too many end it."""
+        try:
+            session.touch(self.now())
+        except RefusedError as error:
+            self._refuse(session, error)
+
+    def _refuse(self, session: Session, error: RemoteProtocolError) -> None:
+        code = error.close_code
+        hub = self._hubs[session.app.id]
+        hub.counters.refusals["null" if code is None else str(code)] += 1
+        if error.is_fatal:
+            self.disconnect(session, code or 4009, error.message)
+        else:
+            session.refuse(error)
+
+    def _carry_out(self, session: Session, request: object) -> None:
+        match request:
+            case Ping():
+                session.put("pusher:pong", {})
+            case Pong():
+                pass
+            case Subscribe():
+                if self._bus.is_attached(session.app.id, request.name.text):
+                    self._subscribe(session, request)
+                else:
+                    self._nursery.start_soon(self._attach, session, request)
+            case Unsubscribe():
+                self._leave(session, request.channel)
+            case ClientEvent():
+                self._relay(session, request)
+            case SignIn():
+                self._sign_in(session, request.user)
+
+    # --- channels
+
+    async def _attach(self, session: Session, request: Subscribe) -> None:
+        """Have the bus listen to a channel before its first subscriber is answered.
+
+        If cancelled, which only the end of the broker does, nobody is left to be answered.
+        """
+        name = request.name
+        try:
+            with trio.fail_after(ATTACH_LIMIT_S):
+                await self._bus.attach(session.app.id, name.text)
+        except (BusError, trio.TooSlowError):
+            text = "The other nodes cannot be reached, try again"
+            self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
+            return
+        # Much may have happened meanwhile: what the session checked before holds no more.
+        limit = session.app.max_channels_per_connection
+        if session.outbox.is_finishing:
+            return
+        if name.text in session.subscriptions:
+            self._refuse(
+                session, RemoteProtocolError(f"Existing subscription to channel {name.text}")
+            )
+        elif len(session.subscriptions) >= limit:
+            text = f"Too many subscriptions: this connection may have {limit} channels"
+            self._refuse(
+                session,
+                SubscriptionError(text, channel=name.text, kind="LimitReached", status=4100),
+            )
+        else:
+            try:
+                self._subscribe(session, request)
+            except RemoteProtocolError as error:
+                self._refuse(session, error)
+
+    def _subscribe(self, session: Session, request: Subscribe) -> None:
+        """Join, tell the others, confirm and replay in one step: design.md invariant 3.
+
+        The others are told first, which costs the newcomer nothing: they hear it from the fan-out,
+        after this step. Sending may find that the newcomer's socket is broken, which makes it leave
+        at once; told afterwards, the others would keep a member who is gone.
+        """
+        hub = self._hubs[session.app.id]
+        name, member = request.name, request.member
+        if name.needs_auth:
+            note_signature(hub, session)
+        joined = hub.subscribe(session, name, member)
+        channel = joined.edge.channel
+        success = channel.roster.success_data() if channel.roster is not None else {}
+        if joined.is_occupied:
+            self._notify(hub, WebhookEvent("channel_occupied", name.text))
+        if joined.is_member_new and member is not None:
+            self._notify(hub, WebhookEvent("member_added", name.text, user_id=member.key))
+            if not joined.is_occupied:
+                self._announcements.tell_members(
+                    hub, channel, "member_added", member.user_id, member.user_info, session
+                )
+        self._announcements.count_changed(hub, channel)
+        confirmation = session.codec.system_frame(
+            "pusher_internal:subscription_succeeded", success, name.text
+        )
+        if name.is_cache:
+            self._delivery.replay(hub, session, name, confirmation)
+        else:
+            session.outbox.put(confirmation)
+
+    def _leave(self, session: Session, name: str) -> None:
+        hub = self._hubs[session.app.id]
+        left = hub.unsubscribe(session, name)
+        channel, member = left.edge.channel, left.edge.member
+        if left.is_member_gone and member is not None:
+            self._notify(hub, WebhookEvent("member_removed", name, user_id=member.key))
+            if not left.is_vacated:
+                self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
+        if left.is_vacated:
+            self._announcements.forget(channel)
+            self._notify(hub, WebhookEvent("channel_vacated", name))
+        self._announcements.count_changed(hub, channel)
+
+    def _relay(self, session: Session, request: ClientEvent) -> None:
+        hub = self._hubs[session.app.id]
+        publication = request.publication
+        name = session.subscriptions[publication.channel].channel.name
+        if not self._delivery.has_room(hub, name.text):
+            # A publisher would wait; a client cannot, and its channel's queue has a bound.
+            raise ClientEventError(
+                "Client event rejected: too much waits to be delivered", name.text, 4301
+            )
+        hub.counters.client_events += 1
+        self._delivery.send(hub, name, publication, is_server_side=False)
+        self._notify(
+            hub,
+            WebhookEvent(
+                "client_event",
+                publication.channel,
+                event=publication.event,
+                data=as_text(publication.data),
+                socket_id=session.socket_id,
+                user_id=None if publication.user_id is None else str(publication.user_id),
+            ),
+        )
+
+    # --- users
+
+    def _sign_in(self, session: Session, user: User) -> None:
+        hub = self._hubs[session.app.id]
+        note_signature(hub, session)
+        before = session.user
+        watchlist = user.watchlist if hub.app.allows_watchlists else ()
+        user = msgspec.structs.replace(user, watchlist=watchlist)
+        # The index first, for the same reason as in _subscribe: the session may end at any put.
+        session.user = user
+        if before is not None:
+            hub.users.rewatch(session, before, user)
+        elif hub.users.add(session, user):
+            self._announcements.tell_watchers(hub, user.id, "online", session)
+        session.put_object("pusher:signin_success", {"user_data": user.user_data})
+        if user.is_watchlist_cut and hub.app.allows_watchlists:
+            limit = hub.app.max_watchlist_ids
+            session.refuse(
+                RemoteProtocolError(
+                    f"Watchlist limit reached: the first {limit} ids are used", close_code=4302
+                )
+            )
+        if watchlist:
+            self._send_watchlist(hub, session, watchlist)
+
+    def _send_watchlist(self, hub: Hub, session: Session, watchlist: tuple[str, ...]) -> None:
+        """The present state of everyone who is watched (protocol.md 5.4)."""
+        online = [user_id for user_id in watchlist if hub.users.is_online(user_id)]
+        offline = [user_id for user_id in watchlist if not hub.users.is_online(user_id)]
+        events = [
+            {"name": name, "user_ids": ids}
+            for name, ids in (("online", online), ("offline", offline))
+            if ids
+        ]
+        session.put("pusher_internal:watchlist_events", {"events": events})
+
+    # --- saying goodbye
+
+    def close(self, session: Session) -> None:
+        """Forget a session: it leaves all channels and signs out. Never yields; harmless twice."""
+        hub = self._hubs[session.app.id]
+        if hub.sessions.pop(session.socket_id, None) is None:
+            return
+        self.n_sessions -= 1
+        hub.unauthorized.discard(session)
+        if self._heartbeat is not None:
+            self._heartbeat.unwatch(session)
+        for name in list(session.subscriptions):
+            self._leave(session, name)
+        user = session.user
+        if user is not None and hub.users.remove(session, user):
+            self._announcements.tell_watchers(hub, user.id, "offline")
+
+    def disconnect(
+        self, session: Session, code: int, message: str, *, drops_waiting: bool = False
+    ) -> None:
+        """Say why, close, and forget the session.
+
+        Error frame and close frame both: each kind of client understands another of them
+        (protocol.md 1.7). The transport ends once they have left, or after ``close_timeout_s``.
+        """
+        outbox: Outbox = session.outbox
+        if outbox.is_finishing:
+            return
+        error = RemoteProtocolError(message, close_code=code)
+        last = session.error_frame(error) + close_frame(code, message)
+        self.finish(session, last, drops_waiting=drops_waiting)
+
+    def finish(self, session: Session, last: bytes, *, drops_waiting: bool = False) -> None:
+        """Forget a session, and send its connection the last frames it will get."""
+        self.close(session)
+        if self._heartbeat is not None:
+            self._heartbeat.watch_closing(session.outbox, self.now())
+        session.outbox.finish(last, drops_waiting=drops_waiting)
+
+    def disconnect_slow(self, session: Session) -> None:
+        """Close a client that does not read; 4100 brings it back after a pause."""
+        if session.outbox.is_finishing:
+            return
+        self._hubs[session.app.id].counters.slow_closes += 1
+        _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
+        self.disconnect(
+            session, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
+        )
+
+    def terminate(self, hub: Hub, user_id: str) -> int:
+        """Disconnect all connections of a signed-in user (protocol.md 5.3); how many."""
+        sessions = hub.users.sessions_of(user_id)
+        for session in sessions:
+            self.disconnect(session, 4009, "You got disconnected by the app.")
+        return len(sessions)
+
+
+def _new_socket_id() -> str:
+    """Sixty random bits as ``digits.digits``; the system is asked once, a storm asks often."""
+    bits = randbits(60)
+    return f"{bits >> 30}.{bits & 0x3FFF_FFFF}"

@@ -1,0 +1,271 @@
+"""The last publication of each cache channel, until its deadline and not one instant longer.
+
+The rule of this file: *expired* is a fact that every read checks for itself; *evicted* is an act
+that follows when the evictor gets to it. So a late evictor, or a machine that slept, can hold
+memory a little longer but can never make anyone see a dead value.
+
+An app's values all live equally long, so write order is expiry order and the oldest is always the
+next to go: no heap, no timers. What is kept is the very frame that went to the subscribers.
+
+An app's entries lie on 64 shelves, for two reasons that were measured (2026-11, one core): growing
+a dict of a million entries stops the loop for 96 ms, growing sixty-four of 16,000 for under 1 ms
+each; and a plain dict costs 54 us for each eviction at 100,000 entries, an OrderedDict 1.1 us.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cachecast.metrics import AppCounters
+
+__all__ = ["ENTRY_OVERHEAD_BYTES", "CacheEntry", "CacheStore"]
+
+N_SHELVES: Final = 64
+
+#: What an entry costs besides its frame and its name: entry object, floats, dict and list nodes.
+#: Counted so that a ceiling in bytes means memory also where values are small.
+ENTRY_OVERHEAD_BYTES: Final = 320
+
+
+class CacheEntry(msgspec.Struct, frozen=True, gc=False):
+    """One cached value; not tracked by the garbage collector, which would walk a million of them.
+
+    Attributes:
+        frame: the JSON server frame, the same object that live subscribers got.
+        published_at: seconds of the broker's clock.
+        deadline: from then on it does not exist.
+        size: bytes booked for it.
+        serial: grows with every put of the store; ``published_at`` may be equal for many.
+    """
+
+    frame: bytes
+    published_at: float
+    deadline: float
+    size: int
+    serial: int = 0
+
+
+class _Totals:
+    """What all apps hold together."""
+
+    __slots__ = ("n_bytes", "n_entries")
+
+    def __init__(self) -> None:
+        self.n_entries = 0
+        self.n_bytes = 0
+
+
+class _AppCache:
+    """The values of one app.
+
+    Which shelf has the oldest is remembered, by its serial: whatever happens elsewhere is younger.
+    So asking an app for its next deadline looks at 64 shelves only after its oldest value has gone,
+    and a thousand apps can be asked at every turn of the evictor.
+    """
+
+    __slots__ = (
+        "_oldest_index",
+        "_oldest_serial",
+        "counters",
+        "max_bytes",
+        "max_entries",
+        "n_bytes",
+        "n_entries",
+        "shelves",
+        "totals",
+        "ttl_s",
+    )
+
+    def __init__(
+        self,
+        ttl_s: float,
+        max_entries: int,
+        max_bytes: int,
+        counters: AppCounters,
+        totals: _Totals,
+    ) -> None:
+        self.totals = totals
+        self.ttl_s = ttl_s
+        self.max_entries = max_entries
+        self.max_bytes = max_bytes
+        self.counters = counters
+        self.n_entries = 0
+        self.n_bytes = 0
+        self.shelves: list[OrderedDict[str, CacheEntry] | None] = [None] * N_SHELVES
+        self._oldest_index = 0
+        self._oldest_serial = -1
+
+    def oldest(self) -> CacheEntry | None:
+        """The next entry to expire."""
+        if not self.n_entries:
+            return None
+        shelf = self.shelves[self._oldest_index]
+        if shelf:
+            entry = next(iter(shelf.values()))
+            if entry.serial == self._oldest_serial:
+                return entry
+        entry, index = min(
+            (
+                (next(iter(shelf.values())), index)
+                for index, shelf in enumerate(self.shelves)
+                if shelf
+            ),
+            key=lambda head: head[0].serial,
+        )
+        self._oldest_serial, self._oldest_index = entry.serial, index
+        return entry
+
+    def put(self, channel: str, entry: CacheEntry) -> None:
+        self.drop(channel)
+        index = hash(channel) % N_SHELVES
+        shelf = self.shelves[index]
+        if shelf is None:
+            shelf = self.shelves[index] = OrderedDict()
+        shelf[channel] = entry
+        self.n_entries += 1
+        self.n_bytes += entry.size
+        self.totals.n_entries += 1
+        self.totals.n_bytes += entry.size
+
+    def drop_first(self, shelf: OrderedDict[str, CacheEntry]) -> None:
+        """Drop the oldest entry of a shelf."""
+        _, entry = shelf.popitem(last=False)
+        self._unbook(entry)
+
+    def drop_oldest(self) -> None:
+        """Drop the next entry to expire; there must be one."""
+        self.oldest()
+        shelf = self.shelves[self._oldest_index]
+        assert shelf is not None
+        self.drop_first(shelf)
+
+    def drop(self, channel: str) -> None:
+        index = hash(channel) % N_SHELVES
+        shelf = self.shelves[index]
+        entry = shelf.pop(channel, None) if shelf else None
+        if entry is not None:
+            self._unbook(entry)
+
+    def _unbook(self, entry: CacheEntry) -> None:
+        self.n_entries -= 1
+        self.n_bytes -= entry.size
+        self.totals.n_entries -= 1
+        self.totals.n_bytes -= entry.size
+        if not self.n_entries:
+            # A dict never shrinks by deleting; new ones give the tables back.
+            self.shelves = [None] * N_SHELVES
+
+
+class CacheStore:
+    """All cached values of a node, accounted to the byte.
+
+    Only ``Broker`` writes to it, and only with what the server side published. It outlives every
+    subscriber: it is no part of a channel.
+    """
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._apps: dict[str, _AppCache] = {}
+        self._totals = _Totals()
+        self._serial = 0
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+
+    def add_app(
+        self, app_id: str, ttl_s: float, max_entries: int, max_bytes: int, counters: AppCounters
+    ) -> None:
+        """Make room for an app; once, at start."""
+        self._apps[app_id] = _AppCache(ttl_s, max_entries, max_bytes, counters, self._totals)
+
+    def ttl_s(self, app_id: str) -> float:
+        """How long the app's values live."""
+        return self._apps[app_id].ttl_s
+
+    def n_entries(self, app_id: str | None = None) -> int:
+        """Entries held, expired ones not yet evicted included; of all apps if None."""
+        return (self._totals if app_id is None else self._apps[app_id]).n_entries
+
+    def n_bytes(self, app_id: str | None = None) -> int:
+        """Bytes booked; of all apps if None."""
+        return (self._totals if app_id is None else self._apps[app_id]).n_bytes
+
+    @property
+    def capacity_evictions(self) -> int:
+        """Values that a ceiling ended before their time, since start."""
+        return sum(app.counters.cache_capacity_evictions for app in self._apps.values())
+
+    def put(self, app_id: str, channel: str, frame: bytes, now: float) -> CacheEntry:
+        """Store a value in place of the last one; its deadline starts anew.
+
+        At a ceiling expired values go first, then the oldest, this one last; what is lost before
+        its deadline is counted for the app that loses it.
+
+        Never yields. O(1), at a ceiling O(apps with values).
+        """
+        app = self._apps[app_id]
+        size = len(frame) + len(channel) + ENTRY_OVERHEAD_BYTES
+        self._serial += 1
+        entry = CacheEntry(frame, now, now + app.ttl_s, size, self._serial)
+        app.put(channel, entry)
+        while app.n_entries > app.max_entries or app.n_bytes > app.max_bytes:
+            _drop_oldest([app], now)
+        totals = self._totals
+        while totals.n_entries > self._max_entries or totals.n_bytes > self._max_bytes:
+            _drop_oldest(self._apps.values(), now)
+        return entry
+
+    def get(self, app_id: str, channel: str, now: float) -> CacheEntry | None:
+        """The channel's value, or None if there is none or its deadline has come."""
+        app = self._apps[app_id]
+        shelf = app.shelves[hash(channel) % N_SHELVES]
+        entry = shelf.get(channel) if shelf else None
+        if entry is None or now >= entry.deadline:
+            return None
+        return entry
+
+    def next_deadline(self) -> float:
+        """When the next entry expires; infinity if there is none. O(apps)."""
+        heads = (app.oldest() for app in self._apps.values())
+        return min((oldest.deadline for oldest in heads if oldest is not None), default=inf)
+
+    def evict(self, now: float, limit: int) -> tuple[int, float]:
+        """Free entries whose deadline has come.
+
+        Args:
+            now: the broker's seconds.
+            limit: entries at most, so that the caller can let others run in between.
+
+        Returns:
+            How many were freed, and how long past its deadline the latest of them was.
+        """
+        freed, lag_s = 0, 0.0
+        for app in self._apps.values():
+            oldest = app.oldest()
+            if oldest is None or oldest.deadline > now:
+                continue
+            for shelf in app.shelves:
+                while shelf and freed < limit:
+                    deadline = next(iter(shelf.values())).deadline
+                    if deadline > now:
+                        break
+                    app.drop_first(shelf)
+                    app.counters.cache_evictions += 1
+                    lag_s = max(lag_s, now - deadline)
+                    freed += 1
+        return freed, lag_s
+
+
+def _drop_oldest(apps: Iterable[_AppCache], now: float) -> None:
+    heads = ((entry, app) for app in apps if (entry := app.oldest()) is not None)
+    entry, app = min(heads, key=lambda head: (head[0].deadline > now, head[0].serial))
+    app.drop_oldest()
+    if entry.deadline > now:
+        app.counters.cache_capacity_evictions += 1
+    else:
+        app.counters.cache_evictions += 1

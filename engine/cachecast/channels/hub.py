@@ -1,0 +1,158 @@
+"""Which sessions on this node listen to which channel: one Hub for each app.
+
+Apps share nothing, so an app is a Hub and isolation is a matter of structure. A channel exists
+here while somebody is subscribed to it; its cached value lives elsewhere and does not care.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cachecast.channels.channel import Channel, Subscription
+from cachecast.channels.users import UserIndex
+from cachecast.errors import SubscriptionError
+from cachecast.metrics import AppCounters
+from cachecast.protocol.rate_limit import TokenBucket
+
+if TYPE_CHECKING:
+    from cachecast.apps import App
+    from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.session import Member, Session
+
+__all__ = ["Hub", "Joined", "Left"]
+
+
+class Joined(msgspec.Struct, frozen=True, gc=False):
+    """What a subscription changed.
+
+    Attributes:
+        edge: the new subscription.
+        is_occupied: whether the channel became occupied by it.
+        is_member_new: whether its user became a member by it.
+    """
+
+    edge: Subscription
+    is_occupied: bool
+    is_member_new: bool
+
+
+class Left(msgspec.Struct, frozen=True, gc=False):
+    """What the end of a subscription changed; the reverse of :class:`Joined`."""
+
+    edge: Subscription
+    is_vacated: bool
+    is_member_gone: bool
+
+
+class Hub:
+    """The sessions, channels and users of one app.
+
+    Attributes:
+        sessions: by socket id.
+        unauthorized: those of them that still owe a signature, where the app requires one.
+        channels: the occupied ones, by name.
+        users: who is signed in, and who watches.
+        counters: what happened.
+        undelivered_bytes: of publications that wait for their fan-out.
+        publish_bucket: of the app's publish rate; None where it has no limit.
+    """
+
+    __slots__ = (
+        "_ready",
+        "app",
+        "channels",
+        "counters",
+        "publish_bucket",
+        "sessions",
+        "unauthorized",
+        "undelivered_bytes",
+        "users",
+    )
+
+    def __init__(self, app: App, ready: deque[tuple[Hub, Channel]], now: float) -> None:
+        """Make an empty hub.
+
+        Args:
+            app: whose it is.
+            ready: the node's line of channels that have something to deliver.
+            now: the broker's seconds.
+        """
+        rate = app.publishes_per_s
+        self.publish_bucket = TokenBucket(rate, max(rate, 100.0), now) if rate else None
+        self.app = app
+        self.sessions: dict[str, Session] = {}
+        self.unauthorized: set[Session] = set()
+        self.channels: dict[str, Channel] = {}
+        self.counters = AppCounters()
+        self.users = UserIndex(self.counters)
+        self.undelivered_bytes = 0
+        self._ready = ready
+
+    @property
+    def n_subscriptions(self) -> int:
+        """Edges; O(channels)."""
+        return sum(len(channel.subscriptions) for channel in self.channels.values())
+
+    def subscribe(self, session: Session, name: ChannelName, member: Member | None) -> Joined:
+        """Add a subscription. Never yields.
+
+        Raises:
+            SubscriptionError: the presence channel has its full number of members; nothing has
+                changed then.
+        """
+        channel = self.channels.get(name.text)
+        is_occupied = channel is None
+        if channel is None:
+            channel = Channel(name, self.counters)
+        is_member_new = False
+        if channel.roster is not None and member is not None:
+            limit = self.app.max_presence_members
+            if member.key not in channel.roster and len(channel.roster) >= limit:
+                raise SubscriptionError(
+                    f"The presence channel has its maximum of {limit} members",
+                    channel=name.text,
+                    kind="LimitReached",
+                    status=4100,
+                )
+            is_member_new = channel.roster.join(member)
+        self.channels[name.text] = channel
+        edge = channel.add(session, member)
+        session.subscriptions[name.text] = edge
+        return Joined(edge, is_occupied, is_member_new)
+
+    def unsubscribe(self, session: Session, name: str) -> Left:
+        """End a subscription. Never yields.
+
+        Raises:
+            KeyError: there is none.
+        """
+        channel = session.subscriptions.pop(name).channel
+        edge = channel.remove(session)
+        session.outbox.forget(name)
+        is_member_gone = False
+        if channel.roster is not None and edge.member is not None:
+            is_member_gone = channel.roster.leave(edge.member)
+        is_vacated = not channel.subscriptions
+        if is_vacated:
+            del self.channels[name]
+        return Left(edge, is_vacated, is_member_gone)
+
+    def enqueue(
+        self,
+        channel: Channel,
+        frames: tuple[bytes | None, bytes | None],
+        exclude: Session | None = None,
+        deadline: float = float("inf"),
+        *,
+        is_announcement: bool = False,
+    ) -> None:
+        """Queue frames for everyone in the channel now; see :meth:`Channel.enqueue`."""
+        before = channel.queued_bytes
+        channel.enqueue(frames, exclude, deadline, is_announcement=is_announcement)
+        self.undelivered_bytes += channel.queued_bytes - before
+        if not channel.is_ready:
+            channel.is_ready = True
+            self._ready.append((self, channel))

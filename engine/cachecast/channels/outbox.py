@@ -1,0 +1,402 @@
+"""One socket's write side: try the kernel, keep what did not fit, decide about the slow.
+
+The one idea: :attr:`Outbox.send` is a slot that holds whatever is right for the moment. While the
+socket keeps up it *is* the socket's own bound ``send``, so a fan-out pays for nothing else; while
+bytes wait it is a function that takes nothing; once closed it is one that takes everything and
+keeps none of it. The fan-out compares what was taken with what it gave, and only a difference
+brings it here.
+
+What waits is bounded in bytes. Of a cache channel only the newest value waits (conflation): a slow
+client catches up with the present, not with the past. Anything else that does not fit means the
+client cannot follow, and its connection is closed with 4100.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import inf
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachecast.metrics import AppCounters
+
+__all__ = ["DISCARD", "Outbox", "Transport"]
+
+#: Bytes that one flush hands to the kernel in one call, and calls in one turn of the Poller.
+FLUSH_BYTES: Final = 64 * 1024
+FLUSH_CALLS: Final = 4
+
+
+class Transport(Protocol):
+    """What an Outbox needs of the thing that owns the socket."""
+
+    @property
+    def retries_same_bytes(self) -> bool:
+        """Whether a layer that said "not now" must be given the same bytes again.
+
+        TLS is so: what it was once offered can no longer be replaced.
+        """
+
+    def send(self, data: bytes, /) -> int:
+        """Take as much as fits now; BlockingIOError if nothing does, OSError if it is broken."""
+
+    def wait_writable(self) -> None:
+        """Call :meth:`Outbox.flush` when the socket takes bytes again."""
+
+    def on_drained(self) -> None:
+        """Nothing waits any more, or an outbox that never waited has finished."""
+
+    def on_slow(self) -> None:
+        """More waits than may, or nothing moved for too long; close the connection."""
+
+    def on_broken(self) -> None:
+        """The socket failed; drop the connection without a word."""
+
+
+def _take_nothing(frame: bytes) -> int:
+    del frame
+    return 0
+
+
+class _Waiting:
+    """What waits for a slow socket; exists only while something does.
+
+    Attributes:
+        head: bytes that must leave next and as they are: the rest of a frame that is half sent.
+        head_deadline: when the first cached value in ``head`` expires.
+        earliest: no value here expires before it.
+        items: key -> (frame, deadline). A cache channel's key is its name, so that a newer value
+            takes the place of the older one; all others have a number.
+    """
+
+    __slots__ = (
+        "earliest",
+        "head",
+        "head_deadline",
+        "item_bytes",
+        "items",
+        "moved",
+        "seen",
+        "serial",
+        "since",
+    )
+
+    def __init__(self) -> None:
+        self.head = b""
+        self.head_deadline = inf
+        self.earliest = inf
+        self.items: OrderedDict[str | int, tuple[bytes, float]] = OrderedDict()
+        self.item_bytes = 0
+        self.serial = 0
+        self.moved = 0
+        self.seen = 0
+        self.since: float | None = None
+
+
+class Outbox:
+    """The write side of one connection.
+
+    Attributes:
+        send: give it a frame, it says how many bytes it took; may raise BlockingIOError.
+        is_finishing: no frame is taken any more; only what was kept still leaves.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_counters",
+        "_max_bytes",
+        "_stall_timeout_s",
+        "_transport",
+        "_waiting",
+        "is_finishing",
+        "send",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        backlog: set[Outbox],
+        counters: AppCounters,
+        max_bytes: int,
+        stall_timeout_s: float,
+    ) -> None:
+        """Make an empty outbox.
+
+        Args:
+            transport: owns the socket.
+            backlog: every outbox that has something waiting is in this set; owned by the Broker.
+            counters: of the app.
+            max_bytes: that may wait.
+            stall_timeout_s: how long the client may take nothing of what waits.
+        """
+        self._transport: Transport | None = transport
+        self._backlog = backlog
+        self._counters = counters
+        self._max_bytes: float = max_bytes
+        self._stall_timeout_s = stall_timeout_s
+        self._waiting: _Waiting | None = None
+        self.is_finishing = False
+        self.send: Callable[[bytes], int] = transport.send
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes kept here; zero for a connection that keeps up."""
+        waiting = self._waiting
+        return len(waiting.head) + waiting.item_bytes if waiting else 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection has ended."""
+        return self._transport is None
+
+    def put(self, frame: bytes, key: str | None = None, deadline: float = inf) -> None:
+        """Send a frame now, or keep it until the socket takes it.
+
+        Args:
+            frame: whole frames.
+            key: the cache channel whose value it is; a newer one replaces it while it waits.
+            deadline: when that value expires.
+        """
+        sent = 0
+        try:
+            sent = self.send(frame)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.break_off()
+            return
+        if sent != len(frame):
+            self.keep(frame, sent, frame, key, deadline)
+
+    def put_with_value(self, frame: bytes, value: bytes, key: str, deadline: float) -> None:
+        """Send a frame and a cached value right behind it, in one call if nothing waits.
+
+        Args:
+            frame: whole frames, which nothing may replace.
+            value: one frame; see :meth:`put` for its ``key`` and ``deadline``.
+            key: of the value.
+            deadline: of the value.
+        """
+        if self._waiting is None:
+            data = frame + value
+            sent = 0
+            try:
+                sent = self.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.break_off()
+                return
+            if sent == len(data):
+                return
+            if sent or (self._transport is not None and self._transport.retries_same_bytes):
+                self.keep(data, sent, data, None, deadline)
+                return
+        self.put(frame)
+        self.put(value, key, deadline)
+
+    def keep(
+        self, data: bytes, sent: int, newest: bytes, key: str | None, deadline: float, n: int = 1
+    ) -> None:
+        """Keep what the kernel did not take.
+
+        Args:
+            data: what was offered: one frame, or several joined.
+            sent: how many bytes of it left.
+            newest: its last frame, all that is kept of a cache channel's joined values.
+            key: see :meth:`put`.
+            deadline: see :meth:`put`.
+            n: number of frames in ``data``.
+        """
+        transport = self._transport
+        if transport is None:
+            return
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = _Waiting()
+            self._backlog.add(self)
+            self.send = _take_nothing
+            transport.wait_writable()
+            if sent or transport.retries_same_bytes:
+                waiting.head = data[sent:]
+                waiting.head_deadline = deadline
+                waiting.earliest = deadline
+                self._check_bytes(waiting)
+                return
+        waiting.earliest = min(waiting.earliest, deadline)
+        if key is None:
+            waiting.serial += 1
+            waiting.items[waiting.serial] = (data, deadline)
+            waiting.item_bytes += len(data)
+        else:
+            replaced = waiting.items.pop(key, None)
+            if replaced is not None:
+                waiting.item_bytes -= len(replaced[0])
+            self._counters.conflated += n - (replaced is None)
+            # At the end, not in place: what was said on the channel in between stays before it.
+            waiting.items[key] = (newest, deadline)
+            waiting.item_bytes += len(newest)
+        self._check_bytes(waiting)
+
+    def flush(self, now: float) -> None:
+        """Hand over what waits; the transport calls it when its socket is writable.
+
+        At most ``FLUSH_CALLS`` calls of ``FLUSH_BYTES``, so one fast reader cannot hold the loop.
+        Values whose deadline has come are dropped here too: the evictor may be late.
+        """
+        waiting = self._waiting
+        if waiting is not None and now >= waiting.earliest:
+            self.purge(now)
+        waiting, transport = self._waiting, self._transport
+        if waiting is None or transport is None:
+            return
+        for _ in range(FLUSH_CALLS):
+            if not waiting.head:
+                self._fill_head(waiting)
+            if not waiting.head:
+                self._drained(transport)
+                return
+            try:
+                sent = transport.send(waiting.head)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.break_off()
+                return
+            waiting.moved += sent
+            if sent < len(waiting.head):
+                waiting.head = waiting.head[sent:]
+                return
+            waiting.head = b""
+            waiting.head_deadline = inf
+        if not waiting.head and not waiting.items:
+            self._drained(transport)
+
+    def _fill_head(self, waiting: _Waiting) -> None:
+        parts: list[bytes] = []
+        size = 0
+        while waiting.items and size < FLUSH_BYTES:
+            _, (frame, deadline) = waiting.items.popitem(last=False)
+            parts.append(frame)
+            size += len(frame)
+            waiting.head_deadline = min(waiting.head_deadline, deadline)
+        waiting.item_bytes -= size
+        waiting.head = b"".join(parts)
+
+    def finish(self, frames: bytes, *, drops_waiting: bool = False) -> None:
+        """Send last frames and take no more.
+
+        ``on_drained`` of the transport is called once they have left; how long that may take is
+        the transport's to bound.
+
+        Args:
+            frames: for example a ``pusher:error`` and a close frame.
+            drops_waiting: forget what waits. Bytes that were offered to the kernel already still
+                leave first: a frame may be half sent, and without its rest the client could not
+                read the close.
+        """
+        if self._transport is None or self.is_finishing:
+            return
+        self._max_bytes = inf  # these frames are the answer to a limit, and must not meet it
+        waiting = self._waiting
+        if waiting is not None and drops_waiting:
+            waiting.items.clear()
+            waiting.item_bytes = 0
+        if waiting is None:
+            self.put(frames)
+            waiting = self._waiting
+        elif frames:
+            waiting.serial += 1
+            waiting.items[waiting.serial] = (frames, inf)
+            waiting.item_bytes += len(frames)
+        self.is_finishing = True
+        self.send = len
+        if waiting is None and self._transport is not None:
+            self._transport.on_drained()
+
+    def discard(self) -> None:
+        """Forget everything; the connection is gone."""
+        self._waiting = None
+        self._transport = None
+        self._backlog.discard(self)
+        self.is_finishing = True
+        self.send = len
+
+    def forget(self, key: str) -> None:
+        """Drop the waiting value of a channel that the client has left."""
+        waiting = self._waiting
+        if waiting is not None:
+            dropped = waiting.items.pop(key, None)
+            if dropped is not None:
+                waiting.item_bytes -= len(dropped[0])
+
+    def purge(self, now: float) -> None:
+        """Drop cached values past their deadline; O(frames waiting).
+
+        A value that is half on the wire cannot be taken back and must not be completed either, so
+        its connection is dropped.
+        """
+        waiting = self._waiting
+        if waiting is None:
+            return
+        if waiting.head_deadline <= now:
+            self.break_off()
+            return
+        for key in [key for key, (_, deadline) in waiting.items.items() if deadline <= now]:
+            waiting.item_bytes -= len(waiting.items.pop(key)[0])
+        waiting.earliest = min((deadline for _, deadline in waiting.items.values()), default=inf)
+        waiting.earliest = min(waiting.earliest, waiting.head_deadline)
+
+    def has_stalled(self, now: float) -> bool:
+        """Whether the client took nothing for as long as it may; ask at regular intervals.
+
+        No progress is the measure, not size: a size limit alone cuts off whoever has just
+        received something large.
+        """
+        waiting = self._waiting
+        if waiting is None:
+            return False
+        if waiting.since is None or waiting.moved != waiting.seen:
+            waiting.seen = waiting.moved
+            waiting.since = now
+        return now - waiting.since >= self._stall_timeout_s
+
+    def give_up(self) -> None:
+        """The client has stalled; have its connection closed."""
+        if self._transport is not None and not self.is_finishing:
+            self._transport.on_slow()
+
+    def _check_bytes(self, waiting: _Waiting) -> None:
+        if len(waiting.head) + waiting.item_bytes > self._max_bytes and self._transport:
+            self._transport.on_slow()
+
+    def _drained(self, transport: Transport) -> None:
+        self._waiting = None
+        self._backlog.discard(self)
+        if not self.is_finishing:
+            self.send = transport.send
+        transport.on_drained()
+
+    def break_off(self) -> None:
+        """The socket failed: forget everything and tell the transport."""
+        transport = self._transport
+        self.discard()
+        if transport is not None:
+            transport.on_broken()
+
+
+class _Discard(Outbox):
+    """Where the subscriptions of those who left point to: takes everything, keeps nothing."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.is_finishing = True
+        self.send = len
+        self._transport = None
+        self._waiting = None
+
+
+DISCARD: Final = _Discard()

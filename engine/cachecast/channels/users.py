@@ -1,0 +1,93 @@
+"""Who is signed in, and who wants to know: the users of one app.
+
+A user is online while at least one connection is signed in as it (protocol.md 5.4); presence in a
+channel does not count. Those who watch a user are a channel's subscribers like any others: news of
+the user reach a hundred thousand of them by the same fan-out, in turns and in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachecast.channels.channel import Channel
+from cachecast.protocol.channel_name import ChannelName, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cachecast.metrics import AppCounters
+    from cachecast.protocol.session import Session, User
+
+__all__ = ["UserIndex"]
+
+
+class UserIndex:
+    """User id -> its signed-in sessions, and user id -> the channel of those who watch it."""
+
+    __slots__ = ("_counters", "_sessions", "_watchers")
+
+    def __init__(self, counters: AppCounters) -> None:
+        self._counters = counters
+        # Dicts as ordered sets: whoever signed in first is told first.
+        self._sessions: dict[str, dict[Session, None]] = {}
+        self._watchers: dict[str, Channel] = {}
+
+    def __len__(self) -> int:
+        """Signed-in users, not connections."""
+        return len(self._sessions)
+
+    @property
+    def n_watched(self) -> int:
+        """Ids that somebody watches."""
+        return len(self._watchers)
+
+    def is_online(self, user_id: str) -> bool:
+        """Whether the user has a signed-in connection."""
+        return user_id in self._sessions
+
+    def sessions_of(self, user_id: str) -> list[Session]:
+        """The user's signed-in sessions."""
+        return list(self._sessions.get(user_id, ()))
+
+    def watchers_of(self, user_id: str) -> Channel | None:
+        """The channel of the sessions whose watchlist has the user; None if there are none."""
+        return self._watchers.get(user_id)
+
+    def add(self, session: Session, user: User) -> bool:
+        """Sign a session in; True if the user comes online with it."""
+        sessions = self._sessions.setdefault(user.id, {})
+        is_first = not sessions
+        sessions[session] = None
+        self._watch(session, user.watchlist)
+        return is_first
+
+    def remove(self, session: Session, user: User) -> bool:
+        """Sign a session out; True if the user goes offline with it."""
+        self._unwatch(session, user.watchlist)
+        sessions = self._sessions[user.id]
+        del sessions[session]
+        if sessions:
+            return False
+        del self._sessions[user.id]
+        return True
+
+    def rewatch(self, session: Session, before: User, after: User) -> None:
+        """Replace a session's watchlist, after it signed in again as the same user."""
+        self._unwatch(session, before.watchlist)
+        self._watch(session, after.watchlist)
+
+    def _watch(self, session: Session, user_ids: Iterable[str]) -> None:
+        for watched in user_ids:
+            channel = self._watchers.get(watched)
+            if channel is None:
+                # No client can subscribe to this name: it is outside the grammar.
+                name = ChannelName(f"#watchers-of-{watched}", Kind.SERVER_TO_USER)
+                channel = self._watchers[watched] = Channel(name, self._counters)
+            channel.add(session, None)
+
+    def _unwatch(self, session: Session, user_ids: Iterable[str]) -> None:
+        for watched in user_ids:
+            channel = self._watchers[watched]
+            channel.remove(session)
+            if not channel.subscriptions:
+                del self._watchers[watched]

@@ -1,0 +1,286 @@
+"""Commands that talk to a server by URL: ours or any other that speaks the Pusher protocol."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+import click
+import httpx2
+import msgspec
+import trio
+
+from cachecast.config import DEMO_APP
+from cachecast.errors import EngineError
+from cachecast.protocol import auth, encryption
+from cachecast.protocol.channel_name import SERVER_TO_USER_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from cachecast.client import Client
+
+__all__ = ["cache", "channels", "credentials", "publish", "subscribe", "terminate"]
+
+DEFAULT_URL = "http://127.0.0.1:6001"
+
+#: How long a server may take to answer one request.
+ANSWER_LIMIT_S = 10.0
+
+ENCRYPTED_PREFIX = "private-encrypted-"
+
+_SCHEMES = frozenset({"http", "https", "ws", "wss"})
+
+
+def credentials(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name an app; the environment fills what is not given."""
+
+    @click.option(
+        "--app-id",
+        envvar="CACHECAST_APP_ID",
+        default=DEMO_APP.id,
+        show_default=True,
+        help="Of the app; or CACHECAST_APP_ID.",
+    )
+    @click.option(
+        "--key",
+        envvar="CACHECAST_APP_KEY",
+        default=DEMO_APP.key,
+        show_default=True,
+        help="Of the app; or CACHECAST_APP_KEY.",
+    )
+    @click.option(
+        "--secret",
+        envvar="CACHECAST_APP_SECRET",
+        default=DEMO_APP.secret,
+        show_default="of the demonstration app",
+        help="Of the app; better as CACHECAST_APP_SECRET than on the command line.",
+    )
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
+        command(*args, **kwargs)
+
+    return wrapper
+
+
+def _check_url(context: click.Context, option: click.Parameter, url: str) -> str:
+    """Take `host:port` for plain http, and refuse what names no server."""
+    del context, option
+    whole = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(whole)
+        is_server = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is no number
+        is_server = False
+    if not is_server:
+        raise click.BadParameter(f"must look like http://host:port or wss://host, is {url!r}.")
+    return whole
+
+
+_url = click.option(
+    "--url",
+    envvar="CACHECAST_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    callback=_check_url,
+    help="Of the server; http, https, ws and wss mean the same host here. Or CACHECAST_URL.",
+)
+
+
+_master_key = click.option(
+    "--encryption-master-key",
+    envvar="CACHECAST_ENCRYPTION_MASTER_KEY",
+    help="32 bytes in base64, for encrypted channels; it stays in this process. Better given as "
+    "CACHECAST_ENCRYPTION_MASTER_KEY.",
+)
+
+
+class RequestError(EngineError):
+    """A server that cannot be reached or answered with an error."""
+
+
+@click.command()
+@click.argument("channel")
+@click.argument("event")
+@click.argument("data")
+@click.option("--socket-id", help="Of a connection that must not get it.")
+@_master_key
+@_url
+@credentials
+def publish(
+    channel: str, event: str, data: str, *, socket_id: str | None,
+    encryption_master_key: str | None, url: str, app_id: str, key: str, secret: str,
+) -> None:  # fmt: skip
+    """Publish DATA as EVENT to CHANNEL; several channels are separated by commas."""
+    names = [channel] if "," not in channel else channel.split(",")
+    if any(name.startswith(ENCRYPTED_PREFIX) for name in names):
+        # Each has a key of its own, and libraries refuse several at once for that reason.
+        if encryption_master_key is None or len(names) > 1:
+            raise RequestError("an encrypted channel takes one name and an --encryption-master-key")
+        master_key = encryption.parse_master_key(encryption_master_key)
+        data = encryption.encrypt(encryption.channel_key(master_key, channel), data)
+    body: dict[str, object] = {"name": event, "channels": names, "data": data}
+    if socket_id:
+        body["socket_id"] = socket_id
+    _request(url, app_id, key, secret, "POST", "events", body=msgspec.json.encode(body))
+    click.echo(f"published {event} to {', '.join(names)}")
+
+
+@click.command()
+@click.option("--prefix", default="", help="Only names that start with it.")
+@_url
+@credentials
+def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
+    """List the occupied channels."""
+    params = {"filter_by_prefix": prefix} if prefix else {}
+    if prefix.startswith("presence-"):
+        params["info"] = "user_count"
+    answer = _request(url, app_id, key, secret, "GET", "channels", params)
+    for name, info in sorted(answer.get("channels", {}).items()):
+        users = f"  {info['user_count']} users" if "user_count" in info else ""
+        click.echo(f"{name}{users}")
+
+
+@click.command()
+@click.argument("channel")
+@_url
+@credentials
+def cache(channel: str, url: str, app_id: str, key: str, secret: str) -> None:
+    """Show the cached value of CHANNEL and how long it will live; exit code 1 if it is empty."""
+    path = f"channels/{quote(channel, safe='')}"
+    answer = _request(url, app_id, key, secret, "GET", path, {"info": "cache"})
+    cached = answer.get("cache")
+    if not cached:
+        raise RequestError(f"{channel} has no cached value")
+    click.echo(cached["data"])
+    if cached.get("ttl") is not None:
+        click.echo(f"expires in {cached['ttl']} s", err=True)
+
+
+@click.command()
+@click.argument("user_id")
+@_url
+@credentials
+def terminate(user_id: str, url: str, app_id: str, key: str, secret: str) -> None:
+    """Disconnect all connections that are signed in as USER_ID."""
+    path = f"users/{quote(user_id, safe='')}/terminate_connections"
+    _request(url, app_id, key, secret, "POST", path, body=b"{}")
+    click.echo(f"terminated the connections of {user_id}")
+
+
+@click.command()
+@click.argument("channel")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
+@click.option("--user-id", default="cli", show_default=True, help="Who to be on presence channels.")
+@_master_key
+@_url
+@credentials
+def subscribe(
+    channel: str, count: int | None, user_id: str, encryption_master_key: str | None, url: str,
+    app_id: str, key: str, secret: str,
+) -> None:  # fmt: skip
+    """Print the events of CHANNEL, its cached value first, until interrupted.
+
+    One JSON object a line. Private and presence channels are authorized with the secret; for
+    #server-to-user-ID the client signs in as ID.
+    """
+    del app_id
+    from cachecast.client import connect  # noqa: PLC0415 - only this command pays for it
+
+    address = _with_scheme(url, "ws")
+    opened = connect(address, key=key, secret=secret, encryption_master_key=encryption_master_key)
+    trio.run(_subscribe, opened, address, channel, count, user_id)
+
+
+async def _subscribe(
+    opened: AbstractAsyncContextManager[Client], url: str, channel: str, count: int | None,
+    user_id: str,
+) -> None:  # fmt: skip
+    is_subscribed = trio.Event()
+    async with opened as client, trio.open_nursery() as nursery:
+        nursery.start_soon(_report, client, url, is_subscribed)
+        if channel.startswith(SERVER_TO_USER_PREFIX):
+            events = await client.sign_in({"id": channel.removeprefix(SERVER_TO_USER_PREFIX)})
+        elif channel.startswith("presence-"):
+            events = await client.subscribe(channel, user_id=user_id)
+        else:
+            events = await client.subscribe(channel)
+        is_subscribed.set()
+        n_printed = 0
+        async for event in events:
+            line = {"event": event.name, "channel": event.channel, "data": event.data}
+            click.echo(msgspec.json.encode(line).decode())
+            n_printed += 1
+            if n_printed == count:
+                break
+        nursery.cancel_scope.cancel()
+
+
+async def _report(client: Client, url: str, is_subscribed: trio.Event) -> None:
+    """Say on stderr why nothing comes: no connection, or values that cannot be decrypted."""
+    async for event in client.events:
+        told = event.json()
+        if event.name == "pusher:state_change":
+            if told["current"] == "unavailable" and client.last_ending is not None:
+                click.echo(
+                    f"cachecast: no connection to {url}: {client.last_ending.text}. Trying again; "
+                    "`cachecast serve` starts a server.",
+                    err=True,
+                )
+            elif told["previous"] == "unavailable":
+                click.echo(f"cachecast: connected to {url}", err=True)
+        elif told.get("code") is None and is_subscribed.is_set():
+            # Before that it is about the subscription, which is refused with the same words; one
+            # with a code ends the connection, and is told above.
+            click.echo(f"cachecast: {told.get('message')}", err=True)
+
+
+def _with_scheme(url: str, plain: str) -> str:
+    """The same server by the other protocol; ``s`` is kept."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme in {"https", "wss"}
+    return urlunsplit(parts._replace(scheme=plain + "s" * is_tls))
+
+
+def _request(
+    url: str, app_id: str, key: str, secret: str, method: str, path: str,
+    params: dict[str, str] | None = None, body: bytes = b"",
+) -> dict[str, Any]:  # fmt: skip
+    """Send a signed request and read its answer.
+
+    Raises:
+        RequestError: the server cannot be reached or refuses; its words are kept.
+    """
+    target = f"/apps/{quote(app_id, safe='')}/{path}"
+    query = auth.sign_request(key, secret.encode(), method, target, params or {}, body, time.time())
+    base = _with_scheme(url, "http").rstrip("/")
+    try:
+        response = httpx2.request(
+            method,
+            f"{base}{target}?{urlencode(query)}",
+            content=body or None,
+            headers={"Content-Type": "application/json"} if body else {},
+            timeout=ANSWER_LIMIT_S,
+            # The system's authorities, or those of SSL_CERT_FILE, as for `subscribe`.
+            verify=ssl.create_default_context() if base.startswith("https:") else False,
+            trust_env="CACHECAST_USE_PROXY" in os.environ,
+        )
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise RequestError(
+            f"{base} cannot be reached: {error or type(error).__name__}. "
+            "Is it running? `cachecast serve` starts one."
+        ) from None
+    if response.status_code >= 400:
+        raise RequestError(
+            f"{base} answered {response.status_code}: {response.text.strip()[:1000]}"
+        )
+    try:
+        answer = msgspec.json.decode(response.content)
+    except msgspec.DecodeError:
+        raise RequestError(f"{base} answered something that is not JSON") from None
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,164 @@
+"""Commands that need no server: ``check-config``, ``generate app``, ``sign``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+from urllib.parse import urlencode
+
+import click
+import msgspec
+
+from cachecast.apps import App, KeyPair, Webhook
+from cachecast.cli.remote import credentials
+from cachecast.cli.serve import check_exposure
+from cachecast.config import FileConfig, ServerConfig, load_config
+from cachecast.protocol import auth
+from cachecast.server.tls import load_context
+
+__all__ = ["check_config", "generate", "sign"]
+
+
+@click.command(name="check-config")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--fields", is_flag=True, help="List every field with its type and default.")
+def check_config(path: Path | None, *, fields: bool) -> None:
+    """Check a configuration file as `serve` would read it.
+
+    A fault is named by field, rule and remedy, with exit code 1. Without PATH the file that
+    CACHECAST_CONFIG names is checked, or the environment alone.
+    """
+    if fields:
+        _print_fields()
+        return
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
+    config = load_config(path, environ=os.environ)
+    check_exposure(config)
+    if config.server.tls_cert and config.server.tls_key:
+        load_context(config.server.tls_cert, config.server.tls_key)
+    apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
+    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}")
+
+
+#: How a file opens each table -> what may stand in it.
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "at the top": FileConfig,
+    "[server]": ServerConfig,
+    "[[apps]]": App,
+    "[[apps.keys]]": KeyPair,
+    "[[apps.webhooks]]": Webhook,
+}
+
+#: Types as people who write TOML call them.
+_WORDS = {
+    str: "text", int: "whole number", float: "number", bool: "true or false", tuple: "list",
+    dict: "table",
+}  # fmt: skip
+
+
+def _print_fields() -> None:
+    for title, kind in _TABLES.items():
+        click.echo(title)
+        for field in msgspec.structs.fields(kind):
+            if field.name in {"apps", "server"}:
+                continue
+            click.echo(f"  {field.name}: {_word(field.type)}{_default(field)}")
+
+
+def _word(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
+    if get_origin(kind) is UnionType:  # with None, which a file says by leaving the field out
+        kind = get_args(kind)[0]
+    return _WORDS[get_origin(kind) or kind]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    if value is msgspec.NODEFAULT or value is None:
+        return ""
+    return f" = {msgspec.json.encode(value).decode()}"
+
+
+@click.group(name="generate")
+def generate() -> None:
+    """Make credentials."""
+
+
+@generate.command(name="app")
+@click.option("--name", default="", help="For people; not sent anywhere.")
+def generate_app(name: str) -> None:
+    """Print a new app, ready to be put into a configuration file.
+
+    Its id is digits, because Pusher's Python and Go libraries accept nothing else.
+    """
+    lines = [
+        "[[apps]]",
+        f'id = "{secrets.randbelow(9_000_000) + 1_000_000}"',
+        f'key = "{secrets.token_hex(10)}"',
+        f'secret = "{secrets.token_hex(20)}"',
+    ]
+    if name:
+        lines.append(f"name = {msgspec.json.encode(name).decode()}")
+    click.echo("\n".join(lines))
+
+
+@click.group(name="sign")
+def sign() -> None:
+    """Show what is signed and with what result: the thing people debug most."""
+
+
+@sign.command(name="channel")
+@click.argument("socket_id")
+@click.argument("channel")
+@click.argument("channel_data", required=False)
+@credentials
+def sign_channel(
+    socket_id: str, channel: str, channel_data: str | None, app_id: str, key: str, secret: str
+) -> None:
+    """Sign a subscription to a private or presence channel."""
+    del app_id
+    _show(auth.subscription_text(socket_id, channel, channel_data), key, secret)
+
+
+@sign.command(name="user")
+@click.argument("socket_id")
+@click.argument("user_data")
+@credentials
+def sign_user(socket_id: str, user_data: str, app_id: str, key: str, secret: str) -> None:
+    """Sign a user's sign-in."""
+    del app_id
+    _show(auth.signin_text(socket_id, user_data), key, secret)
+
+
+@sign.command(name="request")
+@click.argument("method", type=click.Choice(["GET", "POST"], case_sensitive=False))
+@click.argument("path")
+@click.option("--body", default="", help="Exactly as it will be sent.")
+@click.option("--param", "params", multiple=True, help="NAME=VALUE of the query; may be repeated.")
+@click.option("--timestamp", type=int, help="Unix seconds instead of now.")
+@credentials
+def sign_request(
+    method: str, path: str, body: str, params: tuple[str, ...], timestamp: int | None,
+    app_id: str, key: str, secret: str,
+) -> None:  # fmt: skip
+    """Sign an HTTP API request; PATH may be given without /apps/ID."""
+    if not path.startswith(("/apps/", "/users/")):
+        path = f"/apps/{app_id}/{path.lstrip('/')}"
+    query = dict(param.partition("=")[::2] for param in params)
+    now = float(timestamp) if timestamp is not None else time.time()
+    signed = auth.sign_request(
+        key, secret.encode(), method.upper(), path, query, body.encode(), now
+    )
+    text = auth.request_text(method.upper(), path, list(signed.items()))
+    click.echo(f"string to sign:\n{text}\n")
+    click.echo(f"auth_signature: {signed['auth_signature']}\n")
+    click.echo(f"request target:\n{path}?{urlencode(signed)}")
+
+
+def _show(text: str, key: str, secret: str) -> None:
+    click.echo(f"string to sign:\n{text}\n")
+    click.echo(f"auth: {key}:{auth.sign(secret.encode(), text.encode())}")

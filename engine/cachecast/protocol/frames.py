@@ -1,0 +1,237 @@
+"""RFC 6455 framing: server frames built once, client frames parsed as they come.
+
+Server frames are unmasked and no extension is ever negotiated, so one ``bytes`` object is right
+for every subscriber: the fan-out sends it, the cache keeps it. Tests hold this parser against
+wsproto and websockets as independent witnesses.
+"""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64encode
+from hashlib import sha1
+from typing import Final
+
+from cachecast.errors import RemoteProtocolError
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PONG",
+    "TEXT",
+    "FrameParser",
+    "accept_token",
+    "close_frame",
+    "payload_of",
+    "server_frame",
+    "split_frames",
+]
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+#: RFC 6455 section 1.3.
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_MAX_CONTROL: Final = 125
+
+#: Codes a close frame may carry (RFC 6455 7.4 and the IANA registry): 1004-1006 and 1015 never
+#: travel, 1016-2999 are unassigned.
+_SENDABLE_1XXX: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+
+
+def accept_token(key: bytes) -> bytes:
+    """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
+    return b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def server_frame(opcode: int, payload: bytes) -> bytes:
+    """One complete, final, unmasked frame."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65_536:
+        return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
+
+
+def close_frame(code: int | None, reason: str = "") -> bytes:
+    """A close frame; the reason is cut at a character so that both fit 125 bytes."""
+    if code is None:
+        return server_frame(CLOSE, b"")
+    text = reason.encode()[: _MAX_CONTROL - 2].decode(errors="ignore").encode()
+    return server_frame(CLOSE, code.to_bytes(2, "big") + text)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """The payload of one frame that :func:`server_frame` built."""
+    size = frame[1]
+    return frame[2 if size < 126 else 4 if size == 126 else 10 :]
+
+
+def split_frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Take apart complete server frames that were joined: ``[(opcode, payload), ...]``."""
+    frames = []
+    at = 0
+    while at < len(data):
+        size, head = data[at + 1], 2
+        if size == 126:
+            size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
+        elif size == 127:
+            size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
+        frames.append((data[at] & 0x0F, data[at + head : at + head + size]))
+        at += head + size
+    return frames
+
+
+def _unmask(payload: bytes, key: bytes) -> bytes:
+    # One XOR of two big integers is the fastest unmasking that Python has without C code.
+    size = len(payload)
+    mask = key * (size // 4) + key[: size % 4]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")).to_bytes(
+        size, "little"
+    )
+
+
+class FrameParser:
+    """Client frames from a byte stream, for one connection.
+
+    Give it bytes with :meth:`feed`, which returns whole messages; fragments are joined inside and
+    control frames come through at once. At the first broken rule it stops for good and
+    :attr:`violation` says how to answer; what was complete before is still returned.
+
+    An idle connection holds no buffer.
+    """
+
+    __slots__ = ("_buffer", "_fragments", "_max_bytes", "_opcode", "violation")
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_bytes = max_message_bytes
+        self._buffer = b""
+        self._fragments: bytearray | None = None
+        self._opcode = 0
+        self.violation: RemoteProtocolError | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of unfinished frames and messages that are held."""
+        return len(self._buffer) + len(self._fragments or b"")
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take in bytes, give out what they complete.
+
+        Returns:
+            ``[(opcode, payload), ...]`` with opcode TEXT, BINARY, CLOSE, PING or PONG; text is
+            valid UTF-8, still as bytes. Nothing comes after a CLOSE (RFC 6455 1.4).
+        """
+        messages: list[tuple[int, bytes]] = []
+        if self.violation is not None or self._opcode == CLOSE:
+            return messages
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        at, end = 0, len(data)
+        try:
+            while end - at >= 2:
+                head, size = self._head(data, at)
+                if size < 0 or end - at - head < size:
+                    break
+                body = at + head
+                payload = _unmask(data[body : body + size], data[body - 4 : body])
+                self._frame(data[at], payload, messages)
+                at = end if self._opcode == CLOSE else body + size
+        except RemoteProtocolError as error:
+            # Without its frames, which hold this parser and the connection that called it: a
+            # cycle for every client that breaks a rule.
+            self.violation = error.with_traceback(None)
+            self._fragments = None
+            return messages
+        if at < end:
+            self._buffer = data[at:]
+        return messages
+
+    def _head(self, data: bytes, at: int) -> tuple[int, int]:
+        """Length of a frame's head with its mask, and of its payload; -1 if not all there yet."""
+        first, second = data[at], data[at + 1]
+        self._check_start(first, second)
+        head, size = 6, second & 0x7F
+        if size >= 126:
+            head = 8 if size == 126 else 14
+            if len(data) - at < head - 4:
+                return head, -1
+            size = int.from_bytes(data[at + 2 : at + head - 4], "big")
+            if size < 126 or (head == 14 and size < 65_536) or size >> 63:
+                raise RemoteProtocolError("Length not in its shortest form", close_code=1002)
+        # The declared length decides, so that 2^40 is refused on its head and never waited for.
+        if first & 0x0F < CLOSE and size + len(self._fragments or b"") > self._max_bytes:
+            raise RemoteProtocolError(
+                f"Message larger than {self._max_bytes} bytes", close_code=1009
+            )
+        if len(data) - at < head:
+            return head, -1
+        return head, size
+
+    def _check_start(self, first: int, second: int) -> None:
+        opcode = first & 0x0F
+        if first & 0x70:
+            raise RemoteProtocolError("Reserved bits set without an extension", close_code=1002)
+        if not second & 0x80:
+            raise RemoteProtocolError("Client frame is not masked", close_code=1002)
+        if BINARY < opcode < CLOSE or opcode > PONG:
+            raise RemoteProtocolError("Unknown opcode", close_code=1002)
+        if opcode >= CLOSE:
+            if second & 0x7F > _MAX_CONTROL or not first & 0x80:
+                raise RemoteProtocolError("Control frame too long or split", close_code=1002)
+        elif opcode == CONTINUATION and self._fragments is None:
+            raise RemoteProtocolError("Continuation of nothing", close_code=1002)
+        elif opcode != CONTINUATION and self._fragments is not None:
+            raise RemoteProtocolError("New message inside another one", close_code=1002)
+
+    def _frame(self, first: int, payload: bytes, messages: list[tuple[int, bytes]]) -> None:
+        opcode, is_final = first & 0x0F, first & 0x80
+        if opcode >= CLOSE:
+            if opcode == CLOSE:
+                _check_close(payload)
+                self._opcode = CLOSE
+                self._fragments = None
+            messages.append((opcode, payload))
+            return
+        if self._fragments is not None:  # then this is its continuation: _check_start saw to it
+            self._fragments += payload
+            if not is_final:
+                return
+            opcode, payload = self._opcode, bytes(self._fragments)
+            self._fragments = None
+        elif not is_final:
+            self._opcode = opcode
+            self._fragments = bytearray(payload)
+            return
+        if opcode == TEXT and not payload.isascii():
+            _check_utf8(payload)
+        messages.append((opcode, payload))
+
+
+def _check_close(payload: bytes) -> None:
+    if not payload:
+        return
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _SENDABLE_1XXX or 3000 <= code < 5000):
+        raise RemoteProtocolError("Invalid close code", close_code=1002)
+    _check_utf8(payload[2:])
+
+
+def _check_utf8(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise RemoteProtocolError("Text is not UTF-8", close_code=1007) from None
+
+
+def close_code_of(payload: bytes) -> int | None:
+    """The code in a close frame's payload; None where it carries none."""
+    return int.from_bytes(payload[:2], "big") if payload else None

@@ -1,0 +1,334 @@
+"""The vocabulary of Pusher's HTTP API: routes, requests read, responses written. No I/O.
+
+Source: Pusher's "HTTP API" page and the tests of its server libraries (protocol.md section 6);
+texts end in a newline, as hosted Pusher's do. A request is read completely, and refused as a
+whole, before any of it takes effect.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from cachecast.errors import BadChannelNameError, BadMessageError, BadRequestError, LimitError
+from cachecast.protocol.channel_name import ChannelName, parse_channel_name
+from cachecast.protocol.codec import to_json, unpack
+from cachecast.protocol.messages import has_reserved_prefix, too_large_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachecast.apps import App
+
+__all__ = [
+    "EventRequest",
+    "Route",
+    "encode_body",
+    "find_route",
+    "make_event",
+    "read_batch",
+    "read_channel_info",
+    "read_event",
+    "read_plain_event",
+]
+
+#: Attributes that ``info`` may name, on publishing and on reading.
+EVENT_INFO: Final = frozenset({"user_count", "subscription_count"})
+CHANNEL_INFO: Final = frozenset({"user_count", "subscription_count", "cache"})
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """Where a request goes.
+
+    Attributes:
+        name: of the endpoint, for example ``events`` or ``channel``.
+        app_id: None on the short path of the Python library, which names the app by its key.
+        argument: the decoded channel name or user id, empty where there is none.
+        method: the one it takes.
+    """
+
+    name: str
+    app_id: str | None
+    argument: str
+    method: str
+
+
+@lru_cache(maxsize=512)
+def find_route(path: str) -> Route | None:
+    """Find the endpoint of a raw path, or None for 404.
+
+    ``/apps/ID/...`` may have any prefix before it, as proxies leave it (protocol.md 1.1); the
+    Python library's ``/users/UID/terminate_connections`` stands alone (5.3).
+    """
+    parts = path.split("/")
+    if len(parts) == 4 and parts[1] == "users" and parts[3] == "terminate_connections":
+        return Route("terminate", None, unquote(parts[2]), "POST")
+    try:
+        at = parts.index("apps")
+    except ValueError:
+        return None
+    return _find_in_app(parts[at + 1 :])
+
+
+def _find_in_app(parts: list[str]) -> Route | None:
+    match parts:
+        case [app, "events" | "batch_events" as endpoint]:
+            return Route(endpoint, app, "", "POST")
+        case [app, "channels"]:
+            return Route("channels", app, "", "GET")
+        case [app, "channels", name]:
+            return Route("channel", app, unquote(name), "GET")
+        case [app, "channels", name, "users" | "cache" | "stats" as endpoint]:
+            return Route(endpoint, app, unquote(name), "GET")
+        case [app, "channels", name, "events"]:
+            return Route("plain_event", app, unquote(name), "POST")
+        case [app, "users", user, "terminate_connections"]:
+            return Route("terminate", app, unquote(user), "POST")
+        case _:
+            return None
+
+
+class EventRequest(msgspec.Struct, frozen=True, gc=False):
+    """One event to publish, read and checked.
+
+    Attributes:
+        name: of the event.
+        data: the text that subscribers get.
+        channels: distinct, in the order given.
+        socket_id: of the connection that must not get it, or None.
+        info: attributes asked for.
+    """
+
+    name: str
+    data: str
+    channels: tuple[ChannelName, ...]
+    socket_id: str | None = None
+    info: frozenset[str] = frozenset()
+
+
+class _Event(msgspec.Struct, gc=False):
+    """An event's JSON. Everything is optional here so that we can name what is missing."""
+
+    name: str | None = None
+    data: str | None = None
+    channels: list[str] | None = None
+    channel: str | None = None
+    socket_id: str | None = None
+    info: str | None = None
+
+
+class _Batch(msgspec.Struct, gc=False):
+    batch: list[_Event] | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+def read_event(
+    body: bytes, params: Sequence[tuple[str, str]], app: App, *, is_msgpack: bool
+) -> EventRequest:
+    """Read the body of ``POST /apps/ID/events``; parameters may stand in the query instead.
+
+    Raises:
+        BadRequestError: 400; a parameter is missing or wrong.
+        LimitError: 413; the data is larger than the app allows.
+    """
+    if body:
+        event = _read_msgpack(body, _Event) if is_msgpack else _decode(_decode_event, body)
+    else:
+        event = _from_query(params)
+    return _check_event(event, app)
+
+
+def read_batch(body: bytes, app: App, *, is_msgpack: bool) -> list[EventRequest]:
+    """Read the body of ``POST /apps/ID/batch_events``.
+
+    Raises:
+        BadRequestError: 400; one faulty item refuses the whole batch.
+        LimitError: 413; an item's data is larger than the app allows.
+    """
+    batch = (_read_msgpack(body, _Batch) if is_msgpack else _decode(_decode_batch, body)).batch
+    if batch is None:
+        raise BadRequestError("Missing required parameter: batch\n")
+    limit = app.max_events_per_batch
+    if len(batch) > limit:
+        raise BadRequestError(f"Batch too large ({len(batch)} > {limit})\n")
+    for event in batch:
+        if event.channel is None:
+            raise BadRequestError("Missing required parameter: channel\n")
+        event.channels = None
+    return [_check_event(event, app) for event in batch]
+
+
+def read_plain_event(
+    body: bytes, channel: str, params: Sequence[tuple[str, str]], app: App
+) -> EventRequest:
+    """Read the deprecated ``POST /apps/ID/channels/NAME/events``: the body is the data (6.9).
+
+    Raises:
+        BadRequestError: 400; no name, or the body is not UTF-8.
+        LimitError: 413; the data is larger than the app allows.
+    """
+    try:
+        data = body.decode()
+    except UnicodeDecodeError:
+        raise BadRequestError("The body must be UTF-8\n") from None
+    query = dict(params)
+    return _check_event(_Event(query.get("name"), data, None, channel, query.get("socket_id")), app)
+
+
+def make_event(
+    app: App, channels: str | Sequence[str], name: str, data: object, socket_id: str | None = None
+) -> EventRequest:
+    """An event that the embedding program publishes, checked like one that came over HTTP.
+
+    Raises:
+        BadRequestError: a name or the socket id is wrong, or there are too many channels.
+        LimitError: the data is larger than the app allows.
+        TypeError: the data has no JSON form.
+    """
+    names = [channels] if isinstance(channels, str) else list(channels)
+    return _check_event(_Event(name, encode_data(data), names, None, socket_id), app)
+
+
+def read_channel_info(
+    params: Sequence[tuple[str, str]], allowed: frozenset[str] = CHANNEL_INFO
+) -> frozenset[str]:
+    """The attributes that a GET asks for.
+
+    Raises:
+        BadRequestError: 400; an unknown attribute.
+    """
+    return _read_info(dict(params).get("info"), allowed)
+
+
+def encode_body(value: object) -> bytes:
+    """A JSON response body."""
+    return msgspec.json.encode(value)
+
+
+def _decode(decode: Any, body: bytes) -> Any:  # noqa: ANN401 - a msgspec decoder and its type
+    try:
+        return decode(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"Invalid body: {error}\n") from None
+
+
+def _read_msgpack(body: bytes, kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of kind
+    """Read a msgpack body; ``data`` may be any value there, and is encoded to JSON once."""
+    try:
+        value = unpack(body)
+        events = value.get("batch") if kind is _Batch and isinstance(value, dict) else [value]
+        for event in events if isinstance(events, list) else ():
+            if isinstance(event, dict) and not isinstance(event.get("data"), str | None):
+                event["data"] = to_json(event["data"])
+        return msgspec.convert(value, kind)
+    except (ValueError, TypeError, RecursionError, BadMessageError) as error:
+        raise BadRequestError(f"Invalid body: {error}\n") from None
+
+
+def encode_data(data: object) -> str:
+    """Event data as the text that subscribers get: strings as they are, all else as JSON.
+
+    Raises:
+        TypeError: it has no JSON form.
+    """
+    if isinstance(data, str):
+        return data
+    if isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError("data is binary, which has no JSON form; encode it first")
+    return msgspec.json.encode(data).decode()
+
+
+def _from_query(params: Sequence[tuple[str, str]]) -> _Event:
+    query = dict(params)
+    channels = [value for key, value in params if key in {"channels[]", "channels"}]
+    return _Event(
+        query.get("name"), query.get("data"), channels or None, query.get("channel"),
+        query.get("socket_id"), query.get("info"),
+    )  # fmt: skip
+
+
+def _check_event(event: _Event, app: App) -> EventRequest:
+    name = event.name
+    if not name:
+        raise BadRequestError("Missing required parameter: name\n")
+    check_event_name(name, app)
+    if event.data is None:
+        raise BadRequestError("Missing required parameter: data\n")
+    check_data_size(event.data, app)
+    channels = event.channels
+    if channels is None:
+        if event.channel is None:
+            raise BadRequestError("Missing required parameter: channels\n")
+        channels = [event.channel]
+    limit = app.max_channels_per_event
+    if not 0 < len(channels) <= limit:
+        raise BadRequestError(f"channels must name 1 to {limit} channels, not {len(channels)}\n")
+    if event.socket_id is not None and not is_socket_id(event.socket_id):
+        raise BadRequestError(f"Invalid socket id {event.socket_id[:64]!r}\n")
+    names = tuple(read_channel(text, app) for text in dict.fromkeys(channels))
+    return EventRequest(
+        name, event.data, names, event.socket_id, _read_info(event.info, EVENT_INFO)
+    )
+
+
+def check_event_name(name: str, app: App) -> None:
+    """Refuse names that are too long or the protocol's own.
+
+    Raises:
+        BadRequestError: 400.
+    """
+    if len(name) > app.max_event_name_length:
+        raise BadRequestError(f"Event name is longer than {app.max_event_name_length} characters\n")
+    if has_reserved_prefix(name):
+        raise BadRequestError("Event names may not start with pusher: or pusher_internal:\n")
+
+
+def check_data_size(data: str, app: App) -> None:
+    """Refuse data over the app's limit, counted in bytes of UTF-8.
+
+    Raises:
+        LimitError: 413, in hosted Pusher's words.
+    """
+    limit = app.max_event_bytes
+    # A character has four bytes at most: small data need not be encoded to be measured.
+    size = len(data)
+    if size * 4 > limit:
+        size = len(data.encode("utf-8", "surrogatepass"))
+    if size > limit:
+        raise LimitError(too_large_text(limit) + "\n", limit=limit, actual=size, unit="bytes")
+
+
+def read_channel(text: str, app: App) -> ChannelName:
+    """A channel name, with the newline that HTTP texts end in.
+
+    Raises:
+        BadRequestError: 400.
+    """
+    try:
+        return parse_channel_name(text, app.max_channel_name_length)
+    except BadChannelNameError as error:
+        raise BadRequestError(f"{error}\n") from None
+
+
+def is_socket_id(text: str) -> bool:
+    r"""Whether it matches ``^\d+\.\d+$`` in ASCII, as every server library checks (1.4)."""
+    left, dot, right = text.partition(".")
+    return bool(dot) and text.isascii() and left.isdigit() and right.isdigit()
+
+
+def _read_info(info: str | None, allowed: frozenset[str]) -> frozenset[str]:
+    if not info:
+        return frozenset()
+    wanted = frozenset(part.strip() for part in info.split(","))
+    if not wanted <= allowed:
+        raise BadRequestError(
+            "info should be a comma separated list of attributes, of "
+            f"{', '.join(sorted(allowed))}\n"
+        )
+    return wanted

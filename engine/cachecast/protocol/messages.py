@@ -1,0 +1,136 @@
+"""What travels: messages from clients, and the publication.
+
+Shapes are the wire's own (protocol.md 1 to 5); ``codec`` turns them into bytes and back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from cachecast.errors import BadMessageError
+
+__all__ = [
+    "ChannelData",
+    "ClientMessage",
+    "Publication",
+    "SignInData",
+    "SubscribeData",
+    "UnsubscribeData",
+    "UserData",
+    "as_text",
+    "has_reserved_prefix",
+    "too_large_text",
+]
+
+T = TypeVar("T")
+
+_RESERVED = ("pusher:", "pusher_internal:")
+_DOCS_URL = "https://pusher.com/docs/channels/server_api/http-api#publishing-events"
+
+
+def as_text(data: str | msgspec.Raw) -> str:
+    """Event data as the String that webhook receivers parse (protocol.md 7)."""
+    if isinstance(data, str):
+        return data
+    raw = bytes(data)
+    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
+
+
+def has_reserved_prefix(event: str) -> bool:
+    """Whether an event name belongs to the protocol, so that nobody else may send it."""
+    return event.startswith(_RESERVED)
+
+
+def too_large_text(max_bytes: int) -> str:
+    """Hosted Pusher's words for event data over the limit (protocol.md 4 and 6.3)."""
+    return (
+        f"The data content of this event exceeds the allowed maximum ({max_bytes} bytes). "
+        f"See {_DOCS_URL} for more info"
+    )
+
+
+class ClientMessage(msgspec.Struct, frozen=True, gc=False):
+    """One message from a client, its ``data`` still unread.
+
+    Attributes:
+        event: for example ``pusher:subscribe`` or ``client-typing``.
+        channel: top-level channel; only client events have one.
+        data: JSON as it came. Clients send a string, an object or nothing (protocol.md 1.5), so
+            its type is decided by whoever reads it.
+    """
+
+    event: str
+    channel: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+    def data_as(self, kind: type[T]) -> T:
+        """Read ``data`` as ``kind``, also where it is a JSON string that holds JSON (2.3).
+
+        Raises:
+            BadMessageError: it is something else; the text names event, field and rule.
+        """
+        raw = bytes(self.data)
+        try:
+            if raw.startswith(b'"'):
+                return msgspec.json.decode(msgspec.json.decode(raw, type=str), type=kind)
+            return msgspec.json.decode(raw or b"null", type=kind)
+        except (ValueError, RecursionError) as error:
+            rule = str(error).replace("`$", "`data")
+            raise BadMessageError(f"Invalid data in {self.event}: {rule}") from None
+
+
+class SubscribeData(msgspec.Struct, frozen=True, gc=False):
+    """``data`` of ``pusher:subscribe``. An empty ``auth`` is as good as none (2.3)."""
+
+    channel: str
+    auth: str | None = None
+    channel_data: str | None = None
+
+
+class UnsubscribeData(msgspec.Struct, frozen=True, gc=False):
+    """``data`` of ``pusher:unsubscribe``."""
+
+    channel: str
+
+
+class ChannelData(msgspec.Struct, frozen=True, gc=False):
+    """What ``channel_data`` holds on a presence channel (2.4); ``user_info`` stays raw."""
+
+    #: Numbers only as far as every client reads them as they were sent (2.2).
+    user_id: str | Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+    user_info: msgspec.Raw = msgspec.Raw(b"")
+
+
+class SignInData(msgspec.Struct, frozen=True, gc=False):
+    """``data`` of ``pusher:signin``; ``user_data`` is kept byte for byte for its signature."""
+
+    auth: str
+    user_data: str
+
+
+class UserData(msgspec.Struct, frozen=True, gc=False):
+    """What ``user_data`` holds (5.1); ``user_info`` stays raw, and is empty where it is absent."""
+
+    id: str
+    user_info: msgspec.Raw = msgspec.Raw(b"")
+    watchlist: tuple[str, ...] = ()
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """One event published to one channel.
+
+    Attributes:
+        event: its name.
+        channel: where to.
+        data: the published string, or raw JSON for a client event, relayed as it came.
+        user_id: of the member who triggered a client event on a presence channel.
+        exclude: socket id of the connection that must not get it.
+    """
+
+    event: str
+    channel: str
+    data: str | msgspec.Raw
+    user_id: str | int | None = None
+    exclude: str | None = None

@@ -1,0 +1,449 @@
+"""One client's conversation, without I/O: a message in, a request or a refusal out.
+
+A Session owns the socket id and knows what its client may do: which channels it is in, as which
+user, how fast it may talk. It does not know who else is there; what it cannot answer alone it
+returns as a request for the Broker. A broken rule is raised as an error that says how to answer.
+
+It trusts nothing: every field is typed, every name parsed, every signature verified before it is
+looked into, and ten bad messages in ten seconds end the connection (protocol.md 9.5).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from cachecast.errors import (
+    AuthError,
+    BadMessageError,
+    RefusedError,
+    RemoteProtocolError,
+    SubscriptionError,
+)
+from cachecast.protocol import auth
+from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
+from cachecast.protocol.messages import (
+    ChannelData,
+    ClientMessage,
+    Publication,
+    SignInData,
+    SubscribeData,
+    UnsubscribeData,
+    UserData,
+    too_large_text,
+)
+from cachecast.protocol.rate_limit import TokenBucket
+
+if TYPE_CHECKING:
+    from cachecast.apps import App
+    from cachecast.protocol.codec import Codec
+
+__all__ = [
+    "ClientEvent",
+    "Member",
+    "Ping",
+    "Pong",
+    "Request",
+    "Session",
+    "SignIn",
+    "Subscribe",
+    "Unsubscribe",
+    "User",
+]
+
+#: Bad messages in as many seconds that end a connection with 4009.
+MAX_FAULTS: Final = 10
+FAULT_WINDOW_S: Final = 10.0
+
+#: Messages that may come in one burst: a library that reconnects subscribes to everything at once.
+MESSAGE_BURST: Final = 2_000
+
+
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """Who a presence subscription stands for.
+
+    Attributes:
+        user_id: as the authorizer signed it, string or number (protocol.md 9.5).
+        user_info: raw JSON, or None where the authorizer gave none.
+    """
+
+    user_id: str | int
+    user_info: msgspec.Raw | None = None
+
+    @property
+    def key(self) -> str:
+        """What two connections of one user share."""
+        return str(self.user_id)
+
+
+class User(msgspec.Struct, frozen=True, gc=False):
+    """Who signed in.
+
+    Attributes:
+        id: non-empty.
+        user_data: the signed text, sent back in ``signin_success``.
+        user_info: raw JSON or None; a presence channel shows it.
+        watchlist: at most the app's limit.
+        is_watchlist_cut: more ids were given (4302).
+    """
+
+    id: str
+    user_data: str
+    user_info: msgspec.Raw | None
+    watchlist: tuple[str, ...]
+    is_watchlist_cut: bool
+
+
+class Subscribe(msgspec.Struct, frozen=True, gc=False):
+    """Join a channel; authorized already."""
+
+    name: ChannelName
+    member: Member | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, gc=False):
+    """Leave a channel that the session is in."""
+
+    channel: str
+
+
+class ClientEvent(msgspec.Struct, frozen=True, gc=False):
+    """Relay an event to the channel's other subscribers; nothing forgeable is in it."""
+
+    publication: Publication
+
+
+class SignIn(msgspec.Struct, frozen=True, gc=False):
+    """Become a user; verified already."""
+
+    user: User
+
+
+class Ping(msgspec.Struct, frozen=True, gc=False):
+    """``pusher:ping``: answer it."""
+
+
+class Pong(msgspec.Struct, frozen=True, gc=False):
+    """``pusher:pong``: that it came is all it says."""
+
+
+Request = Subscribe | Unsubscribe | ClientEvent | SignIn | Ping | Pong
+
+
+class Session:
+    """One client of one app. Slots only, and nothing built before it is needed.
+
+    Attributes:
+        app: whose key it connected with.
+        socket_id: ``digits.digits``; server libraries refuse anything else (1.4).
+        codec: of both directions.
+        outbox: where answers go; set by the transport.
+        subscriptions: channel name -> the edge that the hub made for it.
+        user: set once signed in.
+        active_at: when the client was last heard, in the broker's seconds.
+        authorize_by: when it must have shown a signature; infinity for most apps.
+        must_pong: whether a ping without an answer ends it (not before protocol 5).
+        wheel_slot: of the heartbeat.
+    """
+
+    __slots__ = (
+        "_event_bucket",
+        "_faults",
+        "_message_bucket",
+        "active_at",
+        "app",
+        "authorize_by",
+        "codec",
+        "must_pong",
+        "outbox",
+        "socket_id",
+        "subscriptions",
+        "user",
+        "wheel_slot",
+    )
+
+    def __init__(self, app: App, socket_id: str, codec: Codec, outbox: Any, now: float) -> None:  # noqa: ANN401
+        self.app = app
+        self.socket_id = socket_id
+        self.codec = codec
+        self.outbox = outbox
+        self.subscriptions: dict[str, Any] = {}
+        self.user: User | None = None
+        self.active_at = now
+        self.authorize_by = inf
+        self.must_pong = True
+        self.wheel_slot = 0
+        self._event_bucket: TokenBucket | None = None
+        self._message_bucket: TokenBucket | None = None
+        self._faults: list[float] | None = None
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Name the socket, not what it carries."""
+        return f"Session({self.app.id}, {self.socket_id})"
+
+    # --- in
+
+    def touch(self, now: float) -> None:
+        """Note a sign of life: a message, or a WebSocket ping or pong, which cost as much.
+
+        Raises:
+            RefusedError: there are more of them than a client has any reason for.
+        """
+        self.active_at = now
+        if self._message_bucket is None:
+            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
+        if not self._message_bucket.take(now):
+            raise RefusedError(
+                f"Too many messages: more than {self.app.messages_per_s:g} per second"
+            )
+
+    def receive(self, payload: bytes, now: float) -> Request:
+        """Understand one message.
+
+        Args:
+            payload: of one whole WebSocket message.
+            now: the broker's seconds.
+
+        Raises:
+            RemoteProtocolError: how to answer it stands in the error.
+        """
+        self.touch(now)
+        message = self.codec.decode(payload)
+        event = message.event
+        if event.startswith("client-"):
+            return self._client_event(message, now)
+        handler = _HANDLERS.get(event)
+        if handler is None:
+            raise RemoteProtocolError(f"Unsupported event received on socket: {event[:200]}")
+        return handler(self, message)
+
+    def _subscribe(self, message: ClientMessage) -> Request:
+        data = message.data_as(SubscribeData)
+        if data.channel in self.subscriptions:
+            raise RemoteProtocolError(f"Existing subscription to channel {data.channel}")
+        try:
+            return self._authorize(data)
+        except SubscriptionError:
+            raise
+        except RemoteProtocolError as error:
+            # Every refusal is told on the channel too: Echo's .error() hears only that (2.9).
+            raise SubscriptionError(
+                error.message, channel=data.channel, status=error.http_status
+            ) from None
+
+    def _authorize(self, data: SubscribeData) -> Subscribe:
+        name = parse_channel_name(data.channel, self.app.max_channel_name_length)
+        limit = self.app.max_channels_per_connection
+        if len(self.subscriptions) >= limit:
+            raise SubscriptionError(
+                f"Too many subscriptions: this connection may have {limit} channels",
+                channel=name.text,
+                kind="LimitReached",
+                status=4100,
+            )
+        if name.kind is Kind.SERVER_TO_USER:
+            if self.user is None or self.user.id != name.user_id:
+                raise AuthError("Only the signed-in user may subscribe to its own channel")
+            return Subscribe(name)
+        if not name.needs_auth:
+            return Subscribe(name)
+        channel_data = data.channel_data or None
+        text = auth.subscription_text(self.socket_id, name.text, channel_data)
+        auth.verify_client(data.auth, text, text, self.app.secret_of)
+        member = self._member(name, channel_data) if name.is_presence else None
+        return Subscribe(name, member)
+
+    def _member(self, name: ChannelName, channel_data: str | None) -> Member:
+        if channel_data is None:
+            if self.user is None:
+                raise SubscriptionError(
+                    "Missing parameter: data.channel_data, required for presence channels "
+                    "unless the connection is signed in",
+                    channel=name.text,
+                )
+            member = Member(self.user.id, self.user.user_info)
+        else:
+            member = self._read_member(name, channel_data)
+        too_long = len(member.key) > self.app.max_user_id_length
+        info_bytes = len(bytes(member.user_info)) if member.user_info is not None else 0
+        if too_long or info_bytes > self.app.max_presence_member_bytes:
+            raise SubscriptionError(
+                f"user_id is longer than {self.app.max_user_id_length} characters"
+                if too_long
+                else f"user_info is larger than {self.app.max_presence_member_bytes} bytes",
+                channel=name.text,
+                kind="LimitReached",
+                status=4301,
+            )
+        return member
+
+    def _read_member(self, name: ChannelName, channel_data: str) -> Member:
+        try:
+            data = msgspec.json.decode(channel_data, type=ChannelData)
+        except (ValueError, RecursionError) as error:
+            raise SubscriptionError(f"Invalid channel_data: {error}", channel=name.text) from None
+        if data.user_id == "":
+            raise SubscriptionError("Invalid channel_data: user_id is empty", channel=name.text)
+        return Member(data.user_id, _present(data.user_info))
+
+    def _unsubscribe(self, message: ClientMessage) -> Request:
+        channel = message.data_as(UnsubscribeData).channel
+        if channel not in self.subscriptions:
+            raise RemoteProtocolError(
+                f"No current subscription to channel {channel[:200]}, or subscription in progress"
+            )
+        return Unsubscribe(channel)
+
+    def _client_event(self, message: ClientMessage, now: float) -> Request:
+        channel, app = message.channel, self.app
+        if not channel or not bytes(message.data):
+            raise BadMessageError("Invalid client event (must contain channel and data)")
+        if not app.allows_client_events:
+            raise ClientEventError(
+                "To send client events, you must enable this feature in the Settings page of "
+                "your dashboard.",
+                channel,
+            )
+        edge = self.subscriptions.get(channel)
+        if edge is None:
+            raise ClientEventError(
+                f"Cannot broadcast client event (connection not subscribed to channel "
+                f"{channel[:200]})",
+                channel,
+            )
+        if not edge.channel.name.allows_client_events:
+            raise ClientEventError(
+                "Client event rejected - only supported on private and presence channels", channel
+            )
+        self._check_client_event_size(message)
+        if self._event_bucket is None:
+            self._event_bucket = TokenBucket(
+                app.client_events_per_s, max(1.0, app.client_events_per_s), now
+            )
+        if not self._event_bucket.take(now):
+            raise ClientEventError(
+                f"Client event rejected: more than {app.client_events_per_s:g} per second",
+                channel,
+                4301,
+            )
+        # Built anew: whatever else the client put into its message stays behind (section 4).
+        user_id = edge.member.user_id if edge.member is not None else None
+        return ClientEvent(
+            Publication(message.event, channel, message.data, user_id, self.socket_id)
+        )
+
+    def _check_client_event_size(self, message: ClientMessage) -> None:
+        app = self.app
+        if len(message.event) > app.max_event_name_length:
+            raise ClientEventError(
+                f"Event name is longer than {app.max_event_name_length} characters",
+                message.channel or "",
+            )
+        if len(bytes(message.data)) > app.max_event_bytes:
+            raise ClientEventError(too_large_text(app.max_event_bytes), message.channel or "")
+
+    def _sign_in(self, message: ClientMessage) -> Request:
+        if not self.app.allows_sign_in:
+            raise RemoteProtocolError("Sign-in is not enabled for this app")
+        data = message.data_as(SignInData)
+        text = auth.signin_text(self.socket_id, data.user_data)
+        try:
+            auth.verify_client(data.auth, text, text, self.app.secret_of)
+        except AuthError as error:
+            error.close_code = 4009
+            raise
+        try:
+            user = msgspec.json.decode(data.user_data, type=UserData)
+        except (ValueError, RecursionError) as error:
+            raise BadMessageError(f"Invalid user_data: {error}") from None
+        if not user.id:
+            raise BadMessageError("Invalid user_data: id must be a non-empty string")
+        if len(user.id) > self.app.max_user_id_length:
+            raise BadMessageError(
+                f"Invalid user_data: id is longer than {self.app.max_user_id_length} characters"
+            )
+        if self.user is not None and self.user.id != user.id:
+            raise RemoteProtocolError("Connection is already signed in as another user")
+        limit = self.app.max_watchlist_ids
+        return SignIn(
+            User(
+                user.id,
+                data.user_data,
+                _present(user.user_info),
+                tuple(dict.fromkeys(user.watchlist))[:limit],
+                len(set(user.watchlist)) > limit,
+            )
+        )
+
+    # --- out
+
+    def put(self, event: str, data: object, channel: str | None = None) -> None:
+        """Send a frame of the protocol's own to this client."""
+        self.outbox.put(self.codec.system_frame(event, data, channel))
+
+    def put_object(self, event: str, data: object, channel: str | None = None) -> None:
+        """The same for the three events whose data is an object on the wire."""
+        self.outbox.put(self.codec.system_frame(event, data, channel, is_object=True))
+
+    def error_frame(self, error: RemoteProtocolError) -> bytes:
+        """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
+        data = {"code": error.close_code, "message": error.message}
+        channel = error.channel if isinstance(error, ClientEventError) else None
+        return self.codec.system_frame("pusher:error", data, channel, is_object=True)
+
+    def refuse(self, error: RemoteProtocolError) -> None:
+        """Tell the client of an error that leaves the connection open."""
+        self.outbox.put(self.error_frame(error))
+        if isinstance(error, SubscriptionError):
+            self.put_object(
+                "pusher:subscription_error",
+                {"type": error.kind, "error": error.message, "status": error.status},
+                error.channel[:200],
+            )
+
+    def note_fault(self, now: float) -> None:
+        """Count a message that could not be understood.
+
+        Raises:
+            RefusedError: it was one too many; 4009 makes libraries stop.
+        """
+        self._faults = [at for at in self._faults or () if now - at < FAULT_WINDOW_S]
+        self._faults.append(now)
+        if len(self._faults) >= MAX_FAULTS:
+            raise RefusedError(
+                f"Too many invalid messages: {MAX_FAULTS} within {FAULT_WINDOW_S:.0f} seconds"
+            )
+
+
+def _present(info: msgspec.Raw) -> msgspec.Raw | None:
+    """``user_info`` as it was signed, or None where it is absent or null."""
+    return info if bytes(info) not in {b"", b"null"} else None
+
+
+class ClientEventError(RemoteProtocolError):
+    """A refused client event; its frame names the channel, as some clients expect (section 4)."""
+
+    def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
+        super().__init__(message, close_code=close_code)
+        self.channel = channel[:200]
+
+
+def _ping(session: Session, message: ClientMessage) -> Request:
+    del session, message
+    return Ping()
+
+
+def _pong(session: Session, message: ClientMessage) -> Request:
+    del session, message
+    return Pong()
+
+
+_HANDLERS = {
+    "pusher:subscribe": Session._subscribe,  # noqa: SLF001 - the table is part of the class
+    "pusher:unsubscribe": Session._unsubscribe,  # noqa: SLF001
+    "pusher:signin": Session._sign_in,  # noqa: SLF001
+    "pusher:ping": _ping,
+    "pusher:pong": _pong,
+}

@@ -1,0 +1,32 @@
+"""The operator's address: ``/up``, ``/ready`` and ``/metrics``; never the clients' port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachecast.metrics import exposition
+from cachecast.server.http_messages import Request, Response
+
+if TYPE_CHECKING:
+    from cachecast.broker import Broker
+
+__all__ = ["handle_admin"]
+
+_METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+def handle_admin(broker: Broker, request: Request) -> Response:
+    """Answer one request of the admin address."""
+    if request.method not in {"GET", "HEAD"}:
+        return Response(405, b"Only GET\n", "text/plain", ("Allow: GET",))
+    match request.path:
+        case "/up":
+            return Response(200, b'{"health":"OK"}')
+        case "/ready" if broker.clients.is_draining:
+            return Response(503, b'{"ready":false}')
+        case "/ready":
+            return Response(200, b'{"ready":true}')
+        case "/metrics":
+            return Response(200, exposition(broker.statistics), _METRICS_TYPE)
+        case _:
+            return Response(404, b"404 NOT FOUND\n", "text/plain; charset=utf-8")

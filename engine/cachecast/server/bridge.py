@@ -1,0 +1,246 @@
+"""Serve a connection that a host service's own trio-websocket server has accepted.
+
+For services that have such a server already and want Pusher clients on one of its paths. It costs
+two tasks and trio-websocket's 41 to 54 us a frame; ``serve`` is the fast way.
+
+trio-websocket 0.12.2 has edges that this file contains (libraries.md 2.5). Its reader task, which
+lives in the host's nursery, raises whenever it wants to say something after a Close has been sent,
+so :func:`_calm` makes that impossible. A cancelled send leaves half a frame on the wire and
+``aclose`` waits for ever for a peer that does not answer: so nothing here is cancelled but to end
+the connection, and it always ends by force.
+"""
+
+from __future__ import annotations
+
+from traceback import format_exc
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+from trio_websocket import ConnectionClosed
+from wsproto.events import CloseConnection
+from wsproto.utilities import LocalProtocolError
+
+from cachecast.errors import RemoteProtocolError
+from cachecast.protocol import frames
+from cachecast.protocol.codec import JSON, MSGPACK
+
+if TYPE_CHECKING:
+    from trio_websocket import WebSocketConnection
+    from wsproto.events import Event
+
+    from cachecast.broker import Broker
+    from cachecast.protocol.session import Session
+
+__all__ = ["bridge"]
+
+_log = structlog.get_logger("cachecast.server")
+
+#: How a connection may end under our hands.
+_ENDED: Final = (
+    ConnectionClosed, LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError
+)  # fmt: skip
+
+
+class _BridgedTransport:
+    """The Transport of an Outbox whose bytes leave through trio-websocket.
+
+    It takes one buffer at a time, so what does not fit waits in the Outbox under its policies.
+
+    Attributes:
+        scope: around everything that serves the connection; cancelled to end it.
+        is_closing: whether our Close is on its way.
+    """
+
+    retries_same_bytes = False
+
+    def __init__(self, broker: Broker, connection: WebSocketConnection) -> None:
+        self._clients = broker.clients
+        self._connection = connection
+        self._buffer = b""
+        self._wants_flush = False
+        self._wakeup = trio.Event()
+        self.session: Session | None = None
+        self.scope = trio.CancelScope()
+        self.is_closing = False
+
+    def send(self, data: bytes) -> int:
+        if self._buffer:
+            raise BlockingIOError
+        self._buffer = data
+        self._wakeup.set()
+        return len(data)
+
+    def wait_writable(self) -> None:
+        self._wants_flush = True
+
+    def on_drained(self) -> None:
+        self._wants_flush = False
+
+    def on_slow(self) -> None:
+        if self.session is not None:
+            self._clients.disconnect_slow(self.session)
+
+    def on_broken(self) -> None:
+        self.scope.cancel()
+
+    async def write(self, session: Session, nursery: trio.Nursery) -> None:
+        """Send what is put in until a Close has been exchanged; ``nursery`` waits for pongs."""
+        try:
+            while not self.is_closing:
+                if not self._buffer:
+                    self._wakeup = trio.Event()
+                    await self._wakeup.wait()
+                for opcode, payload in frames.split_frames(self._buffer):
+                    await self._send(session, nursery, opcode, payload)
+                self._buffer = b""
+                if self._wants_flush:
+                    session.outbox.flush(self._clients.now())
+        except _ENDED:
+            pass
+        self.scope.cancel()
+
+    async def _send(
+        self, session: Session, nursery: trio.Nursery, opcode: int, payload: bytes
+    ) -> None:
+        if opcode == frames.CLOSE:
+            self.is_closing = True
+            # Bounded by the heartbeat, as every closing connection is: on_broken ends it.
+            await self._connection.aclose(
+                frames.close_code_of(payload) or 1000, payload[2:].decode() or None
+            )
+        elif opcode == frames.PING:
+            nursery.start_soon(self._ping, session)
+        else:
+            await _send(self._connection, opcode, payload)
+
+    async def _ping(self, session: Session) -> None:
+        """Pings and pongs are between the libraries; only this call learns that one came back."""
+        try:
+            await self._connection.ping()
+        except _ENDED:
+            return
+        self._clients.touch(session)
+
+    async def read(self, session: Session) -> None:
+        """Hand over what the client says until it says no more."""
+        speaks_msgpack = session.codec is MSGPACK
+        try:
+            while True:
+                message = await self._connection.get_message()
+                if session.outbox.is_finishing:
+                    continue
+                if isinstance(message, str) == speaks_msgpack:
+                    self._clients.finish(
+                        session, frames.close_frame(1003, "This connection speaks another codec")
+                    )
+                else:
+                    payload = message.encode() if isinstance(message, str) else message
+                    self._clients.receive(session, payload)
+        except _ENDED:
+            pass
+        if not self.is_closing:  # else the writer waits for the client's Close
+            self.scope.cancel()
+
+
+async def _send(connection: WebSocketConnection, opcode: int, payload: bytes) -> None:
+    await connection.send_message(payload.decode() if opcode == frames.TEXT else payload)
+
+
+async def bridge(
+    broker: Broker,
+    connection: WebSocketConnection,
+    key: str,
+    *,
+    protocol: str | None = "7",
+    origin: str | None = None,
+    is_tls: bool = False,
+) -> None:
+    """Serve one accepted connection until it ends; returns then, whichever side ended it.
+
+        async def handler(request):  # of trio_websocket.serve_websocket
+            connection = await request.accept()
+            await bridge(broker, connection, key="app-key")
+
+    Args:
+        broker: from ``open_broker``.
+        connection: accepted by the host; with the subprotocol ``cachecast.v1.msgpack`` it speaks
+            msgpack. Closed when this returns. Keep its ``max_message_size`` at or below the
+            broker's ``max_message_bytes``: what is larger has been received before we see it.
+        key: app key, which the host read from its path.
+        protocol: the ``protocol`` of the query.
+        origin: of the browser.
+        is_tls: whether the client came over TLS.
+
+    If cancelled, the connection is closed by force.
+    """
+    codec = MSGPACK if connection.subprotocol == MSGPACK.subprotocol else JSON
+    _calm(connection)
+    try:
+        try:
+            app = broker.clients.admit(key, protocol, origin, is_tls=is_tls)
+        except RemoteProtocolError as error:
+            data = {"code": error.close_code, "message": error.message}
+            frame = codec.system_frame("pusher:error", data, is_object=True)
+            with trio.move_on_after(broker.config.close_timeout_s):
+                await _refuse(connection, codec.opcode, frames.payload_of(frame), error)
+            return
+        transport = _BridgedTransport(broker, connection)
+        session = broker.clients.open(app, codec, transport, protocol)
+        transport.session = session
+        try:
+            with transport.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(transport.read, session)
+                    nursery.start_soon(transport.write, session, nursery)
+        except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
+            _log.error("connection failed", handler="bridge", traceback=format_exc())
+        finally:
+            broker.clients.close(session)
+            session.outbox.discard()
+    finally:
+        await _end(connection)
+
+
+async def _refuse(
+    connection: WebSocketConnection, opcode: int, payload: bytes, error: RemoteProtocolError
+) -> None:
+    reason = frames.split_frames(frames.close_frame(error.close_code, error.message))[0][1][2:]
+    try:
+        await _send(connection, opcode, payload)
+        await connection.aclose(error.close_code or 4009, reason.decode())
+    except _ENDED:
+        pass
+
+
+def _calm(connection: WebSocketConnection) -> None:
+    """Keep trio-websocket's reader task from raising into the host's nursery.
+
+    One Ping or oversized message that arrives after a Close was sent makes it send something
+    that wsproto refuses (``LocalProtocolError``), and a broken stream makes its answer to a
+    protocol error raise ``ConnectionClosed``; stock ``serve_websocket`` then ends the whole
+    ``trio.run``. What cannot be said any more is not said.
+    """
+    send = connection._send  # noqa: SLF001 - all of it meets there, and 0.12.2 has no public seam
+
+    async def calm_send(event: Event) -> None:
+        try:
+            await send(event)
+        except LocalProtocolError:
+            await trio.lowlevel.checkpoint()
+        except ConnectionClosed:
+            if not isinstance(event, CloseConnection):
+                raise
+
+    connection._send = calm_send  # type: ignore[method-assign]  # noqa: SLF001 - see above
+
+
+async def _end(connection: WebSocketConnection) -> None:
+    """Close by force, whatever state it is in; the host's own ``aclose`` then finds it closed.
+
+    The messages that nobody reads any more are let go first: a reader task that waits to hand
+    over one of them would never end.
+    """
+    with trio.CancelScope(shield=True):
+        await connection._recv_channel.aclose()  # noqa: SLF001 - aclose() does it in no order
+        await trio.aclose_forcefully(connection._stream)  # noqa: SLF001 - left open after a 1009

@@ -1,0 +1,330 @@
+"""One batch of webhook events on its way to one URL: signed, posted, tried again, given up.
+
+The rule of this file: the receiver may be slow, wrong or hostile, and none of it reaches further
+than this one delivery. An answer counts as soon as its status line is here; its body is read only
+so that the connection can be used again, and only up to a bound. Nothing that could be a secret
+(payload, header value, query or userinfo of the URL) is ever logged or put into an error.
+
+It knows neither queues nor the order of events; :mod:`cachecast.tasks.webhooks` does.
+
+Source: Pusher's "Webhooks" page, the server libraries' validators (protocol.md 7).
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import metadata
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+import trio
+
+from cachecast.protocol.auth import sign
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Sequence
+
+    import httpx2
+
+    from cachecast.apps import App, Webhook
+
+__all__ = ["Courier", "Endpoint", "WebhookEvent", "open_client"]
+
+#: For the whole of one try: connect, send, answer (protocol.md 7).
+ANSWER_LIMIT_S: Final = 4.0
+
+#: After the first try. Pusher's figure; the last try is made exactly then.
+RETRY_FOR_S: Final = 300.0
+
+#: The pause before retry n is drawn from 0 to this times 2^(n-1) ("full jitter", AWS Architecture
+#: Blog, "Exponential Backoff And Jitter": fewest calls and least crowding of what they compare).
+FIRST_BACKOFF_S: Final = 1.0
+
+#: No pause is longer, so that a receiver that is back is noticed within a minute. Makes about 16
+#: tries in five minutes.
+MAX_BACKOFF_S: Final = 60.0
+
+#: Requests of the whole node that are open at once, and so its sockets to receivers. A try waits
+#: here *before* its 4 s begin: in the client's own pool the wait would count, and receivers that
+#: hang would make the deliveries of other tenants fail.
+MAX_REQUESTS: Final = 100
+
+#: How much of an answer's body is read to keep its connection; real ones are empty or "OK".
+MAX_ANSWER_BYTES: Final = 64 * 1024
+
+#: How long closing a connection may take when everything around it is cancelled already.
+CLOSE_GRACE_S: Final = 1.0
+
+#: A receiver that is down is logged at most so often, for each URL.
+LOG_INTERVAL_S: Final = 60.0
+
+#: What a hook's own headers may not set: the validators compare the first three, and the last
+#: two would break the framing of the request.
+_OWN_HEADERS: Final = frozenset(
+    {"content-type", "x-pusher-key", "x-pusher-signature", "user-agent"}
+    | {"content-length", "transfer-encoding"}
+)
+
+_log = structlog.get_logger("cachecast.webhooks")
+
+
+class WebhookEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One event as it stands in a webhook's body (protocol.md 7).
+
+    Attributes:
+        name: one of ``cachecast.apps.WEBHOOK_EVENTS``.
+        channel: where it happened.
+        user_id: of ``member_added`` and ``member_removed``, and of a ``client_event`` on a
+            presence channel.
+        event, data, socket_id: of a ``client_event``; ``data`` is always a string.
+        subscription_count: of the event of that name; 0 is a value.
+    """
+
+    name: str
+    channel: str
+    user_id: str | None = None
+    event: str | None = None
+    data: str | None = None
+    socket_id: str | None = None
+    subscription_count: int | None = None
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Leave out what users said: an event must not carry it into a log."""
+        return f"WebhookEvent({self.name!r}, {self.channel!r})"
+
+
+class _Body(msgspec.Struct):
+    time_ms: int
+    events: Sequence[WebhookEvent]
+
+
+class Endpoint:
+    """One URL of one app, and what a request to it needs.
+
+    Attributes:
+        url: in full.
+        place: host and path of it, which is what may be logged.
+        app_id: whose it is.
+        next_log_at: when its failures may be logged again.
+    """
+
+    __slots__ = ("_hook", "_key", "_secret", "app_id", "next_log_at", "place", "url")
+
+    def __init__(self, app: App, hook: Webhook) -> None:
+        parts = urlsplit(hook.url)
+        # Not parts.netloc: it has the userinfo.
+        port = "" if parts.port is None else f":{parts.port}"
+        self.url = hook.url
+        self.place = f"{parts.hostname}{port}{parts.path}"
+        self.app_id = app.id
+        self.next_log_at = -float("inf")
+        self._hook = hook
+        oldest = app.key_pairs[0]
+        self._key, self._secret = oldest.key, oldest.secret.encode()
+
+    def wants(self, name: str, channel: str) -> bool:
+        """Whether the event's name and channel pass this URL's filters."""
+        hook = self._hook
+        return (not hook.events or name in hook.events) and (
+            not hook.channel_prefixes or channel.startswith(hook.channel_prefixes)
+        )
+
+    def headers(self, body: bytes) -> dict[str, str]:
+        """The headers of a request with this very body.
+
+        The content type is exactly that: Pusher's node library compares it as a string, and a
+        charset behind it makes the webhook invalid there.
+        """
+        extra = {n: v for n, v in self._hook.headers.items() if n.lower() not in _OWN_HEADERS}
+        return extra | {
+            "Content-Type": "application/json",
+            "User-Agent": _USER_AGENT,
+            "X-Pusher-Key": self._key,
+            "X-Pusher-Signature": sign(self._secret, body),
+        }
+
+
+def open_client() -> httpx2.AsyncClient:
+    """Make the one client of the node. Blocks for 40 to 470 ms (it loads the CA certificates).
+
+    It follows no redirects, keeps no cookies (they would travel between tenants who have the
+    same receiver), and has no time limits of its own: :class:`Courier` sets one around each try.
+    It does honour ``HTTPS_PROXY`` and ``SSL_CERT_FILE``, which operators need.
+    """
+    # Here, so that a node without webhooks pays neither the 70 ms nor the memory.
+    import httpx2  # noqa: PLC0415
+
+    return httpx2.AsyncClient(
+        timeout=None,
+        follow_redirects=False,
+        limits=httpx2.Limits(max_connections=MAX_REQUESTS, max_keepalive_connections=20),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+    )
+
+
+class Courier:
+    """Takes batches to their URLs.
+
+    Never more than :data:`MAX_REQUESTS` requests are open at once; further tries wait for their
+    turn in order. Who calls decides how many wait.
+    """
+
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        unix_now: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        """Borrow a client.
+
+        Args:
+            client: closed by whoever opened it.
+            unix_now: wall time in seconds, for ``time_ms``.
+            jitter: draws from 0 to 1.
+        """
+        self._client = client
+        self._unix_now = unix_now
+        self._jitter = jitter
+        self._turns = trio.CapacityLimiter(MAX_REQUESTS)
+
+    async def deliver(
+        self, endpoint: Endpoint, events: Sequence[WebhookEvent], outcomes: Counter[str]
+    ) -> bool:
+        """Post events until they are accepted, or until five minutes after the first try.
+
+        If cancelled, a request that was under way may or may not have been received.
+
+        Args:
+            endpoint: where to.
+            events: one body's worth, in order.
+            outcomes: gets every event counted as ``delivered`` or ``failed`` in the end, and as
+                ``retried`` at every try but the first.
+
+        Returns:
+            Whether they were accepted.
+        """
+        last_try_at = float("inf")
+        n_tries = 0
+        while True:
+            async with self._turns:
+                now = trio.current_time()
+                if n_tries == 0:
+                    last_try_at = now + RETRY_FOR_S
+                else:
+                    outcomes["retried"] += len(events)
+                failure = await self._try(endpoint, events)
+            n_tries += 1
+            if failure is None:
+                outcomes["delivered"] += len(events)
+                return True
+            now = trio.current_time()
+            if now >= last_try_at:
+                outcomes["failed"] += len(events)
+                self._log_given_up(endpoint, failure, n_tries, len(events))
+                return False
+            self._log_failure(endpoint, failure, now)
+            pause_s = self._jitter() * min(
+                MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(n_tries - 1, 9)
+            )
+            await trio.sleep_until(min(now + pause_s, last_try_at))
+
+    async def _try(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> str | None:
+        """Post once. Returns why it was not accepted, fit for a log, or None if it was."""
+        # An event that cannot be encoded fails before any other await; this keeps the checkpoint.
+        await trio.lowlevel.checkpoint()
+        status: int | None = None
+        failure = f"no answer within {ANSWER_LIMIT_S:g} s"
+        try:
+            with trio.move_on_after(ANSWER_LIMIT_S):
+                response = await self._send(endpoint, events)
+                status = response.status_code
+                await _discard_body(response)
+        except Exception as error:  # noqa: BLE001
+            # One of the two places in the engine that catch everything. Names that do not
+            # resolve, TLS, half answers, a header value that no client can encode: the list has
+            # no end, and none of it may stop the deliveries to other URLs. Cancelled is no
+            # Exception and passes.
+            failure = _describe(error)
+        if status is None:
+            return failure
+        return None if 200 <= status < 300 else f"status {status}"
+
+    async def _send(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> httpx2.Response:
+        """Sign anew and send; returns when the head of the answer is here.
+
+        Anew, because Pusher's Python library refuses a ``time_ms`` that is older than 300 s.
+        """
+        body = msgspec.json.encode(_Body(int(self._unix_now() * 1000), events))
+        request = self._client.build_request(
+            "POST", endpoint.url, content=body, headers=endpoint.headers(body)
+        )
+        # httpx2 writes the URL of every request to the log of the process that embeds us, at
+        # INFO and in full. So it gets one without secrets, and the real target beside it.
+        url = request.url
+        request.extensions["target"] = url.raw_path
+        request.url = url.copy_with(username="", password="", query=None, fragment=None)
+        credentials = (url.username, url.password) if url.userinfo else None
+        return await self._client.send(request, auth=credentials, stream=True)
+
+    def _log_failure(self, endpoint: Endpoint, failure: str, now: float) -> None:
+        if now < endpoint.next_log_at:
+            return
+        endpoint.next_log_at = now + LOG_INTERVAL_S
+        _log.warning(
+            "webhook not accepted, will retry",
+            app=endpoint.app_id, url=endpoint.place, failure=failure,
+        )  # fmt: skip
+
+    def _log_given_up(self, endpoint: Endpoint, failure: str, n_tries: int, n_events: int) -> None:
+        # Needs no limit of its own: each lane can give up once in five minutes.
+        _log.warning(
+            "webhook given up",
+            app=endpoint.app_id, url=endpoint.place, failure=failure, tries=n_tries,
+            events=n_events,
+        )  # fmt: skip
+
+
+async def _discard_body(response: httpx2.Response) -> None:
+    """Read the body so that the connection can be used again; drop both if it is too long."""
+    try:
+        n_bytes = 0
+        # Raw: a compressed answer is never unpacked.
+        if not response.is_stream_consumed:
+            async with aclosing(response.aiter_raw()) as chunks:
+                async for chunk in chunks:
+                    n_bytes += len(chunk)
+                    if n_bytes > MAX_ANSWER_BYTES:
+                        break
+    finally:
+        with trio.move_on_after(CLOSE_GRACE_S, shield=True):
+            await response.aclose()
+
+
+def _describe(error: Exception) -> str:
+    """Say what went wrong without quoting anybody.
+
+    Messages of HTTP libraries can quote a header ("Illegal header value ..."). Those of the
+    operating system and of TLS cannot, and they are what an operator needs: which name did not
+    resolve, which certificate did not fit.
+    """
+    cause: BaseException | None = error
+    for _ in range(8):
+        if cause is None or isinstance(cause, OSError):
+            break
+        cause = cause.__cause__ or cause.__context__
+    name = type(error).__name__
+    return f"{name}: {cause}" if isinstance(cause, OSError) else name
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cachecast")
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return "0"
+
+
+_USER_AGENT: Final = f"Cachecast/{_version()}"

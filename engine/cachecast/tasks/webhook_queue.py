@@ -1,0 +1,332 @@
+"""What was told and not yet sent: the grace, the order within a channel, the bound.
+
+Everything here is synchronous and takes ``now``: each call is one step that no other task can
+see half done. :mod:`cachecast.tasks.webhooks` says what is promised and runs the tasks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cachecast.apps import WEBHOOK_EVENTS
+from cachecast.tasks.webhook_delivery import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cachecast.apps import App
+    from cachecast.metrics import AppCounters
+    from cachecast.tasks.webhook_delivery import WebhookEvent
+
+__all__ = ["GRACE_S", "AppQueue", "UrlQueue"]
+
+#: How long a departure is held back (protocol.md 7).
+GRACE_S: Final = 3.0
+
+#: One request of an app that ``batches_webhooks``: so many events, or after so long.
+MAX_BATCH_EVENTS: Final = 20
+BATCH_WINDOW_S: Final = 0.25
+
+#: Held events that one step lets go before it yields; a few microseconds each. Ten thousand
+#: clients that were disconnected at once come due at once.
+MAX_RELEASES_PER_STEP: Final = 256
+
+#: Arrival -> the departure that it makes untrue.
+_DEPARTURE_OF: Final = {"channel_occupied": "channel_vacated", "member_added": "member_removed"}
+_DEPARTURES: Final = frozenset(_DEPARTURE_OF.values())
+
+#: Arrival or departure -> both. Whoever asks for one has to do with the other: without it, half
+#: of a page reload would be sent.
+_PAIR_OF: Final = {name: pair for pair in _DEPARTURE_OF.items() for name in pair}
+
+
+class _Miss:
+    """A ``cache_miss`` on its way to several URLs: acknowledged once, by the first that takes it.
+
+    If none does, by the last that is given up or dropped.
+    """
+
+    __slots__ = ("is_acknowledged", "n_open")
+
+    def __init__(self, n_open: int) -> None:
+        self.n_open = n_open
+        self.is_acknowledged = False
+
+
+class _Item:
+    """One event for one URL."""
+
+    __slots__ = ("event", "miss", "queued_at", "urls_queue")
+
+    def __init__(
+        self, event: WebhookEvent, urls_queue: UrlQueue, miss: _Miss | None, queued_at: float
+    ) -> None:
+        self.event = event
+        self.urls_queue = urls_queue
+        self.miss = miss
+        self.queued_at = queued_at
+
+
+class _Held:
+    """A departure in its grace, and what waits behind it."""
+
+    __slots__ = ("event", "followers", "held_at")
+
+    def __init__(self, event: WebhookEvent, held_at: float) -> None:
+        self.event = event
+        self.held_at = held_at
+        self.followers: list[WebhookEvent] = []
+
+
+class UrlQueue:
+    """What waits for one URL, by channel. Synchronous; bounded by its :class:`AppQueue`.
+
+    Attributes:
+        endpoint: the URL.
+        ready: channels that may be sent now and what waits for each, longest-waiting channel
+            first; never an empty queue.
+        busy: channels that a lane has to itself, and what has come since.
+        n_ready: events in ``ready``.
+        n_lanes: tasks, at most ``MAX_LANES`` of webhooks.py.
+        is_choosing: whether one of them is about to take a batch. Only one at a time does, or
+            batches would be torn apart.
+        filled: set when that one need not wait any longer.
+    """
+
+    __slots__ = (
+        "busy", "endpoint", "filled", "is_choosing", "max_batch", "n_lanes", "n_ready", "ready",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint, max_batch: int) -> None:
+        self.endpoint = endpoint
+        self.max_batch = max_batch
+        self.ready: OrderedDict[str, deque[_Item]] = OrderedDict()
+        self.busy: dict[str, deque[_Item]] = {}
+        self.n_ready = 0
+        self.n_lanes = 0
+        self.is_choosing = False
+        self.filled = trio.Event()
+
+    def put(self, item: _Item) -> None:
+        """Append an event to what waits for its channel."""
+        channel = item.event.channel
+        behind = self.busy.get(channel)
+        if behind is not None:
+            behind.append(item)
+            return
+        self.ready.setdefault(channel, deque()).append(item)
+        self.n_ready += 1
+        if self.n_ready >= self.max_batch:
+            self.filled.set()
+
+    def begin_choosing(self, *, at_once: bool) -> float:
+        """Reserve the next batch. Returns when to stop waiting for more of it."""
+        self.is_choosing = True
+        self.filled = trio.Event()
+        if at_once or self.n_ready >= self.max_batch:
+            self.filled.set()
+        first = next(iter(self.ready.values()))[0]
+        return first.queued_at + BATCH_WINDOW_S
+
+    def take(self) -> list[_Item]:
+        """Take the next batch, in order of time; its channels are busy until :meth:`finish`."""
+        self.is_choosing = False
+        batch: list[_Item] = []
+        while self.ready and len(batch) < self.max_batch:
+            channel, queue = self.ready.popitem(last=False)
+            self.n_ready -= len(queue)
+            while queue and len(batch) < self.max_batch:
+                batch.append(queue.popleft())
+            self.busy[channel] = queue
+        # Stable, so events of one instant stay in the order in which they were told.
+        batch.sort(key=lambda item: item.queued_at)
+        return batch
+
+    def finish(self, batch: Sequence[_Item]) -> None:
+        """Make the batch's channels ready again if more has come for them."""
+        for channel in {item.event.channel: None for item in batch}:
+            queue = self.busy.pop(channel)
+            if queue:
+                self.ready[channel] = queue
+                self.n_ready += len(queue)
+
+    def drop_first(self, channel: str) -> None:
+        """Forget the event that has waited longest in a channel."""
+        queue = self.busy.get(channel)
+        if queue is not None:
+            queue.popleft()
+            return
+        queue = self.ready[channel]
+        queue.popleft()
+        self.n_ready -= 1
+        if not queue:
+            del self.ready[channel]
+
+
+class AppQueue:
+    """Everything of one app that was told and not yet sent. Synchronous: ``now`` comes in.
+
+    Bound: ``App.max_queued_webhook_events``. Unit: an event for one URL; a held event and each
+    that waits behind it counts once. Policy: the longest-waiting goes first, whichever URL or
+    grace it waits for. Counter: ``webhooks["dropped"]``. Events of requests under way are
+    gone from the queue and cannot be dropped, since nobody knows whether they arrived; they are
+    at most ``MAX_LANES`` batches for each URL besides.
+
+    Attributes:
+        app: whose it is.
+        names: of events worth telling.
+        urls: a queue for each.
+        held: departures in their grace, oldest first, by name, channel and user.
+        items: all that waits in the queues of URLs, longest-waiting first.
+        n_in_flight: events of requests under way.
+        n_unreported: events lost since the last line in the log.
+        emptied: where ``Webhooks.wait_flushed`` waits.
+    """
+
+    def __init__(
+        self, app: App, counters: AppCounters, acknowledge_miss: Callable[[str], None]
+    ) -> None:
+        self.app = app
+        self.outcomes = counters.webhooks
+        max_batch = MAX_BATCH_EVENTS if app.batches_webhooks else 1
+        self.urls = [UrlQueue(Endpoint(app, hook), max_batch) for hook in app.webhooks]
+        wanted: set[str] = {name for hook in app.webhooks for name in hook.events or WEBHOOK_EVENTS}
+        self.names = frozenset(name for event in wanted for name in _PAIR_OF.get(event, (event,)))
+        self.held: OrderedDict[tuple[str, str, str | None], _Held] = OrderedDict()
+        self.items: OrderedDict[_Item, None] = OrderedDict()
+        self.n_in_flight = 0
+        self.n_unreported = 0
+        self.has_grace_task = False
+        self.has_loss_task = False
+        self.emptied = trio.lowlevel.ParkingLot()
+        self._n_followers = 0
+        self._acknowledge_miss = acknowledge_miss
+
+    @property
+    def n_waiting(self) -> int:
+        """What the bound applies to."""
+        return len(self.items) + len(self.held) + self._n_followers
+
+    @property
+    def n_queued(self) -> int:
+        """Everything not yet delivered, given up or dropped."""
+        return self.n_waiting + self.n_in_flight
+
+    def add(self, event: WebhookEvent, now: float, *, has_grace: bool) -> None:
+        """Sort an event in: it is held, or swallows a held one, or waits its turn.
+
+        Args:
+            event: what happened.
+            now: when.
+            has_grace: False while flushing: a departure is then sent like any other event.
+        """
+        if not self._concerns_any(event):
+            return
+        if not self._swallows(event, now):
+            self._place(event, now, has_grace=has_grace)
+        self._trim(now)
+        self._wake_if_empty()
+
+    def next_release_at(self) -> float:
+        """When the oldest grace ends; minus infinity if nothing is held."""
+        for held in self.held.values():
+            return held.held_at + GRACE_S
+        return -inf
+
+    def release(self, held_until: float, now: float) -> None:
+        """Queue departures whose grace ends by ``held_until``, at most a step's worth."""
+        for _ in range(MAX_RELEASES_PER_STEP):
+            if not self.held or self.next_release_at() > held_until:
+                break
+            _, held = self.held.popitem(last=False)
+            self._enqueue(held.event, now)
+            self._enqueue_followers(held, now)
+        self._trim(now)
+        self._wake_if_empty()
+
+    def take(self, urls_queue: UrlQueue) -> list[_Item]:
+        """Take the URL's next batch; it is in flight until :meth:`settle`."""
+        batch = urls_queue.take()
+        for item in batch:
+            del self.items[item]
+        self.n_in_flight += len(batch)
+        return batch
+
+    def settle(self, batch: Sequence[_Item], *, is_accepted: bool) -> None:
+        """Note the outcome of a batch."""
+        self.n_in_flight -= len(batch)
+        for item in batch:
+            self._close_miss(item, is_accepted=is_accepted)
+        self._wake_if_empty()
+
+    def _concerns_any(self, event: WebhookEvent) -> bool:
+        names = _PAIR_OF.get(event.name, (event.name,))
+        return any(url.endpoint.wants(name, event.channel) for url in self.urls for name in names)
+
+    def _swallows(self, event: WebhookEvent, now: float) -> bool:
+        """Whether it is an arrival whose departure is still held; both are forgotten then."""
+        departure = _DEPARTURE_OF.get(event.name)
+        if departure is None:
+            return False
+        held = self.held.pop((departure, event.channel, event.user_id), None)
+        if held is None:
+            return False
+        self._enqueue_followers(held, now)
+        return True
+
+    def _place(self, event: WebhookEvent, now: float, *, has_grace: bool) -> None:
+        vacated = self.held.get(("channel_vacated", event.channel, None))
+        # Without grace, too, a departure must not overtake those that still wait for theirs.
+        if event.name in _DEPARTURES and (has_grace or self.held):
+            key = (event.name, event.channel, event.user_id)
+            self.held.setdefault(key, _Held(event, now))
+        elif vacated is not None:
+            vacated.followers.append(event)
+            self._n_followers += 1
+        else:
+            self._enqueue(event, now)
+
+    def _enqueue(self, event: WebhookEvent, now: float) -> None:
+        urls = [url for url in self.urls if url.endpoint.wants(event.name, event.channel)]
+        miss = _Miss(len(urls)) if event.name == "cache_miss" else None
+        for url in urls:
+            item = _Item(event, url, miss, now)
+            self.items[item] = None
+            url.put(item)
+
+    def _enqueue_followers(self, held: _Held, now: float) -> None:
+        self._n_followers -= len(held.followers)
+        for event in held.followers:
+            self._enqueue(event, now)
+
+    def _trim(self, now: float) -> None:
+        """Drop the longest-waiting until the bound holds. Ends: each turn ends a grace or drops."""
+        while self.n_waiting > self.app.max_queued_webhook_events:
+            self.outcomes["dropped"] += 1
+            self.n_unreported += 1
+            held = next(iter(self.held.values()), None)
+            item = next(iter(self.items), None)
+            if held is not None and (item is None or held.held_at < item.queued_at):
+                self.held.popitem(last=False)
+                self._enqueue_followers(held, now)
+            elif item is not None:
+                del self.items[item]
+                item.urls_queue.drop_first(item.event.channel)
+                self._close_miss(item, is_accepted=False)
+
+    def _close_miss(self, item: _Item, *, is_accepted: bool) -> None:
+        miss = item.miss
+        if miss is None:
+            return
+        miss.n_open -= 1
+        if not miss.is_acknowledged and (is_accepted or miss.n_open == 0):
+            miss.is_acknowledged = True
+            self._acknowledge_miss(item.event.channel)
+
+    def _wake_if_empty(self) -> None:
+        if not self.n_queued:
+            self.emptied.unpark_all()

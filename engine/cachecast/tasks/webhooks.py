@@ -1,0 +1,248 @@
+"""Webhooks: what happens in an app, told to the app's own servers, in order.
+
+The idea: *choosing* what to send is synchronous and small, *sending* it is slow and may fail. So
+:meth:`Webhooks.notify` only sorts an event into queues, and tasks that exist only while there is
+something to do take it from there. An app without webhooks costs one failed dict lookup.
+
+**Order.** What is kept is the order within a channel, for each URL, also across retries. An event
+waits behind the earlier ones of its channel; channels do not wait for each other, except for a
+free *lane*: a URL has at most :data:`MAX_LANES` requests under way, and a lane has the channels of
+its batch to itself until the outcome is known. (Not a lane for each hash of a channel's name: two
+channels would block each other by accident, and batches would come out eight times as small.)
+
+**Grace.** A page that reloads leaves and comes back. So ``channel_vacated`` and
+``member_removed`` are held for ``GRACE_S``, and if their ``channel_occupied`` or
+``member_added`` arrives within it, nobody is told of either (protocol.md 7). What follows a held
+event:
+
+- Behind a held ``channel_vacated`` every later event of that channel waits, at most 3 s. A
+  ``cache_miss`` at t=1 thus arrives after the ``channel_vacated`` of t=0, not as news from a
+  channel that is then declared empty; if somebody came back, it is sent at that moment.
+- Behind a held ``member_removed`` nothing waits. The only event that contradicts it, the user's
+  own ``member_added``, cancels it; holding back what other users do would delay a busy presence
+  channel, where somebody is always leaving, by 3 s for ever.
+
+**Queues.** One for each app: bound, unit, policy and counter are in the docstring of
+:class:`~cachecast.tasks.webhook_queue.AppQueue`. HTTP is in
+:mod:`cachecast.tasks.webhook_delivery`.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import structlog
+import trio
+
+from cachecast.tasks.webhook_delivery import (
+    CLOSE_GRACE_S,
+    LOG_INTERVAL_S,
+    Courier,
+    WebhookEvent,
+    open_client,
+)
+from cachecast.tasks.webhook_queue import AppQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import httpx2
+
+    from cachecast.apps import App
+    from cachecast.metrics import AppCounters
+    from cachecast.tasks.webhook_queue import UrlQueue
+
+__all__ = ["WebhookEvent", "Webhooks"]
+
+#: Requests under way to one URL. With one, a channel whose receiver fails would stop all others
+#: for five minutes; with very many, a receiver that comes back would be overrun. Browsers settled
+#: on 6 connections to a host for the same reason; 8 make 160 events/s at 50 ms an answer.
+MAX_LANES: Final = 8
+
+_log = structlog.get_logger("cachecast.webhooks")
+
+
+class Webhooks:
+    """Takes the events of all apps and brings them to their URLs."""
+
+    def __init__(
+        self,
+        apps: Sequence[App],
+        counters: Mapping[str, AppCounters],
+        *,
+        unix_now: Callable[[], float],
+        on_miss_acknowledged: Callable[[str, str], None] = lambda _app_id, _channel: None,
+        open_client: Callable[[], httpx2.AsyncClient] = open_client,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Make the queues; nothing is opened before :meth:`run`.
+
+        Args:
+            apps: those without webhooks are passed over.
+            counters: by app id; ``webhooks`` counts events as ``delivered``, ``retried`` (each
+                try but the first), ``failed`` and ``dropped``, once for each URL.
+            unix_now: wall time in seconds, for ``time_ms``.
+            on_miss_acknowledged: called with app id and channel, once for each ``cache_miss``:
+                when the first URL has accepted it, or when the last was given up or dropped. Not
+                called if no URL's filters let it pass. May be called from inside :meth:`notify`
+                of another event, whose arrival made the queue overflow.
+            open_client: makes the HTTP client; closed at the end of :meth:`run`.
+            jitter: draws from 0 to 1, for the pauses between tries.
+        """
+        self._queues = {
+            app.id: AppQueue(app, counters[app.id], partial(on_miss_acknowledged, app.id))
+            for app in apps
+            if app.webhooks
+        }
+        self._unix_now = unix_now
+        self._open_client = open_client
+        self._jitter = jitter
+        self._courier: Courier | None = None
+        self._nursery: trio.Nursery | None = None
+        self._n_flushing = 0
+
+    def wants(self, app_id: str, name: str) -> bool:
+        """Whether an event of that name is worth :meth:`notify`. O(1).
+
+        True also if only its counterpart is asked for: a URL that hears of ``channel_occupied``
+        alone would otherwise be told of every reload.
+        """
+        queue = self._queues.get(app_id)
+        return queue is not None and name in queue.names
+
+    def notify(self, app_id: str, event: WebhookEvent) -> None:
+        """Queue an event. Never yields, never blocks; O(URLs of the app)."""
+        queue = self._queues.get(app_id)
+        if queue is None or event.name not in queue.names:
+            return
+        queue.add(event, trio.current_time(), has_grace=not self._n_flushing)
+        self._start_tasks(queue)
+
+    def queued_events(self, app_id: str) -> int:
+        """Events that are held, waiting or under way, once for each URL they are waiting for."""
+        queue = self._queues.get(app_id)
+        return 0 if queue is None else queue.n_queued
+
+    async def run(self) -> NoReturn:
+        """Deliver for ever. Without any webhook it does nothing and opens nothing.
+
+        Starts in its own nursery: for each URL up to :data:`MAX_LANES` lanes, for each app one
+        task for the grace and one for the losses, each only while there is something for it to
+        do. If cancelled, what was not delivered is lost, counted and logged.
+        """
+        if self._queues:
+            client = self._open_client()
+            self._courier = Courier(client, self._unix_now, self._jitter)
+            try:
+                await self._run_nursery()
+            finally:
+                self._report_unsent()
+                with trio.move_on_after(CLOSE_GRACE_S, shield=True):
+                    await client.aclose()
+        await trio.sleep_forever()
+
+    async def wait_flushed(self) -> None:
+        """Wait until nothing is queued; from now on and until then no grace and no batch window.
+
+        Retries keep their pauses, so a receiver that is down can make this last for minutes: the
+        caller bounds it with a cancel scope. If cancelled, the grace is back for new events. Only
+        while :meth:`run` runs does anything become less.
+        """
+        self._n_flushing += 1
+        try:
+            for queue in self._queues.values():
+                while queue.held:
+                    queue.release(inf, trio.current_time())
+                    self._start_tasks(queue)
+                    await trio.lowlevel.checkpoint()
+                for url in queue.urls:
+                    url.filled.set()
+            while any(queue.n_queued for queue in self._queues.values()):
+                for queue in self._queues.values():
+                    if queue.n_queued:
+                        await queue.emptied.park()
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._n_flushing -= 1
+
+    async def _run_nursery(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for queue in self._queues.values():
+                    self._start_tasks(queue)
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def _report_unsent(self) -> None:
+        for queue in self._queues.values():
+            if queue.n_queued:
+                queue.outcomes["dropped"] += queue.n_queued
+                _log.warning("webhook events lost at stop", app=queue.app.id, lost=queue.n_queued)
+
+    def _start_tasks(self, queue: AppQueue) -> None:
+        """Start what the state of a queue asks for and does not have yet."""
+        if self._nursery is None:
+            return
+        for url in queue.urls:
+            self._start_lane(queue, url)
+        if queue.held and not queue.has_grace_task:
+            queue.has_grace_task = True
+            self._nursery.start_soon(self._run_grace, queue)
+        if queue.n_unreported and not queue.has_loss_task:
+            queue.has_loss_task = True
+            self._nursery.start_soon(self._run_loss_log, queue)
+
+    def _start_lane(self, queue: AppQueue, url: UrlQueue) -> None:
+        if self._nursery is None or not url.ready or url.is_choosing or url.n_lanes >= MAX_LANES:
+            return
+        url.n_lanes += 1
+        due = url.begin_choosing(at_once=self._n_flushing > 0)
+        self._nursery.start_soon(self._run_lane, queue, url, due)
+
+    async def _run_lane(self, queue: AppQueue, url: UrlQueue, due: float) -> None:
+        """Send batch after batch while anything is ready. Entered with the right to choose.
+
+        Nothing is ever left lying: whatever becomes ready has a lane that is choosing, or starts
+        one, or all lanes are under way, and each of those looks again when it is done.
+        """
+        assert self._courier is not None
+        while True:
+            with trio.move_on_at(due):
+                await url.filled.wait()
+            batch = queue.take(url)
+            self._start_lane(queue, url)
+            events = [item.event for item in batch]
+            if events:
+                is_accepted = await self._courier.deliver(url.endpoint, events, queue.outcomes)
+                url.finish(batch)
+                queue.settle(batch, is_accepted=is_accepted)
+            if url.is_choosing or not url.ready:
+                break
+            due = url.begin_choosing(at_once=self._n_flushing > 0)
+        url.n_lanes -= 1
+
+    async def _run_grace(self, queue: AppQueue) -> None:
+        """Let departures go as their grace ends, until nothing is held."""
+        while True:
+            await trio.sleep_until(queue.next_release_at())
+            now = trio.current_time()
+            queue.release(now, now)
+            self._start_tasks(queue)
+            if not queue.held:
+                break
+        queue.has_grace_task = False
+
+    async def _run_loss_log(self, queue: AppQueue) -> None:
+        """Log losses at most once a minute, and none twice; ends after a minute without any."""
+        while True:
+            lost, queue.n_unreported = queue.n_unreported, 0
+            _log.warning("webhook queue full, oldest dropped", app=queue.app.id, lost=lost)
+            await trio.sleep(LOG_INTERVAL_S)
+            if not queue.n_unreported:
+                break
+        queue.has_loss_task = False

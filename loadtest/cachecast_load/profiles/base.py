@@ -1,0 +1,300 @@
+"""What a profile is: a handful of hooks with sensible defaults. Copy a small one to write your own.
+
+A profile says which channels there are, who subscribes to which, and what happens when. It never
+measures: clients, publishers and the ledger do that for every profile alike, so that a new profile
+cannot forget to.
+
+Channels are numbers; a profile's are `base`, `base + 1` and so on, so that `mixed` can run
+several profiles in one. One instance serves one block or publisher; nothing in it is shared
+between processes, and everything it derives comes from the plan, so that all processes derive the
+same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote, urlsplit
+
+from cachecast_load import pusher
+from cachecast_load.client import IDLE
+from cachecast_load.http11 import make_request
+from cachecast_load.plan import Plan
+from cachecast_load.reactor import now_us
+
+if TYPE_CHECKING:
+    from cachecast_load.block import Block
+    from cachecast_load.client import Client
+    from cachecast_load.orders import Order
+    from cachecast_load.session import Session
+
+CLEAN = (
+    "delivery.lost == 0",
+    "delivery.doubled == 0",
+    "delivery.reordered == 0",
+    "delivery.stale == 0",
+    "delivery.altered == 0",
+    "delivery.misrouted == 0",
+    "publish.failed == 0",
+    "connect.failed == 0",
+    "subscribe.failed == 0",
+    "closed.unexpected == 0",
+)
+
+
+# Plan fields by section, as in a plan's TOML.
+Defaults = Mapping[str, Mapping[str, Any]]
+
+
+class Profile:
+    """Subscribers that connect, listen, and come back when they lose their connection.
+
+    Attributes:
+        name: what the command line calls it.
+        summary: one line for `profiles`.
+        prefix: the kind of channel.
+        defaults: plan fields that differ from the general defaults, by section.
+        slos: rules that hold for any healthy deployment, used when the plan has none.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    prefix: ClassVar[str] = ""
+    defaults: ClassVar[Defaults] = {}
+    slos: ClassVar[tuple[str, ...]] = CLEAN
+
+    def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
+        self.plan = plan
+        self.session = session
+        self.base = base
+        self.owns: Callable[[int], bool] = lambda _subscriber: True
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def channel_name(self, channel: int) -> str:
+        """Return a channel's full name. It holds the run's mark: runs never share channels."""
+        name = self._names.get(channel)
+        if name is None:
+            name = f"{self.channel_prefix(channel)}lt-{self.session.run:04x}-{channel}"
+            self._names[channel] = name
+            self._numbers[name] = channel
+        return name
+
+    def channel_number(self, name: str) -> int:
+        """Return the number of a channel this process has named, -1 for any other."""
+        return self._numbers.get(name, -1)
+
+    def channel_prefix(self, channel: int) -> str:
+        """Return the kind of a channel; the plan's `channel_kind` overrides the profile's."""
+        del channel
+        return self.plan.behaviour.channel_kind or self.prefix
+
+    def is_cache(self, channel: int) -> bool:
+        """Whether the target keeps the channel's last value."""
+        return pusher.is_cache_channel(self.channel_prefix(channel))
+
+    def channel_count(self) -> int:
+        """Return how many channels this profile has."""
+        return self.plan.load.channels
+
+    def published(self) -> list[int]:
+        """Return the channels that the HTTP API publishes to on schedule."""
+        return [self.base + channel for channel in range(self.channel_count())]
+
+    def script(self) -> list[tuple[float, int]]:
+        """Return single publishes besides the schedule: (seconds into measuring, channel)."""
+        return []
+
+    def primed(self) -> list[int]:
+        """Return the channels that get one value before anybody subscribes."""
+        return []
+
+    def encode(self, channel: int, payload: bytes) -> str:
+        """Return the `data` that carries a payload on a channel."""
+        del channel
+        return payload.decode("ascii")
+
+    def expected_ready(self, subscribers: int) -> int:
+        """Return how many subscribers must be fully subscribed before measuring begins."""
+        return subscribers
+
+    def is_ready(self, client: Client) -> bool:
+        """Whether a client has all it asked for."""
+        return bool(client.memberships) and not client.pending and not client.asks
+
+    def is_slow(self, subscriber: int) -> bool:
+        """Whether a subscriber reads slowly on purpose. Must not depend on the process."""
+        del subscriber
+        return False
+
+    def subscriptions(self, subscriber: int) -> list[int]:
+        """Return the channels a subscriber listens to.
+
+        By default its own number modulo the channels, and the next ones after it, so that
+        subscribers spread evenly; with a Zipf distribution popular channels get more of them.
+        """
+        count, each = self.channel_count(), self.plan.load.channels_per_subscriber
+        if self.plan.load.distribution == "zipf":
+            rng = random.Random(f"{self.plan.seed}/zipf/{subscriber}")
+            chosen = _zipf_sample(rng, self._zipf, each)
+        else:
+            chosen = [(subscriber * each + step) % count for step in range(each)]
+        return [self.base + channel for channel in chosen]
+
+    @cached_property
+    def _zipf(self) -> list[float]:
+        exponent = self.plan.load.zipf_exponent
+        return [(rank + 1) ** -exponent for rank in range(self.channel_count())]
+
+    def added(self, client: Client) -> None:
+        """A subscriber shall exist: connect it when the pace allows."""
+        client.block.queue_connect(client)
+
+    def removed(self, client: Client) -> None:
+        """A subscriber shall leave; it is closed after this call."""
+
+    def welcomed(self, client: Client) -> None:
+        """A connection is established: subscribe."""
+        for channel in self.subscriptions(client.number):
+            self.authorize(client, channel, self.channel_data(client))
+
+    def channel_data(self, client: Client) -> str | None:
+        """Return `channel_data` for presence channels, None for others."""
+        if not self.channel_prefix(self.base).startswith("presence-"):
+            return None
+        return pusher.presence_data(self.user_of(client.number))
+
+    def user_of(self, subscriber: int) -> str:
+        """Return the user id of a subscriber; several subscribers may be one user."""
+        return f"u{subscriber // self.plan.behaviour.connections_per_user}"
+
+    def subscribed(self, client: Client, channel: int, data: object) -> None:
+        """A subscription was confirmed; `data` is what came with it."""
+
+    def joined(self, client: Client, channel: int, seq: int) -> None:
+        """A cache channel answered with its value's sequence number, or -1 for a miss."""
+
+    def refused(self, client: Client, code: object, text: str) -> None:
+        """A `pusher:error` came; the connection may go on."""
+
+    def member_event(
+        self, client: Client, channel: int, data: dict[str, Any], *, joined: bool
+    ) -> None:
+        """Someone joined or left a presence channel."""
+
+    def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
+        """A channel event without our stamp came: somebody else's, or an encrypted one."""
+        del message, now_us
+        client.block.recorder.counts["unstamped"] += 1
+
+    def closed(self, client: Client, code: int, *, was_open: bool) -> None:
+        """A connection was lost or never made: come back as the close code says."""
+        del was_open
+        self.come_back(client, code)
+
+    def ordered(self, block: Block, order: Order) -> None:
+        """The level or phase changed."""
+
+    def started(self, block: Block) -> None:
+        """Measuring begins in this block."""
+
+    def draining(self, block: Block) -> None:
+        """No new publish will come; stop starting things."""
+
+    def finishing(self, block: Block) -> None:
+        """The block is about to close everything: last look."""
+
+    @classmethod
+    def fit(cls, plan: Plan) -> Plan:
+        """Return the plan with what follows from its other values; may refuse it (`PlanError`)."""
+        return plan
+
+    def clients(self, block: Block) -> list[Client]:
+        """Return the block's clients that run this profile."""
+        return [client for client in block.clients.values() if client.profile is self]
+
+    def come_back(self, client: Client, code: int) -> None:
+        """Reconnect after the delay its close code's class asks for; never after a refusal."""
+        block = client.block
+        if block.is_finished or client.number not in block.clients:
+            return
+        todo = pusher.after_close(code)
+        if todo == pusher.STOP:
+            return
+        client.tries += 1
+        if self.plan.behaviour.backoff == "at once" or todo == pusher.AT_ONCE:
+            # Even "at once" has a floor: a target that closes during the handshake would be
+            # hammered.
+            delay_s = 0.0 if client.tries == 1 else min(0.1 * client.tries, 1.0)
+        elif self.plan.behaviour.backoff == "jitter":
+            ceiling = min(2.0**client.tries / 2, self.plan.behaviour.backoff_max_s)
+            delay_s = block.rng.uniform(0.0, ceiling)
+        else:
+            delay_s = min(1.0 * client.tries, self.plan.behaviour.backoff_max_s)
+        block.reactor.call_later(delay_s, self.reconnect, client)
+
+    def reconnect(self, client: Client) -> None:
+        """Connect again if the client still exists and has no connection."""
+        block = client.block
+        if client.state == IDLE and not block.is_finished and client.number in block.clients:
+            client.connect()
+
+    def authorize(self, client: Client, channel: int, channel_data: str | None = None) -> None:
+        """Subscribe, with the signature made here or, where the target has one, by its endpoint."""
+        name = self.channel_name(channel)
+        endpoint = self.session.target.auth_endpoint
+        if endpoint is None or not pusher.needs_auth(name):
+            client.subscribe(channel, channel_data=channel_data)
+            return
+        parts = urlsplit(endpoint)
+        body = f"socket_id={client.socket_id}&channel_name={quote(name, safe='')}"
+        if channel_data is not None:
+            body += f"&user_id={quote(self.user_of(client.number), safe='')}"
+        request = make_request(
+            "POST",
+            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            parts.netloc,
+            [("Content-Type", "application/x-www-form-urlencoded"), *self.session.target.headers],
+            body.encode(),
+        )
+        asked_us = now_us()
+        socket_id = client.socket_id
+
+        def answer(status: int, response: bytes, reason: str) -> None:
+            recorder = client.block.recorder
+            recorder.histograms["auth"].record(now_us() - asked_us)
+            grant = _read_grant(status, response)
+            if grant is None:
+                recorder.counts["subscribe_failed"] += 1
+                text = reason or response.decode("utf-8", "replace")
+                recorder.error(f"auth endpoint: {f'HTTP {status}' if status else reason}", text)
+            elif client.socket_id == socket_id:
+                self.granted(channel, grant)
+                client.subscribe(channel, str(grant["auth"]), grant.get("channel_data"))
+
+        client.block.auth_pool().send(lambda: request, answer)
+
+    def granted(self, channel: int, grant: dict[str, Any]) -> None:
+        """The auth endpoint said yes; `grant` may hold a `shared_secret`."""
+
+
+def _read_grant(status: int, response: bytes) -> dict[str, Any] | None:
+    if not 200 <= status < 300:
+        return None
+    try:
+        grant = json.loads(response)
+    except ValueError:
+        return None
+    return grant if isinstance(grant, dict) and isinstance(grant.get("auth"), str) else None
+
+
+def _zipf_sample(rng: random.Random, weights: list[float], count: int) -> list[int]:
+    chosen: dict[int, None] = {}
+    channels = range(len(weights))
+    while len(chosen) < count:
+        for channel in rng.choices(channels, weights, k=count - len(chosen)):
+            chosen[channel] = None
+    return list(chosen)

@@ -1,0 +1,67 @@
+"""encrypted: end-to-end encrypted channels; every payload is opened and its stamp checked."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cachecast_load.encryption import ChannelCipher, DecryptionError
+from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from cachecast_load.stamp import StampError, read_stamp
+
+if TYPE_CHECKING:
+    from cachecast_load.client import Client
+
+
+class Encrypted(Profile):
+    """The target must relay ciphertext byte for byte; one changed bit fails to open."""
+
+    name = "encrypted"
+    summary = "end-to-end encrypted channels: relayed and cached byte for byte"
+    prefix = "private-encrypted-"
+    defaults: ClassVar[Defaults] = {"load": {"subscribers": 200, "channels": 10, "rate": 50.0}}
+    slos = (*CLEAN, "crypto.failed == 0")
+
+    def encode(self, channel: int, payload: bytes) -> str:
+        """Seal the payload with the channel's key."""
+        return self._cipher(channel).seal(payload)
+
+    def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
+        """Open an event; what does not open is the target's fault or a wrong key."""
+        recorder = client.block.recorder
+        channel = self.channel_number(message["channel"])
+        if channel not in client.memberships:
+            recorder.counts["unstamped"] += 1
+            return
+        try:
+            stamp = read_stamp(self._cipher(channel).open(message.get("data")), client.block.mark)
+        except (DecryptionError, StampError) as error:
+            recorder.counts["crypto_failed"] += 1
+            recorder.error("encrypted payload does not open", str(error))
+            return
+        if stamp is None:
+            recorder.counts["unstamped"] += 1
+        elif stamp.channel != channel:
+            recorder.counts["misrouted"] += 1
+        else:
+            client.observe(stamp, now_us)
+
+    def granted(self, channel: int, grant: dict[str, Any]) -> None:
+        """Use the key the auth endpoint handed out, as an SDK does."""
+        if isinstance(grant.get("shared_secret"), str):
+            self._ciphers[channel] = ChannelCipher.from_shared_secret(grant["shared_secret"])
+
+    def _cipher(self, channel: int) -> ChannelCipher:
+        cipher = self._ciphers.get(channel)
+        if cipher is None:
+            key = self.session.target.encryption_key
+            if key is None:
+                text = f"{self.session.target.credentials.secret}/{self.session.run}"
+                key = hashlib.sha256(text.encode()).digest()
+            cipher = self._ciphers[channel] = ChannelCipher.derive(self.channel_name(channel), key)
+        return cipher
+
+    @cached_property
+    def _ciphers(self) -> dict[int, ChannelCipher]:
+        return {}

@@ -1,0 +1,34 @@
+"""CSV for spreadsheets: one file with every figure, one with the run by second."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from cachecast_load.slo import FIGURES
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return `figure,value,meaning` lines."""
+    rows = [["figure", "value", "meaning"], ["verdict", result["verdict"]["outcome"], ""]]
+    rows += [
+        [name, value, FIGURES[name].text if name in FIGURES else ""]
+        for name, value in sorted(result["figures"].items())
+    ]
+    return _lines(rows)
+
+
+def series(result: dict[str, Any]) -> str:
+    """Return one line per slot of the run, with a column for everything that occurs."""
+    rows = result["series"]["rows"]
+    names = sorted({name for row in rows for name in row} - {"t_s"})
+    table = [["t_s", *names]]
+    table += [[row["t_s"], *(row.get(name, "") for name in names)] for row in rows]
+    return _lines(table)
+
+
+def _lines(rows: list[list[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
