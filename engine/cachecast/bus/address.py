@@ -46,7 +46,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     path: str = ""
     is_tls: bool = False
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         if self.path:
             return self.path
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -156,7 +156,9 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         for number, text in enumerate(self.urls):
             # A single URL is the rule, and `bus.urls[0]` would puzzle whoever gave a flag.
             where = "bus.urls" if len(self.urls) == 1 else f"bus.urls[{number}]"
-            found += _read_url(text, where, self.username, password, for_sentinel=bool(self.sentinel))
+            found += _read_url(
+                text, where, self.username, password, for_sentinel=bool(self.sentinel)
+            )
         if self.sentinel:
             return self._named(found)
         names = [primary.name for primary in found]

@@ -1,31 +1,31 @@
 """What can be wrong with the engine, told apart by type and said in a sentence with its remedy.
 
-The one idea: whoever talks to the engine gets a reply or an instance of :class:`EngineFault`, and
+The one idea: whoever talks to the engine gets a reply or an instance of :class:`LinkError`, and
 its class alone says what to do. The engine's own words decide the class (the first word of a RESP
 error), and are kept where they carry no argument of ours: an error of the engine may quote a
 command, and commands carry payloads.
 
-    EngineFault
-      UnavailableFault        there is no link: wait for the next UP
-        DownFault               not connected at this moment
-        UnreachableFault        no connection could be made
-        LostFault               the connection ended: what was asked may have been done
-        SilentFault             nothing was heard for too long: the same
-        SlowFault               an answer took too long: the same
-        GarbageFault            what came is no RESP3
-        LoadingFault            the engine reads its data set
-        BusyFault               a script blocks the engine
-      BacklogFault            our own bound: too much waits for the engine
-      ConfigurationFault      an operator has to act
-        CredentialsFault, ForbiddenFault, TlsFault, ReplicaFault, UnfitFault, MemoryFault,
-        NoReplicasFault, WritesStoppedFault, MissingFunctionFault
-      RefusedFault            one of our functions said no
-        EpochFault              say hello again: the engine is not the one that you know
-        FencedFault             say hello again: your lease ended and your members are gone
-        GraceFault              wait: nodes are entering again what they know
-        CrowdedFault            the presence channel is full
-        MismatchFault           this node and another one must not work together
-      ReplyFault              any other error reply
+    LinkError
+      UnavailableError        there is no link: wait for the next UP
+        DownError               not connected at this moment
+        UnreachableError        no connection could be made
+        LostError               the connection ended: what was asked may have been done
+        SilentError             nothing was heard for too long: the same
+        SlowError               an answer took too long: the same
+        GarbageError            what came is no RESP3
+        LoadingError            the engine reads its data set
+        BusyError               a script blocks the engine
+      BacklogError            our own bound: too much waits for the engine
+      SetupError      an operator has to act
+        CredentialsError, ForbiddenError, TlsError, ReplicaError, UnfitError, MemoryError,
+        NoReplicasError, WritesStoppedError, MissingFunctionError
+      RefusedError            one of our functions said no
+        EpochError              say hello again: the engine is not the one that you know
+        FencedError             say hello again: your lease ended and your members are gone
+        GraceError              wait: nodes are entering again what they know
+        CrowdedError            the presence channel is full
+        MismatchError           this node and another one must not work together
+      ReplyError              any other error reply
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ from typing import Final
 from cachecast.errors import BusError
 
 __all__ = [
-    "BacklogFault",
-    "BusyFault",
-    "ConfigurationFault",
-    "CredentialsFault",
-    "CrowdedFault",
-    "DownFault",
-    "EngineFault",
-    "EpochFault",
-    "FencedFault",
-    "ForbiddenFault",
-    "GarbageFault",
-    "GraceFault",
-    "LoadingFault",
-    "LostFault",
-    "MemoryFault",
-    "MismatchFault",
-    "MissingFunctionFault",
-    "NoReplicasFault",
-    "RefusedFault",
-    "ReplicaFault",
-    "ReplyFault",
-    "SilentFault",
-    "SlowFault",
-    "TlsFault",
-    "UnavailableFault",
-    "UnfitFault",
-    "UnreachableFault",
-    "WritesStoppedFault",
+    "BacklogError",
+    "BusyError",
+    "CredentialsError",
+    "CrowdedError",
+    "DownError",
+    "EpochError",
+    "FencedError",
+    "ForbiddenError",
+    "GarbageError",
+    "GraceError",
+    "LinkError",
+    "LoadingError",
+    "LostError",
+    "MemoryError",
+    "MismatchError",
+    "MissingFunctionError",
+    "NoReplicasError",
+    "RefusedError",
+    "ReplicaError",
+    "ReplyError",
+    "SetupError",
+    "SilentError",
+    "SlowError",
+    "TlsError",
+    "UnavailableError",
+    "UnfitError",
+    "UnreachableError",
+    "WritesStoppedError",
     "fault_of",
 ]
 
 
-class EngineFault(BusError):
+class LinkError(BusError):
     """Base of everything that can go wrong between a node and the engine.
 
     Attributes:
@@ -77,45 +77,45 @@ class EngineFault(BusError):
     was_maybe_done: bool = False
 
 
-class UnavailableFault(EngineFault):
+class UnavailableError(LinkError):
     """There is no usable link; another attempt is under way or will be."""
 
 
-class DownFault(UnavailableFault):
+class DownError(UnavailableError):
     """The link is down at this moment, so nothing was sent."""
 
 
-class UnreachableFault(UnavailableFault):
+class UnreachableError(UnavailableError):
     """No connection could be made."""
 
 
-class LostFault(UnavailableFault):
+class LostError(UnavailableError):
     """The connection ended before the answer came."""
 
     was_maybe_done = True
 
 
-class SilentFault(LostFault):
+class SilentError(LostError):
     """Nothing was heard from the engine for longer than ``silence_s``."""
 
 
-class SlowFault(LostFault):
+class SlowError(LostError):
     """The engine is there, but an answer took longer than ``reply_limit_s``."""
 
 
-class GarbageFault(LostFault):
+class GarbageError(LostError):
     """What came is no RESP3: another kind of server, or a broken one."""
 
 
-class LoadingFault(UnavailableFault):
+class LoadingError(UnavailableError):
     """The engine is reading a data set, which a memory-only one never has to."""
 
 
-class BusyFault(UnavailableFault):
+class BusyError(UnavailableError):
     """A script, not one of ours, keeps the engine from answering."""
 
 
-class BacklogFault(EngineFault):
+class BacklogError(LinkError):
     """Our own bound: more waits for the engine than may.
 
     Attributes:
@@ -131,59 +131,59 @@ class BacklogFault(EngineFault):
         self.unit = unit
 
 
-class ConfigurationFault(EngineFault):
+class SetupError(LinkError):
     """An operator has to act; coming back does not help."""
 
 
-class CredentialsFault(ConfigurationFault):
+class CredentialsError(SetupError):
     """User or password are wrong, or missing."""
 
 
-class ForbiddenFault(ConfigurationFault):
+class ForbiddenError(SetupError):
     """The ACL user may not do what a node has to."""
 
 
-class TlsFault(ConfigurationFault):
+class TlsError(SetupError):
     """The TLS handshake failed."""
 
 
-class ReplicaFault(ConfigurationFault):
+class ReplicaError(SetupError):
     """The address is a replica's, which takes no writes."""
 
 
-class UnfitFault(ConfigurationFault):
+class UnfitError(SetupError):
     """Too old, a cluster member, or without functions."""
 
 
-class MemoryFault(ConfigurationFault):
+class MemoryError(SetupError):
     """The engine has reached its ``maxmemory``."""
 
 
-class NoReplicasFault(ConfigurationFault):
+class NoReplicasError(SetupError):
     """Fewer replicas follow than ``min-replicas-to-write`` asks for."""
 
 
-class WritesStoppedFault(ConfigurationFault):
+class WritesStoppedError(SetupError):
     """The engine refuses writes because it could not save: so it tries to."""
 
 
-class MissingFunctionFault(ConfigurationFault):
+class MissingFunctionError(SetupError):
     """The functions are not, or no longer, in the engine; hello loads them."""
 
 
-class RefusedFault(EngineFault):
+class RefusedError(LinkError):
     """One of our functions refused; nothing was executed."""
 
 
-class EpochFault(RefusedFault):
+class EpochError(RefusedError):
     """The engine is not the one the node said hello to, or its clock was set back."""
 
 
-class FencedFault(RefusedFault):
+class FencedError(RefusedError):
     """The node's lease ended, and its members were announced gone."""
 
 
-class GraceFault(RefusedFault):
+class GraceError(RefusedError):
     """A new epoch has begun, and nodes are entering again what they know.
 
     Attributes:
@@ -195,82 +195,92 @@ class GraceFault(RefusedFault):
         self.wait_s = wait_s
 
 
-class CrowdedFault(RefusedFault):
+class CrowdedError(RefusedError):
     """The presence channel has as many members as it may."""
 
 
-class MismatchFault(RefusedFault, ConfigurationFault):
+class MismatchError(RefusedError, SetupError):
     """This node and another one must not work together; the message says in what they differ."""
 
 
-class ReplyFault(EngineFault):
+class ReplyError(LinkError):
     """Any other error reply of the engine."""
 
 
 #: First word of an error reply -> the class, and the sentence. ``{}`` is what follows that word.
-_BY_CODE: Final[dict[str, tuple[type[EngineFault], str]]] = {
+_BY_CODE: Final[dict[str, tuple[type[LinkError], str]]] = {
     "NOAUTH": (
-        CredentialsFault,
+        CredentialsError,
         "The engine wants a password. Set bus.password, and bus.username for an ACL user.",
     ),
     "WRONGPASS": (
-        CredentialsFault,
+        CredentialsError,
         "The engine refuses user or password. Check bus.username and bus.password.",
     ),
     "NOPERM": (
-        ForbiddenFault,
-        "The engine's ACL forbids the node a command, key or topic: {} The user needs "
-        "~PREFIXcc:* &PREFIXcc:* +@all -@dangerous +info +config|get.",
+        ForbiddenError,
+        (
+            "The engine's ACL forbids the node a command, key or topic: {} The user needs "
+            "~PREFIXcc:* &PREFIXcc:* +@all -@dangerous +info +config|get."
+        ),
     ),
     "LOADING": (
-        LoadingFault,
-        "The engine is loading a data set from a file. One that keeps values in memory only has "
-        'none: set save "" and appendonly no.',
+        LoadingError,
+        (
+            "The engine is loading a data set from a file. One that keeps values in memory only has "
+            'none: set save "" and appendonly no.'
+        ),
     ),
     "READONLY": (
-        ReplicaFault,
-        "The engine is a replica and takes no writes. Give the primary's address, or Sentinels "
-        "with bus.sentinel, which know it.",
+        ReplicaError,
+        (
+            "The engine is a replica and takes no writes. Give the primary's address, or Sentinels "
+            "with bus.sentinel, which know it."
+        ),
     ),
     "MASTERDOWN": (
-        ReplicaFault,
+        ReplicaError,
         "The engine is a replica that has lost its primary. Give the primary's address.",
     ),
     "OOM": (
-        MemoryFault,
-        "The engine's memory is full: used memory is above maxmemory. Raise maxmemory, or lower "
-        "max_cache_bytes of the apps.",
+        MemoryError,
+        (
+            "The engine's memory is full: used memory is above maxmemory. Raise maxmemory, or lower "
+            "max_cache_bytes of the apps."
+        ),
     ),
     "NOREPLICAS": (
-        NoReplicasFault,
+        NoReplicasError,
         "The engine refuses writes because too few replicas follow it (min-replicas-to-write).",
     ),
     "MISCONF": (
-        WritesStoppedFault,
+        WritesStoppedError,
         'The engine refuses writes because saving to disk failed. It must not save: set save "".',
     ),
     "BUSY": (
-        BusyFault,
+        BusyError,
         "A script blocks the engine. It is none of this broker's, which are done in milliseconds.",
     ),
     "NOSCRIPT": (
-        MissingFunctionFault,
+        MissingFunctionError,
         "The engine has lost the broker's functions. The next hello loads them.",
     ),
     "MOVED": (
-        UnfitFault,
-        "The engine is a member of a Redis Cluster, whose slots break batches. Use one or several "
-        "independent primaries.",
+        UnfitError,
+        (
+            "The engine is a member of a Redis Cluster, whose slots break batches. Use one or several "
+            "independent primaries."
+        ),
     ),
-    "NOPROTO": (UnfitFault, "The engine does not speak RESP3. Redis 7.0 or any Valkey does."),
-    "EPOCH": (EpochFault, "The engine was restarted, failed over, flushed, or its clock set back."),
-    "FENCED": (FencedFault, "The node's lease ended before it was renewed."),
-    "CROWDED": (CrowdedFault, "The channel has {} members, as many as it may."),
-    "MISMATCH": (MismatchFault, "{}"),
+    "NOPROTO": (UnfitError, "The engine does not speak RESP3. Redis 7.0 or any Valkey does."),
+    "EPOCH": (EpochError, "The engine was restarted, failed over, flushed, or its clock set back."),
+    "FENCED": (FencedError, "The node's lease ended before it was renewed."),
+    "CROWDED": (CrowdedError, "The channel has {} members, as many as it may."),
+    "MISMATCH": (MismatchError, "{}"),
 }
 
 
-def fault_of(text: str) -> EngineFault:
+def fault_of(text: str) -> LinkError:
     """Translate an error reply.
 
     Args:
@@ -279,7 +289,7 @@ def fault_of(text: str) -> EngineFault:
     code, _, rest = text.partition(" ")
     if code == "GRACE":
         wait_s = int(rest) / 1000 if rest.isdecimal() else 0.0
-        return GraceFault("A new epoch has begun; nodes are entering what they know.", wait_s)
+        return GraceError("A new epoch has begun; nodes are entering what they know.", wait_s)
     if code in _BY_CODE:
         kind, sentence = _BY_CODE[code]
         if code == "NOPERM":
@@ -288,25 +298,25 @@ def fault_of(text: str) -> EngineFault:
             rest = rest.split(" has no permissions to ")[-1][:120].rstrip(". ") + "."
         return kind(sentence.format(rest))
     if code == "CROSSSLOT":
-        return UnfitFault(_BY_CODE["MOVED"][1])
+        return UnfitError(_BY_CODE["MOVED"][1])
     if code == "ERR":
         return _plain_error(rest)
-    return ReplyFault(f"The engine answered with an error: {text[:120]}")
+    return ReplyError(f"The engine answered with an error: {text[:120]}")
 
 
-def _plain_error(rest: str) -> EngineFault:
+def _plain_error(rest: str) -> LinkError:
     if rest.startswith("Function not found"):
-        return MissingFunctionFault(_BY_CODE["NOSCRIPT"][1])
+        return MissingFunctionError(_BY_CODE["NOSCRIPT"][1])
     if rest.startswith("AUTH <password> called without any password"):
-        return CredentialsFault(
+        return CredentialsError(
             "The engine has no password, but bus.password is set. Remove it, or set requirepass "
             "in the engine."
         )
     if rest.startswith(("unknown command", "unknown subcommand", "Unknown subcommand")):
         # What follows quotes arguments.
         name = rest.split("'")[1] if rest.count("'") > 1 else "a command"
-        return UnfitFault(
+        return UnfitError(
             f"The engine does not know {name[:40]}: too old, or the command was renamed. "
             "Redis 7.0 or any Valkey is needed."
         )
-    return ReplyFault(f"The engine answered with an error: {rest[:120]}")
+    return ReplyError(f"The engine answered with an error: {rest[:120]}")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import hiredis
@@ -30,23 +31,23 @@ import outcome
 import trio
 
 from cachecast.bus.faults import (
-    BacklogFault,
-    DownFault,
-    EngineFault,
-    GarbageFault,
-    LostFault,
-    SilentFault,
-    SlowFault,
+    BacklogError,
+    DownError,
+    GarbageError,
+    LinkError,
+    LostError,
+    SilentError,
+    SlowError,
     fault_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["Connection", "Limits", "Reply", "has_unread"]
 
 #: What the engine answers: bytes, int, float, bool, None, lists and dicts of them; for a callback
-#: also an :class:`~cachecast.bus.faults.EngineFault`.
+#: also an :class:`~cachecast.bus.faults.LinkError`.
 Reply: TypeAlias = Any
 
 #: One read: a hundred messages, a part of a millisecond to hand over.
@@ -56,7 +57,9 @@ READ_BYTES: Final = 32 * 1024
 MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 
 _NOT_YET: Final = object()
-_PING: Final = hiredis.pack_command(("PING",))
+# Its stub says a tuple of one; it takes any.
+_pack: Final[Callable[[tuple[bytes | str | int, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+_PING: Final = _pack(("PING",))
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +150,7 @@ class Connection:
         self.n_refused = 0
         self.n_messages = 0
         self.n_unsent_bytes = 0
-        self.fault: EngineFault | None = None
+        self.fault: LinkError | None = None
 
     @property
     def n_pending(self) -> int:
@@ -165,14 +168,14 @@ class Connection:
 
         Args:
             arguments: the command and what follows.
-            on_reply: called once with the reply, or with an ``EngineFault`` if the engine refused
+            on_reply: called once with the reply, or with an ``LinkError`` if the engine refused
                 or the connection ended; it must neither raise nor block. None discards the reply.
 
         Raises:
-            DownFault: the connection has ended; nothing was sent.
-            BacklogFault: a bound is reached; nothing was sent.
+            DownError: the connection has ended; nothing was sent.
+            BacklogError: a bound is reached; nothing was sent.
         """
-        self._enqueue(hiredis.pack_command(tuple(arguments)), _Pending(on_reply, 0))
+        self._enqueue(_pack(tuple(arguments)), _Pending(on_reply, 0))
 
     def subscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
@@ -181,17 +184,13 @@ class Connection:
 
         Messages may be handed over before ``on_reply`` is called; none is missed after it.
         """
-        self._enqueue(
-            hiredis.pack_command((b"SUBSCRIBE", *topics)), _Pending(on_reply, len(topics))
-        )
+        self._enqueue(_pack((b"SUBSCRIBE", *topics)), _Pending(on_reply, len(topics)))
 
     def unsubscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
     ) -> None:
         """Unsubscribe from topics; see :meth:`subscribe`."""
-        self._enqueue(
-            hiredis.pack_command((b"UNSUBSCRIBE", *topics)), _Pending(on_reply, len(topics))
-        )
+        self._enqueue(_pack((b"UNSUBSCRIBE", *topics)), _Pending(on_reply, len(topics)))
 
     async def call(self, *arguments: bytes | str | int) -> Reply:
         """Send a call and wait for its reply.
@@ -200,7 +199,7 @@ class Connection:
         carried out by the engine, or not; its reply is discarded.
 
         Raises:
-            EngineFault: see :meth:`send`; or the engine refused; or the connection ended.
+            LinkError: see :meth:`send`; or the engine refused; or the connection ended.
         """
         task = trio.lowlevel.current_task()
         is_waiting = True
@@ -218,21 +217,21 @@ class Connection:
 
         self.send(arguments, answered)
         reply = await trio.lowlevel.wait_task_rescheduled(abort)
-        if isinstance(reply, EngineFault):
+        if isinstance(reply, LinkError):
             raise reply
         return reply
 
     def _enqueue(self, packed: bytes, pending: _Pending) -> None:
         if self.fault is not None:
-            raise DownFault(f"There is no link to the engine: {self.fault}")
+            raise DownError(f"There is no link to the engine: {self.fault}")
         if len(self._pending) >= self._limits.max_pending:
             self.n_refused += 1
-            raise BacklogFault(self._limits.max_pending, "calls")
+            raise BacklogError(self._limits.max_pending, "calls")
         if self.n_unsent_bytes and (
             self.n_unsent_bytes + len(packed) > self._limits.max_unsent_bytes
         ):
             self.n_refused += 1
-            raise BacklogFault(self._limits.max_unsent_bytes, "bytes")
+            raise BacklogError(self._limits.max_unsent_bytes, "bytes")
         self._put(packed, pending)
 
     def _put(self, packed: bytes, pending: _Pending) -> None:
@@ -244,7 +243,7 @@ class Connection:
 
     # --- living
 
-    async def run(self) -> EngineFault:
+    async def run(self) -> LinkError:
         """Read, write and beat until the connection ends; then close it.
 
         Every call without an answer gets the reason by its callback before this returns. If
@@ -262,12 +261,12 @@ class Connection:
                     nursery.start_soon(self._run_writer)
                     nursery.start_soon(self._run_beat)
         finally:
-            self.end(LostFault("The connection to the engine was closed on this side."))
+            self.end(LostError("The connection to the engine was closed on this side."))
             await trio.aclose_forcefully(self._stream)
         assert self.fault is not None
         return self.fault
 
-    def end(self, fault: EngineFault) -> None:
+    def end(self, fault: LinkError) -> None:
         """End the connection with a reason; only the first counts. Never yields."""
         if self.fault is not None:
             return
@@ -284,7 +283,7 @@ class Connection:
     async def _run_reader(self) -> None:
         while True:
             try:
-                data = await self._stream.receive_some(READ_BYTES)
+                data = bytes(await self._stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 data = b""
                 cause = f" ({_root(error)})"
@@ -292,7 +291,7 @@ class Connection:
                 cause = ""
             if not data:
                 self.end(
-                    LostFault(
+                    LostError(
                         f"The engine ended the connection{cause}: it was stopped, an operator or "
                         "a failover ended its clients, or its output buffer for this node ran over "
                         "(client-output-buffer-limit)."
@@ -303,7 +302,7 @@ class Connection:
             try:
                 self._reader.feed(data)
                 self._hand_over()
-            except GarbageFault as fault:
+            except GarbageError as fault:
                 self.end(fault)
                 return
 
@@ -319,18 +318,18 @@ class Connection:
                     self._confirm()
                 continue
             if not self._pending:
-                if isinstance(reply, EngineFault):
+                if isinstance(reply, LinkError):
                     # What the engine says unasked before it hangs up: max clients, for example.
-                    self.end(LostFault(f"The engine ended the connection: {reply}"))
+                    self.end(LostError(f"The engine ended the connection: {reply}"))
                     return
-                raise GarbageFault("The engine answered what nobody asked: it is out of step.")
+                raise GarbageError("The engine answered what nobody asked: it is out of step.")
             waiting = self._pending.popleft()
             if waiting.on_reply is not None:
                 waiting.on_reply(reply)
             if self.fault is not None:
                 return
         if self._reader.len() > MAX_REPLY_BYTES:
-            raise GarbageFault(f"A reply is longer than {MAX_REPLY_BYTES} bytes.")
+            raise GarbageError(f"A reply is longer than {MAX_REPLY_BYTES} bytes.")
 
     def _confirm(self) -> None:
         if not self._pending or not self._pending[0].n_confirmations:
@@ -352,7 +351,7 @@ class Connection:
                 await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 if not self._is_unread():  # else the reader finds the reason
-                    self.end(LostFault(f"The connection to the engine broke: {_root(error)}."))
+                    self.end(LostError(f"The connection to the engine broke: {_root(error)}."))
                 return
             self.n_unsent_bytes -= len(data)
 
@@ -368,14 +367,14 @@ class Connection:
                 continue
             elif now - max(self._pinged_at, self._heard_at) > limits.silence_s:
                 self.end(
-                    SilentFault(
+                    SilentError(
                         f"Nothing was heard from the engine for {limits.silence_s:g} s. What was "
                         "asked may have been done."
                     )
                 )
             elif now - self._pinged_at > limits.reply_limit_s:
                 self.end(
-                    SlowFault(
+                    SlowError(
                         f"An answer of the engine took longer than {limits.reply_limit_s:g} s. "
                         "What was asked may have been done."
                     )
@@ -386,8 +385,8 @@ class Connection:
         self._pinged_at = None
 
 
-def _garbage(text: str) -> GarbageFault:
-    return GarbageFault(
+def _garbage(text: str) -> GarbageError:
+    return GarbageError(
         f"What came is no RESP3 ({text[:80]}): is there another kind of server, or TLS on only one "
         "side?"
     )
