@@ -136,7 +136,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not re.fullmatch(r"[A-Za-z0-9_.:\-]{0,64}", self.prefix):
             raise ConfigError(
                 "bus.prefix",
-                "must be at most 64 letters, digits and _ . : -, because it stands in ACL patterns.",
+                "must be at most 64 letters, digits and _ . : -; it stands in ACL patterns.",
                 "For example staging:",
             )
         if self.password and self.password_file:

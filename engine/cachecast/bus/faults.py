@@ -17,7 +17,7 @@ command, and commands carry payloads.
         BusyError               a script blocks the engine
       BacklogError            our own bound: too much waits for the engine
       SetupError      an operator has to act
-        CredentialsError, ForbiddenError, TlsError, ReplicaError, UnfitError, MemoryError,
+        CredentialsError, ForbiddenError, TlsError, ReplicaError, UnfitError, FullError,
         NoReplicasError, WritesStoppedError, MissingFunctionError
       RefusedError            one of our functions said no
         EpochError              say hello again: the engine is not the one that you know
@@ -43,12 +43,12 @@ __all__ = [
     "EpochError",
     "FencedError",
     "ForbiddenError",
+    "FullError",
     "GarbageError",
     "GraceError",
     "LinkError",
     "LoadingError",
     "LostError",
-    "MemoryError",
     "MismatchError",
     "MissingFunctionError",
     "NoReplicasError",
@@ -155,7 +155,7 @@ class UnfitError(SetupError):
     """Too old, a cluster member, or without functions."""
 
 
-class MemoryError(SetupError):
+class FullError(SetupError):
     """The engine has reached its ``maxmemory``."""
 
 
@@ -227,8 +227,8 @@ _BY_CODE: Final[dict[str, tuple[type[LinkError], str]]] = {
     "LOADING": (
         LoadingError,
         (
-            "The engine is loading a data set from a file. One that keeps values in memory only has "
-            'none: set save "" and appendonly no.'
+            "The engine is loading a data set from a file. One that keeps values in memory "
+            'only has none: set save "" and appendonly no.'
         ),
     ),
     "READONLY": (
@@ -243,10 +243,10 @@ _BY_CODE: Final[dict[str, tuple[type[LinkError], str]]] = {
         "The engine is a replica that has lost its primary. Give the primary's address.",
     ),
     "OOM": (
-        MemoryError,
+        FullError,
         (
-            "The engine's memory is full: used memory is above maxmemory. Raise maxmemory, or lower "
-            "max_cache_bytes of the apps."
+            "The engine's memory is full: used memory is above maxmemory. Raise maxmemory, or "
+            "lower max_cache_bytes of the apps."
         ),
     ),
     "NOREPLICAS": (
@@ -268,8 +268,8 @@ _BY_CODE: Final[dict[str, tuple[type[LinkError], str]]] = {
     "MOVED": (
         UnfitError,
         (
-            "The engine is a member of a Redis Cluster, whose slots break batches. Use one or several "
-            "independent primaries."
+            "The engine is a member of a Redis Cluster, whose slots break batches. Use one or "
+            "several independent primaries."
         ),
     ),
     "NOPROTO": (UnfitError, "The engine does not speak RESP3. Redis 7.0 or any Valkey does."),

@@ -14,240 +14,50 @@ DESIGN.md); the exception is a publish or batch at its own limits.
 
 from __future__ import annotations
 
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
-
-from cachecast.bus.record import Record, pack_tail, read_record
+from cachecast.bus.answers import (
+    Beat,
+    Collected,
+    Entered,
+    Greeting,
+    Published,
+    Termination,
+    read_beat,
+    read_collected,
+    read_ended,
+    read_entered,
+    read_greeting,
+    read_nothing,
+    read_page,
+    read_published,
+    read_records,
+    read_text,
+    read_totals,
+)
+from cachecast.bus.calls import (
+    MAX_BYTES,
+    REAP_STEP,
+    Call,
+    Event,
+    Facts,
+    Rosters,
+    library,
+    library_name,
+)
+from cachecast.bus.record import Record, pack_tail
 from cachecast.bus.shards import Keys, shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from cachecast.bus.resp import Reply
 
-__all__ = [
-    "MAX_KEYS",
-    "PROTOCOL",
-    "Beat",
-    "Call",
-    "Collected",
-    "Entered",
-    "Event",
-    "Facts",
-    "Functions",
-    "Greeting",
-    "Published",
-    "Rosters",
-    "Termination",
-    "library",
-    "library_name",
-    "portions",
-]
-
-#: Of keys, topics, records and functions. Nodes of different numbers refuse each other in words.
-PROTOCOL: Final = 1
-
-#: Keys in one call that is not a publish.
-MAX_KEYS: Final = 100
-
-#: Bytes of records that one read gives, or one offer takes.
-MAX_BYTES: Final = 256 * 1024
-
-#: Publishes of a session that the engine remembers. So many may wait for an answer at most.
-MAX_REMEMBERED: Final = 4096
-
-#: Entries that one reap takes back.
-REAP_STEP: Final = 100
-
-#: m: members of a presence channel, o: occupied channels, u: users who are signed in.
-Rosters = Literal["m", "o", "u"]
+__all__ = ["Functions"]
 
 _EPOCH: Final = Struct(">d")
 _T = TypeVar("_T")
-_Item = TypeVar("_Item")
-
-
-@cache
-def _source() -> tuple[str, str]:
-    text = files("cachecast.bus").joinpath("library.lua").read_text(encoding="utf-8")
-    version = f"cachecast_{PROTOCOL}_{sha256(text.encode()).hexdigest()[:8]}"
-    return version, f"#!lua name={version}\n" + text.replace("VERSION", version)
-
-
-def library() -> str:
-    """The text for ``FUNCTION LOAD``."""
-    return _source()[1]
-
-
-def library_name() -> str:
-    """Under which the library is loaded, and what its functions' names begin with."""
-    return _source()[0]
-
-
-def portions(items: Sequence[_Item], n: int = MAX_KEYS) -> Iterator[Sequence[_Item]]:
-    """Cut into parts that fit a call."""
-    for start in range(0, len(items), n):
-        yield items[start : start + n]
-
-
-class Call(Generic[_T]):
-    """One call of the engine.
-
-    Attributes:
-        arguments: the command, for ``Connection.send``.
-        read: turns the reply into the result; raises ``GarbageError`` on what cannot be.
-    """
-
-    __slots__ = ("arguments", "read")
-
-    def __init__(
-        self, arguments: tuple[bytes | str | int, ...], read: Callable[[Reply], _T]
-    ) -> None:
-        self.arguments = arguments
-        self.read = read
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What nodes of one cluster must agree on.
-
-    Attributes:
-        node: the node's id.
-        nonce: drawn at its start; tells two nodes with the same id apart.
-        primaries: names of all, in order.
-        seals: fingerprints of the keys that it can read, the one that it seals with first.
-        apps_with_webhooks: ids; events are kept for them.
-        protocol: see :data:`PROTOCOL`.
-    """
-
-    node: str
-    nonce: str
-    primaries: tuple[str, ...]
-    seals: tuple[str, ...] = ()
-    apps_with_webhooks: tuple[str, ...] = ()
-    protocol: int = PROTOCOL
-
-
-class Greeting(msgspec.Struct, frozen=True):
-    """The engine's answer to hello.
-
-    Attributes:
-        epoch: of the engine, for all further calls.
-        now_us: its clock.
-        grace_ms: for which reads and publishes are refused; 0: the cluster is at work.
-        session: under which the node holds things.
-        is_new: whether the session is new: then the node enters again whatever it holds.
-        n_sessions: of all nodes, dead ones included that nobody has reaped.
-    """
-
-    epoch: int
-    now_us: int
-    grace_ms: int
-    session: str
-    is_new: bool
-    n_sessions: int
-
-
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """An event to publish.
-
-    Attributes:
-        topic: of its channel.
-        payload: see :class:`~cachecast.bus.record.Record`.
-        exclude: socket id that does not get it.
-        value, miss: keys of a cache channel; empty for what is not kept.
-        lifetime_ms: of the value.
-    """
-
-    topic: bytes
-    payload: bytes
-    exclude: str = ""
-    value: bytes = b""
-    miss: bytes = b""
-    lifetime_ms: int = 0
-
-
-class Published(msgspec.Struct, frozen=True):
-    """What became of a publish.
-
-    Attributes:
-        version: of its first event; the others follow it one by one.
-        is_repeat: whether it had been done before, and was not done again.
-        is_unknown: whether it is too long ago to tell; it may have been done.
-    """
-
-    version: int
-    is_repeat: bool = False
-    is_unknown: bool = False
-
-
-class Entered(msgspec.Struct, frozen=True):
-    """The answer to entering a roster.
-
-    Attributes:
-        is_first: whether nobody held the field before.
-        total: what all sessions hold of it together.
-        n_fields: of the roster.
-        cursor: for ``page``, to get what is missing of the roster; empty if it is whole, or was
-            not asked for.
-        fields: field -> info; only if asked for.
-    """
-
-    is_first: bool
-    total: int
-    n_fields: int
-    cursor: str = ""
-    fields: dict[str, bytes] = {}
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """The answer to a beat.
-
-    Attributes:
-        now_us: the engine's clock.
-        n_sessions: of all nodes.
-        has_dead: whether somebody should call ``reap``.
-        connections: of each app of the beat, in the whole cluster.
-    """
-
-    now_us: int
-    n_sessions: int
-    has_dead: bool
-    connections: tuple[int, ...]
-
-
-class Termination(msgspec.Struct, frozen=True):
-    """A user whose connections end.
-
-    Attributes:
-        id: grows.
-        previous: id of the one before it; who does not know that one has missed some.
-        app_id, user_id: whose.
-    """
-
-    id: str
-    previous: str
-    app_id: str
-    user_id: str
-
-
-class Collected(msgspec.Struct, frozen=True):
-    """What a courier gets.
-
-    Attributes:
-        is_courier: whether the session is the app's courier; if not, there is nothing.
-        n_lost: events for which there was no room since the last time.
-        events: id and body, the oldest first. The digits before "-" of an id are milliseconds of
-            the engine's clock.
-    """
-
-    is_courier: bool
-    n_lost: int
-    events: tuple[tuple[str, bytes], ...]
 
 
 class Functions:
@@ -285,7 +95,7 @@ class Functions:
 
     def load(self) -> Call[None]:
         """Put the library into the engine; an error if it is there already."""
-        return Call((b"FUNCTION", b"LOAD", library()), _nothing)
+        return Call((b"FUNCTION", b"LOAD", library()), read_nothing)
 
     def is_loaded(self) -> Call[bool]:
         """Whether the library is in the engine, with this very text."""
@@ -313,7 +123,7 @@ class Functions:
                 ",".join(facts.primaries), ",".join(facts.seals), lease_ms, grace_ms,
                 self.keys.topics, *facts.apps_with_webhooks,
             ),
-            _greeting,
+            read_greeting,
         )  # fmt: skip
 
     def beat(
@@ -328,7 +138,7 @@ class Functions:
             connections: app id and number, of at most twenty apps whose numbers are wanted.
         """
         flat = [item for pair in connections for item in pair]
-        return self._call("beat", (), (_EPOCH.pack(epoch), session, lease_ms, *flat), _beat)
+        return self._call("beat", (), (_EPOCH.pack(epoch), session, lease_ms, *flat), read_beat)
 
     def reap(self, epoch: int, step: int = REAP_STEP) -> Call[tuple[int, bool]]:
         """Take back a part of what one dead session holds, and announce what is gone by it.
@@ -392,7 +202,7 @@ class Functions:
                 keys += (event.value, event.miss)
             tail = pack_tail(event.lifetime_ms, event.exclude, event.payload)
             arguments += (kind, event.topic, event.lifetime_ms, tail)
-        return self._call("publish", keys, arguments, _published)
+        return self._call("publish", keys, arguments, read_published)
 
     def read(
         self, epoch: int, values: Sequence[bytes]
@@ -403,7 +213,7 @@ class Functions:
             The engine's clock in microseconds; and for each key, in order, the record or None. Of
             large values there may be fewer than asked for: ask again for the rest.
         """
-        return self._call("read", values, (_EPOCH.pack(epoch), MAX_BYTES), _records)
+        return self._call("read", values, (_EPOCH.pack(epoch), MAX_BYTES), read_records)
 
     def offer(self, epoch: int, copies: Sequence[tuple[bytes, Record, int]]) -> Call[int]:
         """Put copies back into an engine that has lost them; the newest of all offers stays.
@@ -497,7 +307,7 @@ class Functions:
                 _EPOCH.pack(epoch), session, self.keys.topics, kind, shard, app_id, name, field, n,
                 limit, int(again), int(wants_roster), info,
             ),
-            _entered,
+            read_entered,
         )  # fmt: skip
 
     def leave(
@@ -539,14 +349,14 @@ class Functions:
         else:
             shard = shard_of(app_id, shard_or_name)
             roster = self.keys.in_shard(shard, kind, app_id, shard_or_name)
-        return self._call("page", (roster,), (_EPOCH.pack(epoch), cursor, prefix), _page)
+        return self._call("page", (roster,), (_EPOCH.pack(epoch), cursor, prefix), read_page)
 
     def look(
         self, epoch: int, kind: Rosters, app_id: str, fields: Sequence[str], *, name: str = ""
     ) -> Call[tuple[int, ...]]:
         """What all sessions hold of at most 100 fields: numbers of subscriptions; 0: nobody."""
         rosters = [self._place(kind, app_id, name, field)[1] for field in fields]
-        return self._call("look", rosters, (_EPOCH.pack(epoch), *fields), _totals)
+        return self._call("look", rosters, (_EPOCH.pack(epoch), *fields), read_totals)
 
     def sizes(self, epoch: int, app_id: str, channels: Sequence[str]) -> Call[tuple[int, ...]]:
         """How many members at most 100 presence channels have."""
@@ -561,17 +371,17 @@ class Functions:
     def terminate(self, epoch: int, app_id: str, user_id: str) -> Call[str]:
         """Have all nodes end a user's connections; gives the id of the entry."""
         return self._call(
-            "terminate", (), (_EPOCH.pack(epoch), self.keys.topics, app_id, user_id), _text
+            "terminate", (), (_EPOCH.pack(epoch), self.keys.topics, app_id, user_id), read_text
         )
 
     def ended(self, epoch: int, known: str = "") -> Call[tuple[str, tuple[Termination, ...]]]:
-        """What was terminated after ``known``, at most 100; with "" only where it stands.
+        """What was terminated after ``known``, at most 100; with "" only where the list stands.
 
         Returns:
             The newest id; and the entries. If the first one's ``previous`` is not ``known``, some
             were lost, and a node ends all users that it cannot be sure of.
         """
-        return self._call("ended", (), (_EPOCH.pack(epoch), known), _ended)
+        return self._call("ended", (), (_EPOCH.pack(epoch), known), read_ended)
 
     def signal(self, text: bytes) -> Call[int]:
         """Tell all nodes something on the control topic, behind a ``b``."""
@@ -581,7 +391,7 @@ class Functions:
 
     def hook(self, epoch: int, app_id: str, body: bytes) -> Call[None]:
         """Keep an event for the app's courier that no function makes by itself: a client event."""
-        return self._call("hook", (), (_EPOCH.pack(epoch), app_id, b"c" + body), _nothing)
+        return self._call("hook", (), (_EPOCH.pack(epoch), app_id, b"c" + body), read_nothing)
 
     def collect(
         self, epoch: int, session: str, app_id: str, lease_ms: int, after: str = ""
@@ -603,7 +413,7 @@ class Functions:
             "collect",
             (),
             (_EPOCH.pack(epoch), session, app_id, lease_ms, MAX_BYTES, start),
-            _collected,
+            read_collected,
         )
 
     def settle(self, epoch: int, session: str, app_id: str, ids: Sequence[str]) -> Call[int]:
@@ -615,75 +425,3 @@ _FUNCTIONS: Final = (
     "publish", "read", "offer", "note_miss", "enter", "leave", "page", "look", "sizes", "hello",
     "beat", "reap", "retire", "terminate", "ended", "hook", "collect", "settle",
 )  # fmt: skip
-
-
-# --- replies
-
-
-def _nothing(reply: Reply) -> None:
-    del reply
-
-
-def _text(reply: Reply) -> str:
-    return str(reply, "utf-8")
-
-
-def _greeting(reply: Reply) -> Greeting:
-    epoch, now, grace, session, is_new, n_sessions = reply
-    return Greeting(epoch, now, grace, session.decode(), bool(is_new), n_sessions)
-
-
-def _beat(reply: Reply) -> Beat:
-    now, n_sessions, has_dead, *connections = reply
-    return Beat(now, n_sessions, bool(has_dead), tuple(connections))
-
-
-def _published(reply: Reply) -> Published:
-    version, code = reply
-    return Published(version, code == 1, code == 2)
-
-
-def _records(reply: Reply) -> tuple[int, tuple[Record | None, ...]]:
-    now, *found = reply
-    return now, tuple(None if record is None else read_record(record) for record in found)
-
-
-def _holding(value: bytes) -> tuple[int, bytes]:
-    holders, _, info = value.partition(b"\n")
-    return sum(int(holder.rpartition(b"=")[2]) for holder in holders.split(b",")), info
-
-
-def _fields(flat: list[bytes]) -> dict[str, tuple[int, bytes]]:
-    return {flat[at].decode(): _holding(flat[at + 1]) for at in range(0, len(flat), 2)}
-
-
-def _entered(reply: Reply) -> Entered:
-    is_first, total, n_fields, *page = reply
-    if not page:
-        return Entered(bool(is_first), total, n_fields)
-    cursor, flat = page
-    fields = {field: info for field, (_, info) in _fields(flat).items()}
-    return Entered(
-        bool(is_first), total, n_fields, "" if cursor == b"0" else cursor.decode(), fields
-    )
-
-
-def _page(reply: Reply) -> tuple[str, dict[str, tuple[int, bytes]]]:
-    cursor, flat = reply
-    return cursor.decode(), _fields(flat)
-
-
-def _totals(reply: Reply) -> tuple[int, ...]:
-    return tuple(0 if value is None else _holding(value)[0] for value in reply)
-
-
-def _ended(reply: Reply) -> tuple[str, tuple[Termination, ...]]:
-    newest, *entries = reply
-    return newest.decode(), tuple(
-        Termination(*(part.decode() for part in entry)) for entry in entries
-    )
-
-
-def _collected(reply: Reply) -> Collected:
-    is_courier, n_lost, *events = reply
-    return Collected(bool(is_courier), n_lost, tuple((id_.decode(), body) for id_, body in events))

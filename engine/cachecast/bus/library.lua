@@ -29,21 +29,27 @@
 --
 -- Every function is bounded: by the number and bytes of its arguments, or by a step that is given.
 
-local call, pcall = redis.call, redis.pcall
-local sub, find, match, gmatch, format = string.sub, string.find, string.match, string.gmatch, string.format
-local pack, unpack = struct.pack, struct.unpack
-local floor, ceil, max = math.floor, math.ceil, math.max
+-- Nothing of this is there while the library is loaded; the first call sets it.
+local call, pcall, sub, find, match, gmatch, format, pack, unpack, floor, ceil, max, join
+
+local function prepare()
+  call, pcall = redis.call, redis.pcall
+  sub, find, match, gmatch, format = string.sub, string.find, string.match, string.gmatch, string.format
+  pack, unpack = struct.pack, struct.unpack
+  floor, ceil, max, join = math.floor, math.ceil, math.max, table.concat
+end
 
 local SLOTS = 4096        -- publishes of a session that are remembered
 local MAX_HOOKS = 10000   -- events that wait for a courier
 local MAX_ENDED = 1000    -- terminations that a node may read after a gap
 local PAGE = 200          -- fields of a roster in one answer
-local NONE = string.rep('\0', 16)
+local NONE = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 
 local STALE = {err = 'EPOCH say hello again'}
 local FENCED = {err = 'FENCED say hello again'}
 
 local function now_us()
+  if not call then prepare() end
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
 end
@@ -53,13 +59,13 @@ local function whole(number)
 end
 
 local function root_of(state)
-  return sub(state, 1, -6)
+  return state:sub(1, -6)
 end
 
 -- The first step of every function: is this the engine that the caller knows?
 local function open(state, epoch, during_grace)
-  local held = call('GET', state)
   local now = now_us()
+  local held = call('GET', state)
   if not held or #held ~= 32 or sub(held, 1, 8) ~= epoch then return STALE end
   local last, version, grace = unpack('>ddd', held, 9)
   if now < last then return STALE end
@@ -207,7 +213,7 @@ local function without(holders, session)
       total = total + n
     end
   end
-  return table.concat(rest, ','), found, total
+  return join(rest, ','), found, total
 end
 
 local function roster_key(root, shard, kind, app, name)
@@ -269,7 +275,7 @@ local function enter(keys, args)
   call('HSET', keys[2], field, (rest == '' and mine or rest .. ',' .. mine) .. info)
   total = total + args[9]
   if not found then
-    call('SADD', root .. 'held:' .. session, table.concat({kind, shard, app, name, field}, '/'))
+    call('SADD', root .. 'held:' .. session, join({kind, shard, app, name, field}, '/'))
   end
   if now >= grace then
     if not value then
@@ -294,7 +300,7 @@ local function leave(keys, args)
   local root, session = root_of(keys[1]), args[2]
   if not is_leased(root, session, now) then return FENCED end
   local kind, shard, app, name, field = args[4], args[5], args[6], args[7], args[8]
-  call('SREM', root .. 'held:' .. session, table.concat({kind, shard, app, name, field}, '/'))
+  call('SREM', root .. 'held:' .. session, join({kind, shard, app, name, field}, '/'))
   local dropped, total = drop(root, args[3], session, kind, shard, app, name, field)
   return {dropped, total}
 end
@@ -373,8 +379,8 @@ local function hello(keys, args)
   local state, root = keys[1], root_of(keys[1])
   local seen, session, node, nonce = tonumber(args[1]), args[2], args[3], args[4]
   local sessions, nodes = root .. 'sessions', root .. 'nodes'
-  local run = match(call('INFO', 'server'), 'run_id:(%x+)')
   local now = now_us()
+  local run = match(call('INFO', 'server'), 'run_id:(%x+)')
   local held = pcall('GET', state)
   local epoch, last, version, grace = 0, 0, 0, 0
   if type(held) == 'string' and #held == 32 then epoch, last, version, grace = unpack('>dddd', held) end
@@ -412,7 +418,7 @@ local function hello(keys, args)
         call('ZADD', sessions, 'XX', '-1', all[at])
       end
     end
-    call('HSET', nodes, session, table.concat({node, nonce, args[5], args[6], args[7]}, '\n'))
+    call('HSET', nodes, session, join({node, nonce, args[5], args[6], args[7]}, '\n'))
   end
   call('ZADD', sessions, whole(floor(now / 1000) + args[8]), session)
   if #args > 10 then

@@ -13,7 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cachecast.bus.faults import DownError, LinkError, fault_of
-from cachecast.bus.model_functions import ModelFunctions, Refusal
+from cachecast.bus.model_data import Refusal
+from cachecast.bus.model_functions import ModelFunctions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

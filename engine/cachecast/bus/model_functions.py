@@ -10,14 +10,23 @@ from copy import deepcopy
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
+from cachecast.bus.model_data import (
+    Entry,
+    Holders,
+    Refusal,
+    Strings,
+    flat,
+    order,
+    pack_holders,
+)
 from cachecast.bus.record import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from cachecast.bus.resp import Reply
 
-__all__ = ["ModelFunctions", "Refusal"]
+__all__ = ["ModelFunctions"]
 
 _PAIR: Final = Struct(">dd")
 _DOUBLE: Final = Struct(">d")
@@ -25,38 +34,6 @@ _DOUBLE: Final = Struct(">d")
 _N_SLOTS: Final = 4096
 _MAX_HOOKS: Final = 10_000
 _MAX_ENDED: Final = 1_000
-
-#: Session -> what it holds of the field, and the info: one field of a roster.
-_Holders = dict[str, int]
-_Entry = tuple[str, str, str, str, bytes]
-
-
-class Refusal(Exception):  # noqa: N818 - the engine's answer, which model.py makes a fault
-    """An error reply."""
-
-
-class _Strings:
-    """Values with a life, by the clock."""
-
-    def __init__(self, now_us: Callable[[], int]) -> None:
-        self._now_us = now_us
-        self._held: dict[bytes, tuple[bytes, int | None]] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        """What is there and has not expired."""
-        found = self._held.get(key)
-        if found is None or (found[1] is not None and self._now_us() // 1000 > found[1]):
-            return None
-        return found[0]
-
-    def set(self, key: bytes, value: bytes, life_ms: int | None = None) -> None:
-        """Keep a value, for so many milliseconds."""
-        end = None if life_ms is None else self._now_us() // 1000 + life_ms
-        self._held[key] = value, end
-
-    def drop(self, key: bytes) -> None:
-        """Forget it."""
-        self._held.pop(key, None)
 
 
 class ModelFunctions:
@@ -74,15 +51,15 @@ class ModelFunctions:
         self.now_us = now_us
         self.publish_message = publish
         self.run_id = run_id
-        self.strings = _Strings(now_us)
+        self.strings = Strings(now_us)
         self._epoch = self._last = self._version = self._grace = 0
         self._run = ""
         self._sessions: dict[str, int] = {}
         self._nodes: dict[str, tuple[str, ...]] = {}
-        self._held: dict[str, set[_Entry]] = {}
+        self._held: dict[str, set[Entry]] = {}
         self._ids: dict[bytes, dict[int, tuple[int, int]]] = {}
         self._calm: tuple[int, int] | None = None
-        self._rosters: dict[bytes, dict[bytes, tuple[_Holders, bytes]]] = {}
+        self._rosters: dict[bytes, dict[bytes, tuple[Holders, bytes]]] = {}
         self._loads: dict[str, dict[str, int]] = {}
         self._ended: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._hooked: set[str] = set()
@@ -212,12 +189,12 @@ class ModelFunctions:
 
     # --- rosters
 
-    def _roster_key(self, entry: _Entry) -> bytes:
+    def _roster_key(self, entry: Entry) -> bytes:
         kind, shard, app, name, _ = entry
         return f"{self._root}{shard}:{kind}:{app}{'/' + name if name else ''}".encode()
 
     def _announce(
-        self, topics: bytes, entry: _Entry, sign: Literal["+", "-", "="], total: int, info: bytes
+        self, topics: bytes, entry: Entry, sign: Literal["+", "-", "="], total: int, info: bytes
     ) -> None:
         kind, _, app, name, field = entry
         mark = sign.encode()
@@ -232,7 +209,7 @@ class ModelFunctions:
             if sign != "=":
                 self._add_hook(app, (b"o" if sign == "+" else b"v") + field)
 
-    def _drop(self, topics: bytes, session: str, entry: _Entry) -> tuple[int, int]:
+    def _drop(self, topics: bytes, session: str, entry: Entry) -> tuple[int, int]:
         roster = self._rosters.get(self._roster_key(entry), {})
         field = entry[4]
         if field not in roster:
@@ -266,7 +243,7 @@ class ModelFunctions:
         if now >= self._grace and (is_first or kind == "o"):
             self._announce(topics, entry, "+" if is_first else "=", total, info)
         answer: list[Reply] = [int(is_first), total, len(roster)]
-        return [*answer, b"0", _flat(roster.items())] if wants == b"1" else answer
+        return [*answer, b"0", flat(roster.items())] if wants == b"1" else answer
 
     def leave(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """Hold it no more."""
@@ -282,13 +259,15 @@ class ModelFunctions:
         """A part of a roster."""
         self._open(keys, args[0])
         roster = self._rosters.get(keys[1], {})
-        return [b"0", _flat(item for item in roster.items() if item[0].startswith(args[2]))]
+        return [b"0", flat(item for item in roster.items() if item[0].startswith(args[2]))]
 
     def look(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """Fields of rosters."""
         self._open(keys, args[0])
         return [
-            _value(*roster[field]) if field in (roster := self._rosters.get(key, {})) else None
+            pack_holders(*roster[field])
+            if field in (roster := self._rosters.get(key, {}))
+            else None
             for key, field in zip(keys[1:], args[1:], strict=True)
         ]
 
@@ -434,7 +413,7 @@ class ModelFunctions:
         newest = self._ended[-1][0] if self._ended else b"0-0"
         if not args[1]:
             return [newest]
-        after = [list(entry) for entry in self._ended if _order(entry[0]) > _order(args[1])]
+        after = [list(entry) for entry in self._ended if order(entry[0]) > order(args[1])]
         return [newest, *after[:100]]
 
     def hook(self, keys: list[bytes], args: list[bytes]) -> Reply:
@@ -454,7 +433,7 @@ class ModelFunctions:
         self.strings.set(courier, session, int(lease_ms))
         events = self._hooks.get(app.decode(), [])
         if start != b"-":
-            events = [event for event in events if _order(event[0]) > _order(start[1:])]
+            events = [event for event in events if order(event[0]) > order(start[1:])]
         answer: list[Reply] = [1, self._lost.pop(app.decode(), 0)]
         room = int(max_bytes)
         for at in range(0, min(len(events), 200), 20):
@@ -474,15 +453,3 @@ class ModelFunctions:
         left = [event for event in events if event[0] not in ids]
         self._hooks[app.decode()] = left
         return len(events) - len(left)
-
-
-def _order(stream_id: bytes) -> tuple[int, ...]:
-    return tuple(int(part) for part in stream_id.split(b"-"))
-
-
-def _value(holders: _Holders, info: bytes) -> bytes:
-    return ",".join(f"{session}={n}" for session, n in holders.items()).encode() + b"\n" + info
-
-
-def _flat(items: Iterable[tuple[bytes, tuple[_Holders, bytes]]]) -> list[bytes]:
-    return [part for field, held in items for part in (field, _value(*held))]
