@@ -1,7 +1,7 @@
 """The model and a real engine behind one face, so that one suite can ask both.
 
-The engine is given a library whose clock is a key, and the model the same time: so both say the very
-same numbers. Only streams' ids are the server's own; they are compared by their order.
+The engine is given a library whose clock is a key, and the model the same time: so both say the
+very same numbers. Only streams' ids are the server's own; they are compared by their order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cachecast.bus.calls import library, library_name
 from cachecast.bus.faults import LinkError, MismatchError
 from cachecast.bus.functions import Functions
 from cachecast.bus.model import Model
+from cachecast.bus.model_data import Strings
 from cachecast.bus.shards import Keys
 from tests.cluster.engines import Plain
 
@@ -47,7 +48,12 @@ class ModelSide:
         self.model.libraries.add(library_name())
         self.functions = Functions(Keys(), library_name())
         self.messages: list[tuple[bytes, bytes]] = []
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Take the messages; and free nothing by the turned clock, as the engine does not."""
         self.model.functions.publish_message = self._take
+        self.model.functions.strings = Strings(lambda: START_US)
 
     def _take(self, topic: bytes, payload: bytes) -> int:
         self.messages.append((topic, payload))
@@ -61,6 +67,7 @@ class ModelSide:
 
     def flush(self) -> None:
         self.model.flush()
+        self._adapt()
 
     def become_other(self) -> None:
         """Be another process, as after a failover."""

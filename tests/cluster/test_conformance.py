@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from cachecast.bus.answers import Collected, Greeting
 from cachecast.bus.calls import Facts
@@ -129,10 +130,10 @@ class Conformance(RuleBasedStateMachine):
 
     # --- nodes
 
-    @rule(number=nodes, is_first=st.booleans())
-    def says_hello(self, number: int, is_first: bool) -> None:
+    @rule(number=nodes, is_first=st.booleans(), ahead=st.sampled_from([0, 0, 0, 7]))
+    def says_hello(self, number: int, is_first: bool, ahead: int = 0) -> None:
         node = self.nodes[number]
-        seen, session = (0, "") if is_first else (node.epoch, node.session)
+        seen, session = (ahead, "") if is_first else (node.epoch + ahead, node.session)
         found = self.ask(
             lambda to: to.hello(
                 node.facts, seen_epoch=seen, session=session, lease_ms=3_000, grace_ms=1_500
@@ -166,13 +167,15 @@ class Conformance(RuleBasedStateMachine):
         exclude=st.sampled_from(["", "12.34"]),
         payload=st.binary(max_size=20),
         is_again=st.booleans(),
+        life_ms=st.sampled_from([600_000, 1_000]),
     )
     def publishes(
-        self, number: int, names: list[str], exclude: str, payload: bytes, is_again: bool
-    ) -> None:
+        self, number: int, names: list[str], exclude: str, payload: bytes, is_again: bool,
+        life_ms: int,
+    ) -> None:  # fmt: skip
         node = self.nodes[number]
         node.number += not is_again
-        lives = [600_000 if name.startswith("cache-") else 0 for name in names]
+        lives = [life_ms if name.startswith("cache-") else 0 for name in names]
         self.ask(
             lambda to: to.publish(
                 node.epoch,
@@ -196,9 +199,21 @@ class Conformance(RuleBasedStateMachine):
                 if record is not None:
                     self.records[name] = record
 
-    @rule(number=nodes, remains_ms=st.sampled_from([400_000, 500_000, 0]))
-    def offers(self, number: int, remains_ms: int) -> None:
-        node, copies = self.nodes[number], tuple(self.records.items())
+    @rule(
+        number=nodes,
+        remains_ms=st.sampled_from([400_000, 500_000, 0]),
+        epochs=st.integers(-1, 1),
+        versions=st.integers(-1, 1),
+    )
+    def offers(self, number: int, remains_ms: int, epochs: int, versions: int) -> None:
+        node = self.nodes[number]
+        copies = [
+            (
+                name,
+                replace(record, epoch=record.epoch + epochs, version=record.version + versions),
+            )
+            for name, record in self.records.items()
+        ]
         self.ask(
             lambda to: to.offer(
                 node.epoch,

@@ -260,9 +260,7 @@ class Functions:
     # --- rosters
 
     def _place(self, kind: Rosters, app_id: str, name: str, field: str) -> tuple[int, bytes]:
-        """Shard and key of the roster: of a channel where the channel is, of a user where the
-        user is.
-        """
+        """Shard and key of a roster: it lies where its channel or user lies."""
         shard = shard_of(app_id, name or (field if kind == "o" else f"#server-to-user-{field}"))
         return shard, self.keys.in_shard(shard, kind, app_id, name)
 
