@@ -402,13 +402,16 @@ local function hello(keys, args)
     epoch = max(seen + 1, epoch + 1, floor(now / 1000))
     grace = now + args[9] * 1000
     call('SET', root .. 'run', run)
-    call('DEL', root .. 'calm', root .. 'hooked')
+    call('DEL', root .. 'hooked')
+    call('SET', root .. 'calm', whole(floor(now / 1000)) .. ' ' .. whole(ceil(grace / 1000)))
     for _, name in ipairs(call('ZRANGE', sessions, 0, -1)) do
       call('ZADD', sessions, whole(ceil(grace / 1000)), name)
     end
     call('ZADD', sessions, whole(ceil(grace / 1000)), whole(epoch) .. '-0')
   end
-  local score = session ~= '' and not fresh and call('ZSCORE', sessions, session)
+  -- A session of an earlier epoch, which another node began, is over: what it held is entered again.
+  local is_known = not fresh and match(session, '^%d+') == whole(epoch)
+  local score = is_known and call('ZSCORE', sessions, session)
   local is_new = not (score and tonumber(score) >= 0 and call('HEXISTS', nodes, session) == 1)
   if is_new then
     session = whole(epoch) .. '-' .. whole(version)
@@ -429,6 +432,13 @@ local function hello(keys, args)
     call('ZCARD', sessions)}
 end
 
+-- Whether there is a session to reap: one of which reaping has begun, or one whose lease has ended.
+local function has_dead(sessions, ms, not_before)
+  return call('ZCOUNT', sessions, '-inf', '(0') > 0 or
+    (not_before and ms >= tonumber(not_before) and
+      call('ZCOUNT', sessions, '-inf', '(' .. whole(ms)) > 0)
+end
+
 -- ARGV: epoch, session, lease in ms, then app and number of its connections. KEYS: state.
 -- Gives time, number of sessions, 1 if there is one to reap, and for each app its connections.
 local function beat(keys, args)
@@ -445,8 +455,7 @@ local function beat(keys, args)
   if not last or ms - last > lease / 2 then not_before = ms + lease end
   call('SET', root .. 'calm', whole(ms) .. ' ' .. whole(tonumber(not_before)))
   save(keys[1], args[1], now, version, grace)
-  local to_reap = now >= grace and (call('ZCOUNT', sessions, '-inf', '(0') > 0 or
-    (ms >= tonumber(not_before) and call('ZCOUNT', sessions, '-inf', '(' .. whole(ms)) > 0))
+  local to_reap = now >= grace and has_dead(sessions, ms, not_before)
   local answer = {now, call('ZCARD', sessions), to_reap and 1 or 0}
   for at = 4, #args, 2 do
     local load = root .. 'load:' .. args[at]
@@ -470,8 +479,8 @@ local function reap(keys, args)
   local head = call('ZRANGE', sessions, 0, 0, 'WITHSCORES')
   local session, score = head[1], tonumber(head[2] or 0)
   if not session or score >= ms then return {0, 0} end
+  local not_before = match(call('GET', root .. 'calm') or '', '^%d+ (%d+)$')
   if score >= 0 then
-    local not_before = match(call('GET', root .. 'calm') or '', '^%d+ (%d+)$')
     if not not_before or ms < tonumber(not_before) then return {0, 0} end
     call('ZADD', sessions, '-1', session)
   end
@@ -490,7 +499,7 @@ local function reap(keys, args)
     call('HDEL', root .. 'nodes', session)
     call('DEL', held, root .. 'ids:' .. session)
   end
-  return {#entries, call('ZCOUNT', sessions, '-inf', '(0') > 0 and 1 or 0}
+  return {#entries, has_dead(sessions, ms, not_before) and 1 or 0}
 end
 
 -- ARGV: epoch, session. KEYS: state. What it holds is given to the reaper at once.

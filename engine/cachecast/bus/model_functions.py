@@ -7,6 +7,7 @@ would reply. What each is for stands in ``library.lua`` and ``functions.py``.
 from __future__ import annotations
 
 from copy import deepcopy
+from math import inf
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -294,7 +295,8 @@ class ModelFunctions:
         self._version = max(now, self._version + 1)
         if is_fresh:
             self._begin(seen, now, grace_ms)
-        is_new = self._sessions.get(session, -1) < 0 or session not in self._nodes or is_fresh
+        is_known = not is_fresh and session.partition("-")[0] == str(self._epoch)
+        is_new = not is_known or self._sessions.get(session, -1) < 0 or session not in self._nodes
         if is_new:
             for old, its_facts in self._nodes.items():
                 if not is_fresh and its_facts[:2] == facts[:2] and old in self._sessions:
@@ -313,7 +315,7 @@ class ModelFunctions:
         self._epoch = max(seen + 1, self._epoch + 1, now // 1000)
         self._grace = now + grace_ms * 1000
         self._run = self.run_id
-        self._calm = None
+        self._calm = now // 1000, -(-self._grace // 1000)
         self._hooked.clear()
         for session in (*self._sessions, f"{self._epoch}-0"):
             self._sessions[session] = -(-self._grace // 1000)
@@ -351,16 +353,17 @@ class ModelFunctions:
         else:
             self._calm = ms, self._calm[1]
         self._last = now
-        has_dead = now >= self._grace and any(
-            end < 0 or (end < ms and ms >= self._calm[1]) for end in self._sessions.values()
-        )
-        answer = [now, len(self._sessions), int(has_dead)]
+        answer = [now, len(self._sessions), int(now >= self._grace and self._has_dead(ms))]
         for app, n in zip(args[3::2], args[4::2], strict=True):
             load = self._loads.setdefault(app.decode(), {})
             load[session] = int(n)
             self._held.setdefault(session, set()).add(("l", "0", app.decode(), "", b""))
             answer.append(sum(load.values()))
         return answer
+
+    def _has_dead(self, ms: int) -> bool:
+        not_before = self._calm[1] if self._calm else inf
+        return any(end < 0 or (end < ms and ms >= not_before) for end in self._sessions.values())
 
     def reap(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """Take back what a dead session holds."""
@@ -384,7 +387,7 @@ class ModelFunctions:
             self._nodes.pop(session, None)
             self._held.pop(session, None)
             self._ids.pop(f"{self._root}ids:{session}".encode(), None)
-        return [len(entries), int(any(end < 0 for end in self._sessions.values()))]
+        return [len(entries), int(self._has_dead(ms))]
 
     def retire(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """End a session."""

@@ -138,9 +138,7 @@ class Connection:
         self._limits = limits or Limits()
         self._on_message = on_message or _ignore
         self._is_unread = is_unread or (lambda: has_unread(stream))
-        self._reader = hiredis.Reader(
-            protocolError=_garbage, replyError=fault_of, notEnoughData=_NOT_YET
-        )
+        self._reader = hiredis.Reader(replyError=fault_of, notEnoughData=_NOT_YET)
         self._pending: deque[_Pending] = deque()
         self._unsent: list[bytes] = []
         self._writer = trio.lowlevel.ParkingLot()
@@ -302,6 +300,9 @@ class Connection:
             try:
                 self._reader.feed(data)
                 self._hand_over()
+            except hiredis.ProtocolError as error:
+                self.end(_garbage(str(error)))
+                return
             except GarbageError as fault:
                 self.end(fault)
                 return
