@@ -137,7 +137,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 "bus.prefix",
                 "must be at most 64 letters, digits and _ . : -; it stands in ACL patterns.",
-                "For example staging:",
+                "For example `staging:`.",
             )
         if self.password and self.password_file:
             raise ConfigError("bus.password_file", "must not be given together with bus.password.")

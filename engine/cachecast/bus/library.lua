@@ -399,7 +399,7 @@ local function hello(keys, args)
   call('PUBLISH', args[10] .. 'control', 'h' .. node)
   version = max(now, version + 1)
   if fresh then
-    epoch = max(seen + 1, epoch + 1, floor(now / 1000))
+    epoch = max(seen + 1, epoch + 1, now)
     grace = now + args[9] * 1000
     call('SET', root .. 'run', run)
     call('DEL', root .. 'hooked')

@@ -1,7 +1,6 @@
-"""What ``library.lua`` does, said in Python. See ``model.py``.
+"""What ``library.lua`` does, said in Python; there stands what each function is for.
 
-Methods are named like the functions, take keys and arguments as bytes, and return what the engine
-would reply. What each is for stands in ``library.lua`` and ``functions.py``.
+Methods are named like the functions, take bytes, and return what the engine would reply.
 """
 
 from __future__ import annotations
@@ -11,15 +10,7 @@ from math import inf
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
-from cachecast.bus.model_data import (
-    Entry,
-    Holders,
-    Refusal,
-    Strings,
-    flat,
-    order,
-    pack_holders,
-)
+from cachecast.bus.model_data import Entry, Holders, Refusal, Strings, flat, order, pack_holders
 from cachecast.bus.record import read_record
 
 if TYPE_CHECKING:
@@ -312,7 +303,7 @@ class ModelFunctions:
         ]  # fmt: skip
 
     def _begin(self, seen: int, now: int, grace_ms: int) -> None:
-        self._epoch = max(seen + 1, self._epoch + 1, now // 1000)
+        self._epoch = max(seen + 1, self._epoch + 1, now)
         self._grace = now + grace_ms * 1000
         self._run = self.run_id
         self._calm = now // 1000, -(-self._grace // 1000)

@@ -1,0 +1,31 @@
+"""The model's data."""
+
+from __future__ import annotations
+
+from cachecast.bus.model_data import Strings, flat, order, pack_holders
+
+
+def test_a_value_lives_as_long_as_it_was_given() -> None:
+    """By the clock, in milliseconds."""
+    now_us = 0
+    strings = Strings(lambda: now_us)
+    strings.set(b"a", b"1", 10)
+    strings.set(b"b", b"2")
+
+    assert strings.get(b"a") == b"1"
+    now_us = 11_000
+    assert strings.get(b"a") is None
+    assert strings.get(b"b") == b"2"
+    strings.drop(b"b")
+    assert strings.get(b"b") is None
+
+
+def test_fields_are_packed_as_in_the_engine() -> None:
+    """Holders, a line's end, the info."""
+    assert pack_holders({"5-6": 2, "5-7": 1}, b"{}") == b"5-6=2,5-7=1\n{}"
+    assert flat([(b"a", ({"s": 1}, b""))]) == [b"a", b"s=1\n"]
+
+
+def test_ids_of_streams_are_compared_by_number() -> None:
+    """Not by text."""
+    assert order(b"9-10") > order(b"9-9") > order(b"8-99")
