@@ -50,11 +50,12 @@ def _valkey() -> str | None:
 class Server:
     """A process, ended by its id."""
 
-    def __init__(self, binary: str, *options: str, folder: Path | None = None) -> None:
+    def __init__(self, binary: str, *options: str, sentinel: Path | None = None) -> None:
         # Short, because a socket's path may have 107 bytes.
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="cc-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="cc-"))
         self.path = self.folder / "s"
-        self.options = (binary, "--unixsocket", str(self.path), "--dir", str(self.folder), *options)
+        first = (binary, str(sentinel), "--sentinel") if sentinel else (binary,)
+        self.options = (*first, "--unixsocket", str(self.path), "--dir", str(self.folder), *options)
         self.start()
 
     def start(self) -> None:

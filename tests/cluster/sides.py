@@ -35,8 +35,10 @@ def library_with_clock() -> tuple[str, str]:
         "  return tonumber(call('GET', 'clock'))\nend\n",
         library().replace(library_name(), name),
     )
-    assert n == 1
-    return name, text
+    # Lives are judged by that clock too: a test that stands still for a second frees nothing.
+    life = "'PX', args[at + 2])"
+    assert (n, text.count(life)) == (1, 1)
+    return name, text.replace(life, "'PX', 3600000)")
 
 
 class ModelSide:

@@ -307,6 +307,11 @@ def fault_of(text: str) -> LinkError:
 def _plain_error(rest: str) -> LinkError:
     if rest.startswith("Function not found"):
         return MissingFunctionError(_BY_CODE["NOSCRIPT"][1])
+    if rest.startswith(("The user executing the script", "ACL failure in script")):
+        # What a function may not do is said in other words, and 7.0 has others than Valkey.
+        what = rest.removeprefix("ACL failure in script: ").partition(" script: ")[0]
+        what = what.rstrip(". ")[:120] + "."
+        return ForbiddenError(_BY_CODE["NOPERM"][1].format(what))
     if rest.startswith("AUTH <password> called without any password"):
         return CredentialsError(
             "The engine has no password, but bus.password is set. Remove it, or set requirepass "

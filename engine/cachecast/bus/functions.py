@@ -375,6 +375,10 @@ class Functions:
     def ended(self, epoch: int, known: str = "") -> Call[tuple[str, tuple[Termination, ...]]]:
         """What was terminated after ``known``, at most 100; with "" only where the list stands.
 
+        Args:
+            epoch: see class.
+            known: the newest id that the node has seen in this epoch.
+
         Returns:
             The newest id; and the entries. If the first one's ``previous`` is not ``known``, some
             were lost, and a node ends all users that it cannot be sure of.

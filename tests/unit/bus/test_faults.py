@@ -24,6 +24,16 @@ from cachecast.errors import BusError
             faults.ForbiddenError,
             "run the 'fcall' command",
         ),
+        (
+            "ERR The user executing the script can't publish to the channel script: cc_hello, ",
+            faults.ForbiddenError,
+            "&PREFIXcc:*",
+        ),
+        (
+            "ERR ACL failure in script: No permissions to access a channel script: on @u:400.",
+            faults.ForbiddenError,
+            "access a channel.",
+        ),
         ("LOADING Redis is loading the dataset in memory", faults.LoadingError, "appendonly"),
         ("READONLY You can't write against a read only replica.", faults.ReplicaError, "primary"),
         ("MASTERDOWN Link with MASTER is down", faults.ReplicaError, "primary"),
