@@ -147,10 +147,10 @@ class Conformance(RuleBasedStateMachine):
                 node.number = 0
             node.epoch, node.session = found.epoch, found.session
 
-    @rule(number=nodes, apps=st.sampled_from([(), ((APP, 3),), ((APP, 1), ("7", 2))]))
-    def beats(self, number: int, apps: tuple[tuple[str, int], ...]) -> None:
+    @rule(number=nodes, gauges=st.sampled_from([(), ((APP, 3),), ((APP, 1), ("7/x", 2))]))
+    def beats(self, number: int, gauges: tuple[tuple[str, int], ...]) -> None:
         node = self.nodes[number]
-        self.ask(lambda to: to.beat(node.epoch, node.session, 3_000, apps))
+        self.ask(lambda to: to.beat(node.epoch, node.session, 3_000, gauges))
 
     @rule(number=nodes)
     def reaps(self, number: int) -> None:
@@ -221,6 +221,19 @@ class Conformance(RuleBasedStateMachine):
             lambda to: to.offer(
                 node.epoch,
                 [(to.keys.value(APP, name), record, remains_ms) for name, record in copies],
+            )
+        )
+
+    @rule(number=nodes, versions=st.integers(0, 1))
+    def forgets(self, number: int, versions: int) -> None:
+        epoch, known = self.nodes[number].epoch, tuple(self.records.items())
+        self.ask(
+            lambda to: to.forget(
+                epoch,
+                [
+                    (to.keys.value(APP, name), (record.epoch, record.version + versions))
+                    for name, record in known
+                ],
             )
         )
 

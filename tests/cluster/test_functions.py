@@ -17,9 +17,10 @@ from cachecast.bus.faults import (
     LinkError,
     MismatchError,
 )
+from cachecast.bus.functions import Functions
 from cachecast.bus.record import NO_VERSION, read_news, read_record, read_value
 from tests.cluster.engines import ENGINES, Server, serving
-from tests.cluster.sides import EngineSide, ModelSide
+from tests.cluster.sides import EngineSide, ModelSide, library_with_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,6 +230,58 @@ def test_a_miss_is_reported_once_until_there_was_a_value(engine: ModelSide | Eng
 
     found = a.ask(a.to.collect(a.epoch, a.session, APP, 60_000))
     assert [body for _, body in found.events] == [b"xcache-x"] * 2
+
+
+def test_a_miss_is_reported_again_by_an_engine_that_lost_the_value(
+    engine: ModelSide | EngineSide,
+) -> None:
+    """A mark of an earlier epoch says nothing."""
+    (node,) = together(engine, "a")
+    assert node.ask(node.to.note_miss(node.epoch, APP, "cache-x"))
+    engine.become_other()
+    node.hello()
+    engine.turn_clock(GRACE_MS * 1000)
+
+    assert node.ask(node.to.note_miss(node.epoch, APP, "cache-x"))
+
+
+def test_a_value_is_forgotten_only_if_it_is_still_that_one(
+    engine: ModelSide | EngineSide,
+) -> None:
+    """Whoever frees the oldest must not free what was published meanwhile."""
+    (node,) = together(engine, "a")
+    first = node.publish("cache-x", b"1")
+    key = node.to.keys.value(APP, "cache-x")
+    other = node.to.keys.value(APP, "cache-y")
+    second = node.publish("cache-x", b"2")
+
+    def forget(version: int) -> int:
+        order = (node.epoch, version)
+        return node.ask(node.to.forget(node.epoch, [(key, order), (other, order)]))
+
+    assert forget(first.version) == 0
+    assert node.read("cache-x") is not None
+    assert forget(second.version) == 1
+    assert node.read("cache-x") is None
+
+
+def test_two_libraries_work_side_by_side(where: Server | None) -> None:
+    """Nodes of two versions, during an upgrade, on the same data."""
+    if where is None:
+        return  # the model has one text
+    side = EngineSide(where)
+    name, text = library_with_clock()
+    side.plain.must("FUNCTION", "LOAD", "REPLACE", text.replace(name, f"{name}_2"))
+    (node,) = together(side, "a")
+    node.publish("cache-x", b"1")
+
+    node.to = Functions(node.to.keys, f"{name}_2")
+    assert not node.hello().is_new
+    record = node.read("cache-x")
+    side.close()
+
+    assert record is not None
+    assert record.payload == b"1"
 
 
 def test_large_values_are_read_in_parts(engine: ModelSide | EngineSide) -> None:
@@ -682,7 +735,7 @@ def test_a_node_that_says_goodbye_is_reaped_at_once(engine: ModelSide | EngineSi
     assert news_of(engine) == [(True, "ann"), (False, "ann")]
 
 
-def test_connections_of_an_app_are_counted_over_nodes_and_forgotten_with_them(
+def test_what_nodes_count_adds_up_and_is_forgotten_with_them(
     engine: ModelSide | EngineSide,
 ) -> None:
     """For limits that hold for all nodes together."""
@@ -690,8 +743,8 @@ def test_connections_of_an_app_are_counted_over_nodes_and_forgotten_with_them(
 
     def beat(node: Node, n: int) -> tuple[int, ...]:
         return node.ask(
-            node.to.beat(node.epoch, node.session, LEASE_MS, ((APP, n), ("7", 0)))
-        ).connections
+            node.to.beat(node.epoch, node.session, LEASE_MS, ((f"{APP}/bytes", n), ("7", 0)))
+        ).gauges
 
     assert beat(a, 5) == (5, 0)
     assert beat(b, 2) == (7, 0)

@@ -289,7 +289,7 @@ async def test_passwords_and_users_are_checked_by_the_engine(own: Server) -> Non
         plain.must("ACL", "SETUSER", "deaf", "on", ">p", "~*", "resetchannels", "+@all")
         plain.must(  # the very words of ForbiddenError
             "ACL", "SETUSER", "node", "on", ">p",
-            *"~cc:* &cc:* +@all -@dangerous +info +config|get".split(),
+            "~cc:*", "&cc:*", "+@all", "-@dangerous", "+info", "+config|get",
         )  # fmt: skip
         plain.must("CONFIG", "SET", "requirepass", "s3cret")
     endpoints = primary_of(own).endpoints

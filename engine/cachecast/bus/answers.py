@@ -92,13 +92,13 @@ class Beat(msgspec.Struct, frozen=True):
         now_us: the engine's clock.
         n_sessions: of all nodes.
         has_dead: whether somebody should call ``reap``.
-        connections: of each app of the beat, in the whole cluster.
+        gauges: of each that was given, the sum of all nodes.
     """
 
     now_us: int
     n_sessions: int
     has_dead: bool
-    connections: tuple[int, ...]
+    gauges: tuple[int, ...]
 
 
 class Termination(msgspec.Struct, frozen=True):
@@ -149,8 +149,8 @@ def read_greeting(reply: Reply) -> Greeting:
 
 def read_beat(reply: Reply) -> Beat:
     """Of beat."""
-    now, n_sessions, has_dead, *connections = reply
-    return Beat(now, n_sessions, bool(has_dead), tuple(connections))
+    now, n_sessions, has_dead, *gauges = reply
+    return Beat(now, n_sessions, bool(has_dead), tuple(gauges))
 
 
 def read_published(reply: Reply) -> Published:

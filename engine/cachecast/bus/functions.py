@@ -46,7 +46,7 @@ from cachecast.bus.calls import (
     library,
     library_name,
 )
-from cachecast.bus.record import Record, pack_tail
+from cachecast.bus.record import Record, Version, pack_tail
 from cachecast.bus.shards import Keys, shard_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Functions"]
 
 _EPOCH: Final = Struct(">d")
+_PAIR: Final = Struct(">dd")
 _T = TypeVar("_T")
 
 
@@ -127,17 +128,18 @@ class Functions:
         )  # fmt: skip
 
     def beat(
-        self, epoch: int, session: str, lease_ms: int, connections: Sequence[tuple[str, int]] = ()
+        self, epoch: int, session: str, lease_ms: int, gauges: Sequence[tuple[str, int]] = ()
     ) -> Call[Beat]:
-        """Renew the lease, and say how many connections apps have on this node.
+        """Renew the lease, and say what this node counts, for limits that hold for all together.
 
         Args:
             epoch: see class.
             session: of the node; ``FencedError`` if it has ended.
             lease_ms: from now.
-            connections: app id and number, of at most twenty apps whose numbers are wanted.
+            gauges: names and numbers, at most twenty: connections of an app, entries and bytes that
+                it keeps. The sums are as old as the other nodes' last beats with the same name.
         """
-        flat = [item for pair in connections for item in pair]
+        flat = [item for pair in gauges for item in pair]
         return self._call("beat", (), (_EPOCH.pack(epoch), session, lease_ms, *flat), read_beat)
 
     def reap(self, epoch: int, step: int = REAP_STEP) -> Call[tuple[int, bool]]:
@@ -230,6 +232,16 @@ class Functions:
         for _, record, remains_ms in copies:
             arguments += (record.pack(), remains_ms)
         return self._call("offer", [key for key, _, _ in copies], arguments, int)
+
+    def forget(self, epoch: int, values: Sequence[tuple[bytes, Version]]) -> Call[int]:
+        """Free values that are still of the given order: an app is above its ceiling, say.
+
+        Gives how many were freed.
+        """
+        versions = [_PAIR.pack(*order) for _, order in values]
+        return self._call(
+            "forget", [key for key, _ in values], (_EPOCH.pack(epoch), *versions), int
+        )
 
     def free(self, values: Sequence[bytes]) -> Call[int]:
         """Have the engine free what has expired among at most 500 keys; gives how many live.
@@ -424,6 +436,6 @@ class Functions:
 
 
 _FUNCTIONS: Final = (
-    "publish", "read", "offer", "note_miss", "enter", "leave", "page", "look", "sizes", "hello",
-    "beat", "reap", "retire", "terminate", "ended", "hook", "collect", "settle",
+    "publish", "read", "offer", "forget", "note_miss", "enter", "leave", "page", "look", "sizes",
+    "hello", "beat", "reap", "retire", "terminate", "ended", "hook", "collect", "settle",
 )  # fmt: skip

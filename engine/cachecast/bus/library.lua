@@ -19,7 +19,7 @@
 --   P held:SESSION      set of KIND/SHARD/APP/NAME/FIELD
 --   P ids:SESSION       ring of the latest publishes: number % 4096 -> "number version"
 --   P calm              last beat of anybody, and before when nobody is declared dead (ms)
---   P load:APP          session -> connections of the app
+--   P gauge:NAME        session -> what its node counts: connections of an app, say
 --   P ended             stream of users whose connections were ended
 --   P hooked            apps with webhooks      P hooks:APP    stream of events for them
 --   P lost:APP          events for which there was no room      P courier:APP  session that delivers
@@ -40,6 +40,7 @@ local function prepare()
 end
 
 local SLOTS = 4096        -- publishes of a session that are remembered
+local RING_MS = 3600000   -- after its last publish
 local MAX_HOOKS = 10000   -- events that wait for a courier
 local MAX_ENDED = 1000    -- terminations that a node may read after a gap
 local PAGE = 200          -- fields of a roster in one answer
@@ -125,7 +126,10 @@ local function publish(keys, args)
     end
     version = version + 1
   end
-  call('HSET', keys[2], slot, number .. ' ' .. whole(first))
+  -- The ring of a session that was reaped and still publishes must not stay for ever.
+  if call('HSET', keys[2], slot, number .. ' ' .. whole(first)) == 1 or slot % 256 == 0 then
+    call('PEXPIRE', keys[2], RING_MS)
+  end
   save(keys[1], epoch, now, version - 1, grace)
   return {first, 0}
 end
@@ -183,6 +187,19 @@ local function offer(keys, args)
   return taken
 end
 
+-- ARGV: epoch, then for each key: epoch and version >dd. KEYS: state, values.
+-- Frees the values that are still these; gives how many.
+local function forget(keys, args)
+  local err = open(keys[1], args[1])
+  if err then return err end
+  local n = 0
+  for at = 2, #keys do
+    local held = pcall('GETRANGE', keys[at], 0, 23)
+    if type(held) == 'string' and sub(held, 9, 24) == args[at] then n = n + call('DEL', keys[at]) end
+  end
+  return n
+end
+
 -- ARGV: epoch, ms for which it is remembered, app, channel. KEYS: state, value, miss.
 -- Gives 1 if this is the first to miss it.
 local function note_miss(keys, args)
@@ -190,7 +207,8 @@ local function note_miss(keys, args)
   local err, now = open(keys[1], epoch)
   if err then return err end
   if alive(keys[2], epoch, now) then return 0 end
-  if not call('SET', keys[3], '1', 'NX', 'PX', args[2]) then return 0 end
+  if pcall('GET', keys[3]) == epoch then return 0 end
+  call('SET', keys[3], epoch, 'PX', args[2])
   add_hook(root_of(keys[1]), args[3], 'x' .. args[4])
   return 1
 end
@@ -439,8 +457,8 @@ local function has_dead(sessions, ms, not_before)
       call('ZCOUNT', sessions, '-inf', '(' .. whole(ms)) > 0)
 end
 
--- ARGV: epoch, session, lease in ms, then app and number of its connections. KEYS: state.
--- Gives time, number of sessions, 1 if there is one to reap, and for each app its connections.
+-- ARGV: epoch, session, lease in ms, then gauges and what they stand at on this node. KEYS: state.
+-- Gives time, number of sessions, 1 if there is one to reap, and for each gauge the sum of all nodes.
 local function beat(keys, args)
   local err, now, version, grace = open(keys[1], args[1], true)
   if err then return err end
@@ -458,12 +476,12 @@ local function beat(keys, args)
   local to_reap = now >= grace and has_dead(sessions, ms, not_before)
   local answer = {now, call('ZCARD', sessions), to_reap and 1 or 0}
   for at = 4, #args, 2 do
-    local load = root .. 'load:' .. args[at]
-    if call('HSET', load, session, args[at + 1]) == 1 then
-      call('SADD', root .. 'held:' .. session, 'l/0/' .. args[at] .. '//')
+    local gauge = root .. 'gauge:' .. args[at]
+    if call('HSET', gauge, session, args[at + 1]) == 1 then
+      call('SADD', root .. 'held:' .. session, 'g/0/-//' .. args[at])
     end
     local total = 0
-    for _, n in ipairs(call('HVALS', load)) do total = total + n end
+    for _, n in ipairs(call('HVALS', gauge)) do total = total + n end
     answer[#answer + 1] = total
   end
   return answer
@@ -488,8 +506,8 @@ local function reap(keys, args)
   local entries = call('SPOP', held, step)
   for _, entry in ipairs(entries) do
     local kind, shard, app, name, field = match(entry, '^(%a)/(%d+)/([^/]+)/([^/]*)/(.*)$')
-    if kind == 'l' then
-      call('HDEL', root .. 'load:' .. app, session)
+    if kind == 'g' then
+      call('HDEL', root .. 'gauge:' .. field, session)
     elseif kind then
       drop(root, args[3], session, kind, shard, app, name, field)
     end
@@ -595,6 +613,7 @@ redis.register_function('VERSION_hook', hook)
 redis.register_function('VERSION_enter', enter)
 redis.register_function{function_name = 'VERSION_read', callback = read, flags = LIGHT}
 redis.register_function{function_name = 'VERSION_note_miss', callback = note_miss, flags = LIGHT}
+redis.register_function{function_name = 'VERSION_forget', callback = forget, flags = LIGHT}
 redis.register_function{function_name = 'VERSION_leave', callback = leave, flags = LIGHT}
 redis.register_function{function_name = 'VERSION_page', callback = page, flags = LIGHT}
 redis.register_function{function_name = 'VERSION_look', callback = look, flags = LIGHT}

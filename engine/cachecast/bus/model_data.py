@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Entry", "Holders", "Refusal", "Strings", "flat", "order", "pack_holders"]
+__all__ = ["Entry", "Holders", "Refusal", "Strings", "difference", "flat", "order", "pack_holders"]
 
 #: Session -> what it holds of one field of a roster.
 Holders = dict[str, int]
@@ -57,3 +57,24 @@ def pack_holders(holders: Holders, info: bytes) -> bytes:
 def flat(items: Iterable[tuple[bytes, tuple[Holders, bytes]]]) -> list[bytes]:
     """Fields and values one after the other."""
     return [part for field, held in items for part in (field, pack_holders(*held))]
+
+
+def difference(mine: tuple[str, ...], its: tuple[str, ...]) -> str:
+    """Why two nodes must not work together; empty if they may.
+
+    Args:
+        mine: node, nonce, protocol, primaries and seals of one.
+        its: of the other.
+    """
+    node, nonce, protocol, primaries, seals = mine
+    its_node, its_nonce, its_protocol, its_primaries, its_seals = its
+    if node == its_node and nonce != its_nonce:
+        return f"Another node calls itself {node}."
+    if protocol != its_protocol:
+        return "They speak different versions of the protocol between nodes."
+    if primaries != its_primaries:
+        return "They were given different bus.urls."
+    first, its_first = seals.split(",")[0], its_seals.split(",")[0]
+    if first not in its_seals.split(",") or its_first not in seals.split(","):
+        return "They cannot read each other's values: bus.seal_key."
+    return ""

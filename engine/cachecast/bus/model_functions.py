@@ -10,7 +10,16 @@ from math import inf
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Literal
 
-from cachecast.bus.model_data import Entry, Holders, Refusal, Strings, flat, order, pack_holders
+from cachecast.bus.model_data import (
+    Entry,
+    Holders,
+    Refusal,
+    Strings,
+    difference,
+    flat,
+    order,
+    pack_holders,
+)
 from cachecast.bus.record import read_record
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ class ModelFunctions:
         self._ids: dict[bytes, dict[int, tuple[int, int]]] = {}
         self._calm: tuple[int, int] | None = None
         self._rosters: dict[bytes, dict[bytes, tuple[Holders, bytes]]] = {}
-        self._loads: dict[str, dict[str, int]] = {}
+        self._gauges: dict[bytes, dict[str, int]] = {}
         self._ended: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._hooked: set[str] = set()
         self._hooks: dict[str, list[tuple[bytes, bytes]]] = {}
@@ -169,13 +178,23 @@ class ModelFunctions:
             taken += 1
         return taken
 
+    def forget(self, keys: list[bytes], args: list[bytes]) -> Reply:
+        """Free values that are still these."""
+        self._open(keys, args[0])
+        n = 0
+        for key, version in zip(keys[1:], args[1:], strict=True):
+            if (self.strings.get(key) or b"")[8:24] == version:
+                self.strings.drop(key)
+                n += 1
+        return n
+
     def note_miss(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """Mark a miss."""
         now = self._open(keys, args[0])
         _, value, miss = keys
-        if self._alive(value, now) is not None or self.strings.get(miss) is not None:
+        if self._alive(value, now) is not None or self.strings.get(miss) == args[0]:
             return 0
-        self.strings.set(miss, b"1", int(args[1]))
+        self.strings.set(miss, args[0], int(args[1]))
         self._add_hook(args[2].decode(), b"x" + args[3])
         return 1
 
@@ -312,25 +331,12 @@ class ModelFunctions:
             self._sessions[session] = -(-self._grace // 1000)
 
     def _compare(self, facts: tuple[str, ...], session: str, now: int) -> None:
-        node, nonce, protocol, primaries, seals = facts
-        for other, (its_node, its_nonce, its_protocol, its_primaries, its_seals) in sorted(
-            self._nodes.items()
-        ):
-            if (
-                other == session
-                or self._sessions.get(other, -1) * 1000 < now
-                or other.partition("-")[0] != str(self._epoch)
-            ):
+        for other, its_facts in self._nodes.items():
+            is_alive = self._sessions.get(other, -1) * 1000 >= now
+            if other == session or not is_alive or not other.startswith(f"{self._epoch}-"):
                 continue
-            mine, its = seals.split(","), its_seals.split(",")
-            if its_node == node and its_nonce != nonce:
-                raise Refusal(f"MISMATCH Another node calls itself {node}.")
-            if its_protocol != protocol:
-                raise Refusal("MISMATCH version of the protocol between nodes")
-            if its_primaries != primaries:
-                raise Refusal("MISMATCH bus.urls")
-            if mine[0] not in its or its[0] not in mine:
-                raise Refusal("MISMATCH bus.seal_key")
+            if why := difference(facts, its_facts):
+                raise Refusal(f"MISMATCH {why}")
 
     def beat(self, keys: list[bytes], args: list[bytes]) -> Reply:
         """Renew a lease."""
@@ -345,11 +351,11 @@ class ModelFunctions:
             self._calm = ms, self._calm[1]
         self._last = now
         answer = [now, len(self._sessions), int(now >= self._grace and self._has_dead(ms))]
-        for app, n in zip(args[3::2], args[4::2], strict=True):
-            load = self._loads.setdefault(app.decode(), {})
-            load[session] = int(n)
-            self._held.setdefault(session, set()).add(("l", "0", app.decode(), "", b""))
-            answer.append(sum(load.values()))
+        for name, n in zip(args[3::2], args[4::2], strict=True):
+            gauge = self._gauges.setdefault(name, {})
+            gauge[session] = int(n)
+            self._held.setdefault(session, set()).add(("g", "0", "-", "", name))
+            answer.append(sum(gauge.values()))
         return answer
 
     def _has_dead(self, ms: int) -> bool:
@@ -369,8 +375,8 @@ class ModelFunctions:
         held = self._held.get(session, set())
         entries = [held.pop() for _ in range(min(step, len(held)))]
         for entry in entries:
-            if entry[0] == "l":
-                self._loads[entry[2]].pop(session, None)
+            if entry[0] == "g":
+                self._gauges[entry[4]].pop(session, None)
             else:
                 self._drop(topics, session, entry)
         if len(entries) < step:

@@ -24,7 +24,7 @@ def test_the_library_calls_nothing_that_stops_the_engine_for_long() -> None:
 
     assert commands & {"KEYS", "SCAN", "FLUSHALL", "FLUSHDB", "SORT", "SMEMBERS", "EVAL"} == set()
     whole = re.findall(r"call\('(?:HGETALL|HVALS)', (\w+)", library())
-    assert whole == ["nodes", "load"]
+    assert whole == ["nodes", "gauge"]
 
 
 def test_items_are_cut_into_parts_that_fit() -> None:

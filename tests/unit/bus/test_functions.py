@@ -25,6 +25,7 @@ CALLS = {
     "publish": TO.publish(1, "s", 1, [TO.event("7", "cache-x", b"x", lifetime_ms=5)]),
     "read": TO.read(1, [b"v"]),
     "offer": TO.offer(1, [(b"v", COPY, 4)]),
+    "forget": TO.forget(1, [(b"v", (1, 2))]),
     "note_miss": TO.note_miss(1, "7", "cache-x"),
     "enter": TO.enter(1, "s", "m", "7", "ann", name="presence-x"),
     "leave": TO.leave(1, "s", "m", "7", "ann", name="presence-x"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachecast.bus.model_data import Strings, flat, order, pack_holders
+from cachecast.bus.model_data import Strings, difference, flat, order, pack_holders
 
 
 def test_a_value_lives_as_long_as_it_was_given() -> None:
@@ -29,3 +29,14 @@ def test_fields_are_packed_as_in_the_engine() -> None:
 def test_ids_of_streams_are_compared_by_number() -> None:
     """Not by text."""
     assert order(b"9-10") > order(b"9-9") > order(b"8-99")
+
+
+def test_nodes_that_differ_are_told_in_what() -> None:
+    """The first thing that is wrong."""
+    mine = ("a", "1", "1", "p/0", "k1,k2")
+
+    for at, other in ((1, "2"), (2, "2"), (3, "q/0"), (4, "k3")):
+        its = (*mine[:at], other, *mine[at + 1 :])
+        assert difference(mine, its)
+    assert not difference(mine, ("b", "2", *mine[2:]))
+    assert not difference(mine, ("b", "2", "1", "p/0", "k2,k1"))
