@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Entry", "Holders", "Refusal", "Strings", "difference", "flat", "order", "pack_holders"]
+__all__ = [
+    "Entry",
+    "Holders",
+    "Refusal",
+    "StreamIds",
+    "Strings",
+    "difference",
+    "flat",
+    "order",
+    "pack_holders",
+]
 
 #: Session -> what it holds of one field of a roster.
 Holders = dict[str, int]
@@ -52,6 +62,20 @@ def order(stream_id: bytes) -> tuple[int, ...]:
 def pack_holders(holders: Holders, info: bytes) -> bytes:
     """A field's value, as it lies in the engine."""
     return ",".join(f"{session}={n}" for session, n in holders.items()).encode() + b"\n" + info
+
+
+class StreamIds:
+    """Ids of streams' entries, which grow though the clock does not."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def next(self, stream: str, now_us: int) -> bytes:
+        """The id of a new entry."""
+        ms = now_us // 1000
+        last_ms, n = self._last.get(stream, (0, 0))
+        self._last[stream] = (ms, 0) if ms > last_ms else (last_ms, n + 1)
+        return b"%d-%d" % self._last[stream]
 
 
 def flat(items: Iterable[tuple[bytes, tuple[Holders, bytes]]]) -> list[bytes]:

@@ -14,6 +14,7 @@ from cachecast.bus.model_data import (
     Entry,
     Holders,
     Refusal,
+    StreamIds,
     Strings,
     difference,
     flat,
@@ -66,7 +67,7 @@ class ModelFunctions:
         self._hooked: set[str] = set()
         self._hooks: dict[str, list[tuple[bytes, bytes]]] = {}
         self._lost: dict[str, int] = {}
-        self._stream_ids: dict[str, tuple[int, int]] = {}
+        self._ids_of = StreamIds()
         self._root = ""
 
     def snapshot(self) -> ModelFunctions:
@@ -93,13 +94,6 @@ class ModelFunctions:
         if self._sessions.get(session, -1) < 0 or self._sessions[session] * 1000 < now:
             raise Refusal("FENCED say hello again")
 
-    def _next_id(self, stream: str) -> bytes:
-        ms = self.now_us() // 1000
-        last = self._stream_ids.get(stream, (0, 0))
-        new = (ms, 0) if ms > last[0] else (last[0], last[1] + 1)
-        self._stream_ids[stream] = new
-        return b"%d-%d" % new
-
     def _add_hook(self, app: str, body: bytes) -> None:
         if app not in self._hooked:
             return
@@ -107,7 +101,7 @@ class ModelFunctions:
         if len(events) >= _MAX_HOOKS:
             self._lost[app] = self._lost.get(app, 0) + 1
             del events[0]
-        events.append((self._next_id(f"hooks:{app}"), body))
+        events.append((self._ids_of.next(f"hooks:{app}", self.now_us()), body))
 
     # --- values
 
@@ -402,7 +396,7 @@ class ModelFunctions:
         self._open(keys, args[0], during_grace=True)
         _, topics, app, user = args
         previous = self._ended[-1][0] if self._ended else b"0-0"
-        new = self._next_id("ended")
+        new = self._ids_of.next("ended", self.now_us())
         self._ended = [*self._ended, (new, previous, app, user)][-_MAX_ENDED:]
         self.publish_message(topics + b"control", b"t%b %b %b/%b" % (new, previous, app, user))
         return new

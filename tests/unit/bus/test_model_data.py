@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachecast.bus.model_data import Strings, difference, flat, order, pack_holders
+from cachecast.bus.model_data import StreamIds, Strings, difference, flat, order, pack_holders
 
 
 def test_a_value_lives_as_long_as_it_was_given() -> None:
@@ -24,6 +24,16 @@ def test_fields_are_packed_as_in_the_engine() -> None:
     """Holders, a line's end, the info."""
     assert pack_holders({"5-6": 2, "5-7": 1}, b"{}") == b"5-6=2,5-7=1\n{}"
     assert flat([(b"a", ({"s": 1}, b""))]) == [b"a", b"s=1\n"]
+
+
+def test_ids_grow_though_the_clock_stands_or_goes_back() -> None:
+    """Each stream has its own."""
+    ids = StreamIds()
+
+    assert [ids.next("a", at) for at in (5_000, 5_999, 4_000, 6_000)] == [
+        b"5-0", b"5-1", b"5-2", b"6-0",
+    ]  # fmt: skip
+    assert ids.next("b", 1_000) == b"1-0"
 
 
 def test_ids_of_streams_are_compared_by_number() -> None:
