@@ -203,9 +203,7 @@ class Connection:
         is_waiting = True
 
         def answered(reply: Reply) -> None:
-            nonlocal is_waiting
             if is_waiting:
-                is_waiting = False
                 trio.lowlevel.reschedule(task, outcome.Value(reply))
 
         def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
@@ -279,33 +277,25 @@ class Connection:
                 waiting.on_reply(fault)
 
     async def _run_reader(self) -> None:
-        while True:
-            try:
-                data = bytes(await self._stream.receive_some(READ_BYTES))
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                data = b""
-                cause = f" ({_root(error)})"
-            else:
-                cause = ""
-            if not data:
-                self.end(
-                    LostError(
-                        f"The engine ended the connection{cause}: it was stopped, an operator or "
-                        "a failover ended its clients, or its output buffer for this node ran over "
-                        "(client-output-buffer-limit)."
-                    )
-                )
-                return
-            self._heard_at = trio.current_time()
-            try:
-                self._reader.feed(data)
+        cause = ""
+        try:
+            while data := await self._stream.receive_some(READ_BYTES):
+                self._heard_at = trio.current_time()
+                self._reader.feed(bytes(data))
                 self._hand_over()
-            except hiredis.ProtocolError as error:
-                self.end(_garbage(str(error)))
-                return
-            except GarbageError as fault:
-                self.end(fault)
-                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            cause = f" ({_root(error)})"
+        except hiredis.ProtocolError as error:
+            self.end(_garbage(str(error)))
+        except GarbageError as fault:
+            self.end(fault)
+        self.end(
+            LostError(
+                f"The engine ended the connection{cause}: it was stopped, an operator or a "
+                "failover ended its clients, or its output buffer for this node ran over "
+                "(client-output-buffer-limit)."
+            )
+        )
 
     def _hand_over(self) -> None:
         """Give what has arrived to who waits for it, in order. Never yields."""
@@ -343,18 +333,17 @@ class Connection:
                 head.on_reply(None)
 
     async def _run_writer(self) -> None:
-        while True:
-            while not self._unsent:
-                await self._writer.park()
-            data = b"".join(self._unsent)
-            self._unsent.clear()
-            try:
+        try:
+            while True:
+                if not self._unsent:
+                    await self._writer.park()
+                data = b"".join(self._unsent)
+                self._unsent.clear()
                 await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                if not self._is_unread():  # else the reader finds the reason
-                    self.end(LostError(f"The connection to the engine broke: {_root(error)}."))
-                return
-            self.n_unsent_bytes -= len(data)
+                self.n_unsent_bytes -= len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if not self._is_unread():  # else the reader finds the reason
+                self.end(LostError(f"The connection to the engine broke: {_root(error)}."))
 
     async def _run_beat(self) -> None:
         limits = self._limits

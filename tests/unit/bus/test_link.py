@@ -170,21 +170,24 @@ async def test_calls_under_way_are_answered_before_the_down() -> None:
 
 async def test_an_overflow_that_the_engine_counted_explains_a_loss() -> None:
     """The engine hangs up without a word; Valkey counts whom it hung up on."""
-    info = b"run_id:ab1\r\nclient_output_buffer_limit_disconnections:%d\r\n"
+    info = b"run_id:%b\r\nclient_output_buffer_limit_disconnections:%d\r\n"
 
-    def reply(n: int) -> bytes:
-        text = info % n
+    def reply(n: int, run_id: bytes = b"ab1") -> bytes:
+        text = info % (run_id, n)
         return b"$%d\r\n%b\r\n" % (len(text), text)
 
     async with fake_engine({b"INFO": reply(4)}) as engine, trio.open_nursery() as nursery:
         link = Link(engine.primary, random=lambda: 0.0)
         nursery.start_soon(link.run)
-        for n, is_overflow in ((4, False), (5, True), (5, False)):
-            engine.replies[b"INFO"] = reply(n)
+        for n, run_id, is_overflow in (
+            (4, b"ab1", False), (5, b"ab1", True), (5, b"ab1", False), (6, b"ab2", False),
+        ):  # fmt: skip
+            engine.replies[b"INFO"] = reply(n, run_id)
             if link.n_ups:
                 await engine.streams[-1].aclose()
                 while link.connection is not None:  # noqa: ASYNC110
                     await trio.sleep(0.005)
+                assert not link._up.is_set()
             await link.wait_up()
             assert link.about is not None
             assert link.about.has_overflowed is is_overflow

@@ -67,8 +67,11 @@ def test_each_wrong_setting_is_found_with_its_remedy(name: str, value: str, reme
 def test_the_slow_log_of_redis_is_found_under_its_own_name() -> None:
     """Valkey has two names for it, and is told one."""
     (found,) = judge(REDIS | {"slowlog-max-len": "128"}, INFO)
+    both = {"slowlog-max-len": "128", "commandlog-slow-execution-max-len": "128"}
+    (other,) = judge(VALKEY | both, INFO)
 
     assert found.setting == "slowlog-max-len"
+    assert other.setting == "commandlog-slow-execution-max-len"
     assert judge(REDIS | {"slowlog-max-len": "128", "slowlog-log-slower-than": "-1"}, INFO) == []
 
 

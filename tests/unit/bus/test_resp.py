@@ -129,21 +129,29 @@ async def test_an_error_reply_reaches_callback_and_awaiter_as_its_type(
 async def test_a_cancelled_call_leaves_the_others_their_own_answers(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """Its reply comes all the same, and is nobody else's."""
+    """Its reply comes all the same, is nobody else's, and wakes nobody."""
     peer = Peer()
     nursery.start_soon(peer.run)
     seen: list[Any] = []
 
+    async def give_up() -> None:
+        with trio.move_on_after(0.1):
+            await peer.connection.call("GET", "a")
+        await trio.sleep(0.9)
+        seen.append(trio.current_time())
+
     async def call() -> None:
         seen.append(await peer.connection.call("GET", "b"))
 
-    with trio.move_on_after(0.1):
-        await peer.connection.call("GET", "a")
+    began = trio.current_time()
+    nursery.start_soon(give_up)
+    await trio.sleep(0.2)
     nursery.start_soon(call)
     await wait_all_tasks_blocked()
     await peer.say(b"$1\r\na\r\n$1\r\nb\r\n")
+    await trio.sleep(0.9)
 
-    assert seen == [b"b"]
+    assert seen == [b"b", began + 1.0]
     nursery.cancel_scope.cancel()
 
 
@@ -244,6 +252,24 @@ async def test_what_has_arrived_is_read_before_anybody_is_called_silent(
     arrived[0] = False
     await trio.sleep(0.3)
 
+    assert isinstance(peer.fault, SilentError)
+
+
+async def test_a_process_that_stood_still_asks_before_it_judges(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    """It heard nothing for a minute because it asked nothing."""
+    peer = Peer()
+    nursery.start_soon(peer.run)
+    await wait_all_tasks_blocked()
+    mock_clock.jump(60)
+    await peer.stream.receive_some()
+    mock_clock.jump(0.9)
+    await wait_all_tasks_blocked()
+
+    assert peer.fault is None
+    mock_clock.jump(0.3)
+    await wait_all_tasks_blocked()
     assert isinstance(peer.fault, SilentError)
 
 
