@@ -645,6 +645,21 @@ def test_a_dead_node_loses_what_only_it_held_and_is_fenced(
     assert news_of(engine)[-1] == (True, "ann")
 
 
+def test_members_leave_before_their_channel_is_vacated(engine: ModelSide | EngineSide) -> None:
+    """Also where both are taken back in many steps; the receiver of webhooks relies on it."""
+    a, b = together(engine, "a", "b", apps_with_webhooks=(APP,))
+    for user in range(7):
+        a.join(f"user-{user}")
+    a.ask(a.to.enter(a.epoch, a.session, "o", APP, "presence-x"))
+    a.ask(a.to.retire(a.epoch, a.session))
+
+    assert b.reap() == 8
+
+    found = b.ask(b.to.collect(b.epoch, b.session, APP, 60_000))
+    kinds = [body[:1] for _, body in found.events]
+    assert kinds == [b"+"] * 7 + [b"o"] + [b"-"] * 7 + [b"v"]
+
+
 def test_a_node_is_fenced_as_soon_as_reaping_it_has_begun(
     engine: ModelSide | EngineSide,
 ) -> None:

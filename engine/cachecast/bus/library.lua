@@ -16,7 +16,7 @@
 --   P state             see above            P run          of which engine process it is
 --   P sessions          session -> end of lease in ms; -1: being reaped
 --   P nodes             session -> what its node said of itself
---   P held:SESSION      set of KIND/SHARD/APP/NAME/FIELD
+--   P held:SESSION      set of KIND/SHARD/APP/NAME/FIELD; occupied channels in P held:SESSION:o
 --   P ids:SESSION       ring of the latest publishes: number % 4096 -> "number version"
 --   P calm              last beat of anybody, and before when nobody is declared dead (ms)
 --   P gauge:NAME        session -> what its node counts: connections of an app, say
@@ -30,13 +30,13 @@
 -- Every function is bounded: by the number and bytes of its arguments, or by a step that is given.
 
 -- Nothing of this is there while the library is loaded; the first call sets it.
-local call, pcall, sub, find, match, gmatch, format, pack, unpack, floor, ceil, max, join
+local call, pcall, sub, find, match, gmatch, format, pack, unpack, floor, ceil, max, join, sort
 
 local function prepare()
   call, pcall = redis.call, redis.pcall
   sub, find, match, gmatch, format = string.sub, string.find, string.match, string.gmatch, string.format
   pack, unpack = struct.pack, struct.unpack
-  floor, ceil, max, join = math.floor, math.ceil, math.max, table.concat
+  floor, ceil, max, join, sort = math.floor, math.ceil, math.max, table.concat, table.sort
 end
 
 local SLOTS = 4096        -- publishes of a session that are remembered
@@ -234,6 +234,11 @@ local function without(holders, session)
   return join(rest, ','), found, total
 end
 
+-- Where a session's entries of a kind stand: who leaves is announced before what was vacated by it.
+local function held_key(root, session, kind)
+  return root .. 'held:' .. session .. (kind == 'o' and ':o' or '')
+end
+
 local function roster_key(root, shard, kind, app, name)
   return root .. shard .. ':' .. kind .. ':' .. app .. (name ~= '' and '/' .. name or '')
 end
@@ -293,7 +298,7 @@ local function enter(keys, args)
   call('HSET', keys[2], field, (rest == '' and mine or rest .. ',' .. mine) .. info)
   total = total + args[9]
   if not found then
-    call('SADD', root .. 'held:' .. session, join({kind, shard, app, name, field}, '/'))
+    call('SADD', held_key(root, session, kind), join({kind, shard, app, name, field}, '/'))
   end
   if now >= grace then
     if not value then
@@ -318,7 +323,7 @@ local function leave(keys, args)
   local root, session = root_of(keys[1]), args[2]
   if not is_leased(root, session, now) then return FENCED end
   local kind, shard, app, name, field = args[4], args[5], args[6], args[7], args[8]
-  call('SREM', root .. 'held:' .. session, join({kind, shard, app, name, field}, '/'))
+  call('SREM', held_key(root, session, kind), join({kind, shard, app, name, field}, '/'))
   local dropped, total = drop(root, args[3], session, kind, shard, app, name, field)
   return {dropped, total}
 end
@@ -478,7 +483,7 @@ local function beat(keys, args)
   for at = 4, #args, 2 do
     local gauge = root .. 'gauge:' .. args[at]
     if call('HSET', gauge, session, args[at + 1]) == 1 then
-      call('SADD', root .. 'held:' .. session, 'g/0/-//' .. args[at])
+      call('SADD', held_key(root, session, 'g'), 'g/0/-//' .. args[at])
     end
     local total = 0
     for _, n in ipairs(call('HVALS', gauge)) do total = total + n end
@@ -502,8 +507,14 @@ local function reap(keys, args)
     if not not_before or ms < tonumber(not_before) then return {0, 0} end
     call('ZADD', sessions, '-1', session)
   end
-  local held = root .. 'held:' .. session
+  local held, occupied = held_key(root, session, 'm'), held_key(root, session, 'o')
   local entries = call('SPOP', held, step)
+  sort(entries)
+  if #entries < step then
+    local channels = call('SPOP', occupied, step - #entries)
+    sort(channels)
+    for _, entry in ipairs(channels) do entries[#entries + 1] = entry end
+  end
   for _, entry in ipairs(entries) do
     local kind, shard, app, name, field = match(entry, '^(%a)/(%d+)/([^/]+)/([^/]*)/(.*)$')
     if kind == 'g' then
@@ -515,7 +526,7 @@ local function reap(keys, args)
   if #entries < step then
     call('ZREM', sessions, session)
     call('HDEL', root .. 'nodes', session)
-    call('DEL', held, root .. 'ids:' .. session)
+    call('DEL', held, occupied, root .. 'ids:' .. session)
   end
   return {#entries, has_dead(sessions, ms, not_before) and 1 or 0}
 end

@@ -39,12 +39,7 @@ _MAX_ENDED: Final = 1_000
 
 
 class ModelFunctions:
-    """The data of one primary and the functions on it.
-
-    Attributes:
-        now_us, publish, run_id: see ``Model``.
-        strings: values and marks.
-    """
+    """The data of one primary and the functions on it; ``Model`` says what its attributes are."""
 
     def __init__(
         self, now_us: Callable[[], int], publish: Callable[[bytes, bytes], int], run_id: str
@@ -367,7 +362,9 @@ class ModelFunctions:
             return [0, 0]
         self._sessions[session] = -1
         held = self._held.get(session, set())
-        entries = [held.pop() for _ in range(min(step, len(held)))]
+        # Who leaves is announced before what was vacated by it.
+        entries = sorted(held, key=lambda entry: (entry[0] == "o", entry))[:step]
+        held.difference_update(entries)
         for entry in entries:
             if entry[0] == "g":
                 self._gauges[entry[4]].pop(session, None)
