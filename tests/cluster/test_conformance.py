@@ -377,4 +377,8 @@ def test_model_and_engine_say_the_same(server: Server) -> None:
         pass
 
     Machine.server = server
-    run_state_machine_as_test(Machine, settings=settings(stateful_step_count=60, deadline=None))
+    # A thousand of these are a minute; more by a longer night.
+    n = min(settings().max_examples, 1_000)
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=n, stateful_step_count=60, deadline=None)
+    )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from cachecast.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -112,6 +114,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     seals: tuple[str, ...] = ()
     apps_with_webhooks: tuple[str, ...] = ()
     protocol: int = PROTOCOL
+
+    def __post_init__(self) -> None:
+        """Refuse what would read as something else in the engine.
+
+        Raises:
+            ConfigError: a node's id with a line's end, or an empty one.
+        """
+        if not self.node.isprintable() or not 0 < len(self.node) <= 64:
+            raise ConfigError("bus.node", "must be 1 to 64 printable characters.")
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):

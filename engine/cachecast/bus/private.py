@@ -12,6 +12,7 @@ runs Trio, not in one of Trio's workers, which end after ten idle seconds.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.util
 import os
 import resource
@@ -19,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,6 +45,8 @@ START_LIMIT_S: Final = 5.0
 #: Between SIGTERM and SIGKILL. It has nothing to save.
 END_LIMIT_S: Final = 2.0
 
+_PREFIX: Final = "cachecast-engine-"
+_SOCKET: Final = "engine.sock"
 _NAMES: Final = ("valkey-server", "redis-server")
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -52,6 +56,12 @@ _OPTIONS: Final = (
     "--maxmemory-policy", "noeviction", "--crash-log-enabled", "no", "--slowlog-max-len", "0",
     "--client-output-buffer-limit", "pubsub 256mb 128mb 10",
 )  # fmt: skip
+
+#: Bytes of a Unix socket's path.
+_LONGEST_PATH: Final = 107
+
+#: Seconds; a directory that is younger may be another parent's that has not locked it yet.
+_SETTLED_AFTER_S: Final = 10.0
 
 #: Which only newer ones know, so they are set once it runs.
 _NEWER: Final = ("commandlog-large-request-max-len", "commandlog-large-reply-max-len")
@@ -65,10 +75,11 @@ class PrivateEngine:
         pid: of it.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, lock: int) -> None:
         self._process = process
         self._folder = folder
-        self.primary = Primary((Endpoint(path=str(folder / "engine.sock")),))
+        self._lock = lock
+        self.primary = Primary((Endpoint(path=str(folder / _SOCKET)),))
         self.pid = process.pid
 
     @property
@@ -104,6 +115,7 @@ class PrivateEngine:
                     self._process.kill()
                     await self.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._lock)
 
 
 def find_server(path: str | None = None) -> str:
@@ -144,8 +156,15 @@ async def open_private_engine(server: str | None = None) -> AsyncIterator[Privat
     """
     binary = server or find_server()
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"cachecast-{os.getpid()}-"))  # 0700
-    engine = PrivateEngine(_spawn(binary, folder), folder)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # 0700
+    lock = _try_lock(folder)
+    assert lock is not None  # nobody else knows of it yet
+    try:
+        engine = PrivateEngine(_spawn(binary, folder), folder, lock)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        raise
     try:
         try:
             with trio.fail_after(START_LIMIT_S):
@@ -160,6 +179,13 @@ async def open_private_engine(server: str | None = None) -> AsyncIterator[Privat
 
 
 def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
+    path = str(folder / _SOCKET)
+    if len(path.encode()) > _LONGEST_PATH:
+        raise ConfigError(
+            "workers",
+            f"the path of the engine's socket, {path}, is longer than {_LONGEST_PATH} bytes.",
+            "Set TMPDIR to a shorter one.",
+        )
     parent = os.getpid()
     # Loaded before the fork: between fork and exec only calls to the kernel are safe.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -174,7 +200,7 @@ def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
     try:
         # A session of its own: Ctrl-C ends the workers first, and the parent then ends this.
         return subprocess.Popen(  # noqa: S603 - the binary is found by us or named by the operator
-            (binary, "--unixsocket", str(folder / "engine.sock"), "--dir", str(folder), *_OPTIONS),
+            (binary, "--unixsocket", path, "--dir", str(folder), *_OPTIONS),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -183,7 +209,6 @@ def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
             preexec_fn=prepare,  # noqa: PLW1509 - what it does is safe there
         )
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise ConfigError("workers", f"{binary} does not start: {error.strerror}.") from None
 
 
@@ -211,15 +236,27 @@ async def _make_ready(engine: PrivateEngine, binary: str) -> None:
         raise ConfigError("workers", str(findings[0]))
 
 
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that locks a directory as long as it is open; None if another process does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _sweep() -> None:
-    """Remove the directories of private engines whose parent was killed; they hold a socket."""
-    for folder in Path(tempfile.gettempdir()).glob("cachecast-*-*"):
-        pid = folder.name.split("-")[1]
-        try:
-            if not pid.isdecimal() or folder.stat().st_uid != os.getuid():
+    """Remove the directories of engines whose parent was killed; they hold a socket.
+
+    The lock says so, and not a process id, which means another process in another container.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.stat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < _SETTLED_AFTER_S:
                 continue
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
+            if (lock := _try_lock(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)

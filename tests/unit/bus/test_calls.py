@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cachecast.bus.calls import MAX_KEYS, PROTOCOL, Call, library, library_name, portions
+import pytest
+
+from cachecast.bus.calls import MAX_KEYS, PROTOCOL, Call, Facts, library, library_name, portions
+from cachecast.errors import ConfigError
 
 
 def test_the_library_is_named_after_protocol_and_text() -> None:
@@ -43,3 +46,10 @@ def test_a_call_is_data() -> None:
     call = Call(("EXISTS", b"a"), int)
 
     assert (call.arguments, call.read("3")) == (("EXISTS", b"a"), 3)
+
+
+@pytest.mark.parametrize("node", ["", "a\nb", "x" * 65])
+def test_a_nodes_id_is_one_short_line(node: str) -> None:
+    """It stands between line ends in the engine, and in refusals."""
+    with pytest.raises(ConfigError, match=r"bus\.node"):
+        Facts(node=node, nonce="1", primaries=("a/0",))

@@ -115,9 +115,35 @@ def test_it_outlives_trios_threads_and_not_its_parent(parent: subprocess.Popen[s
         time.sleep(0.01)
 
     assert not _is_alive(int(pid))
+    trio.run(_start_another)
     assert folder.exists()
+    os.utime(folder, (0, 0))
     trio.run(_start_another)
     assert not folder.exists()
+
+
+async def test_a_directory_whose_parent_lives_is_left_alone(binary: str) -> None:
+    """However old it is; also where the parent is in another container."""
+    async with open_private_engine(binary) as engine:
+        folder = trio.Path(engine.primary.endpoints[0].path).parent
+        await trio.to_thread.run_sync(os.utime, folder, (0, 0))
+        async with open_private_engine(binary) as other:
+            assert await folder.exists()
+            assert other.url != engine.url
+
+
+async def test_a_socket_whose_path_is_too_long_is_refused(
+    binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would cut it off."""
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        async with open_private_engine(binary):
+            pass
+    assert list(deep.iterdir()) == []
 
 
 async def _start_another() -> None:
