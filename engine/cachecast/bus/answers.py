@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cachecast.bus.faults import GarbageError
 from cachecast.bus.record import Record, read_record
 
 if TYPE_CHECKING:
@@ -162,7 +163,15 @@ def read_published(reply: Reply) -> Published:
 def read_records(reply: Reply) -> tuple[int, tuple[Record | None, ...]]:
     """Of read: clock and records."""
     now, *found = reply
-    return now, tuple(None if record is None else read_record(record) for record in found)
+    return now, tuple(map(_record_or_none, found))
+
+
+def _record_or_none(data: bytes | None) -> Record | None:
+    """What a stranger put in the place of a value is none; it must not spoil the others."""
+    try:
+        return None if data is None else read_record(data)
+    except GarbageError:
+        return None
 
 
 def _holding(value: bytes) -> tuple[int, bytes]:

@@ -120,11 +120,13 @@ class Model:
 class ModelConnection:
     """A connection to the model: the same calls as ``Connection``, and one ordered stream back.
 
-    A call takes effect at once; its reply waits in ``stream``, behind whatever was published
-    before, until ``pump`` hands it over. A simulation pumps when it likes.
+    Nothing happens by itself. A call waits in ``requests`` until ``serve`` has the engine carry it
+    out; its reply waits in ``stream``, behind whatever was published before, until ``hand_over``.
+    So a simulation decides how long every call and every message is on its way.
 
     Attributes:
         topics: that it is subscribed to.
+        requests: that are on their way to the engine.
         stream: what the engine has written and nobody has read: for a reply its callback and the
             reply, for a message None and its topic and payload.
         fault: why it ended; None while it lives.
@@ -134,6 +136,7 @@ class ModelConnection:
         self._model = model
         self._on_message = on_message
         self.topics: set[bytes] = set()
+        self.requests: deque[tuple[Callable[[], Reply], Callable[[Reply], None]]] = deque()
         self.stream: deque[tuple[Callable[[Reply], None] | None, Reply]] = deque()
         self.fault: LinkError | None = None
 
@@ -141,26 +144,30 @@ class ModelConnection:
         self, arguments: Sequence[bytes | str | int], on_reply: Callable[[Reply], None] | None
     ) -> None:
         """Make a call; see ``Connection.send``."""
-        self._require()
-        self.stream.append((on_reply or _discard, self._model.execute(arguments)))
+        self._put(lambda: self._model.execute(arguments), on_reply)
 
     def subscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
     ) -> None:
         """Subscribe to topics; see ``Connection.subscribe``."""
-        self._require()
-        self.topics.update(topics)
-        self.stream.append((on_reply or _discard, None))
+        self._put(lambda: self.topics.update(topics), on_reply)
 
     def unsubscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
     ) -> None:
         """Unsubscribe from topics; see ``Connection.unsubscribe``."""
-        self._require()
-        self.topics.difference_update(topics)
-        self.stream.append((on_reply or _discard, None))
+        self._put(lambda: self.topics.difference_update(topics), on_reply)
 
-    def pump(self, n: int | None = None) -> int:
+    def serve(self, n: int | None = None) -> int:
+        """Have the engine carry out requests, in order; at most ``n``. Gives how many."""
+        done = 0
+        while self.requests and done != n:
+            carry_out, on_reply = self.requests.popleft()
+            done += 1
+            self.stream.append((on_reply, carry_out()))
+        return done
+
+    def hand_over(self, n: int | None = None) -> int:
         """Hand over what the engine has written, in order; at most ``n``. Gives how many."""
         done = 0
         while self.stream and done != n:
@@ -172,20 +179,31 @@ class ModelConnection:
                 on_reply(content)
         return done
 
+    def pump(self) -> None:
+        """Serve and hand over until nothing is on its way."""
+        while self.serve() or self.hand_over():
+            pass
+
     def cut(self, fault: LinkError) -> None:
-        """End it: messages are lost, and who waits for a reply gets the reason."""
+        """End it: requests and messages are lost, and who waits for a reply gets the reason."""
         if self.fault is not None:
             return
         self.fault = fault
         self._model.connections.remove(self)
-        lost, self.stream = self.stream, deque()
-        for on_reply, _ in lost:
+        waiting = [on_reply for on_reply, _ in self.stream]
+        waiting += [on_reply for _, on_reply in self.requests]
+        self.stream.clear()
+        self.requests.clear()
+        for on_reply in waiting:
             if on_reply is not None:
                 on_reply(fault)
 
-    def _require(self) -> None:
+    def _put(
+        self, carry_out: Callable[[], Reply], on_reply: Callable[[Reply], None] | None
+    ) -> None:
         if self.fault is not None:
             raise DownError(f"There is no link to the engine: {self.fault}")
+        self.requests.append((carry_out, on_reply or _discard))
 
 
 def _bytes(argument: bytes | str | int) -> bytes:

@@ -28,6 +28,7 @@ RECORD = Record(1, 2, 3, 4, "1.2", b"x")
         (answers.read_published, [9, 1], answers.Published(9, is_repeat=True)),
         (answers.read_published, [0, 2], answers.Published(0, is_unknown=True)),
         (answers.read_records, [6, RECORD.pack(), None], (6, (RECORD, None))),
+        (answers.read_records, [6, b"a stranger's", RECORD.pack()], (6, (None, RECORD))),
         (answers.read_entered, [1, 3, 4], answers.Entered(True, 3, 4)),
         (
             answers.read_entered,
