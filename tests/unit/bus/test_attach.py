@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachecast.bus.attach import WINDOW, attach, read_again
@@ -61,13 +61,15 @@ class World:
         how(self.link, TO, self.epoch, pairs, on_record, self.ends.append)
 
 
-@given(st.lists(st.sampled_from(["publish", "serve", "hand over", "attach"]), max_size=30))
+@given(st.lists(st.sampled_from(["publish", "serve", "hand over", "attach"]), max_size=15))
+@example(["attach", "serve", "publish"])
+@example(["publish", "attach", "serve", "serve", "publish", "hand over", "hand over"])
 def test_however_it_interleaves_the_subscriber_ends_with_the_newest(steps: list[str]) -> None:
     """And what it sees only grows."""
     world = World()
     topic = TO.keys.topic("7", "cache-x")
     is_attached = False
-    for step in [*steps, "attach", "publish", "pump all"]:
+    for step in ["publish", *steps, "attach", "pump all"]:
         if step == "publish":
             world.publish("cache-x", b"%d" % world.number)
         elif step == "attach" and not is_attached:
