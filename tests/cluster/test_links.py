@@ -15,6 +15,7 @@ import trio
 import trustme
 
 from cachecast.bus.address import BusConfig, Endpoint, Primary
+from cachecast.bus.attach import attach
 from cachecast.bus.calls import Call, Facts
 from cachecast.bus.dial import Dialler, introduce, tls_context
 from cachecast.bus.faults import (
@@ -269,6 +270,42 @@ async def test_missing_functions_and_missing_replicas_have_their_own_types(own: 
             await node.publish("cache-x", b"1")
         await node.greet(node.commands.require())
         await node.publish("cache-x", b"1")
+
+
+@pytest.mark.slow
+async def test_attaching_fifty_megabytes_does_not_run_over_the_engines_buffer(own: Server) -> None:
+    """Which is 4 MB here; 32 MB, or 8 MB for a minute, by default."""
+    channels = [(APP, f"cache-{number}") for number in range(5_000)]
+    found: list[int] = []
+    ends: list[LinkError | None] = []
+    async with running(primary_of(own)) as node:
+        limit = "pubsub 4mb 4mb 0"
+        await node.commands.call("CONFIG", "SET", "client-output-buffer-limit", limit)
+        for start in range(0, len(channels), 100):
+            node.number += 1
+            events = [
+                node.to.event(*channel, b"x" * 10_000, lifetime_ms=60_000)
+                for channel in channels[start : start + 100]
+            ]
+            call = node.to.publish(node.epoch, node.session, node.number, events)
+            await ask(node.commands.require(), call)
+        link = node.news_link.require()
+        link.subscribe((b"t",))  # only a subscriber has that limit
+        attach(
+            link,
+            node.to,
+            node.epoch,
+            channels,
+            lambda _, record: found.append(len(record.payload) if record else 0),
+            ends.append,
+        )
+        while not ends:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        await link.call("PING")
+
+        assert node.news_link.connection is link
+    assert ends == [None]
+    assert found == [10_000] * 5_000
 
 
 async def first_fault(primary: Primary, **options: Any) -> LinkError:
