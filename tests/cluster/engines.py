@@ -6,6 +6,7 @@ A server that is not installed skips its tests with the reason, and fails them w
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ENGINES = ("redis", "valkey")
+
+_PRCTL = ctypes.CDLL(None).prctl
 
 MEMORY_ONLY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync", "yes")
 
@@ -61,7 +64,10 @@ class Server:
     def start(self) -> None:
         self.path.unlink(missing_ok=True)
         self.process = subprocess.Popen(
-            self.options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.options,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: _PRCTL(1, signal.SIGKILL, 0, 0, 0),  # ends with a killed test run
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
