@@ -78,7 +78,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     requires_protocol: bool = False
     max_connections: int | None = None
-    activity_timeout_s: float = 120.0
+    activity_timeout_s: float = 45.0
     pong_timeout_s: float = 30.0
     max_inactivity_s: float = 86_400.0
     max_message_bytes: int = 64 * 1024

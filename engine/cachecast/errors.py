@@ -12,6 +12,7 @@ appear; nothing above that seam knows them.
         BadRequestError         an HTTP API request with a missing or wrong parameter
         BadChannelNameError     a channel name outside the grammar
         SubscriptionError       a subscription that is refused
+        ClientEventError        a client event that is not relayed
         RefusedError            a connection that may not exist (4000-4009)
         AuthError               a signature, key or timestamp is wrong
         LimitError              rate, size or quota:  .limit  .actual  .unit
@@ -28,6 +29,7 @@ How each is answered (``tests/unit/test_errors.py`` compares this table with the
     BadRequestError         null        400          no        raises
     BadChannelNameError     null        400          no        reports it, stays connected
     SubscriptionError       null        400          no        subscription_error on the channel
+    ClientEventError        null        400          no        reports it, stays connected
     RefusedError            4009        403          yes       stops for good
     AuthError               null        401          no        reports it, stays connected
     LimitError              null        413          no        reports it, stays connected
@@ -52,6 +54,7 @@ __all__ = [
     "BadRequestError",
     "BusError",
     "CapacityError",
+    "ClientEventError",
     "ConfigError",
     "EngineError",
     "LimitError",
@@ -139,6 +142,20 @@ class SubscriptionError(RemoteProtocolError):
         self.channel = channel
         self.kind = kind
         self.status = status
+
+
+class ClientEventError(RemoteProtocolError):
+    """A refused client event; its frame names the channel, as some clients expect.
+
+    Over a rate it carries the code 4301 (protocol.md 4).
+
+    Attributes:
+        channel: the name as the client sent it, cut to 200 characters.
+    """
+
+    def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
+        super().__init__(message, close_code=close_code)
+        self.channel = channel[:200]
 
 
 class RefusedError(RemoteProtocolError):

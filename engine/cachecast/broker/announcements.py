@@ -193,7 +193,8 @@ class Announcements:
 
     def count_changed(self, hub: Hub, channel: Channel) -> None:
         """Announce how many are subscribed: at once up to 100, every 5 s above."""
-        if not hub.app.sends_subscription_counts or channel.name.is_presence:
+        name = channel.name
+        if not hub.app.sends_subscription_counts or name.is_presence or name.is_hidden:
             return
         now = self._clock()
         if channel.subscriptions and not _may_count(channel, now):

@@ -36,6 +36,7 @@ from cachecast.errors import BadRequestError
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
+from cachecast.protocol.identity import user_id_fault
 from cachecast.tasks.counts import run_counts
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
@@ -186,7 +187,14 @@ class Broker:
         await self.delivery.publish(hub, requests)
 
     async def send_to_user(self, app_id: str, user_id: str, event: str, data: object) -> None:
-        """Publish to all connections of a signed-in user; see :meth:`publish`."""
+        """Publish to all connections of a signed-in user; see :meth:`publish`.
+
+        Raises:
+            BadRequestError: no user can sign in with that id; the text names the rule.
+        """
+        fault = user_id_fault(user_id, self.hub(app_id).app)
+        if fault is not None:
+            raise BadRequestError(f"Invalid user id {user_id[:64]!r}: {fault}\n")
         await self.publish(app_id, f"#server-to-user-{user_id}", event, data)
 
     # --- reading
@@ -207,7 +215,7 @@ class Broker:
         return occupied_channels(self.hub(app_id).channels.items(), prefix)
 
     def channel(self, app_id: str, name: str) -> ChannelState:
-        """One channel, occupied or not.
+        """One channel, occupied or not; a user's own counts as unoccupied.
 
         Raises:
             BadRequestError: the name is wrong.
@@ -215,7 +223,7 @@ class Broker:
         hub = self.hub(app_id)
         parsed = read_channel(name, hub.app)
         channel = hub.channels.get(name)
-        if channel is None:
+        if channel is None or parsed.is_hidden:
             return ChannelState(
                 occupied=False, subscription_count=0, user_count=0 if parsed.is_presence else None
             )
@@ -332,11 +340,12 @@ class Broker:
             socket_id: that the client sent.
             channel: that the client sent.
             user_id: of the member, required for presence channels.
-            user_info: shown to the other members.
+            user_info: what the other members are shown, a mapping; None for nothing.
             encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
 
         Raises:
-            BadRequestError: the socket id or channel is wrong, or something required is missing.
+            BadRequestError: the socket id, the channel or ``user_info`` is wrong, or something
+                required is missing.
             ConfigError: the key is not 32 bytes in base64.
         """
         return signing.authorize_channel(
@@ -349,7 +358,8 @@ class Broker:
         """What a user authentication endpoint answers; ``user_data`` needs a string ``id``.
 
         Raises:
-            BadRequestError: the socket id is wrong or there is no ``id``.
+            BadRequestError: the socket id is wrong, or the broker would refuse the sign-in: no
+                ``id`` that ``#server-to-user-ID`` can name, or a ``user_info`` that is no mapping.
         """
         return signing.authenticate_user(self.hub(app_id).app, socket_id, user_data)
 
@@ -379,6 +389,8 @@ class Broker:
         self.hooks.add(name, hook)
 
     def _notify(self, hub: Hub, event: WebhookEvent) -> bool:
+        if event.channel.startswith("#"):
+            return False  # users' own channels are the protocol's business (protocol.md 9.5)
         is_wanted = False
         if self.hooks.wants(event.name):
             self.hooks.notify(hub.app.id, event)

@@ -20,6 +20,7 @@ from cachecast.errors import (
     BadMessageError,
     BusError,
     CapacityError,
+    ClientEventError,
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
@@ -28,7 +29,6 @@ from cachecast.protocol.frames import close_frame
 from cachecast.protocol.messages import as_text
 from cachecast.protocol.session import (
     ClientEvent,
-    ClientEventError,
     Ping,
     Pong,
     Session,

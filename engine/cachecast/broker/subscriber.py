@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from cachecast.errors import LimitError
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,9 @@ __all__ = ["Event", "Subscriber"]
 
 #: Events that may wait for a subscriber that is busy.
 MAX_WAITING_EVENTS: Final = 1_000
+
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -43,7 +47,7 @@ class Event(msgspec.Struct, frozen=True):
         Raises:
             msgspec.DecodeError: it is not JSON.
         """
-        return msgspec.json.decode(self.data)
+        return read_json(_decode, self.data)
 
 
 class Subscriber:

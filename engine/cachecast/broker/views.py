@@ -62,7 +62,7 @@ def occupied_channels(
     return {
         name: channel_state(channel)
         for name, channel in channels
-        if name.startswith(prefix) and name[0] != "#" and channel.subscriptions
+        if name.startswith(prefix) and not channel.name.is_hidden and channel.subscriptions
     }
 
 
@@ -86,7 +86,7 @@ def app_statistics(hub: Hub, cache: CacheStore, n_webhook_events: int) -> AppSta
         app_id=app_id,
         connections=len(hub.sessions),
         subscriptions=hub.n_subscriptions,
-        channels=len(hub.channels),
+        channels=hub.n_channels,
         users=len(hub.users),
         cache_entries=cache.n_entries(app_id),
         cache_bytes=cache.n_bytes(app_id),

@@ -92,9 +92,18 @@ class Hub:
         self._ready = ready
 
     @property
+    def n_channels(self) -> int:
+        """Occupied channels, but for users' own; O(channels)."""
+        return sum(not channel.name.is_hidden for channel in self.channels.values())
+
+    @property
     def n_subscriptions(self) -> int:
-        """Edges; O(channels)."""
-        return sum(len(channel.subscriptions) for channel in self.channels.values())
+        """Edges of the channels that :attr:`n_channels` counts; O(channels)."""
+        return sum(
+            len(channel.subscriptions)
+            for channel in self.channels.values()
+            if not channel.name.is_hidden
+        )
 
     def subscribe(self, session: Session, name: ChannelName, member: Member | None) -> Joined:
         """Add a subscription. Never yields.

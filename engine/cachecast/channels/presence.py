@@ -58,12 +58,18 @@ class PresenceRoster:
     def success_data(self) -> dict[str, Any]:
         """``data`` of the success frame; every id is a key of the hash, as .NET needs it.
 
+        A member without ``user_info`` has an empty object there: Swift reads the hash as one of
+        dictionaries, and shows nobody if one of them is null (protocol.md 2.5).
+
         O(members), once for each join; the limit of 100 members is hosted Pusher's reason too.
         """
         return {
             "presence": {
                 "ids": [member.user_id for member in self._members.values()],
-                "hash": {key: member.user_info for key, member in self._members.items()},
+                "hash": {
+                    key: {} if member.user_info is None else member.user_info
+                    for key, member in self._members.items()
+                },
                 "count": len(self._members),
             }
         }

@@ -17,7 +17,9 @@ from cachecast.apps import App, KeyPair, Webhook
 from cachecast.cli.remote import credentials
 from cachecast.cli.serve import check_exposure
 from cachecast.config import FileConfig, ServerConfig, load_config
+from cachecast.errors import BadMessageError
 from cachecast.protocol import auth
+from cachecast.protocol.identity import read_user
 from cachecast.server.tls import load_context
 
 __all__ = ["check_config", "generate", "sign"]
@@ -129,8 +131,11 @@ def sign_channel(
 @click.argument("user_data")
 @credentials
 def sign_user(socket_id: str, user_data: str, app_id: str, key: str, secret: str) -> None:
-    """Sign a user's sign-in."""
-    del app_id
+    """Sign a user's sign-in, unless USER_DATA is such that it would be refused."""
+    try:
+        read_user(user_data, App(id=app_id, key=key, secret=secret))
+    except BadMessageError as error:
+        raise click.UsageError(error.message) from None
     _show(auth.signin_text(socket_id, user_data), key, secret)
 
 

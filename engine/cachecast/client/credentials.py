@@ -16,6 +16,7 @@ import trio
 from cachecast.client.wire import encode_data
 from cachecast.errors import AuthError, BadMessageError, ConfigError, EngineError
 from cachecast.protocol import auth, encryption
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_decode_answer = msgspec.json.Decoder(dict[str, Any]).decode
 
 #: Attempts to ask an authorizer again after a reconnection: it often restarts with the server.
 RETRIES: Final = 5
@@ -190,7 +193,7 @@ class HttpEndpoint:
             )
         try:
             # Of any content: pusher-js ignores what else a backend says, and so does _read().
-            return msgspec.json.decode(response.content, type=dict[str, Any])
+            return read_json(_decode_answer, response.content)
         except (ValueError, RecursionError) as error:
             raise AuthError(f"{self._url} did not answer with an authorization: {error}") from None
 

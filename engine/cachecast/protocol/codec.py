@@ -20,7 +20,8 @@ import msgspec
 
 from cachecast.errors import BadMessageError
 from cachecast.protocol import frames
-from cachecast.protocol.messages import ClientMessage, Publication
+from cachecast.protocol.json_text import REPLACING, read_json
+from cachecast.protocol.messages import ClientMessage, Publication, fault_of
 
 __all__ = [
     "JSON",
@@ -38,6 +39,7 @@ MSGPACK_SUBPROTOCOL: Final = "cachecast.v1.msgpack"
 _encode = msgspec.json.Encoder().encode
 _strict_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _decode_message = msgspec.json.Decoder(ClientMessage).decode
+_decode_any = msgspec.json.Decoder().decode
 
 _ENCRYPTED: Final = "private-encrypted-"
 
@@ -105,11 +107,11 @@ class JsonCodec:
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""
         try:
-            return _decode_message(payload)
+            return read_json(_decode_message, payload)
         except msgspec.ValidationError as error:
-            raise BadMessageError(f"Invalid message: {error}") from None
+            raise BadMessageError(f"Invalid message: {fault_of(error)}") from None
         except (ValueError, RecursionError) as error:
-            raise BadMessageError(f"Invalid JSON: {error}") from None
+            raise BadMessageError(f"Invalid JSON: {fault_of(error)}") from None
 
     def system_frame(
         self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
@@ -155,9 +157,9 @@ class MsgpackCodec:
         try:
             return _decode_message(to_json(value))
         except msgspec.ValidationError as error:
-            raise BadMessageError(f"Invalid message: {error}") from None
+            raise BadMessageError(f"Invalid message: {fault_of(error)}") from None
         except (ValueError, TypeError, RecursionError) as error:
-            raise BadMessageError(f"Invalid msgpack: {error}") from None
+            raise BadMessageError(f"Invalid msgpack: {fault_of(error)}") from None
 
     def system_frame(
         self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
@@ -193,11 +195,20 @@ class MsgpackCodec:
 def unpack(payload: bytes) -> Any:  # noqa: ANN401 - whatever was packed
     """Read one msgpack value; binary values come through, and :func:`to_json` refuses them.
 
+    A string that is not UTF-8 is none of msgpack's faults; it gets U+FFFD where it is no text, as
+    half an emoji has no other form either (protocol.md 9.5).
+
     Raises:
         BadMessageError: not msgpack, bytes left over, an extension value, or nested too deeply.
     """
     try:
-        return msgpack.unpackb(payload, raw=False, strict_map_key=True, ext_hook=_refuse_ext)
+        return msgpack.unpackb(
+            payload,
+            raw=False,
+            unicode_errors=REPLACING,
+            strict_map_key=True,
+            ext_hook=_refuse_ext,
+        )
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise BadMessageError(f"Invalid msgpack: {str(error) or type(error).__name__}") from None
 
@@ -232,7 +243,7 @@ def _pack_with(message: dict[str, Any], data: str | bytes | msgspec.Raw) -> byte
     or some thousand levels.
     """
     try:
-        return _pack(message | {"data": msgspec.json.decode(data)})
+        return _pack(message | {"data": read_json(_decode_any, data)})
     except (ValueError, OverflowError, RecursionError):
         return _pack(message | {"data": _text_of(data)})
 

@@ -22,6 +22,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from cachecast.errors import AuthError, BadMessageError, ConfigError
+from cachecast.protocol.json_text import mend_text
 
 __all__ = ["KEY_BYTES", "NONCE_BYTES", "channel_key", "decrypt", "encrypt", "parse_key",
            "parse_master_key"]  # fmt: skip
@@ -90,8 +91,9 @@ def encrypt(key: bytes, plaintext: str, nonce: bytes | None = None) -> str:
 
     Args:
         key: of :func:`channel_key`.
-        plaintext: encrypted as it is; libraries differ in whether they JSON-encode a string
-            first, so that is the caller's decision (protocol.md 8).
+        plaintext: encrypted as it is, but for half a surrogate pair, which becomes U+FFFD;
+            libraries differ in whether they JSON-encode a string first, so that is the caller's
+            decision (protocol.md 8).
         nonce: 24 bytes, never used twice with one key; None lets PyNaCl draw it from the
             system's randomness.
 
@@ -101,7 +103,7 @@ def encrypt(key: bytes, plaintext: str, nonce: bytes | None = None) -> str:
     Raises:
         ValueError: the key or the nonce has the wrong length.
     """
-    sealed = SecretBox(key).encrypt(plaintext.encode(), nonce)
+    sealed = SecretBox(key).encrypt(mend_text(plaintext).encode(), nonce)
     return msgspec.json.encode(_Sealed(_base64(sealed.nonce), _base64(sealed.ciphertext))).decode()
 
 

@@ -16,6 +16,7 @@ import msgspec
 from cachecast.errors import BadChannelNameError, BadMessageError, BadRequestError, LimitError
 from cachecast.protocol.channel_name import ChannelName, parse_channel_name
 from cachecast.protocol.codec import to_json, unpack
+from cachecast.protocol.json_text import mend_text, read_json, write_json
 from cachecast.protocol.messages import has_reserved_prefix, too_large_text
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def make_event(
         TypeError: the data has no JSON form.
     """
     names = [channels] if isinstance(channels, str) else list(channels)
-    return _check_event(_Event(name, encode_data(data), names, None, socket_id), app)
+    return _check_event(_Event(mend_text(name), encode_data(data), names, None, socket_id), app)
 
 
 def read_channel_info(
@@ -213,7 +214,7 @@ def encode_body(value: object) -> bytes:
 
 def _decode(decode: Any, body: bytes) -> Any:  # noqa: ANN401 - a msgspec decoder and its type
     try:
-        return decode(body)
+        return read_json(decode, body)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"Invalid body: {error}\n") from None
 
@@ -234,14 +235,16 @@ def _read_msgpack(body: bytes, kind: type[Any]) -> Any:  # noqa: ANN401 - an ins
 def encode_data(data: object) -> str:
     """Event data as the text that subscribers get: strings as they are, all else as JSON.
 
+    Half a surrogate pair, which Python's strings may hold and UTF-8 may not, becomes U+FFFD.
+
     Raises:
         TypeError: it has no JSON form.
     """
     if isinstance(data, str):
-        return data
+        return mend_text(data)
     if isinstance(data, bytes | bytearray | memoryview):
         raise TypeError("data is binary, which has no JSON form; encode it first")
-    return msgspec.json.encode(data).decode()
+    return write_json(data).decode()
 
 
 def _from_query(params: Sequence[tuple[str, str]]) -> _Event:

@@ -5,13 +5,20 @@ Shapes are the wire's own (protocol.md 1 to 5); ``codec`` turns them into bytes 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from cachecast.errors import BadMessageError
+from cachecast.protocol.json_text import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
+    "RULES",
     "ChannelData",
     "ClientMessage",
     "Publication",
@@ -20,11 +27,29 @@ __all__ = [
     "UnsubscribeData",
     "UserData",
     "as_text",
+    "fault_of",
     "has_reserved_prefix",
     "too_large_text",
 ]
 
 T = TypeVar("T")
+
+#: What each field that a client may get wrong has to be; hosted Pusher's words for ``user_info``
+#: (pusher-http-php#32), for people search the web for them.
+RULES: Final = {
+    "auth": "auth must be a string of the form key:signature",
+    "channel": "channel must be a string",
+    "channel_data": "channel_data must be a string that holds JSON",
+    "event": "event must be a string",
+    "id": "id must be a non-empty string",
+    "user_data": "user_data must be a string that holds JSON",
+    "user_id": "user_id must be a non-empty string, or a whole number of at most 2^53",
+    "user_info": "user_info is invalid - if supplied it must be a type of hash (a JSON object)",
+    "watchlist": "watchlist must be a list of user ids, which are strings",
+}
+
+#: Where msgspec names a field: one that is missing, or the first on the way to what is wrong.
+_FIELD: Final = re.compile(r"field `(\w+)`|at `\$\.(\w+)")
 
 _RESERVED = ("pusher:", "pusher_internal:")
 _DOCS_URL = "https://pusher.com/docs/channels/server_api/http-api#publishing-events"
@@ -35,7 +60,36 @@ def as_text(data: str | msgspec.Raw) -> str:
     if isinstance(data, str):
         return data
     raw = bytes(data)
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
+    return read_json(_read_text, raw) if raw.startswith(b'"') else raw.decode()
+
+
+def fault_of(error: Exception) -> str:
+    """Say in plain words what is wrong with a message that could not be read.
+
+    Args:
+        error: whatever reading it raised, of msgspec or of a limit of Python's.
+
+    Returns:
+        The field and its rule, where a field is at fault.
+    """
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error)
+    found = _FIELD.search(str(error))
+    if found is None:
+        return "it must be an object"
+    field = found[1] or found[2]
+    return RULES[field]
+
+
+_read_text = msgspec.json.Decoder(str).decode
+
+
+@lru_cache(maxsize=16)
+def _reader(kind: type[Any]) -> Callable[[bytes | str], Any]:
+    """The decoder of one of the few types of ``data``."""
+    return msgspec.json.Decoder(kind).decode
 
 
 def has_reserved_prefix(event: str) -> bool:
@@ -73,12 +127,10 @@ class ClientMessage(msgspec.Struct, frozen=True, gc=False):
         """
         raw = bytes(self.data)
         try:
-            if raw.startswith(b'"'):
-                return msgspec.json.decode(msgspec.json.decode(raw, type=str), type=kind)
-            return msgspec.json.decode(raw or b"null", type=kind)
+            text = read_json(_read_text, raw) if raw.startswith(b'"') else raw or b"null"
+            return read_json(_reader(kind), text)
         except (ValueError, RecursionError) as error:
-            rule = str(error).replace("`$", "`data")
-            raise BadMessageError(f"Invalid data in {self.event}: {rule}") from None
+            raise BadMessageError(f"Invalid data in {self.event}: {fault_of(error)}") from None
 
 
 class SubscribeData(msgspec.Struct, frozen=True, gc=False):

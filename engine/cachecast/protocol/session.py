@@ -18,20 +18,20 @@ import msgspec
 from cachecast.errors import (
     AuthError,
     BadMessageError,
+    ClientEventError,
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
 )
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
+from cachecast.protocol.identity import Member, User, read_member, read_user
 from cachecast.protocol.messages import (
-    ChannelData,
     ClientMessage,
     Publication,
     SignInData,
     SubscribeData,
     UnsubscribeData,
-    UserData,
     too_large_text,
 )
 from cachecast.protocol.rate_limit import TokenBucket
@@ -59,41 +59,6 @@ FAULT_WINDOW_S: Final = 10.0
 
 #: Messages that may come in one burst: a library that reconnects subscribes to everything at once.
 MESSAGE_BURST: Final = 2_000
-
-
-class Member(msgspec.Struct, frozen=True, gc=False):
-    """Who a presence subscription stands for.
-
-    Attributes:
-        user_id: as the authorizer signed it, string or number (protocol.md 9.5).
-        user_info: raw JSON, or None where the authorizer gave none.
-    """
-
-    user_id: str | int
-    user_info: msgspec.Raw | None = None
-
-    @property
-    def key(self) -> str:
-        """What two connections of one user share."""
-        return str(self.user_id)
-
-
-class User(msgspec.Struct, frozen=True, gc=False):
-    """Who signed in.
-
-    Attributes:
-        id: non-empty.
-        user_data: the signed text, sent back in ``signin_success``.
-        user_info: raw JSON or None; a presence channel shows it.
-        watchlist: at most the app's limit.
-        is_watchlist_cut: more ids were given (4302).
-    """
-
-    id: str
-    user_data: str
-    user_info: msgspec.Raw | None
-    watchlist: tuple[str, ...]
-    is_watchlist_cut: bool
 
 
 class Subscribe(msgspec.Struct, frozen=True, gc=False):
@@ -229,9 +194,7 @@ class Session:
             raise
         except RemoteProtocolError as error:
             # Every refusal is told on the channel too: Echo's .error() hears only that (2.9).
-            raise SubscriptionError(
-                error.message, channel=data.channel, status=error.http_status
-            ) from None
+            raise SubscriptionError(error.message, channel=data.channel) from None
 
     def _authorize(self, data: SubscribeData) -> Subscribe:
         name = parse_channel_name(data.channel, self.app.max_channel_name_length)
@@ -265,7 +228,7 @@ class Session:
                 )
             member = Member(self.user.id, self.user.user_info)
         else:
-            member = self._read_member(name, channel_data)
+            member = read_member(channel_data)
         too_long = len(member.key) > self.app.max_user_id_length
         info_bytes = len(bytes(member.user_info)) if member.user_info is not None else 0
         if too_long or info_bytes > self.app.max_presence_member_bytes:
@@ -278,15 +241,6 @@ class Session:
                 status=4301,
             )
         return member
-
-    def _read_member(self, name: ChannelName, channel_data: str) -> Member:
-        try:
-            data = msgspec.json.decode(channel_data, type=ChannelData)
-        except (ValueError, RecursionError) as error:
-            raise SubscriptionError(f"Invalid channel_data: {error}", channel=name.text) from None
-        if data.user_id == "":
-            raise SubscriptionError("Invalid channel_data: user_id is empty", channel=name.text)
-        return Member(data.user_id, _present(data.user_info))
 
     def _unsubscribe(self, message: ClientMessage) -> Request:
         channel = message.data_as(UnsubscribeData).channel
@@ -354,28 +308,10 @@ class Session:
         except AuthError as error:
             error.close_code = 4009
             raise
-        try:
-            user = msgspec.json.decode(data.user_data, type=UserData)
-        except (ValueError, RecursionError) as error:
-            raise BadMessageError(f"Invalid user_data: {error}") from None
-        if not user.id:
-            raise BadMessageError("Invalid user_data: id must be a non-empty string")
-        if len(user.id) > self.app.max_user_id_length:
-            raise BadMessageError(
-                f"Invalid user_data: id is longer than {self.app.max_user_id_length} characters"
-            )
+        user = read_user(data.user_data, self.app)
         if self.user is not None and self.user.id != user.id:
             raise RemoteProtocolError("Connection is already signed in as another user")
-        limit = self.app.max_watchlist_ids
-        return SignIn(
-            User(
-                user.id,
-                data.user_data,
-                _present(user.user_info),
-                tuple(dict.fromkeys(user.watchlist))[:limit],
-                len(set(user.watchlist)) > limit,
-            )
-        )
+        return SignIn(user)
 
     # --- out
 
@@ -415,19 +351,6 @@ class Session:
             raise RefusedError(
                 f"Too many invalid messages: {MAX_FAULTS} within {FAULT_WINDOW_S:.0f} seconds"
             )
-
-
-def _present(info: msgspec.Raw) -> msgspec.Raw | None:
-    """``user_info`` as it was signed, or None where it is absent or null."""
-    return info if bytes(info) not in {b"", b"null"} else None
-
-
-class ClientEventError(RemoteProtocolError):
-    """A refused client event; its frame names the channel, as some clients expect (section 4)."""
-
-    def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
-        super().__init__(message, close_code=close_code)
-        self.channel = channel[:200]
 
 
 def _ping(session: Session, message: ClientMessage) -> Request:
