@@ -52,10 +52,13 @@ class ServerMessage(msgspec.Struct, frozen=True, gc=False):
             BadMessageError: it is something else; the text names event, field and rule.
         """
         try:
-            return read_json(partial(msgspec.json.decode, type=kind, strict=False), self.text or "{}")
+            data: T = read_json(
+                partial(msgspec.json.decode, type=kind, strict=False), self.text or "{}"
+            )
         except (ValueError, RecursionError) as error:
             rule = str(error).replace("`$", "`data")
             raise BadMessageError(f"Invalid data in {self.event}: {rule}") from None
+        return data
 
 
 class EstablishedData(msgspec.Struct, frozen=True, gc=False):

@@ -195,11 +195,11 @@ class MsgpackCodec:
 def unpack(payload: bytes) -> Any:  # noqa: ANN401 - whatever was packed
     """Read one msgpack value; binary values come through, and :func:`to_json` refuses them.
 
-    A string that is not UTF-8 is none of msgpack's faults; it gets U+FFFD where it is no text, as
-    half an emoji has no other form either (protocol.md 9.5).
+    Half a character in a string becomes U+FFFD, as it does in JSON (protocol.md 9.5).
 
     Raises:
-        BadMessageError: not msgpack, bytes left over, an extension value, or nested too deeply.
+        BadMessageError: not msgpack, bytes left over, a string of bytes that are no text, an
+            extension value, or nested too deeply.
     """
     try:
         return msgpack.unpackb(

@@ -1,7 +1,7 @@
-"""JSON that comes from outside, where half a surrogate pair is no fault.
+r"""JSON that comes from outside, where half a surrogate pair is no fault.
 
 JavaScript cuts strings between the halves of an emoji (``"…😀".slice(0, n)``) and writes what is
-left as ``"\\ud83d"``. RFC 8259 section 8.2 allows that; UTF-8, in which everything goes out, has no
+left as ``"\ud83d"``. RFC 8259 section 8.2 allows that; UTF-8, in which everything goes out, has no
 form for it, and msgspec refuses it. So here it becomes U+FFFD, as in every decoder that replaces
 what it cannot show (protocol.md 9.5).
 
@@ -24,9 +24,12 @@ __all__ = ["REPLACING", "mend_text", "read_json", "write_json"]
 
 T = TypeVar("T")
 
-#: ``errors=`` of a UTF-8 decoder that puts one U+FFFD for half a surrogate pair, and one for each
-#: other stretch of bytes that is no text: what msgpack's strings are read with.
+#: ``errors=`` of a UTF-8 decoder that puts U+FFFD for half a character: half a surrogate pair, or
+#: what is left where a string was cut between bytes. What msgpack's strings are read with. Bytes
+#: that are no part of any character are still refused: that is no text.
 REPLACING: Final = "cachecast.replacing"
+
+_IN_NO_CHARACTER: Final = frozenset(b"\xc0\xc1" + bytes(range(0xF5, 0x100)))
 
 #: Half a pair as three bytes, as encoders write it that know no better.
 _HALF_IN_UTF8: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
@@ -109,6 +112,8 @@ def _mend_value(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can say
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
+    if error.object[error.start] in _IN_NO_CHARACTER:
+        raise error
     half = _HALF_IN_UTF8.match(error.object, error.start)
     return "\ufffd", half.end() if half else error.end
 

@@ -6,16 +6,13 @@ Shapes are the wire's own (protocol.md 1 to 5); ``codec`` turns them into bytes 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from functools import partial
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from cachecast.errors import BadMessageError
 from cachecast.protocol.json_text import read_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = [
     "RULES",
@@ -86,12 +83,6 @@ def fault_of(error: Exception) -> str:
 _read_text = msgspec.json.Decoder(str).decode
 
 
-@lru_cache(maxsize=16)
-def _reader(kind: type[Any]) -> Callable[[bytes | str], Any]:
-    """The decoder of one of the few types of ``data``."""
-    return msgspec.json.Decoder(kind).decode
-
-
 def has_reserved_prefix(event: str) -> bool:
     """Whether an event name belongs to the protocol, so that nobody else may send it."""
     return event.startswith(_RESERVED)
@@ -128,9 +119,10 @@ class ClientMessage(msgspec.Struct, frozen=True, gc=False):
         raw = bytes(self.data)
         try:
             text = read_json(_read_text, raw) if raw.startswith(b'"') else raw or b"null"
-            return read_json(_reader(kind), text)
+            data: T = read_json(partial(msgspec.json.decode, type=kind), text)
         except (ValueError, RecursionError) as error:
             raise BadMessageError(f"Invalid data in {self.event}: {fault_of(error)}") from None
+        return data
 
 
 class SubscribeData(msgspec.Struct, frozen=True, gc=False):

@@ -332,3 +332,9 @@ def test_the_broker_counts_the_time_that_the_machine_sleeps():
 
     assert clock.args == (getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC),)
     assert clock() <= clock()
+
+
+async def test_a_user_that_cannot_sign_in_cannot_be_sent_to(autojump_clock, cachecast_broker):
+    """The rule is in the text, where publishing would only have named a channel."""
+    with pytest.raises(BadRequestError, match="Invalid user id 'e:2': id has invalid characters"):
+        await cachecast_broker.send_to_user(TEST_APP.id, "e:2", "e", 1)

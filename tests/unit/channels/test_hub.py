@@ -144,3 +144,13 @@ def test_an_app_may_have_a_rate_of_publishing() -> None:
     assert bucket is not None
     assert bucket.take(0.0, 100.0)
     assert not bucket.take(0.0)
+
+
+def test_users_own_channels_are_not_counted() -> None:
+    """They are the protocol's business (protocol.md 9.5)."""
+    hub, _ = _hub()
+    session = Client().session
+    hub.subscribe(session, parse_channel_name("#server-to-user-u"), None)
+    hub.subscribe(session, PLAIN, None)
+
+    assert (hub.n_channels, hub.n_subscriptions, len(hub.channels)) == (1, 1, 2)

@@ -39,13 +39,13 @@ def test_what_the_first_connection_said_stands_until_the_last_has_left() -> None
 
 
 def test_the_success_frame_has_every_id_as_a_key_of_the_hash() -> None:
-    """Numbers stay numbers in ``ids`` and become text as keys; no info is null."""
+    """Numbers stay numbers in ``ids`` and become text as keys; no info is an empty object."""
     roster = PresenceRoster()
     roster.join(Member(10))
     roster.join(Member("a", msgspec.Raw(b'{"n":1}')))
 
     assert msgspec.json.encode(roster.success_data()) == (
-        b'{"presence":{"ids":[10,"a"],"hash":{"10":null,"a":{"n":1}},"count":2}}'
+        b'{"presence":{"ids":[10,"a"],"hash":{"10":{},"a":{"n":1}},"count":2}}'
     )
     assert roster.user_ids == ["10", "a"]
 

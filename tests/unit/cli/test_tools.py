@@ -173,3 +173,11 @@ def test_demonstration_credentials_beyond_loopback_are_a_fault(tmp_path):
     with pytest.raises(ConfigError, match="demonstration") as caught:
         run("check-config", str(path))
     assert caught.value.field == "server.host"
+
+
+def test_a_user_that_could_not_sign_in_is_not_signed():
+    """The signature would be good for nothing, and the rule is what whoever asks needs to hear."""
+    result = run("sign", "user", "1.2", '{"id":"e:2"}', *CREDENTIALS)
+
+    assert result.exit_code == 2
+    assert "Invalid user_data: id has invalid characters" in result.output

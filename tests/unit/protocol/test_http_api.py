@@ -228,7 +228,6 @@ def test_json_data_must_be_a_string(data: Any) -> None:
         b'{"name":"\xff"}',
         b"{",
         b"[" * 100_000,
-        rb'{"name":"\ud800","data":"","channel":"a"}',
         b'{"x":' * 10_000,
     ],
 )

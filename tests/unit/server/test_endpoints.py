@@ -268,8 +268,6 @@ async def test_publishing_faster_than_allowed_is_429():
         (b"[" * 100_000, 400, None),
         (b'{"a":' * 50_000, 400, None),
         (b'{"name":"e","data":"1","channel":"a","x":%b}' % DEEP, 400, None),
-        (b'{"name":"e","channel":"a","data":"\\ud800"}', 400, None),
-        (b'{"name":"\\udc00","channel":"a","data":"1"}', 400, None),
         (event(data="x" * 10_241), 413, TOO_LARGE),
         (event(data="\u00e9" * 5_121), 413, TOO_LARGE),
     ],

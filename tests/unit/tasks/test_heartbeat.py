@@ -28,7 +28,7 @@ class Closings:
 def make_heartbeat(*, clock, backlog=None, **fields):
     closings = Closings()
     heartbeat = Heartbeat(
-        BrokerConfig(apps=(make_app(),), **fields),
+        BrokerConfig(**{"apps": (make_app(),), "activity_timeout_s": 120.0} | fields),
         set() if backlog is None else backlog,
         clock,
         closings,
