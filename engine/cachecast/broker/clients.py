@@ -282,7 +282,7 @@ class Clients:
                 self._refuse(session, error)
 
     def _subscribe(self, session: Session, request: Subscribe) -> None:
-        """Join, tell the others, confirm and replay in one step: design.md invariant 3.
+        """Join, tell the others, confirm and replay in one step: DESIGN.md invariant 3.
 
         The others are told first, which costs the newcomer nothing: they hear it from the fan-out,
         after this step. Sending may find that the newcomer's socket is broken, which makes it leave

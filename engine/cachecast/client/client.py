@@ -353,7 +353,7 @@ async def connect(
     )
     async with AsyncExitStack() as stack:
         if auth_endpoint is not None or user_auth_endpoint is not None:
-            # Imported where it is needed, for it takes 70 ms (libraries.md 6) and most do not.
+            # Imported where it is needed, for it takes 70 ms and most do not.
             import httpx2  # noqa: PLC0415
 
             http = await stack.enter_async_context(httpx2.AsyncClient(headers=auth_headers))

@@ -4,13 +4,13 @@ The rules of this file:
 
 * One task writes, out of one bounded queue, and is never timed out inside a message: cancelling
   trio-websocket's ``send_message`` half way leaves half a frame on the wire, and the next message
-  lands inside it (libraries.md 2.5). Whoever cancels the writer throws the connection away.
+  lands inside it. Whoever cancels the writer throws the connection away.
 * The stream is ours. trio-websocket's ``aclose`` waits for ever for a peer that does not answer,
   and does not close the transport after an oversize message, so the last word is always
   ``aclose_forcefully``.
 * Whatever goes wrong in here becomes an :class:`~cachecast.client.backoff.Ending`. trio-websocket's
   reader task lets through what a server can cause: wsproto's ``LocalProtocolError`` for a Ping
-  after our Close (libraries.md 2.5), h11's for an answer that is no HTTP (seen in our tests). So
+  after our Close, h11's for an answer that is no HTTP (seen in our tests). So
   that task has a nursery of its own, and all that comes out of it is taken for the server's doing.
 """
 

@@ -3,7 +3,7 @@
 For services that have such a server already and want Pusher clients on one of its paths. It costs
 two tasks and trio-websocket's 41 to 54 us a frame; ``serve`` is the fast way.
 
-trio-websocket 0.12.2 has edges that this file contains (libraries.md 2.5). Its reader task, which
+trio-websocket 0.12.2 has edges that this file contains. Its reader task, which
 lives in the host's nursery, raises whenever it wants to say something after a Close has been sent,
 so :func:`_calm` makes that impossible. A cancelled send leaves half a frame on the wire and
 ``aclose`` waits for ever for a peer that does not answer: so nothing here is cancelled but to end

@@ -1,8 +1,8 @@
 """Requests from a byte stream: httptools, and the limits that it does not set.
 
 httptools parses and refuses what is malformed; it limits neither the size of a head nor the number
-of headers, and it accepts a missing Host and odd transfer codings (libraries.md 2.2), so those
-checks stand here.
+of headers, and it accepts a missing Host and odd transfer codings, so those checks stand here
+(DESIGN.md 8).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A selector's own file descriptor is itself waitable, so one task awaits *it* and then reads every
 ready socket without blocking. An idle connection costs 0.5 KiB that way instead of the 5 to 20 KiB
-of a task, and accepting one costs no scheduling (design.md 3 has the figures).
+of a task, and accepting one costs no scheduling (DESIGN.md 7 has the figures).
 
 The rule of this file: handlers are synchronous, do a bounded amount of work and never let an
 exception mean anything for anybody else.
@@ -165,6 +165,6 @@ class Poller:
                 handler.on_writable()
         except Exception:  # noqa: BLE001 - it is logged
             # One client can end only its own connection, whatever bytes it sends and whatever
-            # bug of ours they find: design.md invariant 12.
+            # bug of ours they find: DESIGN.md invariant 12.
             _log.error("connection failed", handler=type(handler).__name__, traceback=format_exc())
             handler.abort()

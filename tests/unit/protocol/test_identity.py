@@ -107,3 +107,8 @@ def test_half_an_emoji_in_what_was_signed_is_no_fault() -> None:
     assert json.loads(bytes(member.user_info or b"")) == {"n": "\ufffd"}
     assert json.loads(bytes(user.user_info or b"")) == {"n": "\ufffd"}
     assert user.user_data == r'{"id":"u","user_info":{"n":"\ud83d"}}'
+
+
+def test_nobody_is_no_user() -> None:
+    """Said of an id that a publisher gives, as of one that was signed."""
+    assert user_id_fault("", make_app()) == "id must be a non-empty string"
