@@ -12,7 +12,8 @@ SECTIONS = set(re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", PROTOCOL, re.MULTILINE))
 NUMBER = re.compile(r"\d{1,2}(?:\.\d{1,2})?")
 #: ``protocol.md 2.6 and 9.5``, ``protocol.md section 6``, ``protocol.md 1 to 5``.
 CITATION = re.compile(
-    r"protocol\.md,?\s+(?:#\s+)?(?:section )?(\d[\d.]*(?:(?:, | and | to )\d[\d.]*)*)"
+    r"protocol\.md,?\s+(?:#\s+)?(?:section )?"
+    r"(\d{1,2}(?:\.\d{1,2})?(?!\d)(?:(?:, | and | to )\d{1,2}(?:\.\d{1,2})?(?!\d))*)"
 )
 #: ``(2.9)`` alone, which the engine's comments use once the page is named.
 SHORT = re.compile(r"\((\d{1,2}\.\d{1,2}(?: and \d{1,2}(?:\.\d{1,2})?)?)\)")

@@ -13,7 +13,8 @@ Reading order:
 
 - `stream`: what should arrive, what did arrive, and the ledger of the differences.
 - `subscriber`: one client connection; probes are subscribers whose delays are recorded.
-- `loop`: epoll twice; probes are always read first, so a backlog of the others never colours a delay.
+- `loop`: epoll twice; probes are always read first, so a backlog of the others never colours a
+  delay.
 - `connecting`: many handshakes at once, each driven by a dialect.
 - `publishing`: the open schedule (paced), or as fast as the server takes it (flat).
 - `churning`: subscribers that leave and come back at a steady rate.
