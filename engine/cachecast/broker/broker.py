@@ -37,7 +37,7 @@ from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
-from cachecast.tasks.counts import run_counts
+from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
 from cachecast.tasks.heartbeat import Heartbeat
@@ -433,7 +433,7 @@ async def open_broker(
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
-        nursery.start_soon(run_counts, broker.announcements.announce_due)
+        nursery.start_soon(run_announcer, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.webhooks.run)
         try:
