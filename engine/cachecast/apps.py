@@ -16,7 +16,8 @@ from cachecast.errors import ConfigError
 
 __all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
 
-#: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
+#: Seconds that no cached value outlives: the promise of the product. Pusher says "up to 30
+#: minutes".
 MAX_CACHE_TTL_S = 1800.0
 
 WebhookEvent = Literal[
@@ -49,10 +50,10 @@ class Webhook(_Config, frozen=True, kw_only=True):
     """One URL that is told what happens in an app.
 
     Attributes:
-        url: http or https.
-        events: which events it wants; empty means all seven.
-        channel_prefixes: only channels that start with one of these; empty means all.
-        headers: sent along with every request, for example a token of the receiver's.
+        url: http or https URL.
+        events: names of the events that it wants; empty means all seven.
+        channel_prefixes: beginnings of the channels that it wants; empty means all.
+        headers: header lines sent along with every request, for example a token of the receiver's.
     """
 
     url: str
@@ -72,28 +73,32 @@ class App(_Config, frozen=True, kw_only=True):
     that signs webhooks (protocol.md 7).
 
     Attributes:
-        id: digits, if Pusher's Python and Go libraries are to accept it.
+        id: the app's id in paths of the HTTP API; digits, if Pusher's Python and Go libraries are
+            to accept it.
         cluster: the region the app lives in; None is any. A node of another cluster refuses the
             app with 4001, so that what is published to it never leaves its region.
-        is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
-        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS, and
-            plain HTTP requests 403.
-        allows_client_events: off on hosted Pusher until switched on, so here too.
-        sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
-            the HTTP API is given without it.
-        allows_sign_in: ``pusher:signin``.
-        requires_authorization: a connection that neither signs in nor joins a private or presence
-            channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
-            not count to ``max_connections``.
+        is_enabled: whether the app is served; if not, WebSockets get 4003 and HTTP requests 403.
+        is_tls_only: whether TLS is asked for: plain WebSockets get 4000, which makes pusher-js come
+            back with TLS, and plain HTTP requests 403.
+        allows_client_events: whether clients may trigger events; off on hosted Pusher until
+            switched on, so here too.
+        sends_subscription_counts: whether there are ``subscription_count`` events and webhooks. The
+            attribute of the HTTP API is given without it.
+        allows_sign_in: whether ``pusher:signin`` is taken.
+        requires_authorization: whether a connection that neither signs in nor joins a private or
+            presence channel within ``authorization_timeout_s`` is closed with 4009; until it does,
+            it does not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
             must match; empty allows all. Others are closed with 4009.
-        cache_ttl_s: never above 1800 (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's
-            counts.
-        max_cache_entries, max_cache_bytes: at the ceiling the oldest value goes first; counted.
-        max_pending_bytes: what may wait for one slow connection; past it the connection is closed
-            with 4100. Cache channels keep one pending value each and do not grow.
-        stall_timeout_s: a connection that takes nothing for so long is closed with 4100.
-        max_undelivered_bytes: publications that wait for their turn; past it publishers wait.
+        cache_ttl_s: lifetime of cached values in seconds, never above 1800
+            (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
+        max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
+            bytes; at one the oldest value goes first, and is counted.
+        max_pending_bytes: bytes that may wait for one slow connection; past it the connection is
+            closed with 4100. Cache channels keep one pending value each and do not grow.
+        stall_timeout_s: seconds after which a connection that takes nothing is closed with 4100.
+        max_undelivered_bytes: bytes of publications that wait for their turn; past it publishers
+            wait.
     """
 
     id: str

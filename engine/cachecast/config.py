@@ -34,7 +34,7 @@ __all__ = [
     "load_config",
 ]
 
-#: Served when nothing is configured, on loopback only.
+#: The app that is served when nothing is configured, on loopback only.
 DEMO_APP = App(
     id="4242",
     key="app-key",
@@ -44,7 +44,7 @@ DEMO_APP = App(
     sends_subscription_counts=True,
 )
 
-#: What clients may be told when the node ends; the first is the default.
+#: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
 
 
@@ -54,20 +54,22 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         cluster: the region this node is in; apps of another one are refused with 4001.
         cache_ttl_s: lifetime of cached values in seconds, at most 1800.
-        max_cache_entries, max_cache_bytes: of all apps together; the oldest value goes first.
+        max_cache_entries, max_cache_bytes: ceilings of the cached values of all apps together, in
+            number and in bytes; the oldest value goes first.
         requires_protocol: refuse a client that names no protocol version with 4008, as hosted
             Pusher announces for some day (protocol.md 1.2); load scripts often name none.
-        max_connections: of all apps together; past it 4100. None: as many as files may be open.
+        max_connections: clients of all apps together; past it 4100. None: as many as files may be
+            open.
         activity_timeout_s: told to clients; a silent one is pinged after it.
-        pong_timeout_s: how long a pinged client may take before 4201.
+        pong_timeout_s: seconds that a pinged client may take before 4201.
         max_inactivity_s: 4202 for clients that answer no pings of either kind (protocol.md 1.5).
-        max_message_bytes: of one message from a client; past it the close code is 1009.
-        max_head_bytes, max_headers: of one HTTP request head; past them 431.
-        max_body_bytes: of one HTTP request; past it 413.
+        max_message_bytes: bytes of one message from a client; past it the close code is 1009.
+        max_head_bytes, max_headers: bytes and headers of one HTTP request head; past them 431.
+        max_body_bytes: bytes of the body of one HTTP request; past it 413.
         max_undelivered_bytes: publications that wait on one channel; past it publishers wait.
         request_timeout_s: TLS handshake and one complete request, together; past it 408.
-        idle_timeout_s: of an HTTP connection between requests.
-        close_timeout_s: how long a closing client may take to read the close frame.
+        idle_timeout_s: seconds that an HTTP connection may be silent between requests.
+        close_timeout_s: seconds that a closing client may take to read the close frame.
     """
 
     apps: Sequence[App] = ()
@@ -155,16 +157,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where and how ``cachecast serve`` listens.
 
     Attributes:
-        host, port: of clients, WebSocket and HTTP API alike; port 0 lets the system choose.
+        host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
+            choose.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
-        admin_host, admin_port: where; no port means the one after ``port``, or any if it is taken.
-        trusts_proxy: believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS only.
-        locks_memory: keep the process out of swap (``mlockall``).
-        drain_s: within which clients are closed after SIGTERM, at an even rate.
-        drain_code: that they are told: 4100 brings them back after a second or more, 4200 at once.
-        exit_limit_s: after SIGTERM the process has ended by then, whatever still waits.
-        log_format: ``auto`` is readable on a terminal and JSON otherwise.
+        admin_host, admin_port: the admin address; no port means the one after ``port``, or any if
+            it is taken.
+        trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS
+            only.
+        locks_memory: whether to keep the process out of swap (``mlockall``).
+        drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
+        drain_code: close code that they are told: 4100 brings them back after a second or more,
+            4200 at once.
+        exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
+            otherwise.
     """
 
     host: str = "127.0.0.1"

@@ -73,9 +73,9 @@ class ConfigError(EngineError):
     """A configuration that cannot work, found at start-up.
 
     Attributes:
-        field: where it stands, for example ``apps[0].cache_ttl_s``.
-        rule: what must be true, in one sentence.
-        remedy: what to do about it; may be empty.
+        field: path of the field, for example ``apps[0].cache_ttl_s``.
+        rule: one sentence that says what must be true.
+        remedy: one sentence that says what to do about it; may be empty.
     """
 
     def __init__(self, field: str, rule: str, remedy: str = "") -> None:
@@ -177,8 +177,8 @@ class LimitError(RemoteProtocolError):
 
     Attributes:
         limit: the allowed value.
-        actual: what was asked for; None where only the excess is known.
-        unit: of both, for example ``bytes``.
+        actual: the value that was asked for; None where only the excess is known.
+        unit: the unit of both, for example ``bytes``.
     """
 
     http_status = 413

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AppCounters", "AppStatistics", "BrokerStatistics", "exposition"]
 
-#: Apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a node
-#: with thousands of tenants must stay small.
+#: Number of apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a
+#: node with thousands of tenants must stay small.
 MAX_LABELLED_APPS = 100
 
 
@@ -97,13 +97,13 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The node at one moment.
 
     Attributes:
-        outbox_bytes: waiting for slow connections.
-        backlogged_connections: that have anything waiting.
-        eviction_lag_s: of the last eviction, past the deadline.
-        max_eviction_lag_s: the worst since start.
-        loop_lag_s: how late the loop last woke a task that slept one second.
-        max_loop_lag_s: the worst since start.
-        refusals: of connections that belong to no app, by code.
+        outbox_bytes: bytes that wait for slow connections.
+        backlogged_connections: number of connections that have anything waiting.
+        eviction_lag_s: seconds past its deadline of the last eviction.
+        max_eviction_lag_s: the worst of these since start, in seconds.
+        loop_lag_s: seconds that the loop was late when it last woke a task that slept one second.
+        max_loop_lag_s: the worst of these since start, in seconds.
+        refusals: code -> refused connections that belong to no app.
     """
 
     apps: tuple[AppStatistics, ...]
@@ -118,14 +118,14 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def connections(self) -> int:
-        """Of all apps."""
+        """Open client connections of all apps."""
         return sum(app.connections for app in self.apps)
 
 
 _GAUGES = {
     "connections": "Open client connections.",
-    "subscriptions": "Subscriptions, one for each connection and channel.",
-    "channels": "Occupied channels.",
+    "subscriptions": "Subscriptions, one for each connection and channel, without users' own.",
+    "channels": "Occupied channels, without users' own.",
     "users": "Signed-in users.",
     "cache_entries": "Cached values.",
     "cache_bytes": "Bytes of cached values, with the overhead of an entry.",

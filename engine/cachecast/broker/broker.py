@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
-#: Seconds that go on while the machine is suspended, where the system counts them.
+#: Monotonic seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-#: How long the end of a broker waits for webhooks, and again for the bus.
+#: Seconds that the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
 
 
@@ -65,9 +65,9 @@ class Broker:
     """One node. Make it with :func:`open_broker`, which runs its tasks.
 
     Attributes:
-        config: as given.
+        config: the configuration as it was given.
         clients: the conversations; what ``server`` and ``testing`` talk to.
-        delivery: from publications to recipients.
+        delivery: the way from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
     """
 
@@ -142,11 +142,11 @@ class Broker:
         nothing was published.
 
         Args:
-            app_id: of the tenant.
-            channels: at most the app's ``max_channels_per_event``.
-            event: its name.
-            data: a string is sent as it is, anything else as its JSON.
-            socket_id: of a connection that must not get it.
+            app_id: the tenant's id.
+            channels: one name or several, at most the app's ``max_channels_per_event``.
+            event: the event's name.
+            data: a string, which is sent as it is, or anything else, which is sent as its JSON.
+            socket_id: socket id of a connection that must not get it.
 
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
@@ -336,11 +336,11 @@ class Broker:
         """What an authorization endpoint answers to a client library.
 
         Args:
-            app_id: of the tenant; its newest key signs.
-            socket_id: that the client sent.
-            channel: that the client sent.
-            user_id: of the member, required for presence channels.
-            user_info: what the other members are shown, a mapping; None for nothing.
+            app_id: the tenant's id; its newest key signs.
+            socket_id: the socket id that the client sent.
+            channel: the channel's name that the client sent.
+            user_id: the member's id, required for presence channels.
+            user_info: a mapping that the other members are shown; None for nothing.
             encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
 
         Raises:
@@ -413,10 +413,10 @@ async def open_broker(
 
     Args:
         config: apps and limits.
-        clock: monotonic seconds, by default such as go on while the machine sleeps. Tests pass
-            ``trio.current_time``, which a virtual clock governs.
-        unix_now: wall time in seconds.
-        bus: to other nodes; by default this node is alone.
+        clock: function that gives monotonic seconds, by default such as go on while the machine
+            sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
+        unix_now: function that gives the wall time in seconds.
+        bus: the way to other nodes; by default this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait.

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients"]
 
-#: How long the bus may take to attach a channel before the subscription is refused.
+#: Seconds that the bus may take to attach a channel before the subscription is refused.
 ATTACH_LIMIT_S: Final = 5.0
 
 
@@ -81,13 +81,14 @@ class Clients:
 
         Args:
             config: limits of the node.
-            hubs: by app id.
-            delivery: where publications and replays come from.
+            hubs: app id -> hub.
+            delivery: the source of publications and replays.
             announcements: tell a channel of its members and their number.
-            bus: asked whether a channel is attached before its first subscriber is answered.
+            bus: the bus, asked whether a channel is attached before its first subscriber is
+                answered.
             backlog: the outboxes that have something waiting.
-            clock: the broker's seconds.
-            notify: tells webhooks and hooks.
+            clock: function that gives the broker's seconds.
+            notify: function that tells webhooks and hooks.
             nursery: the Broker's; a subscription that has to wait for the bus waits in it.
         """
         self._bus = bus
@@ -102,9 +103,9 @@ class Clients:
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
-        #: Refusals that belong to no app, by code.
+        #: Code -> refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
-        #: No new connections while draining.
+        #: Whether the node ends, and takes no new connections.
         self.is_draining = False
         self.n_sessions = 0
 
@@ -122,9 +123,9 @@ class Clients:
         """Decide whether a connection may exist.
 
         Args:
-            key: from the path.
-            protocol: from the query, None if absent.
-            origin: the browser's, None if absent.
+            key: the app key from the path.
+            protocol: the protocol version from the query, None if absent.
+            origin: the browser's Origin header, None if absent.
             is_tls: whether the client came over TLS.
 
         Raises:
@@ -155,11 +156,11 @@ class Clients:
         """Begin a conversation; its first frame is ``connection_established``.
 
         Args:
-            app: from :meth:`admit`.
-            codec: that the client offered.
-            transport: owns the socket; its outbox is the session's.
-            protocol: as given to :meth:`admit`.
-            preface: sent in front of the first frame, in the same call: the response of the
+            app: the app that :meth:`admit` returned.
+            codec: the codec that the client offered.
+            transport: the owner of the socket; its outbox is the session's.
+            protocol: the protocol version as given to :meth:`admit`.
+            preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
         """
         hub = self._hubs[app.id]

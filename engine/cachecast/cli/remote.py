@@ -45,21 +45,21 @@ def credentials(command: Callable[..., None]) -> Callable[..., None]:
         envvar="CACHECAST_APP_ID",
         default=DEMO_APP.id,
         show_default=True,
-        help="Of the app; or CACHECAST_APP_ID.",
+        help="Id of the app; or CACHECAST_APP_ID.",
     )
     @click.option(
         "--key",
         envvar="CACHECAST_APP_KEY",
         default=DEMO_APP.key,
         show_default=True,
-        help="Of the app; or CACHECAST_APP_KEY.",
+        help="Key of the app; or CACHECAST_APP_KEY.",
     )
     @click.option(
         "--secret",
         envvar="CACHECAST_APP_SECRET",
         default=DEMO_APP.secret,
         show_default="of the demonstration app",
-        help="Of the app; better as CACHECAST_APP_SECRET than on the command line.",
+        help="Secret of the app; better as CACHECAST_APP_SECRET than on the command line.",
     )
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
@@ -88,7 +88,7 @@ _url = click.option(
     default=DEFAULT_URL,
     show_default=True,
     callback=_check_url,
-    help="Of the server; http, https, ws and wss mean the same host here. Or CACHECAST_URL.",
+    help="Address of the server; http, https, ws and wss mean the same. Or CACHECAST_URL.",
 )
 
 
@@ -108,7 +108,7 @@ class RequestError(EngineError):
 @click.argument("channel")
 @click.argument("event")
 @click.argument("data")
-@click.option("--socket-id", help="Of a connection that must not get it.")
+@click.option("--socket-id", help="Socket id of a connection that must not get it.")
 @_master_key
 @_url
 @credentials
@@ -132,7 +132,7 @@ def publish(
 
 
 @click.command()
-@click.option("--prefix", default="", help="Only names that start with it.")
+@click.option("--prefix", default="", help="Beginning of the names that are listed.")
 @_url
 @credentials
 def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
@@ -175,8 +175,10 @@ def terminate(user_id: str, url: str, app_id: str, key: str, secret: str) -> Non
 
 @click.command()
 @click.argument("channel")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@click.option("--user-id", default="cli", show_default=True, help="Who to be on presence channels.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of events after which to end.")
+@click.option(
+    "--user-id", default="cli", show_default=True, help="Id of the user to be on presence channels."
+)
 @_master_key
 @_url
 @credentials

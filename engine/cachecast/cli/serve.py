@@ -39,18 +39,23 @@ _log = structlog.get_logger("cachecast.serve")
 
 
 @click.command(name="serve")
-@click.option("--config", "path", type=click.Path(path_type=Path), help="TOML file.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="Configuration file in TOML."
+)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on, 0 for any.  [default: 6001]")
 @click.option("--app-id", help="Id of the one app to serve.")
-@click.option("--app-key", help="Its key.")
-@click.option("--app-secret", help="Its secret; better given as CACHECAST_APP_SECRET.")
+@click.option("--app-key", help="Key of that app.")
+@click.option("--app-secret", help="Secret of that app; better given as CACHECAST_APP_SECRET.")
 @click.option("--cache-ttl", help="Lifetime of cached values in seconds, at most 1800.")
 @click.option("--cluster", help="Region of this node.")
 @click.option("--tls-cert", help="PEM file with the certificate chain; read again on SIGHUP.")
-@click.option("--tls-key", help="PEM file with its key.")
+@click.option("--tls-key", help="PEM file with the certificate's key.")
 @click.option("--admin-host", help="Address of /up, /ready and /metrics.  [default: 127.0.0.1]")
-@click.option("--admin-port", help="Its port.  [default: the one after --port, if free]")
+@click.option(
+    "--admin-port",
+    help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
+)
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))

@@ -91,7 +91,7 @@ def generate() -> None:
 
 
 @generate.command(name="app")
-@click.option("--name", default="", help="For people; not sent anywhere.")
+@click.option("--name", default="", help="Name of the app for people; not sent anywhere.")
 def generate_app(name: str) -> None:
     """Print a new app, ready to be put into a configuration file.
 
@@ -142,8 +142,10 @@ def sign_user(socket_id: str, user_data: str, app_id: str, key: str, secret: str
 @sign.command(name="request")
 @click.argument("method", type=click.Choice(["GET", "POST"], case_sensitive=False))
 @click.argument("path")
-@click.option("--body", default="", help="Exactly as it will be sent.")
-@click.option("--param", "params", multiple=True, help="NAME=VALUE of the query; may be repeated.")
+@click.option("--body", default="", help="Body of the request, exactly as it will be sent.")
+@click.option(
+    "--param", "params", multiple=True, help="Parameter of the query, NAME=VALUE; may be repeated."
+)
 @click.option("--timestamp", type=int, help="Unix seconds instead of now.")
 @credentials
 def sign_request(

@@ -24,8 +24,8 @@ __all__ = [
     "parse_channel_name",
 ]
 
-#: Characters. Pusher documents 164, but every server library lets 200 through, so 200 is what
-#: breaks nothing (protocol.md 2.2).
+#: The longest name, in characters. Pusher documents 164, but every server library lets 200 through,
+#: so 200 is what breaks nothing (protocol.md 2.2).
 MAX_LENGTH = 200
 
 SERVER_TO_USER_PREFIX = "#server-to-user-"
@@ -120,7 +120,7 @@ def parse_channel_name(text: str, max_length: int = MAX_LENGTH) -> ChannelName:
 
     Args:
         text: the name as the client or the publisher gave it.
-        max_length: in characters.
+        max_length: the longest name that is taken, in characters.
 
     Raises:
         BadChannelNameError: empty, too long, or a character outside ``A-Z a-z 0-9 _-=@,.;``;

@@ -58,7 +58,7 @@ class Codec(Protocol):
 
     Attributes:
         index: position in what is kept a codec each, see ``channels.channel.Recipients``.
-        subprotocol: what a client offers to get it; None is the default.
+        subprotocol: the WebSocket subprotocol that a client offers to get it; None is the default.
         opcode: TEXT or BINARY, of both directions.
     """
 
@@ -70,8 +70,8 @@ class Codec(Protocol):
         """Read one message.
 
         Args:
-            payload: of one whole message; of a text message valid UTF-8, as the frame parser
-                leaves it.
+            payload: the bytes of one whole message; of a text message valid UTF-8, as the frame
+                parser leaves it.
 
         Raises:
             BadMessageError: it is not a map with an ``event``; the text names the fault.
@@ -83,10 +83,10 @@ class Codec(Protocol):
         """A frame of the protocol's own.
 
         Args:
-            event: with its ``pusher:`` or ``pusher_internal:`` prefix.
-            data: JSON-encodable.
-            channel: left out if None.
-            is_object: send ``data`` as an object in JSON too; only ``pusher:error``,
+            event: the event's name with its ``pusher:`` or ``pusher_internal:`` prefix.
+            data: a value that JSON can say.
+            channel: the channel that the frame names; None for none.
+            is_object: whether to send ``data`` as an object in JSON too; only ``pusher:error``,
                 ``pusher:signin_success`` and ``pusher:subscription_error`` are so (1.7).
         """
 

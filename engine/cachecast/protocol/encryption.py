@@ -90,7 +90,7 @@ def encrypt(key: bytes, plaintext: str, nonce: bytes | None = None) -> str:
     """Seal ``plaintext`` for one channel.
 
     Args:
-        key: of :func:`channel_key`.
+        key: the channel's key of :func:`channel_key`, 32 bytes.
         plaintext: encrypted as it is, but for half a surrogate pair, which becomes U+FFFD;
             libraries differ in whether they JSON-encode a string first, so that is the caller's
             decision (protocol.md 8).
@@ -111,7 +111,7 @@ def decrypt(key: bytes, data: str) -> str:
     """Open what :func:`encrypt`, or a Pusher library, has sealed.
 
     Args:
-        key: of the channel, 32 bytes.
+        key: the channel's key, 32 bytes.
         data: the event's ``data`` as it came.
 
     Raises:

@@ -100,8 +100,8 @@ class ClientMessage(msgspec.Struct, frozen=True, gc=False):
     """One message from a client, its ``data`` still unread.
 
     Attributes:
-        event: for example ``pusher:subscribe`` or ``client-typing``.
-        channel: top-level channel; only client events have one.
+        event: the event's name, for example ``pusher:subscribe`` or ``client-typing``.
+        channel: the channel beside it; only client events have one.
         data: JSON as it came. Clients send a string, an object or nothing (protocol.md 1.5), so
             its type is decided by whoever reads it.
     """
@@ -166,10 +166,10 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     """One event published to one channel.
 
     Attributes:
-        event: its name.
-        channel: where to.
+        event: the event's name.
+        channel: the channel that it is published to.
         data: the published string, or raw JSON for a client event, relayed as it came.
-        user_id: of the member who triggered a client event on a presence channel.
+        user_id: id of the member who triggered a client event on a presence channel; else None.
         exclude: socket id of the connection that must not get it.
     """
 

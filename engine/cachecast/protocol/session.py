@@ -101,16 +101,17 @@ class Session:
     """One client of one app. Slots only, and nothing built before it is needed.
 
     Attributes:
-        app: whose key it connected with.
+        app: the app whose key it connected with.
         socket_id: ``digits.digits``; server libraries refuse anything else (1.4).
-        codec: of both directions.
-        outbox: where answers go; set by the transport.
+        codec: the codec of both directions.
+        outbox: the queue that answers go to; set by the transport.
         subscriptions: channel name -> the edge that the hub made for it.
         user: set once signed in.
-        active_at: when the client was last heard, in the broker's seconds.
-        authorize_by: when it must have shown a signature; infinity for most apps.
+        active_at: the time when the client was last heard, in the broker's seconds.
+        authorize_by: the time by which it must have shown a signature, in the broker's seconds;
+            infinity for most apps.
         must_pong: whether a ping without an answer ends it (not before protocol 5).
-        wheel_slot: of the heartbeat.
+        wheel_slot: its place in the heartbeat's wheel.
     """
 
     __slots__ = (
@@ -168,8 +169,8 @@ class Session:
         """Understand one message.
 
         Args:
-            payload: of one whole WebSocket message.
-            now: the broker's seconds.
+            payload: the bytes of one whole WebSocket message.
+            now: the present, in the broker's seconds.
 
         Raises:
             RemoteProtocolError: how to answer it stands in the error.
