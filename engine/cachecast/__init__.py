@@ -37,12 +37,13 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         SubscriptionError,
     )
+    from cachecast.events import AppEvent
     from cachecast.server import Server, bridge, serve
     from cachecast.server.tls import TlsTerms
-    from cachecast.tasks.webhooks import WebhookEvent
 
 __all__ = [
     "App",
+    "AppEvent",
     "AuthError",
     "BadRequestError",
     "Broker",
@@ -62,7 +63,6 @@ __all__ = [
     "SubscriptionError",
     "TlsTerms",
     "Webhook",
-    "WebhookEvent",
     "bridge",
     "open_broker",
     "serve",
@@ -71,6 +71,7 @@ __all__ = [
 #: Public name -> the module that has it.
 _HOMES = {
     "App": "cachecast.apps",
+    "AppEvent": "cachecast.events",
     "AuthError": "cachecast.errors",
     "BadRequestError": "cachecast.errors",
     "Broker": "cachecast.broker",
@@ -90,7 +91,6 @@ _HOMES = {
     "SubscriptionError": "cachecast.errors",
     "TlsTerms": "cachecast.server.tls",
     "Webhook": "cachecast.apps",
-    "WebhookEvent": "cachecast.tasks.webhooks",
     "bridge": "cachecast.server",
     "open_broker": "cachecast.broker",
     "serve": "cachecast.server",

@@ -7,28 +7,19 @@ in its unit; defaults are hosted Pusher's where it documents one (protocol.md 9.
 from __future__ import annotations
 
 from math import inf
-from typing import Literal, get_args
+from typing import get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
+from cachecast.events import AppEventName
 
-__all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
+__all__ = ["MAX_CACHE_TTL_S", "WEBHOOK_EVENTS", "App", "KeyPair", "Webhook"]
 
 #: Seconds that no cached value outlives: the promise of the product. Pusher says "up to 30
 #: minutes".
 MAX_CACHE_TTL_S = 1800.0
-
-WebhookEvent = Literal[
-    "channel_occupied",
-    "channel_vacated",
-    "member_added",
-    "member_removed",
-    "client_event",
-    "cache_miss",
-    "subscription_count",
-]
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +48,7 @@ class Webhook(_Config, frozen=True, kw_only=True):
     """
 
     url: str
-    events: tuple[WebhookEvent, ...] = ()
+    events: tuple[AppEventName, ...] = ()
     channel_prefixes: tuple[str, ...] = ()
     headers: dict[str, str] = {}
 
@@ -262,4 +253,5 @@ _POSITIVE = (
     "max_queued_webhook_events",
 )
 
-WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
+#: Names that a webhook may ask for: all there are.
+WEBHOOK_EVENTS: tuple[AppEventName, ...] = get_args(AppEventName)

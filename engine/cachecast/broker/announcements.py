@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cachecast.events import AppEvent
 from cachecast.protocol.codec import JSON, MSGPACK
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class Announcements:
         self,
         fanout: Fanout,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
     ) -> None:
         """Wire it up.
 
@@ -210,7 +210,7 @@ class Announcements:
         count = len(channel.subscriptions)
         self._notify(
             hub,
-            WebhookEvent("subscription_count", channel.name.text, subscription_count=count),
+            AppEvent("subscription_count", channel.name.text, subscription_count=count),
         )
         if count:
             event = "subscription_count"

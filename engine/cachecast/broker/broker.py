@@ -33,6 +33,7 @@ from cachecast.bus.local import LocalBus
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.errors import BadRequestError
+from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
@@ -42,7 +43,7 @@ from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
 from cachecast.tasks.heartbeat import Heartbeat
 from cachecast.tasks.hooks import Hook, Hooks
-from cachecast.tasks.webhooks import WebhookEvent, Webhooks
+from cachecast.tasks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -388,7 +389,7 @@ class Broker:
         """
         self.hooks.add(name, hook)
 
-    def _notify(self, hub: Hub, event: WebhookEvent) -> bool:
+    def _notify(self, hub: Hub, event: AppEvent) -> bool:
         if event.channel.startswith("#"):
             return False  # users' own channels are the protocol's business (protocol.md 9.5)
         is_wanted = False

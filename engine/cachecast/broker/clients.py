@@ -25,6 +25,7 @@ from cachecast.errors import (
     RemoteProtocolError,
     SubscriptionError,
 )
+from cachecast.events import AppEvent
 from cachecast.protocol.frames import close_frame
 from cachecast.protocol.messages import as_text
 from cachecast.protocol.session import (
@@ -36,7 +37,6 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Clients:
         backlog: set[Outbox],
         *,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
         nursery: trio.Nursery,
     ) -> None:
         """Wire it up.
@@ -297,9 +297,9 @@ class Clients:
         channel = joined.edge.channel
         success = channel.roster.success_data() if channel.roster is not None else {}
         if joined.is_occupied:
-            self._notify(hub, WebhookEvent("channel_occupied", name.text))
+            self._notify(hub, AppEvent("channel_occupied", name.text))
         if joined.is_member_new and member is not None:
-            self._notify(hub, WebhookEvent("member_added", name.text, user_id=member.key))
+            self._notify(hub, AppEvent("member_added", name.text, user_id=member.key))
             if not joined.is_occupied:
                 self._announcements.tell_members(
                     hub, channel, "member_added", member.user_id, member.user_info, session
@@ -318,12 +318,12 @@ class Clients:
         left = hub.unsubscribe(session, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None:
-            self._notify(hub, WebhookEvent("member_removed", name, user_id=member.key))
+            self._notify(hub, AppEvent("member_removed", name, user_id=member.key))
             if not left.is_vacated:
                 self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
             self._announcements.forget(channel)
-            self._notify(hub, WebhookEvent("channel_vacated", name))
+            self._notify(hub, AppEvent("channel_vacated", name))
         self._announcements.count_changed(hub, channel)
 
     def _relay(self, session: Session, request: ClientEvent) -> None:
@@ -339,7 +339,7 @@ class Clients:
         self._delivery.send(hub, name, publication, is_server_side=False)
         self._notify(
             hub,
-            WebhookEvent(
+            AppEvent(
                 "client_event",
                 publication.channel,
                 event=publication.event,

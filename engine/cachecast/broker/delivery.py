@@ -16,9 +16,9 @@ import trio
 
 from cachecast.bus.base import Envelope
 from cachecast.errors import LimitError
+from cachecast.events import AppEvent
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Publication
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class Delivery:
         bus: Bus,
         fanout: Fanout,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
         max_undelivered_bytes: int,
     ) -> None:
         """Wire it up.
@@ -223,7 +223,7 @@ class Delivery:
         armed_at = self._misses.get(key)
         if armed_at is not None and self._clock() < armed_at:
             return
-        if not self._notify(hub, WebhookEvent("cache_miss", channel)):
+        if not self._notify(hub, AppEvent("cache_miss", channel)):
             return
         self._misses.pop(key, None)
         self._misses[key] = inf

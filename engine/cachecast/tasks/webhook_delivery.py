@@ -22,6 +22,7 @@ import msgspec
 import structlog
 import trio
 
+from cachecast.events import AppEvent
 from cachecast.protocol.auth import sign
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from cachecast.apps import App, Webhook
 
-__all__ = ["Courier", "Endpoint", "WebhookEvent", "open_client"]
+__all__ = ["Courier", "Endpoint", "open_client"]
 
 #: For the whole of one try: connect, send, answer (protocol.md 7).
 ANSWER_LIMIT_S: Final = 4.0
@@ -72,34 +73,9 @@ _OWN_HEADERS: Final = frozenset(
 _log = structlog.get_logger("cachecast.webhooks")
 
 
-class WebhookEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One event as it stands in a webhook's body (protocol.md 7).
-
-    Attributes:
-        name: one of ``cachecast.apps.WEBHOOK_EVENTS``.
-        channel: where it happened.
-        user_id: of ``member_added`` and ``member_removed``, and of a ``client_event`` on a
-            presence channel.
-        event, data, socket_id: of a ``client_event``; ``data`` is always a string.
-        subscription_count: of the event of that name; 0 is a value.
-    """
-
-    name: str
-    channel: str
-    user_id: str | None = None
-    event: str | None = None
-    data: str | None = None
-    socket_id: str | None = None
-    subscription_count: int | None = None
-
-    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
-        """Leave out what users said: an event must not carry it into a log."""
-        return f"WebhookEvent({self.name!r}, {self.channel!r})"
-
-
 class _Body(msgspec.Struct):
     time_ms: int
-    events: Sequence[WebhookEvent]
+    events: Sequence[AppEvent]
 
 
 class Endpoint:
@@ -192,7 +168,7 @@ class Courier:
         self._turns = trio.CapacityLimiter(MAX_REQUESTS)
 
     async def deliver(
-        self, endpoint: Endpoint, events: Sequence[WebhookEvent], outcomes: Counter[str]
+        self, endpoint: Endpoint, events: Sequence[AppEvent], outcomes: Counter[str]
     ) -> bool:
         """Post events until they are accepted, or until five minutes after the first try.
 
@@ -232,7 +208,7 @@ class Courier:
             )
             await trio.sleep_until(min(now + pause_s, last_try_at))
 
-    async def _try(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> str | None:
+    async def _try(self, endpoint: Endpoint, events: Sequence[AppEvent]) -> str | None:
         """Post once. Returns why it was not accepted, fit for a log, or None if it was."""
         # An event that cannot be encoded fails before any other await; this keeps the checkpoint.
         await trio.lowlevel.checkpoint()
@@ -253,7 +229,7 @@ class Courier:
             return failure
         return None if 200 <= status < 300 else f"status {status}"
 
-    async def _send(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> httpx2.Response:
+    async def _send(self, endpoint: Endpoint, events: Sequence[AppEvent]) -> httpx2.Response:
         """Sign anew and send; returns when the head of the answer is here.
 
         Anew, because Pusher's Python library refuses a ``time_ms`` that is older than 300 s.

@@ -41,7 +41,6 @@ from cachecast.tasks.webhook_delivery import (
     CLOSE_GRACE_S,
     LOG_INTERVAL_S,
     Courier,
-    WebhookEvent,
     open_client,
 )
 from cachecast.tasks.webhook_queue import AppQueue
@@ -52,10 +51,11 @@ if TYPE_CHECKING:
     import httpx2
 
     from cachecast.apps import App
+    from cachecast.events import AppEvent
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
 
-__all__ = ["WebhookEvent", "Webhooks"]
+__all__ = ["Webhooks"]
 
 #: Requests under way to one URL. With one, a channel whose receiver fails would stop all others
 #: for five minutes; with very many, a receiver that comes back would be overrun. Browsers settled
@@ -113,7 +113,7 @@ class Webhooks:
         queue = self._queues.get(app_id)
         return queue is not None and name in queue.names
 
-    def notify(self, app_id: str, event: WebhookEvent) -> None:
+    def notify(self, app_id: str, event: AppEvent) -> None:
         """Queue an event. Never yields, never blocks; O(URLs of the app)."""
         queue = self._queues.get(app_id)
         if queue is None or event.name not in queue.names:

@@ -21,6 +21,7 @@ import trio
 import trio.testing
 
 from cachecast.apps import App, KeyPair, Webhook
+from cachecast.events import AppEvent
 from cachecast.tasks import webhook_delivery
 from cachecast.tasks.webhook_delivery import (
     ANSWER_LIMIT_S,
@@ -28,11 +29,10 @@ from cachecast.tasks.webhook_delivery import (
     MAX_REQUESTS,
     Courier,
     Endpoint,
-    WebhookEvent,
     open_client,
 )
 
-EVENT = WebhookEvent("client_event", "private-a", event="client-x", data="top-secret-payload")
+EVENT = AppEvent("client_event", "private-a", event="client-x", data="top-secret-payload")
 
 
 def make_endpoint(url="http://hook.test/path", hook=None, **options):
@@ -110,12 +110,12 @@ async def test_body_has_only_the_fields_of_its_events(autojump_clock):
         return httpx2.Response(200)
 
     events = [
-        WebhookEvent("channel_occupied", "a"),
-        WebhookEvent("member_added", "presence-a", user_id="7"),
-        WebhookEvent(
+        AppEvent("channel_occupied", "a"),
+        AppEvent("member_added", "presence-a", user_id="7"),
+        AppEvent(
             "client_event", "private-a", event="client-x", data="{}", socket_id="1.2", user_id="7"
         ),
-        WebhookEvent("subscription_count", "a", subscription_count=0),
+        AppEvent("subscription_count", "a", subscription_count=0),
     ]
     await make_courier(handler).deliver(make_endpoint(), events, Counter())
 
@@ -291,7 +291,7 @@ async def test_an_event_that_cannot_be_encoded_is_given_up(autojump_clock):
     outcomes = Counter()
     courier = make_courier(lambda request: httpx2.Response(200))
 
-    assert not await courier.deliver(make_endpoint(), [WebhookEvent("x", "\ud800")], outcomes)
+    assert not await courier.deliver(make_endpoint(), [AppEvent("x", "\ud800")], outcomes)
     assert outcomes["failed"] == 1
 
 

@@ -19,32 +19,33 @@ import trio
 import trio.testing
 
 from cachecast.apps import App, Webhook
+from cachecast.events import AppEvent
 from cachecast.metrics import AppCounters
-from cachecast.tasks.webhooks import MAX_LANES, WebhookEvent, Webhooks
+from cachecast.tasks.webhooks import MAX_LANES, Webhooks
 
 
 def occupied(channel):
-    return WebhookEvent("channel_occupied", channel)
+    return AppEvent("channel_occupied", channel)
 
 
 def vacated(channel):
-    return WebhookEvent("channel_vacated", channel)
+    return AppEvent("channel_vacated", channel)
 
 
 def added(channel, user_id):
-    return WebhookEvent("member_added", channel, user_id=user_id)
+    return AppEvent("member_added", channel, user_id=user_id)
 
 
 def removed(channel, user_id):
-    return WebhookEvent("member_removed", channel, user_id=user_id)
+    return AppEvent("member_removed", channel, user_id=user_id)
 
 
 def miss(channel):
-    return WebhookEvent("cache_miss", channel)
+    return AppEvent("cache_miss", channel)
 
 
 def client_event(channel, number):
-    return WebhookEvent("client_event", channel, event="client-x", data=str(number))
+    return AppEvent("client_event", channel, event="client-x", data=str(number))
 
 
 class Receiver:
