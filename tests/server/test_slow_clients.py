@@ -94,7 +94,7 @@ async def test_stalled_client_is_closed_in_time_however_little_waits():
 async def test_client_that_reads_slowly_but_reads_is_kept():
     # What the kernel holds is less than 15 events: the 16th that is read was sent after the first.
     app = slow_app(stall_timeout_s=20, max_pending_bytes=50_000_000)
-    async with running(app) as node:
+    async with running(app, activity_timeout_s=1_000) as node:
         client = await stalled(node, "a")
         for _ in range(120):
             await publish(node, "a", BIG)
