@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from math import inf
 from typing import Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
 
-__all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
+__all__ = [
+    "MAX_CACHE_TTL_S",
+    "ORIGINS_WITHOUT_HOST",
+    "App",
+    "KeyPair",
+    "Webhook",
+    "WebhookEvent",
+]
 
 #: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
 MAX_CACHE_TTL_S = 1800.0
+
+#: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
+ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
 
 WebhookEvent = Literal[
     "channel_occupied",
@@ -86,7 +96,8 @@ class App(_Config, frozen=True, kw_only=True):
             channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
             not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
-            must match; empty allows all. Others are closed with 4009.
+            must match, or ``null`` and ``file://`` for pages without a host; empty allows all.
+            Others are closed with 4009.
         cache_ttl_s: never above 1800 (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's
             counts.
         max_cache_entries, max_cache_bytes: at the ceiling the oldest value goes first; counted.
@@ -184,11 +195,14 @@ class App(_Config, frozen=True, kw_only=True):
             raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
         for number, host in enumerate(self.allowed_origins):
             # Compared with the host of an Origin header; what can be none would fit nobody.
+            if host in ORIGINS_WITHOUT_HOST:
+                continue
             if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
                 raise ConfigError(
                     f"{where}.allowed_origins[{number}]",
                     f"must be a host name without scheme and port, is {host!r}.",
-                    "For example example.org, or *.example.org for its subdomains.",
+                    "For example example.org, or *.example.org for its subdomains; null or file:// "
+                    "for pages without a host.",
                 )
         for number, hook in enumerate(self.webhooks):
             if not _is_http_url(hook.url):
@@ -200,6 +214,8 @@ class App(_Config, frozen=True, kw_only=True):
     def _check_credentials(self, where: str) -> None:
         if not self.id or "/" in self.id:
             raise ConfigError(f"{where}.id", "must be non-empty and without '/'.")
+        _check_visible(f"{where}.id", "it", self.id)
+        _check_path_part(f"{where}.id", "it", self.id)
         if bool(self.key) != bool(self.secret):
             raise ConfigError(f"{where}.key", "key and secret must be given together.")
         if not self.key_pairs:
@@ -213,6 +229,9 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(f"{where}.keys", "key and secret must not be empty.")
             if ":" in pair.key or "/" in pair.key:
                 raise ConfigError(f"{where}.keys", f"key {pair.key!r} must not contain ':' or '/'.")
+            _check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
+            _check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
+            _check_path_part(f"{where}.keys", f"key {pair.key!r}", pair.key)
 
     def _check_ttl(self, where: str) -> None:
         if self.cache_ttl_s is not None and not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
@@ -223,6 +242,40 @@ class App(_Config, frozen=True, kw_only=True):
                 "cache channels promise.",
                 "Lower it or leave it out.",
             )
+
+
+def _check_visible(field: str, what: str, text: str) -> None:
+    """Refuse what a copied credential has by mistake, and nobody sees. The text is not shown."""
+    if text != text.strip():
+        raise ConfigError(
+            field,
+            f"{what} must not begin or end with a blank or a line break.",
+            "Was it read from a file whose last line ends in one?",
+        )
+    if not text.isprintable():
+        raise ConfigError(
+            field,
+            f"{what} contains a character that cannot be seen.",
+            "Copy it again, or `cachecast generate app` makes another.",
+        )
+
+
+def _check_path_part(field: str, what: str, text: str) -> None:
+    """Refuse what is another text by the time it has travelled in the path of a URL.
+
+    Some clients encode it and some do not (pusher-js, the server libraries), so it must mean the
+    same either way.
+    """
+    if set(text) & set("?#\\") or text in {".", ".."}:
+        rule = "must not contain '?', '#' or '\\', nor be '.' or '..'"
+    elif unquote(text) != text:
+        rule = "must not contain '%' before two hexadecimal digits"
+    else:
+        return
+    raise ConfigError(
+        field,
+        f"{what} {rule}: it stands in the path of a URL, and not every client encodes it there.",
+    )
 
 
 def _is_http_url(text: str) -> bool:

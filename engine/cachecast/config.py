@@ -159,7 +159,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
         admin_host, admin_port: where; no port means the one after ``port``, or any if it is taken.
-        trusts_proxy: believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS only.
+        trusts_proxy: believe a proxy's ``X-Forwarded-Proto`` or ``Forwarded``, for apps that accept
+            TLS only.
         locks_memory: keep the process out of swap (``mlockall``).
         drain_s: within which clients are closed after SIGTERM, at an even rate.
         drain_code: that they are told: 4100 brings them back after a second or more, 4200 at once.

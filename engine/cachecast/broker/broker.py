@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.broker import signing
-from cachecast.broker.admission import is_foreign
+from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
@@ -197,10 +197,7 @@ class Broker:
         Raises:
             BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
         """
-        hub = self.hubs.get(app_id)
-        if hub is None or is_foreign(hub.app, self.config.cluster):
-            raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
-        return hub
+        return find_own_hub(self.hubs, app_id, self.config.cluster)
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
         """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
