@@ -328,7 +328,7 @@ async def connect(
         auth_endpoint: the same over HTTP, as pusher-js does.
         user_authenticator: asked for signing in.
         user_auth_endpoint: the same over HTTP.
-        auth_headers: sent to both endpoints.
+        auth_headers: sent to both endpoints, and to where they redirect on the same host.
         encryption_master_key: 32 bytes, or the base64 of them, where no authorizer gives the
             ``shared_secret`` of an encrypted channel.
         cluster: of hosted Pusher, for example ``eu``; instead of ``url``.
@@ -356,12 +356,13 @@ async def connect(
             # Imported where it is needed, for it takes 70 ms (libraries.md 6) and most do not.
             import httpx2  # noqa: PLC0415
 
-            http = await stack.enter_async_context(httpx2.AsyncClient(headers=auth_headers))
+            http = await stack.enter_async_context(httpx2.AsyncClient())
             if auth_endpoint is not None:
                 _refuse_two(secret, authorizer)
-                authorizer = HttpEndpoint(http, auth_endpoint).authorize
+                authorizer = HttpEndpoint(http, auth_endpoint, auth_headers).authorize
             if user_auth_endpoint is not None:
-                user_authenticator = HttpEndpoint(http, user_auth_endpoint).authenticate
+                endpoint = HttpEndpoint(http, user_auth_endpoint, auth_headers)
+                user_authenticator = endpoint.authenticate
         credentials = Credentials(
             key,
             secret=secret,

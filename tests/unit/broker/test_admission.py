@@ -92,7 +92,7 @@ async def test_who_is_admitted(autojump_clock, fields, arguments, code):
 @pytest.mark.parametrize(
     ("fields", "code", "text"),
     [
-        ({"cluster": "eu", "is_tls_only": True}, 4001, "App {id} not in this cluster. Did you forget"),
+        ({"cluster": "eu", "is_tls_only": True}, 4001, "App {id} not in this cluster."),
         ({"is_tls_only": True, "is_enabled": False}, 4000, "Application only accepts SSL conn"),
         ({"is_enabled": False}, 4003, "Application disabled"),
     ],

@@ -54,9 +54,10 @@ NO_UPGRADE, NO_CONNECTION = (UPGRADE, b""), (CONNECTION, b"")
 @pytest.mark.parametrize(
     ("changes", "words", "silent"),
     [
-        ([NO_UPGRADE, NO_CONNECTION], ["Upgrade: websocket (no such", "Connection: Upgrade (no such"],
-         []),
-        ([NO_UPGRADE], ["lacks Upgrade: websocket (no such header came)."], ["Connection: Upgrade ("]),
+        ([NO_UPGRADE, NO_CONNECTION],
+         ["Upgrade: websocket (no such", "Connection: Upgrade (no such"], []),
+        ([NO_UPGRADE], ["lacks Upgrade: websocket (no such header came)."],
+         ["Connection: Upgrade ("]),
         ([NO_CONNECTION], ["lacks Connection: Upgrade (no such"], ["Upgrade: websocket ("]),
         ([(CONNECTION, b"Connection: close\r\n")], ["Connection: Upgrade (it says 'close')"], []),
         ([(CONNECTION, b"Connection: keep-alive\r\n")], ["(it says 'keep-alive')"], []),
