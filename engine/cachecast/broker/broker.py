@@ -36,6 +36,7 @@ from cachecast.errors import BadRequestError
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
+from cachecast.runtime import require_trio
 from cachecast.tasks.counts import run_counts
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
@@ -404,14 +405,18 @@ async def open_broker(
         bus: to other nodes; by default this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
-    it by an exception or a cancellation does not wait.
+    it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
+    not wrapped in groups by it.
 
     Raises:
+        RuntimeError: another loop than Trio runs the caller.
         ConfigError: the configuration cannot work; raised before anything has started.
         BusError: the other nodes cannot be reached.
     """
+    require_trio("open_broker")
     config.check()
     bus = bus or LocalBus()
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
         await bus.start(broker.delivery.deliver)
@@ -425,8 +430,21 @@ async def open_broker(
             yield broker
             with trio.move_on_after(CLOSE_LIMIT_S):
                 await broker.webhooks.wait_flushed()
+        # Raised again below, where no nursery wraps it; a cancellation is the nursery's to handle.
+        except BaseException as error:
+            if _is_cancellation(error):
+                raise
+            failure = error
         finally:
             broker.delivery.close_subscribers()
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await bus.aclose()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((trio.Cancelled, GeneratorExit)) is not None
+    return isinstance(error, trio.Cancelled | GeneratorExit)

@@ -18,6 +18,7 @@ from cachecast.cli.remote import credentials
 from cachecast.cli.serve import check_exposure
 from cachecast.config import FileConfig, ServerConfig, load_config
 from cachecast.protocol import auth
+from cachecast.protocol.http_api import is_socket_id
 from cachecast.server.tls import load_context
 
 __all__ = ["check_config", "generate", "sign"]
@@ -119,8 +120,24 @@ def sign() -> None:
 def sign_channel(
     socket_id: str, channel: str, channel_data: str | None, app_id: str, key: str, secret: str
 ) -> None:
-    """Sign a subscription to a private or presence channel."""
+    """Sign a subscription to a private or presence channel.
+
+    A presence channel needs CHANNEL_DATA, JSON with a user_id; or '' on a connection that is signed
+    in, whose user it then is.
+    """
     del app_id
+    _check_socket_id(socket_id)
+    if channel.startswith("presence-"):
+        if channel_data is None:
+            raise click.UsageError(
+                f"{channel} is a presence channel, and CHANNEL_DATA is missing: for example "
+                "'{\"user_id\":\"1\"}', exactly as it will be sent; or '' on a connection that is "
+                "signed in."
+            )
+        if channel_data and _member(channel_data, "user_id") is None:
+            raise click.UsageError("CHANNEL_DATA must be a JSON object with a user_id.")
+    elif not channel.startswith("private-"):
+        click.echo(f"cachecast: {channel} is public: it needs no signature", err=True)
     _show(auth.subscription_text(socket_id, channel, channel_data), key, secret)
 
 
@@ -131,6 +148,10 @@ def sign_channel(
 def sign_user(socket_id: str, user_data: str, app_id: str, key: str, secret: str) -> None:
     """Sign a user's sign-in."""
     del app_id
+    _check_socket_id(socket_id)
+    user_id = _member(user_data, "id")
+    if not (isinstance(user_id, str) and user_id):
+        raise click.UsageError("USER_DATA must be a JSON object whose id is a non-empty string.")
     _show(auth.signin_text(socket_id, user_data), key, secret)
 
 
@@ -157,6 +178,20 @@ def sign_request(
     click.echo(f"string to sign:\n{text}\n")
     click.echo(f"auth_signature: {signed['auth_signature']}\n")
     click.echo(f"request target:\n{path}?{urlencode(signed)}")
+
+
+def _check_socket_id(text: str) -> None:
+    if not is_socket_id(text):
+        raise click.UsageError(f"SOCKET_ID must look like 1234.5678, is {text!r}.")
+
+
+def _member(text: str, name: str) -> object:
+    """A member of a JSON object; None if there is none, or no object."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _show(text: str, key: str, secret: str) -> None:

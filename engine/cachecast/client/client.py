@@ -18,6 +18,7 @@ from cachecast.client.link import Link, LinkSettings
 from cachecast.client.target import dialer, find_target
 from cachecast.errors import ConfigError
 from cachecast.protocol.close_codes import Reaction
+from cachecast.runtime import require_trio
 
 if TYPE_CHECKING:
     import ssl
@@ -344,9 +345,11 @@ async def connect(
         dial: opens the byte stream, TLS included, instead of the network (tests, proxies).
 
     Raises:
+        RuntimeError: on entering, if another loop than Trio runs the caller.
         ConfigError: on entering, for arguments that cannot work.
         RefusedError: on leaving, see above.
     """
+    require_trio("connect")
     target = find_target(url, key, cluster)
     settings = LinkSettings(
         headers or {}, activity_s, pong_limit_s, handshake_limit_s, max_message_length

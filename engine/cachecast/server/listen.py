@@ -16,6 +16,7 @@ import trio
 from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
 from cachecast.errors import ConfigError
+from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
@@ -343,6 +344,7 @@ async def serve(
     Raises:
         ConfigError: an address cannot be listened on.
     """
+    require_trio("serve")
     listeners = [(open_listener(address), False)]
     if admin_address is not None:
         try:

@@ -19,6 +19,7 @@ from cachecast.broker import Broker, open_broker
 from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
 from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.runtime import require_trio
 from cachecast.server.listen import Server
 from cachecast.server.poller import READ, WRITE, Handler, Poller
 from cachecast.testing.client import ClientClosedError, MemoryClient
@@ -59,6 +60,7 @@ async def open_test_broker(
         config: None serves :data:`TEST_APP`.
         bus: to other nodes; by default this node is alone.
     """
+    require_trio("open_test_broker")
     start = trio.current_time()
     async with open_broker(
         config or BrokerConfig(apps=(TEST_APP,)),

@@ -113,8 +113,8 @@ async def test_handshake_by_another_method_is_405(method):
     async with running() as node:
         for changes in ([], [NO_UPGRADE]):
             wire = await node.connect()
-            changes = [(b"GET ", method + b" "), *changes]
-            await wire.say(replaced(upgrade_request(f"/app/{KEY}", NONCE), changes))
+            request = replaced(upgrade_request(f"/app/{KEY}", NONCE), changes)
+            await wire.say(request.replace(b"GET ", method + b" "))
             answer = await wire.answer(method.decode())
             assert (answer.status, answer.headers["allow"]) == (405, "GET")
 

@@ -361,8 +361,10 @@ def test_an_offer_that_is_not_taken_changes_nothing_and_can_still_be_seen(
     parser = _parser()
     host = b"" if version == b"1.0" else b"Host: x\r\n"
 
-    parser.feed(b"POST /a HTTP/" + version + b"\r\n" + host + b"Upgrade: " + upgrade
-                + b"\r\nConnection: " + connection + b"\r\nContent-Length: 4\r\n\r\nbo")  # fmt: skip
+    parser.feed(
+        b"POST /a HTTP/%b\r\n%bUpgrade: %b\r\nConnection: %b\r\nContent-Length: 4\r\n\r\nbo"
+        % (version, host, upgrade, connection)
+    )
     parser.feed(b"dy")
 
     (request,) = parser.requests
