@@ -279,7 +279,10 @@ def _advise(text: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if any(word in text for word in ("expired", "not yet valid", "not valid for", "mismatch")):
             return "The server needs another certificate, or --url another name."
-        return "SSL_CERT_FILE names a file with the authority to trust, if it is your own."
+        if (named := os.environ.get("SSL_CERT_FILE")) is None:
+            return "SSL_CERT_FILE names a file with the authority to trust, if it is your own."
+        is_there = "has no such authority" if os.access(named, os.R_OK) else "cannot be read"
+        return f"SSL_CERT_FILE names {named}, which {is_there}."
     if "[SSL" in text or "TLS" in text:
         return "Does the server speak TLS on that port? http:// and ws:// do without."
     if any(word in text for word in ("HTTP", "disconnected without", "hung up", "reset by peer")):

@@ -220,7 +220,7 @@ class MemoryNetwork:
             headers: more of them.
         """
         app = app or self.broker.config.apps[0]
-        target = path or f"/app/{app.key_pairs[-1].key}"
+        target = path or f"/app/{quote(app.key_pairs[-1].key, safe='')}"
         if protocol is not None:
             separator = "&" if "?" in target else "?"
             target += f"{separator}{urlencode({'protocol': protocol, 'client': 'memory'})}"
@@ -285,7 +285,7 @@ class MemoryNetwork:
         app = app or self.broker.config.apps[0]
         pair = app.key_pairs[-1]
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        target = f"/apps/{app.id}{path}"
+        target = f"/apps/{quote(app.id, safe='')}{path}"
         query = auth.sign_request(
             pair.key, pair.secret.encode(), method, target, params or {}, raw,
             self.broker.unix_now(),

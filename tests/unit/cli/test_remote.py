@@ -288,8 +288,17 @@ async def test_tls_where_there_is_none_and_none_where_there_is_are_told_apart(tm
         ("no connection within 10 s", "cachecast serve"),
     ],
 )  # fmt: skip
-def test_advice_fits_the_fault(text, advice):
+def test_advice_fits_the_fault(text, advice, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     assert advice in _advise(text)
+
+
+def test_file_of_authorities_that_does_not_help_is_named(tmp_path, monkeypatch):
+    fault = "[SSL: CERTIFICATE_VERIFY_FAILED] unable to get local issuer certificate"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing"))
+    assert _advise(fault) == f"SSL_CERT_FILE names {tmp_path / 'nothing'}, which cannot be read."
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    assert _advise(fault) == f"SSL_CERT_FILE names {__file__}, which has no such authority."
 
 
 async def test_subscriber_repeats_what_a_proxy_or_server_says_of_the_upgrade(nursery):
@@ -303,6 +312,7 @@ async def test_subscriber_repeats_what_a_proxy_or_server_says_of_the_upgrade(nur
 
 
 async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monkeypatch, nursery):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(str(tmp_path / "key"))

@@ -68,6 +68,11 @@ def test_signature_of_a_request_is_pushers_own(path):
     assert "request target:\n/apps/3/events?" in result.stdout
 
 
+def test_odd_app_id_is_encoded_as_every_command_sends_it():
+    result = run("sign", "request", "GET", "channels", "--app-id", "i d", *CREDENTIALS[2:])
+    assert "string to sign:\nGET\n/apps/i%20d/channels\n" in result.stdout
+
+
 def test_parameters_are_signed_decoded_and_sent_encoded():
     result = run(
         "sign", "request", "GET", "channels", "--param", "info=user_count,x", "--timestamp", "1",
