@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from math import inf
 from typing import get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
 from cachecast.events import AppEventName
 
-__all__ = ["MAX_CACHE_TTL_S", "WEBHOOK_EVENTS", "App", "KeyPair", "Webhook"]
+__all__ = [
+    "MAX_CACHE_TTL_S",
+    "ORIGINS_WITHOUT_HOST",
+    "WEBHOOK_EVENTS",
+    "App",
+    "KeyPair",
+    "Webhook",
+]
 
 #: Seconds that no cached value outlives: the promise of the product. Pusher says "up to 30
 #: minutes".
 MAX_CACHE_TTL_S = 1800.0
+
+#: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
+ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +90,8 @@ class App(_Config, frozen=True, kw_only=True):
             presence channel within ``authorization_timeout_s`` is closed with 4009; until it does,
             it does not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
-            must match; empty allows all. Others are closed with 4009.
+            must match, or ``null`` and ``file://`` for pages without a host; empty allows all.
+            Others are closed with 4009.
         cache_ttl_s: lifetime of cached values in seconds, never above 1800
             (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
         max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
@@ -180,11 +191,14 @@ class App(_Config, frozen=True, kw_only=True):
             raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
         for number, host in enumerate(self.allowed_origins):
             # Compared with the host of an Origin header; what can be none would fit nobody.
+            if host in ORIGINS_WITHOUT_HOST:
+                continue
             if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
                 raise ConfigError(
                     f"{where}.allowed_origins[{number}]",
                     f"must be a host name without scheme and port, is {host!r}.",
-                    "For example example.org, or *.example.org for its subdomains.",
+                    "For example example.org, or *.example.org for its subdomains; null or file:// "
+                    "for pages without a host.",
                 )
         for number, hook in enumerate(self.webhooks):
             if not _is_http_url(hook.url):
@@ -196,6 +210,8 @@ class App(_Config, frozen=True, kw_only=True):
     def _check_credentials(self, where: str) -> None:
         if not self.id or "/" in self.id:
             raise ConfigError(f"{where}.id", "must be non-empty and without '/'.")
+        _check_visible(f"{where}.id", "it", self.id)
+        _check_path_part(f"{where}.id", "it", self.id)
         if bool(self.key) != bool(self.secret):
             raise ConfigError(f"{where}.key", "key and secret must be given together.")
         if not self.key_pairs:
@@ -209,6 +225,9 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(f"{where}.keys", "key and secret must not be empty.")
             if ":" in pair.key or "/" in pair.key:
                 raise ConfigError(f"{where}.keys", f"key {pair.key!r} must not contain ':' or '/'.")
+            _check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
+            _check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
+            _check_path_part(f"{where}.keys", f"key {pair.key!r}", pair.key)
 
     def _check_ttl(self, where: str) -> None:
         if self.cache_ttl_s is not None and not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
@@ -219,6 +238,40 @@ class App(_Config, frozen=True, kw_only=True):
                 "cache channels promise.",
                 "Lower it or leave it out.",
             )
+
+
+def _check_visible(field: str, what: str, text: str) -> None:
+    """Refuse what a copied credential has by mistake, and nobody sees. The text is not shown."""
+    if text != text.strip():
+        raise ConfigError(
+            field,
+            f"{what} must not begin or end with a blank or a line break.",
+            "Was it read from a file whose last line ends in one?",
+        )
+    if not text.isprintable():
+        raise ConfigError(
+            field,
+            f"{what} contains a character that cannot be seen.",
+            "Copy it again, or `cachecast generate app` makes another.",
+        )
+
+
+def _check_path_part(field: str, what: str, text: str) -> None:
+    """Refuse what is another text by the time it has travelled in the path of a URL.
+
+    Some clients encode it and some do not (pusher-js, the server libraries), so it must mean the
+    same either way.
+    """
+    if set(text) & set("?#\\") or text in {".", ".."}:
+        rule = "must not contain '?', '#' or '\\', nor be '.' or '..'"
+    elif unquote(text) != text:
+        rule = "must not contain '%' before two hexadecimal digits"
+    else:
+        return
+    raise ConfigError(
+        field,
+        f"{what} {rule}: it stands in the path of a URL, and not every client encodes it there.",
+    )
 
 
 def _is_http_url(text: str) -> bool:

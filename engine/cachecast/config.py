@@ -163,8 +163,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
         admin_host, admin_port: the admin address; no port means the one after ``port``, or any if
             it is taken.
-        trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS
-            only.
+        trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto`` or ``Forwarded``, for
+            apps that accept TLS only.
         locks_memory: whether to keep the process out of swap (``mlockall``).
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -210,7 +211,7 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         heard.set()
 
     names: dict[str, Any] = {"print": note}
-    exec(block.replace(":6001", ":0").replace("trio.run(main)", ""), names)
+    exec(block.replace(":6001", ":0").replace("trio.run(main)", "pass"), names)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(names["main"])
@@ -218,6 +219,30 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         nursery.cancel_scope.cancel()
 
     assert lines == [("tick", {"eur": 1.08})]
+
+
+def test_the_embedding_that_the_readme_shows_ends_with_ctrl_c_and_without_a_word(
+    tmp_path: Path,
+) -> None:
+    """Forty lines of nested groups would be what a newcomer sees last."""
+    (block,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "open_broker" in block
+    )
+    program = tmp_path / "embedding.py"
+    program.write_text(block.replace(":6001", ":0"))
+
+    with subprocess.Popen(
+        [sys.executable, "-u", str(program)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stdout.readline() == "tick {'eur': 1.08}\n"
+        running.send_signal(signal.SIGINT)
+        _, complaints = running.communicate(timeout=20)
+
+    assert (running.returncode, complaints) == (0, "")
 
 
 async def test_what_the_clients_guide_shows_works() -> None:

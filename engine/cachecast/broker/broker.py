@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.broker import signing
-from cachecast.broker.admission import is_foreign
+from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
@@ -38,6 +38,7 @@ from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
+from cachecast.runtime import require_trio
 from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
@@ -206,10 +207,7 @@ class Broker:
         Raises:
             BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
         """
-        hub = self.hubs.get(app_id)
-        if hub is None or is_foreign(hub.app, self.config.cluster):
-            raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
-        return hub
+        return find_own_hub(self.hubs, app_id, self.config.cluster)
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
         """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
@@ -420,14 +418,18 @@ async def open_broker(
         bus: the way to other nodes; by default this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
-    it by an exception or a cancellation does not wait.
+    it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
+    not wrapped in groups by it.
 
     Raises:
+        RuntimeError: another loop than Trio runs the caller.
         ConfigError: the configuration cannot work; raised before anything has started.
         BusError: the other nodes cannot be reached.
     """
+    require_trio("open_broker")
     config.check()
     bus = bus or LocalBus()
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
         await bus.start(broker.delivery.deliver)
@@ -441,8 +443,21 @@ async def open_broker(
             yield broker
             with trio.move_on_after(CLOSE_LIMIT_S):
                 await broker.webhooks.wait_flushed()
+        # Raised again below, where no nursery wraps it; a cancellation is the nursery's to handle.
+        except BaseException as error:
+            if _is_cancellation(error):
+                raise
+            failure = error
         finally:
             broker.delivery.close_subscribers()
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await bus.aclose()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((trio.Cancelled, GeneratorExit)) is not None
+    return isinstance(error, trio.Cancelled | GeneratorExit)

@@ -330,7 +330,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def _describe(failure: BaseException) -> str:
     if isinstance(failure, trio_websocket.ConnectionRejected):
-        return f"the server answered HTTP {failure.status_code} instead of a WebSocket"
+        words = (failure.body or b"")[:500].decode("utf-8", "replace").strip()
+        text = f"the server answered HTTP {failure.status_code} instead of a WebSocket"
+        return f"{text}: {words}" if words else text
     # Trio puts the reason into the cause: an SSL error under a BrokenResourceError without a
     # text, the errors of all addresses under one OSError.
     text, cause = str(failure) or type(failure).__name__, failure.__cause__

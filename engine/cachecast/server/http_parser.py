@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from cachecast.server.http_messages import Request, Response, text_response
+from cachecast.server.http_messages import Request, Response, has_token, text_response
 from cachecast.server.repeated_head import RepeatedHead
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class RequestParser:
         "_body_bytes",
         "_can_upgrade",
         "_config",
+        "_declined",
         "_head_bytes",
         "_headers",
         "_is_head_done",
@@ -68,6 +69,7 @@ class RequestParser:
         self.rest = b""
         self._config = config
         self._can_upgrade = can_upgrade
+        self._declined: dict[bytes, bytes] | None = None
         self._max_headers = config.max_headers
         self._repeated = RepeatedHead(config.max_head_bytes, config.max_body_bytes)
         self._reset()
@@ -132,6 +134,7 @@ class RequestParser:
             # An offer that we do not take: Java's HttpClient makes one for HTTP/2 with every
             # request. httptools has stopped in front of the body, so it reads all that again.
             self.requests.pop()
+            self._declined = request.headers
             self._parser = httptools.HttpRequestParser(self)
             data = _head_without_upgrade(request) + rest
 
@@ -149,6 +152,9 @@ class RequestParser:
         key = name.lower()
         if self._is_head_done:
             return  # a trailer: nothing that came behind the body may change what it means
+        # White space around a value is no part of it (RFC 9110 5.5), and httptools leaves in what
+        # stands behind.
+        value = value.strip(b" \t")
         if key in self._headers:
             if key in _SINGLE:
                 self._refuse(400, f"Header {key.decode('latin-1')} given twice")
@@ -189,23 +195,27 @@ class RequestParser:
         parser = self._parser
         self.owes_continue = False
         path, _, query = self._url.decode("latin-1").partition("?")
+        headers = self._headers
+        if self._declined is not None:
+            headers, self._declined = self._declined, None
         is_1_0 = parser.get_http_version() == "1.0"
         is_upgrade = (
             parser.should_upgrade()
             and self._can_upgrade
             and not is_1_0
-            and self._headers.get(b"upgrade", b"").lower() == b"websocket"
+            and has_token(headers, b"upgrade", b"websocket")
         )
         self.requests.append(
             Request(
                 parser.get_method().decode("latin-1"),
-                path,
+                path if path.startswith("/") else _path_of(path),
                 query,
-                self._headers,
+                headers,
                 b"".join(self._body),
                 # HTTP/1.0 keeps a connection only if told so, in a header not worth its bytes.
                 parser.should_keep_alive() and not is_1_0,
                 is_upgrade,
+                is_1_0,
             )
         )
         self._reset()
@@ -215,9 +225,21 @@ class RequestParser:
         raise _RefusedHeadError
 
 
+def _path_of(target: str) -> str:
+    """The path of a target in absolute form (RFC 9112 3.2.2); ``*`` is left as it is."""
+    _, is_absolute, rest = target.partition("://")
+    if not is_absolute:
+        return target
+    _, slash, path = rest.partition("/")
+    return slash + path or "/"
+
+
 def _head_without_upgrade(request: Request) -> bytes:
     query = f"?{request.query}" if request.query else ""
-    lines = [f"{request.method} {request.path}{query} HTTP/1.1".encode("latin-1")]
+    version = "1.0" if request.is_1_0 else "1.1"
+    lines = [f"{request.method} {request.path}{query} HTTP/{version}".encode("latin-1")]
+    if not request.keeps_alive:
+        lines.append(b"Connection: close")
     lines += [
         name + b": " + value
         for name, value in request.headers.items()

@@ -16,12 +16,15 @@ import trio
 from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
 from cachecast.errors import ConfigError
+from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
 from cachecast.server.endpoints import handle
+from cachecast.server.forwarded import is_forwarded_tls
+from cachecast.server.handshake import refuse_handshake
 from cachecast.server.http import HttpConnection
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket
-from cachecast.server.upgrade import refuse_handshake, upgrade
+from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,10 +191,7 @@ class Server:
 
     def is_secure(self, request: Request) -> bool:
         """Whether a client came over TLS, here or as far as a trusted proxy."""
-        if self._tls is not None:
-            return True
-        forwarded = request.headers.get(b"x-forwarded-proto", b"").lower()
-        return self._trusts_proxy and forwarded in {b"https", b"wss"}
+        return self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
 
     def upgrade(self, connection: HttpConnection, request: Request, rest: bytes) -> None:
         """Turn a connection into a WebSocket, or answer why not."""
@@ -336,13 +336,15 @@ async def serve(
         address: ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`.
         tls: certificate and key; None serves plain text.
         admin_address: of ``/up``, ``/ready`` and ``/metrics``, always plain text.
-        trusts_proxy: believe ``X-Forwarded-Proto``, for apps that accept TLS only.
+        trusts_proxy: believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that accept TLS
+            only.
         falls_back: take any free port where the admin address's is taken.
         task_status: gets the :class:`Server` once it listens.
 
     Raises:
         ConfigError: an address cannot be listened on.
     """
+    require_trio("serve")
     listeners = [(open_listener(address), False)]
     if admin_address is not None:
         try:

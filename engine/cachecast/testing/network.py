@@ -19,6 +19,7 @@ from cachecast.broker import Broker, open_broker
 from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
 from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.runtime import require_trio
 from cachecast.server.listen import Server
 from cachecast.server.poller import READ, WRITE, Handler, Poller
 from cachecast.testing.client import ClientClosedError, MemoryClient
@@ -59,6 +60,7 @@ async def open_test_broker(
         config: None serves :data:`TEST_APP`.
         bus: to other nodes; by default this node is alone.
     """
+    require_trio("open_test_broker")
     start = trio.current_time()
     async with open_broker(
         config or BrokerConfig(apps=(TEST_APP,)),
@@ -218,7 +220,7 @@ class MemoryNetwork:
             headers: more of them.
         """
         app = app or self.broker.config.apps[0]
-        target = path or f"/app/{app.key_pairs[-1].key}"
+        target = path or f"/app/{quote(app.key_pairs[-1].key, safe='')}"
         if protocol is not None:
             separator = "&" if "?" in target else "?"
             target += f"{separator}{urlencode({'protocol': protocol, 'client': 'memory'})}"
@@ -283,7 +285,7 @@ class MemoryNetwork:
         app = app or self.broker.config.apps[0]
         pair = app.key_pairs[-1]
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        target = f"/apps/{app.id}{path}"
+        target = f"/apps/{quote(app.id, safe='')}{path}"
         query = auth.sign_request(
             pair.key, pair.secret.encode(), method, target, params or {}, raw,
             self.broker.unix_now(),

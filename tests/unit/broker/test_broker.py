@@ -338,3 +338,31 @@ async def test_a_user_that_cannot_sign_in_cannot_be_sent_to(autojump_clock, cach
     """The rule is in the text, where publishing would only have named a channel."""
     with pytest.raises(BadRequestError, match="Invalid user id 'e:2': id has invalid characters"):
         await cachecast_broker.send_to_user(TEST_APP.id, "e:2", "e", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a"),
+        KeyboardInterrupt(),
+        SystemExit(3),
+        BaseExceptionGroup("", [KeyboardInterrupt()]),
+        ExceptionGroup("", [KeyError("b")]),
+    ],
+)
+async def test_what_the_body_raises_comes_out_as_it_is(autojump_clock, error):
+    """No nursery of ours wraps it: ``except`` around the broker works as around any other code."""
+    with pytest.raises(type(error)) as caught:
+        async with open_test_broker():
+            raise error
+
+    assert caught.value is error
+
+
+async def test_a_cancelled_body_is_cancelled_and_waits_for_nothing(autojump_clock):
+    with trio.move_on_after(1) as scope:
+        async with open_test_broker(), trio.open_nursery():
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert trio.current_time() == scope.deadline
