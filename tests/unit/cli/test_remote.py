@@ -138,18 +138,18 @@ async def test_subscriber_prints_the_cached_value_first_and_then_what_comes(chan
 async def test_terminate_says_what_it_has_done():
     async with serving() as node:
         for n_signed_in, said in (
-            (0, "nobody is signed in as user 1/2\n"),
-            (1, "terminated 1 connection of user 1/2\n"),
-            (2, "terminated 2 connections of user 1/2\n"),
+            (0, "nobody is signed in as user@1;2=3\n"),
+            (1, "terminated 1 connection of user@1;2=3\n"),
+            (2, "terminated 2 connections of user@1;2=3\n"),
         ):
             clients = [await node.client("/app/app-key") for _ in range(n_signed_in)]
             for client in clients:
-                data = '{"id":"user 1/2"}'
+                data = '{"id":"user@1;2=3"}'
                 text = f"{client.socket_id}::user::{data}".encode()
                 proof = f"app-key:{sign(b'app-secret', text)}"
                 await client.say("pusher:signin", {"auth": proof, "user_data": data})
                 await client.hear()
-            assert (await cli(node, "terminate", "user 1/2")).stdout == said
+            assert (await cli(node, "terminate", "user@1;2=3")).stdout == said
             for client in clients:
                 assert (await client.closed())[0] == 4009
 
