@@ -18,6 +18,7 @@ from cachecast.config import DEMO_APP
 from cachecast.errors import EngineError
 from cachecast.protocol import auth, encryption
 from cachecast.protocol.channel_name import SERVER_TO_USER_PREFIX
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -139,7 +140,7 @@ def _warn_of_broken_json(data: str) -> None:
     if not text.startswith(("{", "[", '"')):
         return
     try:
-        msgspec.json.decode(data)
+        read_json(msgspec.json.decode, data)
     except (msgspec.DecodeError, RecursionError) as error:
         click.echo(
             f"cachecast: DATA looks like JSON and is none ({error}): it is sent as text. A shell "
