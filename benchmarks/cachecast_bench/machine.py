@@ -113,7 +113,7 @@ def commit() -> str:
 
 def command_line() -> list[str]:
     """Return the command that was run, without the directories of this machine."""
-    return ["python", "-m", "cachecast_bench", *sys.argv[1:]]
+    return ["cachecast", "bench", *sys.argv[1:]]
 
 
 def _git(*arguments: str) -> str:

@@ -68,6 +68,9 @@ __all__ = [
     "serve",
 ]
 
+#: The one place that says it: the build asks here too.
+__version__ = "0.1.0"
+
 #: Public name -> the module that has it.
 _HOMES = {
     "App": "cachecast.apps",
