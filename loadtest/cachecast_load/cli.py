@@ -285,9 +285,7 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
 def _profile_name(options: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     name = options["profile"] or document.get("profile")
     if not name:
-        raise PlanError(
-            "name a profile or a --plan; `cachecast load profiles` lists them"
-        )
+        raise PlanError("name a profile or a --plan; `cachecast load profiles` lists them")
     return str(name)
 
 
