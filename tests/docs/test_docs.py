@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import click.shell_completion
 import msgspec
 import pytest
 import trio
@@ -138,9 +137,8 @@ def test_every_command_is_in_the_readme() -> None:
 def test_every_extra_and_every_shell_is_in_the_readme() -> None:
     """What is not mentioned is not installed, and not completed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    shells = click.shell_completion._available_shells
     assert [one for one in project["optional-dependencies"] if f'".[{one}]"' not in README] == []
-    assert [one for one in shells if f"{one}_source" not in README] == []
+    assert [one for one in ("bash", "zsh", "fish") if f"{one}_source" not in README] == []
 
 
 def test_every_metric_is_documented() -> None:
