@@ -104,6 +104,8 @@ def commit() -> str:
     "unknown" outside a checkout.
     """
     try:
+        # Installed, this file may lie in a checkout of somebody else's.
+        _git("ls-files", "--error-unmatch", __file__)
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
@@ -113,7 +115,7 @@ def commit() -> str:
 
 def command_line() -> list[str]:
     """Return the command that was run, without the directories of this machine."""
-    return ["python", "-m", "cachecast_bench", *sys.argv[1:]]
+    return ["cachecast", "bench", *sys.argv[1:]]
 
 
 def _git(*arguments: str) -> str:

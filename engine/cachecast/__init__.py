@@ -10,8 +10,8 @@ The words:
 
 The floors, each of which looks only down: ``server`` (sockets) - ``broker`` (the verbs) - ``tasks``
 and ``bus`` - ``channels`` (what is held in memory) - ``protocol`` (bytes and their meaning) -
-``apps``, ``config``, ``metrics`` - ``errors``. ``client`` stands beside the house. ``DESIGN.md``,
-next to this file, has the rest.
+``apps``, ``config``, ``metrics`` - ``errors``. ``client`` stands beside the house.
+``engine/DESIGN.md`` in the repository has the rest.
 
 Names are loaded when they are first used. Importing all of it takes 0.4 s, and pytest imports this
 package in every suite of an environment that has it installed, for ``cachecast.testing.plugin``.
@@ -67,6 +67,9 @@ __all__ = [
     "open_broker",
     "serve",
 ]
+
+#: The one place that says it: the build asks here too.
+__version__ = "0.1.0"
 
 #: Public name -> the module that has it.
 _HOMES = {

@@ -6,6 +6,7 @@ Exit codes: 0 all objectives hold, 1 one fails, 2 the run is invalid, 3 the harn
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,7 +112,7 @@ load_options = _options(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cachecast")
+@click.version_option(package_name="cachecast", prog_name="cachecast load")
 def cli() -> None:
     """Load-test a Pusher-compatible deployment, with verdicts that hold."""
 
@@ -284,9 +285,7 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
 def _profile_name(options: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     name = options["profile"] or document.get("profile")
     if not name:
-        raise PlanError(
-            "name a profile or a --plan; `python -m cachecast_load profiles` lists them"
-        )
+        raise PlanError("name a profile or a --plan; `cachecast load profiles` lists them")
     return str(name)
 
 
@@ -376,13 +375,17 @@ def _shown_command() -> str:
         else:
             shown.append(word)
             hide = word in _HIDDEN
-    return " ".join(["python -m cachecast_load", *shown])
+    return shlex.join(["cachecast", "load", *shown])
 
 
 def main() -> None:
     """Run the command line; whatever goes wrong ends in a sentence and exit code 3."""
+    # The whole command line of `cachecast`, for usage lines and for the shell's completion.
+    whole = click.Group("cachecast", commands={"load": cli})
     try:
-        cli(standalone_mode=False)
+        whole.main(["load", *sys.argv[1:]], prog_name="cachecast", standalone_mode=False)
+    except ModuleNotFoundError:
+        raise  # what to install is said in __main__
     except click.exceptions.Abort:
         click.echo("stopped", err=True)
         raise SystemExit(HARNESS_FAILED) from None

@@ -123,7 +123,7 @@ def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: b
         print(f"INVALID  {refusal}", file=sys.stderr)
         return 2
     environment = Environment(user_classes=[PublisherUser, SubscriberUser])
-    swarm = Swarm(environment, plan, target, command="python -m cachecast_load ui")
+    swarm = Swarm(environment, plan, target, command="cachecast load ui")
     environment.shape_class = swarm.make_shape()
     environment.create_local_runner()
     swarm.attach()

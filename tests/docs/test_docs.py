@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,13 @@ def test_every_public_name_is_in_the_readme() -> None:
 def test_every_command_is_in_the_readme() -> None:
     """One line for each command."""
     assert [name for name in command_line.commands if f"`{name}" not in README] == []
+
+
+def test_every_extra_and_every_shell_is_in_the_readme() -> None:
+    """What is not mentioned is not installed, and not completed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [one for one in project["optional-dependencies"] if f'".[{one}]"' not in README] == []
+    assert [one for one in ("bash", "zsh", "fish") if f"{one}_source" not in README] == []
 
 
 def test_every_metric_is_documented() -> None:

@@ -1,7 +1,7 @@
 """The command line: ``cachecast``.
 
-``serve`` runs a node; ``remote`` has the commands that talk to any Pusher-compatible server, and
-``tools`` those that talk to none.
+``serve`` runs a node; ``remote`` has the commands that talk to any Pusher-compatible server,
+``tools`` those that talk to none, and ``harnesses`` those that start another program.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import click
 
+from cachecast import __version__
+from cachecast.cli.harnesses import bench, load
 from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
 from cachecast.cli.tools import check_config, generate, sign
@@ -20,7 +22,7 @@ __all__ = ["cachecast", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cachecast", prog_name="cachecast")
+@click.version_option(__version__, prog_name="cachecast")
 def cachecast() -> None:
     """A realtime broker that speaks the Pusher Channels protocol.
 
@@ -30,6 +32,7 @@ def cachecast() -> None:
 
 for _command in (
     serve_command, publish, subscribe, channels, cache, terminate, check_config, generate, sign,
+    load, bench,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

@@ -17,7 +17,7 @@ from cachecast.server.http_messages import Deferred, Response
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
-DEEP = b"[" * 5_000 + b"]" * 5_000
+DEEP = b"[" * 100_000 + b"]" * 100_000
 TOO_LARGE = (
     "The data content of this event exceeds the allowed maximum (10240 bytes). "
     "See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info\n"
