@@ -65,6 +65,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_head_bytes, max_headers: of one HTTP request head; past them 431.
         max_body_bytes: of one HTTP request; past it 413.
         max_undelivered_bytes: publications that wait on one channel; past it publishers wait.
+        max_outbox_bytes: that wait for slow connections of all apps, 200 for each frame included;
+            past it whoever has taken nothing for the longest is closed with 4100.
         request_timeout_s: TLS handshake and one complete request, together; past it 408.
         idle_timeout_s: of an HTTP connection between requests.
         close_timeout_s: how long a closing client may take to read the close frame.
@@ -86,6 +88,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_headers: int = 100
     max_body_bytes: int = 2 * 1024 * 1024
     max_undelivered_bytes: int = 1024 * 1024
+    max_outbox_bytes: int = 256 * 1024 * 1024
     request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     close_timeout_s: float = 5.0
@@ -145,6 +148,7 @@ _POSITIVE = (
     "max_headers",
     "max_body_bytes",
     "max_undelivered_bytes",
+    "max_outbox_bytes",
     "request_timeout_s",
     "idle_timeout_s",
     "close_timeout_s",

@@ -21,6 +21,8 @@ from cachecast.protocol.session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.protocol.frames import FrameParser
+
 #: Of the worked examples on Pusher's "Generating authentication strings" page.
 KEY = "278d425bdf160c739803"
 SECRET = "7ad3773142a6692b25b8"
@@ -201,3 +203,10 @@ def client_frame(
     if not is_masked:
         return head + payload
     return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+def read_frames(parser: FrameParser, data: bytes) -> list[tuple[int, bytes]]:
+    """The messages that bytes complete; fragments that complete none are left out."""
+    parser.feed(data)
+    messages = iter(parser.take, None)
+    return [message for message in messages if message[0] != frames.CONTINUATION]

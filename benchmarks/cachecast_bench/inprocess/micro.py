@@ -75,7 +75,7 @@ def calls() -> dict[str, Callable[[], object]]:
     return {
         "encode JSON frame": lambda: JSON.publication_frame(_PUBLICATION),
         "encode msgpack frame": lambda: MSGPACK.publication_frame(_PUBLICATION),
-        "parse client frame": lambda: parser.feed(masked),
+        "parse client frame": lambda: (parser.feed(masked), parser.take()),
         "decode subscribe": lambda: JSON.decode(_SUBSCRIBE),
         "decode msgpack": lambda: MSGPACK.read_publication(packed),
         "sign request": lambda: auth.sign(_SECRET, text.encode()),

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from cachecast.broker import signing
@@ -30,6 +32,7 @@ from cachecast.broker.views import (
     occupied_channels,
 )
 from cachecast.bus.local import LocalBus
+from cachecast.channels.backlog import Backlog
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.errors import BadRequestError
@@ -48,13 +51,17 @@ if TYPE_CHECKING:
 
     from cachecast.bus.base import Bus
     from cachecast.channels.channel import Channel
-    from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
 #: Seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+#: That connections had to go for the memory of all is logged once in so long.
+FULL_LOG_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger("cachecast.clients")
 
 #: How long the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
@@ -65,6 +72,7 @@ class Broker:
 
     Attributes:
         config: as given.
+        backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
@@ -85,7 +93,8 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self._ready: deque[tuple[Hub, Channel]] = deque()
-        self._backlog: set[Outbox] = set()
+        self._full_log_at = -inf
+        self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
@@ -114,14 +123,14 @@ class Broker:
             self.delivery,
             self.announcements,
             bus,
-            self._backlog,
+            self.backlog,
             clock=clock,
             notify=self._notify,
             nursery=nursery,
         )
-        self.heartbeat = Heartbeat(config, self._backlog, clock, self.clients)
+        self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
-        self.evictor = Evictor(self.cache, self._backlog, clock, self.delivery.purge_subscribers)
+        self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
 
@@ -299,8 +308,9 @@ class Broker:
                 app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
                 for hub in self.hubs.values()
             ),
-            outbox_bytes=sum(outbox.waiting_bytes for outbox in self._backlog),
-            backlogged_connections=len(self._backlog),
+            outbox_bytes=sum(outbox.waiting_bytes for outbox in self.backlog),
+            outbox_ceiling_closes=self.backlog.n_closed,
+            backlogged_connections=len(self.backlog),
             eviction_lag_s=self.evictor.lag_s,
             max_eviction_lag_s=self.evictor.max_lag_s,
             loop_lag_s=self.heartbeat.lag_s,
@@ -377,6 +387,15 @@ class Broker:
             hook: an async callable; see :mod:`cachecast.tasks.hooks` for its limits.
         """
         self.hooks.add(name, hook)
+
+    def _note_full(self) -> None:
+        """Say once a minute that slow connections go because all that waits is too much."""
+        if self.clock() >= self._full_log_at:
+            self._full_log_at = self.clock() + FULL_LOG_INTERVAL_S
+            _log.warning(
+                "slowest connections closed, at the node's max_outbox_bytes",
+                closed_since_start=self.backlog.n_closed,
+            )
 
     def _notify(self, hub: Hub, event: WebhookEvent) -> bool:
         is_wanted = False

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
     from cachecast.bus.base import Bus
+    from cachecast.channels.backlog import Backlog
     from cachecast.channels.hub import Hub
     from cachecast.channels.outbox import Transport
     from cachecast.config import BrokerConfig
@@ -71,7 +72,7 @@ class Clients:
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
-        backlog: set[Outbox],
+        backlog: Backlog,
         *,
         clock: Callable[[], float],
         notify: Callable[[Hub, WebhookEvent], bool],
@@ -186,7 +187,8 @@ class Clients:
             + codec.system_frame(
                 "pusher:connection_established",
                 {"socket_id": socket_id, "activity_timeout": timeout_s},
-            )
+            ),
+            is_asked=True,
         )
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(session)
@@ -310,7 +312,7 @@ class Clients:
         if name.is_cache:
             self._delivery.replay(hub, session, name, confirmation)
         else:
-            session.outbox.put(confirmation)
+            session.outbox.put(confirmation, is_asked=True)
 
     def _leave(self, session: Session, name: str) -> None:
         hub = self._hubs[session.app.id]

@@ -208,7 +208,7 @@ class Delivery:
         entry = self.cached(hub, name.text, self._clock())
         if entry is None:
             miss = session.codec.system_frame("pusher:cache_miss", {}, name.text)
-            session.outbox.put(confirmation + miss)
+            session.outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
         frame = entry.frame

@@ -380,12 +380,13 @@ class Session:
     # --- out
 
     def put(self, event: str, data: object, channel: str | None = None) -> None:
-        """Send a frame of the protocol's own to this client."""
-        self.outbox.put(self.codec.system_frame(event, data, channel))
+        """Answer this client with a frame of the protocol's own."""
+        self.outbox.put(self.codec.system_frame(event, data, channel), is_asked=True)
 
     def put_object(self, event: str, data: object, channel: str | None = None) -> None:
         """The same for the three events whose data is an object on the wire."""
-        self.outbox.put(self.codec.system_frame(event, data, channel, is_object=True))
+        frame = self.codec.system_frame(event, data, channel, is_object=True)
+        self.outbox.put(frame, is_asked=True)
 
     def error_frame(self, error: RemoteProtocolError) -> bytes:
         """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
@@ -395,7 +396,7 @@ class Session:
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Tell the client of an error that leaves the connection open."""
-        self.outbox.put(self.error_frame(error))
+        self.outbox.put(self.error_frame(error), is_asked=True)
         if isinstance(error, SubscriptionError):
             self.put_object(
                 "pusher:subscription_error",

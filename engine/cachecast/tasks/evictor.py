@@ -15,8 +15,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.channels.backlog import Backlog
     from cachecast.channels.cache import CacheStore
-    from cachecast.channels.outbox import Outbox
 
 __all__ = ["Evictor"]
 
@@ -51,7 +51,7 @@ class Evictor:
     def __init__(
         self,
         cache: CacheStore,
-        backlog: set[Outbox],
+        backlog: Backlog,
         clock: Callable[[], float],
         purge_subscribers: Callable[[float], None] = lambda _now: None,
     ) -> None:
