@@ -14,10 +14,15 @@ import msgspec
 
 from cachecast.errors import ConfigError
 
-__all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
+__all__ = ["EVENT_OVERHEAD_BYTES", "MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
 
 #: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
 MAX_CACHE_TTL_S = 1800.0
+
+#: What an event has around its data, in a frame, in a request's body and in the cache: the names, and
+#: what holds them together. Limits that an event must pass leave room for it. They cannot leave room
+#: for every escape: JSON writes a quote in two bytes and a control character in six.
+EVENT_OVERHEAD_BYTES = 1_024
 
 WebhookEvent = Literal[
     "channel_occupied",
@@ -176,6 +181,13 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(
                     f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
                 )
+        for field in ("max_pending_bytes", "max_cache_bytes"):
+            require_room(
+                f"{where}.{field}",
+                getattr(self, field),
+                f"{where}.max_event_bytes",
+                self.max_event_bytes,
+            )
         if self.max_channel_name_length > 1_000:
             raise ConfigError(
                 f"{where}.max_channel_name_length", "must be at most 1000 characters."
@@ -223,6 +235,22 @@ class App(_Config, frozen=True, kw_only=True):
                 "cache channels promise.",
                 "Lower it or leave it out.",
             )
+
+
+def require_room(field: str, limit: int, small_field: str, small: int) -> None:
+    """Check that one of what ``small_field`` allows passes the limit ``field``.
+
+    Raises:
+        ConfigError: it never could; names the least value that would do.
+    """
+    least = small + EVENT_OVERHEAD_BYTES
+    if limit < least:
+        raise ConfigError(
+            field,
+            f"must be at least {least} bytes, is {limit}: {small_field} allows {small}, "
+            f"and {EVENT_OVERHEAD_BYTES} come around it.",
+            f"Raise it, to a multiple if the data is full of quotes, or lower {small_field}.",
+        )
 
 
 def _is_http_url(text: str) -> bool:

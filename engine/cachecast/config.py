@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from cachecast.apps import MAX_CACHE_TTL_S, WEBHOOK_EVENTS, App, KeyPair, Webhook
+from cachecast.apps import (
+    MAX_CACHE_TTL_S,
+    WEBHOOK_EVENTS,
+    App,
+    KeyPair,
+    Webhook,
+    require_room,
+)
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,6 +135,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for number, app in enumerate(self.apps):
             where = f"apps[{number}]"
             app.check(where)
+            self._check_room(app, where)
             if app.id in ids:
                 raise ConfigError(f"{where}.id", f"{app.id!r} is used by another app.")
             ids.add(app.id)
@@ -135,6 +143,18 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 if pair.key in keys:
                     raise ConfigError(f"{where}.key", f"{pair.key!r} is used twice.")
                 keys.add(pair.key)
+
+
+    def _check_room(self, app: App, where: str) -> None:
+        """Check that what the app allows passes the limits of the node."""
+        event, member = f"{where}.max_event_bytes", f"{where}.max_presence_member_bytes"
+        require_room("max_body_bytes", self.max_body_bytes, event, app.max_event_bytes)
+        require_room("max_cache_bytes", self.max_cache_bytes, event, app.max_event_bytes)
+        require_room("max_outbox_bytes", self.max_outbox_bytes, event, app.max_event_bytes)
+        size = app.max_presence_member_bytes
+        require_room("max_message_bytes", self.max_message_bytes, member, size)
+        if app.allows_client_events:
+            require_room("max_message_bytes", self.max_message_bytes, event, app.max_event_bytes)
 
 
 _POSITIVE = (

@@ -12,7 +12,7 @@ import msgpack
 import msgspec
 
 from cachecast.apps import App
-from cachecast.channels.outbox import Outbox
+from cachecast.channels.outbox import Backlog, Outbox
 from cachecast.metrics import AppCounters
 from cachecast.protocol import auth, frames
 from cachecast.protocol.codec import JSON, MSGPACK, Codec
@@ -95,7 +95,7 @@ class FakeSocket:
 def make_outbox(
     socket: FakeSocket,
     *,
-    backlog: set[Outbox] | None = None,
+    backlog: Backlog | None = None,
     counters: AppCounters | None = None,
     max_bytes: int = 1_000_000,
     stall_timeout_s: float = 30.0,
@@ -103,7 +103,7 @@ def make_outbox(
     """An outbox over a fake socket."""
     return Outbox(
         socket,
-        set() if backlog is None else backlog,
+        Backlog() if backlog is None else backlog,
         counters or AppCounters(),
         max_bytes,
         stall_timeout_s,

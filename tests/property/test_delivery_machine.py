@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.channel import Channel
 from cachecast.channels.hub import Hub
-from cachecast.channels.outbox import Outbox
+from cachecast.channels.outbox import Backlog
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.codec import JSON, MSGPACK
@@ -74,7 +74,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.hub = Hub(make_app(max_presence_members=MAX_MEMBERS), self.ready, 0.0)
         self.cache = CacheStore(1_000, 10**9)
         self.cache.add_app("3", TTL_S, 1_000, 10**9, self.hub.counters)
-        self.backlog: set[Outbox] = set()
+        self.backlog = Backlog()
         self.number = 0
         self.visitors: list[Visitor] = []
         #: Channel -> the number and deadline of the last server-side publication.

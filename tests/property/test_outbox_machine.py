@@ -13,7 +13,7 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cachecast.channels.outbox import Outbox
+from cachecast.channels.outbox import Backlog
 from cachecast.metrics import AppCounters
 from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
@@ -61,7 +61,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _connect(self, *, is_tls: bool, room: float) -> None:
         self.socket = FakeSocket(room, retries_same_bytes=is_tls)
-        self.backlog: set[Outbox] = set()
+        self.backlog = Backlog()
         self.counters = AppCounters()
         self.outbox = make_outbox(
             self.socket, backlog=self.backlog, counters=self.counters, max_bytes=10**9
@@ -203,7 +203,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
         assert self.outbox.is_gone
         assert self.socket.events.count("on_broken") == 1
-        assert (self.outbox.waiting_bytes, self.backlog) == (0, set())
+        assert (self.outbox.waiting_bytes, len(self.backlog)) == (0, 0)
 
     # --- how it ends
 
@@ -228,7 +228,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for newest, deadline in self.newest.values():
             assert newest in numbers or deadline <= self.now
         self._flush()
-        assert (self.outbox.waiting_bytes, self.backlog) == (0, set())
+        assert (self.outbox.waiting_bytes, len(self.backlog)) == (0, 0)
         assert self.outbox.send == self.socket.send
         self.socket.room = 0
 

@@ -7,7 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from cachecast.channels.backlog import FLUSH_BYTES, PACE_BYTES
+from cachecast.channels.outbox import FLUSH_BYTES
+from cachecast.channels.waiting import PACE_BYTES
 from cachecast.protocol import frames
 
 VALUE = "x" * 10_000
@@ -100,9 +101,7 @@ async def test_several_values_larger_together_than_may_wait_reach_a_late_joiner(
     assert most < 1_500_000
 
 
-async def test_what_is_published_to_a_client_counts_beside_what_it_asked_for(
-    autojump_clock, stage
-):
+async def test_what_is_published_to_a_client_counts_beside_what_it_asked_for(autojump_clock, stage):
     """And ends it at the limit, as it always did."""
     for number in range(20):
         await stage.broker.publish(stage.app_id, f"cache-{number}", "tick", VALUE)
@@ -296,11 +295,12 @@ async def test_a_message_in_fragments_is_a_message(autojump_clock, stage):
 async def test_refusals_quote_a_few_hundred_bytes_at_most(autojump_clock, stage):
     """Whatever was sent, and wherever it is quoted."""
     client = await stage.network.connect()
-    long = "é" * 20_000
+    long = "é" * 8_000
     key = client.app.key
     data = msgspec.json.encode({"user_id": long, "user_info": {long: long}}).decode()
     signature = client.sign(f"{client.socket_id}:presence-x:{data}")
     user = msgspec.json.encode({"id": 1, long: long}).decode()
+    signed_user = client.sign(f"{client.socket_id}::user::{user}")
     for message in (
         {"event": long},
         {"event": "pusher:subscribe", "data": {"channel": long}},
@@ -315,14 +315,15 @@ async def test_refusals_quote_a_few_hundred_bytes_at_most(autojump_clock, stage)
         {"event": "client-" + long, "channel": "private-x", "data": 1},
         {"event": "client-x", "channel": long, "data": 1},
         {"event": "pusher:signin", "data": {"auth": f"{key}:1", "user_data": long}},
-        {"event": "pusher:signin", "data": {"auth": client.sign(f"{client.socket_id}::user::{user}"),
-                                            "user_data": user}},
+        {"event": "pusher:signin", "data": {"auth": signed_user, "user_data": user}},
         {"event": {long: long}},
         {"event": "pusher:subscribe", "data": {"channel": {long: 1}}},
     ):  # fmt: skip
         before = sum(map(len, client.chunks))
         client.send(message)
-        answers = [m for m in client.messages if m.event in {"pusher:error", "pusher:subscription_error"}]
+        answers = [
+            m for m in client.messages if m.event in {"pusher:error", "pusher:subscription_error"}
+        ]
         assert answers
         assert sum(map(len, client.chunks)) - before < 1_800, str(message)[:60]
         assert all(len(m.text.encode()) < 900 for m in answers), str(message)[:60]

@@ -32,9 +32,9 @@ from cachecast.broker.views import (
     occupied_channels,
 )
 from cachecast.bus.local import LocalBus
-from cachecast.channels.backlog import Backlog
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
+from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
@@ -69,6 +69,8 @@ CLOSE_LIMIT_S: Final = 5.0
 
 class Broker:
     """One node. Make it with :func:`open_broker`, which runs its tasks.
+
+    Once that block is over, whatever is asked of it raises ``BrokerClosedError``.
 
     Attributes:
         config: as given.
@@ -205,7 +207,9 @@ class Broker:
 
         Raises:
             BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
+            BrokerClosedError: the broker has ended.
         """
+        self.delivery.check_open()
         hub = self.hubs.get(app_id)
         if hub is None or is_foreign(hub.app, self.config.cluster):
             raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
@@ -284,10 +288,13 @@ class Broker:
         """
         hub = self.hub(app_id)
         name = read_channel(channel, hub.app)
-        subscriber = Subscriber(is_cache=name.is_cache, clock=self.clock)
+        subscriber = Subscriber(
+            is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
+        )
         await trio.lowlevel.checkpoint()
         if not self._bus.is_attached(app_id, channel):
             await self._bus.attach(app_id, channel)
+        self.hub(app_id)  # it may have ended meanwhile
         # No checkpoint from here to the end of the registration: value first, then what follows.
         if name.is_cache:
             entry = self.delivery.cached(hub, channel, self.clock())
@@ -386,7 +393,13 @@ class Broker:
                 ``member_removed``, ``client_event``, ``cache_miss`` or ``subscription_count``.
             hook: an async callable; see :mod:`cachecast.tasks.hooks` for its limits.
         """
+        self.delivery.check_open()
         self.hooks.add(name, hook)
+
+    def _close(self) -> None:
+        """End: whoever asks something from now on, or still waits, is told so. Never yields."""
+        self.clients.is_draining = True
+        self.delivery.close()
 
     def _note_full(self) -> None:
         """Say once a minute that slow connections go because all that waits is too much."""
@@ -448,7 +461,7 @@ async def open_broker(
             with trio.move_on_after(CLOSE_LIMIT_S):
                 await broker.webhooks.wait_flushed()
         finally:
-            broker.delivery.close_subscribers()
+            broker._close()  # noqa: SLF001 - its other half
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await bus.aclose()
             nursery.cancel_scope.cancel()

@@ -45,9 +45,8 @@ if TYPE_CHECKING:
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
     from cachecast.bus.base import Bus
-    from cachecast.channels.backlog import Backlog
     from cachecast.channels.hub import Hub
-    from cachecast.channels.outbox import Transport
+    from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
     from cachecast.protocol.codec import Codec
     from cachecast.protocol.session import User

@@ -15,21 +15,25 @@ wait, and only a client that takes nothing at all is given up.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cachecast.channels.backlog import Waiting
+from cachecast.channels.waiting import Total, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from cachecast.channels.backlog import Backlog
     from cachecast.metrics import AppCounters
 
-__all__ = ["DISCARD", "Outbox", "Transport"]
+__all__ = ["DISCARD", "Backlog", "Outbox", "Transport"]
 
-#: Calls of ``send`` for one connection in one turn of the Poller.
+#: Bytes that one flush hands to the kernel in one call, and calls in one turn of the Poller.
+FLUSH_BYTES: Final = 64 * 1024
 FLUSH_CALLS: Final = 4
+
+#: Connections closed in one go to make room: each leaves its channels, which takes its time.
+CLOSINGS_PER_CALL: Final = 16
 
 
 class Transport(Protocol):
@@ -233,13 +237,14 @@ class Outbox:
             return
         for _ in range(FLUSH_CALLS):
             if not waiting.head:
-                waiting.fill_head()
+                waiting.fill_head(FLUSH_BYTES)
             if not waiting.head:
                 self._drained(transport)
                 return
             try:
                 sent = transport.send(waiting.head)
             except BlockingIOError:
+                waiting.is_bound |= transport.retries_same_bytes
                 return
             except OSError:
                 self.break_off()
@@ -273,7 +278,7 @@ class Outbox:
         else:
             self._backlog.advance(self)
             if drops_waiting:
-                waiting.forget_items()
+                waiting.forget_unbound()
             if frames:
                 waiting.add(frames)
         self.is_finishing = True
@@ -358,6 +363,70 @@ class Outbox:
         self.discard()
         if transport is not None:
             transport.on_broken()
+
+
+class Backlog(Total):
+    """The outboxes that have something waiting; owned by the Broker.
+
+    They stand in a line, whoever has taken nothing for the longest first.
+
+    Attributes:
+        n_closed: connections that had to go for the others.
+    """
+
+    __slots__ = ("_line", "_max_bytes", "_on_full", "n_closed")
+
+    def __init__(self, max_bytes: float = inf, on_full: Callable[[], None] = lambda: None) -> None:
+        """Make an empty one.
+
+        Args:
+            max_bytes: that may wait.
+            on_full: called when connections had to go.
+        """
+        super().__init__()
+        self._line: OrderedDict[Outbox, None] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._on_full = on_full
+        self.n_closed = 0
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[Outbox]:
+        """The slowest first."""
+        return iter(self._line)
+
+    def __contains__(self, outbox: Outbox) -> bool:
+        """Whether it has something waiting."""
+        return outbox in self._line
+
+    def enter(self, outbox: Outbox) -> None:
+        """Something waits there from now on."""
+        self._line[outbox] = None
+
+    def advance(self, outbox: Outbox) -> None:
+        """Its socket took something, or it has been told to go: it is the last to be asked."""
+        self._line.move_to_end(outbox)
+
+    def leave(self, outbox: Outbox) -> None:
+        """Nothing waits there any more; harmless twice."""
+        self._line.pop(outbox, None)
+
+    def make_room(self, newest: Outbox) -> None:
+        """Past the ceiling, close the slowest connections; if that is not enough, ``newest``."""
+        if self.n_bytes <= self._max_bytes:
+            return
+        for _ in range(CLOSINGS_PER_CALL):
+            slowest = next(iter(self._line))
+            self.n_closed += not slowest.is_finishing
+            slowest.yield_room()
+            if self.n_bytes <= self._max_bytes:
+                break
+        else:
+            self.n_closed += not newest.is_finishing
+            newest.yield_room()
+        self._on_full()
 
 
 class _Discard(Outbox):

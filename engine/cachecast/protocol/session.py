@@ -21,6 +21,7 @@ from cachecast.errors import (
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
+    clip,
 )
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
@@ -57,8 +58,10 @@ __all__ = [
 MAX_FAULTS: Final = 10
 FAULT_WINDOW_S: Final = 10.0
 
-#: Messages that may come in one burst: a library that reconnects subscribes to everything at once.
+#: Messages that may come in one burst, and for each channel that a connection may have: a library
+#: that reconnects subscribes to everything at once.
 MESSAGE_BURST: Final = 2_000
+MESSAGES_PER_CHANNEL: Final = 2
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
@@ -193,7 +196,9 @@ class Session:
         """
         self.active_at = now
         if self._message_bucket is None:
-            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
+            app = self.app
+            burst = max(MESSAGE_BURST, MESSAGES_PER_CHANNEL * app.max_channels_per_connection)
+            self._message_bucket = TokenBucket(app.messages_per_s, burst, now)
         if not self._message_bucket.take(now):
             raise RefusedError(
                 f"Too many messages: more than {self.app.messages_per_s:g} per second"
@@ -216,7 +221,7 @@ class Session:
             return self._client_event(message, now)
         handler = _HANDLERS.get(event)
         if handler is None:
-            raise RemoteProtocolError(f"Unsupported event received on socket: {event[:200]}")
+            raise RemoteProtocolError(f"Unsupported event received on socket: {clip(event, 200)}")
         return handler(self, message)
 
     def _subscribe(self, message: ClientMessage) -> Request:
@@ -292,7 +297,8 @@ class Session:
         channel = message.data_as(UnsubscribeData).channel
         if channel not in self.subscriptions:
             raise RemoteProtocolError(
-                f"No current subscription to channel {channel[:200]}, or subscription in progress"
+                f"No current subscription to channel {clip(channel, 200)}, "
+                "or subscription in progress"
             )
         return Unsubscribe(channel)
 
@@ -310,7 +316,7 @@ class Session:
         if edge is None:
             raise ClientEventError(
                 f"Cannot broadcast client event (connection not subscribed to channel "
-                f"{channel[:200]})",
+                f"{clip(channel, 200)})",
                 channel,
             )
         if not edge.channel.name.allows_client_events:
@@ -401,7 +407,7 @@ class Session:
             self.put_object(
                 "pusher:subscription_error",
                 {"type": error.kind, "error": error.message, "status": error.status},
-                error.channel[:200],
+                clip(error.channel, 200),
             )
 
     def note_fault(self, now: float) -> None:
@@ -428,7 +434,7 @@ class ClientEventError(RemoteProtocolError):
 
     def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
         super().__init__(message, close_code=close_code)
-        self.channel = channel[:200]
+        self.channel = clip(channel, 200)
 
 
 def _ping(session: Session, message: ClientMessage) -> Request:

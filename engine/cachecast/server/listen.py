@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.broker import Broker
-    from cachecast.channels.backlog import Backlog
+    from cachecast.channels.outbox import Backlog
     from cachecast.config import BrokerConfig
     from cachecast.server.http_messages import Deferred, Request, Response
     from cachecast.server.tls import TlsTerms

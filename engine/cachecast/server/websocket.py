@@ -87,8 +87,10 @@ class WebSocket:
     def on_readable(self) -> None:
         """Go on with what was read, or read once more."""
         session = self._session
-        if session is None or session.outbox.is_pacing:
-            self._watch()
+        if session is None:
+            return
+        if session.outbox.is_pacing:
+            self._pause()
         elif self._is_behind:
             self._handle(session)
         else:
@@ -128,8 +130,7 @@ class WebSocket:
             if self._session is None:
                 return
             if session.outbox.is_pacing:
-                self._is_behind = True
-                self._watch()
+                self._pause()
                 return
             if perf_counter() >= until:
                 self._is_behind = True
@@ -141,6 +142,11 @@ class WebSocket:
             self._finish(session, close_frame(violation.close_code, violation.message))
         elif isinstance(self._sock, TlsSocket) and self._sock.pending():
             self._poller.again(self.fd, self)
+
+    def _pause(self) -> None:
+        """Read and handle nothing before the client has read; :meth:`on_writable` goes on."""
+        self._is_behind = True
+        self._poller.watch(self.fd, self, reads=False, writes=True)
 
     def _on_message(self, session: Session, opcode: int, payload: bytes) -> None:
         if opcode == frames.CLOSE:
@@ -172,15 +178,6 @@ class WebSocket:
 
     # --- out: what the Outbox calls
 
-    def _watch(self) -> None:
-        """Have the Poller watch for what is wanted now: to read, to send or both."""
-        session = self._session
-        if session is not None:
-            outbox = session.outbox
-            self._poller.watch(
-                self.fd, self, reads=not outbox.is_pacing, writes=outbox.waiting_bytes > 0
-            )
-
     def wait_writable(self) -> None:
         """Have the Poller watch for writability too."""
         self._poller.watch(self.fd, self, writes=True)
@@ -190,12 +187,11 @@ class WebSocket:
         session = self._session
         if session is None:
             return
-        was_pacing = session.outbox.is_pacing
-        session.outbox.flush(self._clients.now())
-        if was_pacing and not session.outbox.is_pacing:
-            self._watch()
-            if self._session is not None:
-                self._poller.again(self.fd, self)
+        outbox = session.outbox
+        outbox.flush(self._clients.now())
+        if self._is_behind and outbox.waiting_bytes and not outbox.is_pacing:
+            self._poller.watch(self.fd, self, writes=True)
+            self._poller.again(self.fd, self)
 
     def on_drained(self) -> None:
         """Go back to watching for reads only; a closing client's answer is still read.
@@ -207,6 +203,8 @@ class WebSocket:
         if session is None:
             return
         self._poller.watch(self.fd, self)
+        if self._is_behind:
+            self._poller.again(self.fd, self)
         if session.outbox.is_finishing and self._parser.violation is not None:
             try:
                 self._sock.shutdown(SHUT_WR)

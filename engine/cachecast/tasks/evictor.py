@@ -15,8 +15,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachecast.channels.backlog import Backlog
     from cachecast.channels.cache import CacheStore
+    from cachecast.channels.outbox import Backlog
 
 __all__ = ["Evictor"]
 

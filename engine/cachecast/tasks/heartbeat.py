@@ -19,8 +19,7 @@ from cachecast.protocol import frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachecast.channels.backlog import Backlog
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog, Outbox
     from cachecast.config import BrokerConfig
     from cachecast.protocol.session import Session
 
@@ -107,7 +106,9 @@ class Heartbeat:
         overdue = [outbox for outbox, deadline in self._closing.items() if deadline <= now]
         for number, outbox in enumerate([*stalled, *overdue], 1):
             if number <= len(stalled):
-                outbox.give_up()
+                outbox.flush(now)  # after a pause of the process nobody has tried lately
+                if outbox.has_stalled(now):
+                    outbox.give_up()
             else:
                 outbox.break_off()
             if not number % CLOSINGS_PER_STEP:

@@ -82,7 +82,7 @@ class _MemoryPoller(Poller):
         self.sockets: dict[int, MemorySocket] = {}
         self._watched: dict[int, tuple[Handler, int]] = {}
         self._touched: dict[int, None] = {}
-        self._again: set[int] = set()
+        self._again: dict[int, Handler] = {}
         self._wakeup = trio.Event()
         self._is_serving = False
 
@@ -108,13 +108,13 @@ class _MemoryPoller(Poller):
 
     def again(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
         """Call ``on_readable`` once more, whether there is something to read or not."""
-        self._again.add(fd)
+        self._again[fd] = handler
         self.touch(fd)
 
     def remove(self, fd: int) -> None:  # type: ignore[explicit-override]
         """Stop watching."""
         del self._watched[fd]
-        self._again.discard(fd)
+        self._again.pop(fd, None)
         self.sockets.pop(fd, None)
 
     def touch(self, fd: int) -> None:
@@ -142,8 +142,7 @@ class _MemoryPoller(Poller):
         handler, watched = self._watched[fd]
         can_read = bool(sock.inbound or sock.has_ended)
         ready = ((READ if can_read else 0) | (WRITE if sock.room > 0 else 0)) & watched
-        if fd in self._again:
-            self._again.discard(fd)
+        if self._again.pop(fd, None) is not None:
             ready |= READ
         if ready:
             self._serve(handler, ready)

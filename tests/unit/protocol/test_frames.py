@@ -202,7 +202,9 @@ def test_a_broken_rule_ends_it_with_the_right_code(frame: bytes, code: int) -> N
     """Nothing of the faulty message comes out, and nothing that follows."""
     parser = FrameParser(1_000)
 
-    messages = read_frames(parser, client_frame(PING, b"before") + frame + client_frame(PING, b"after"))
+    messages = read_frames(
+        parser, client_frame(PING, b"before") + frame + client_frame(PING, b"after")
+    )
 
     assert messages == [(PING, b"before")]
     assert _violation(parser)[0] == code
@@ -275,7 +277,11 @@ def test_a_fragment_that_completes_nothing_is_given_out_as_one() -> None:
     parser.feed(client_frame(CONTINUATION, b"", is_final=False))
     parser.feed(client_frame(CONTINUATION, b"b"))
 
-    assert list(iter(parser.take, None)) == [(CONTINUATION, b""), (CONTINUATION, b""), (TEXT, b"ab")]
+    assert list(iter(parser.take, None)) == [
+        (CONTINUATION, b""),
+        (CONTINUATION, b""),
+        (TEXT, b"ab"),
+    ]
 
 
 def test_endless_empty_fragments_hold_nothing() -> None:

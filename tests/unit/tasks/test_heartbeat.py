@@ -7,6 +7,7 @@ import itertools
 import pytest
 import trio
 
+from cachecast.channels.outbox import Backlog
 from cachecast.config import BrokerConfig
 from cachecast.protocol import frames
 from cachecast.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
@@ -187,7 +188,7 @@ async def test_a_step_yields_after_a_bounded_number_of_sessions():
 
 async def test_a_stalled_outbox_is_given_up_and_a_closing_one_broken_off():
     time = Time()
-    backlog = set()
+    backlog = Backlog()
     heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
     stalled, closing = FakeSocket(0), FakeSocket(0)
     slow = make_outbox(stalled, backlog=backlog, stall_timeout_s=30)
@@ -211,7 +212,7 @@ async def test_a_stalled_outbox_is_given_up_and_a_closing_one_broken_off():
 async def test_a_step_yields_after_a_bounded_number_of_closings():
     """A network that fails stalls thousands at once; leaving channels is work (invariant 10)."""
     time = Time()
-    backlog = set()
+    backlog = Backlog()
     heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
     sockets = [FakeSocket(0) for _ in range(3 * CLOSINGS_PER_STEP)]
     for socket in sockets:

@@ -1,4 +1,4 @@
-"""What waits for slow sockets: of one connection, and of all of a node together.
+"""What waits for one slow socket, counted exactly, and for all of a node together.
 
 Two questions are asked of it. *Who put it there?* What is published or announced to a client counts
 against it; what it asked for itself (confirmations, rosters, cached values, pongs) does not, for
@@ -13,17 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from cachecast.channels.outbox import Outbox
-
-__all__ = ["FLUSH_BYTES", "ITEM_BYTES", "PACE_BYTES", "Backlog", "Waiting"]
-
-#: Bytes that one flush hands to the kernel in one call.
-FLUSH_BYTES: Final = 64 * 1024
+__all__ = ["ITEM_BYTES", "PACE_BYTES", "RESUME_BYTES", "Total", "Waiting"]
 
 #: Of what a client asked for, beyond which it must read before more is answered; and down to which.
 #: Enough to keep its socket busy meanwhile, with the 128 KiB that the kernel holds.
@@ -34,73 +26,18 @@ RESUME_BYTES: Final = 32 * 1024
 #: node, so that its ceiling means memory also where frames are small.
 ITEM_BYTES: Final = 200
 
-#: Connections closed in one go to make room: each leaves its channels, which takes its time.
-CLOSINGS_PER_CALL: Final = 16
 
-
-class Backlog:
-    """The outboxes that have something waiting; owned by the Broker.
-
-    They stand in a line, whoever has taken nothing for the longest first.
+class Total:
+    """What waits on a node.
 
     Attributes:
-        n_bytes: what all of them hold, ``ITEM_BYTES`` for each frame included.
-        n_closed: connections that had to go for the others.
+        n_bytes: of all connections, ``ITEM_BYTES`` for each frame included.
     """
 
-    __slots__ = ("_line", "_max_bytes", "_on_full", "n_bytes", "n_closed")
+    __slots__ = ("n_bytes",)
 
-    def __init__(self, max_bytes: float = inf, on_full: Callable[[], None] = lambda: None) -> None:
-        """Make an empty one.
-
-        Args:
-            max_bytes: that may wait.
-            on_full: called when connections had to go.
-        """
-        self._line: OrderedDict[Outbox, None] = OrderedDict()
-        self._max_bytes = max_bytes
-        self._on_full = on_full
+    def __init__(self) -> None:
         self.n_bytes = 0
-        self.n_closed = 0
-
-    def __len__(self) -> int:
-        """Connections."""
-        return len(self._line)
-
-    def __iter__(self) -> Iterator[Outbox]:
-        """The slowest first."""
-        return iter(self._line)
-
-    def __contains__(self, outbox: Outbox) -> bool:
-        """Whether it has something waiting."""
-        return outbox in self._line
-
-    def enter(self, outbox: Outbox) -> None:
-        """Something waits there from now on."""
-        self._line[outbox] = None
-
-    def advance(self, outbox: Outbox) -> None:
-        """Its socket took something, or it has been told to go: it is the last to be asked."""
-        self._line.move_to_end(outbox)
-
-    def leave(self, outbox: Outbox) -> None:
-        """Nothing waits there any more; harmless twice."""
-        self._line.pop(outbox, None)
-
-    def make_room(self, newest: Outbox) -> None:
-        """Past the ceiling, close the slowest connections; if that is not enough, ``newest``."""
-        if self.n_bytes <= self._max_bytes:
-            return
-        for _ in range(CLOSINGS_PER_CALL):
-            slowest = next(iter(self._line))
-            self.n_closed += not slowest.is_finishing
-            slowest.yield_room()
-            if self.n_bytes <= self._max_bytes:
-                break
-        else:
-            self.n_closed += not newest.is_finishing
-            newest.yield_room()
-        self._on_full()
 
 
 class Waiting:
@@ -108,6 +45,8 @@ class Waiting:
 
     Attributes:
         head: bytes that must leave next and as they are: the rest of a frame that is half sent.
+        is_bound: whether a part of ``head`` has left, or TLS was offered it, so that it cannot be
+            taken back.
         head_deadline: when the first cached value in ``head`` expires.
         earliest: no value here expires before it.
         items: key -> (frame, deadline, whether the client asked for it). A cache channel's key is
@@ -121,13 +60,14 @@ class Waiting:
     """
 
     __slots__ = (
-        "_backlog",
         "_head_asked_bytes",
         "_serial",
+        "_total",
         "asked_bytes",
         "earliest",
         "head",
         "head_deadline",
+        "is_bound",
         "is_pacing",
         "item_bytes",
         "items",
@@ -136,11 +76,12 @@ class Waiting:
         "since",
     )
 
-    def __init__(self, backlog: Backlog) -> None:
-        self._backlog = backlog
+    def __init__(self, total: Total) -> None:
+        self._total = total
         self._head_asked_bytes = 0
         self._serial = 0
         self.head = b""
+        self.is_bound = False
         self.head_deadline = inf
         self.earliest = inf
         self.items: OrderedDict[str | int, tuple[bytes, float, bool]] = OrderedDict()
@@ -164,9 +105,10 @@ class Waiting:
     def begin(self, rest: bytes, deadline: float, *, is_asked: bool) -> None:
         """Take the rest of what a socket has begun to take."""
         self.head = rest
+        self.is_bound = True
         self.head_deadline = deadline
         self.earliest = deadline
-        self._backlog.n_bytes += len(rest)
+        self._total.n_bytes += len(rest)
         if is_asked:
             self._head_asked_bytes = len(rest)
             self._ask(len(rest))
@@ -181,7 +123,7 @@ class Waiting:
         # At the end, not in place: what was said on the channel in between stays before it.
         self.items[self._serial if key is None else key] = (frame, deadline, is_asked)
         self.item_bytes += len(frame)
-        self._backlog.n_bytes += len(frame) + ITEM_BYTES
+        self._total.n_bytes += len(frame) + ITEM_BYTES
         self.earliest = min(self.earliest, deadline)
         if is_asked:
             self._ask(len(frame))
@@ -199,41 +141,47 @@ class Waiting:
         size = len(item[0])
         self.item_bytes -= size
         self.asked_bytes -= size * item[2]
-        self._backlog.n_bytes -= size + ITEM_BYTES
+        self._total.n_bytes -= size + ITEM_BYTES
         return True
 
-    def forget_items(self) -> None:
-        """Drop everything that has not been offered to the socket."""
-        self._backlog.n_bytes -= self.item_bytes + ITEM_BYTES * len(self.items)
+    def forget_unbound(self) -> None:
+        """Drop everything that can still be taken back."""
+        self._total.n_bytes -= self.item_bytes + ITEM_BYTES * len(self.items)
         self.items.clear()
         self.item_bytes = 0
+        if not self.is_bound:
+            self._total.n_bytes -= len(self.head)
+            self.head = b""
+            self.head_deadline = inf
+            self._head_asked_bytes = 0
         self.asked_bytes = self._head_asked_bytes
 
     def forget_all(self) -> None:
         """Drop everything; the connection is gone."""
-        self.forget_items()
-        self._backlog.n_bytes -= len(self.head)
-        self.head = b""
+        self.is_bound = False
+        self.forget_unbound()
 
-    def fill_head(self) -> None:
-        """Join what comes next for one call of ``send``."""
+    def fill_head(self, n_bytes: int) -> None:
+        """Join what comes next, up to ``n_bytes`` and the frame that passes them."""
         parts: list[bytes] = []
         size = 0
-        while self.items and size < FLUSH_BYTES:
+        while self.items and size < n_bytes:
             _, (frame, deadline, is_asked) = self.items.popitem(last=False)
             parts.append(frame)
             size += len(frame)
             self._head_asked_bytes += len(frame) * is_asked
             self.head_deadline = min(self.head_deadline, deadline)
         self.item_bytes -= size
-        self._backlog.n_bytes -= ITEM_BYTES * len(parts)
+        self._total.n_bytes -= ITEM_BYTES * len(parts)
         self.head = b"".join(parts)
+        self.is_bound = False
 
     def note_sent(self, size: int) -> None:
         """The socket took so many bytes of the head."""
         self.moved += size
-        self._backlog.n_bytes -= size
+        self._total.n_bytes -= size
         self.head = self.head[size:]
+        self.is_bound = True
         if not self.head:
             self.head_deadline = inf
         asked = min(self._head_asked_bytes, len(self.head))
