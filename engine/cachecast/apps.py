@@ -181,12 +181,13 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(
                     f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
                 )
-        for field in ("max_pending_bytes", "max_cache_bytes"):
+        for field, one in (
+            ("max_pending_bytes", "max_event_bytes"),
+            ("max_pending_bytes", "max_presence_member_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+        ):
             require_room(
-                f"{where}.{field}",
-                getattr(self, field),
-                f"{where}.max_event_bytes",
-                self.max_event_bytes,
+                f"{where}.{field}", getattr(self, field), f"{where}.{one}", getattr(self, one)
             )
         if self.max_channel_name_length > 1_000:
             raise ConfigError(

@@ -144,17 +144,19 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                     raise ConfigError(f"{where}.key", f"{pair.key!r} is used twice.")
                 keys.add(pair.key)
 
-
     def _check_room(self, app: App, where: str) -> None:
         """Check that what the app allows passes the limits of the node."""
-        event, member = f"{where}.max_event_bytes", f"{where}.max_presence_member_bytes"
-        require_room("max_body_bytes", self.max_body_bytes, event, app.max_event_bytes)
-        require_room("max_cache_bytes", self.max_cache_bytes, event, app.max_event_bytes)
-        require_room("max_outbox_bytes", self.max_outbox_bytes, event, app.max_event_bytes)
-        size = app.max_presence_member_bytes
-        require_room("max_message_bytes", self.max_message_bytes, member, size)
+        pairs = [
+            ("max_body_bytes", "max_event_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+            ("max_outbox_bytes", "max_pending_bytes"),
+            ("max_message_bytes", "max_presence_member_bytes"),
+            ("max_message_bytes", "max_user_id_length"),
+        ]
         if app.allows_client_events:
-            require_room("max_message_bytes", self.max_message_bytes, event, app.max_event_bytes)
+            pairs.append(("max_message_bytes", "max_event_bytes"))
+        for field, one in pairs:
+            require_room(field, getattr(self, field), f"{where}.{one}", getattr(app, one))
 
 
 _POSITIVE = (

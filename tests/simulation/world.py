@@ -29,7 +29,9 @@ CHANNELS = (*CACHE_CHANNELS, "normal", "presence-d")
 APP = msgspec.structs.replace(
     TEST_APP,
     cache_ttl_s=TTL_S,
-    max_pending_bytes=3_000,
+    max_event_bytes=2_500,
+    max_presence_member_bytes=1_000,
+    max_pending_bytes=3_600,
     stall_timeout_s=20.0,
     client_events_per_s=1_000.0,
     sends_subscription_counts=True,

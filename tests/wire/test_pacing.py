@@ -82,7 +82,14 @@ async def test_a_hundred_large_rosters_at_once_do_not_make_a_client_slow(autojum
 
 
 @pytest.mark.parametrize(
-    "app_fields", [{"max_event_bytes": 1_500_000, "max_pending_bytes": 1_600_000}]
+    "app_fields",
+    [
+        {
+            "max_event_bytes": 1_500_000,
+            "max_pending_bytes": 1_600_000,
+            "allows_client_events": False,
+        }
+    ],
 )
 async def test_several_values_larger_together_than_may_wait_reach_a_late_joiner(
     autojump_clock, stage

@@ -106,9 +106,7 @@ class Heartbeat:
         overdue = [outbox for outbox, deadline in self._closing.items() if deadline <= now]
         for number, outbox in enumerate([*stalled, *overdue], 1):
             if number <= len(stalled):
-                outbox.flush(now)  # after a pause of the process nobody has tried lately
-                if outbox.has_stalled(now):
-                    outbox.give_up()
+                outbox.give_up()
             else:
                 outbox.break_off()
             if not number % CLOSINGS_PER_STEP:

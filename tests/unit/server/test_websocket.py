@@ -373,7 +373,7 @@ async def test_nothing_said_after_our_close_has_an_effect():
 
 async def test_a_flood_does_not_go_on_being_read_after_its_close():
     """The client's close is waited for, but not through everything else it may have to say."""
-    async with beside_a_bystander(close_timeout_s=1_000, max_message_bytes=1_000) as node:
+    async with beside_a_bystander(close_timeout_s=1_000, max_message_bytes=3_000) as node:
         client = await node.client()
 
         async def flood():
