@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cachecast.broker import open_broker
+from cachecast.channels import waiting
 from cachecast.config import BrokerConfig
 from cachecast.testing import TEST_APP, open_memory_network
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
@@ -226,9 +228,13 @@ async def open_world() -> AsyncIterator[World]:
     def now() -> float:
         return trio.current_time() + (world.asleep if world is not None else 0.0)
 
-    async with (
-        open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
-        open_memory_network(broker) as network,
-    ):
-        world = World(network)
-        yield world
+    with pytest.MonkeyPatch.context() as patch:
+        # Small, so that clients are paced by a few answers.
+        patch.setattr(waiting, "PACE_BYTES", 400)
+        patch.setattr(waiting, "RESUME_BYTES", 200)
+        async with (
+            open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
+            open_memory_network(broker) as network,
+        ):
+            world = World(network)
+            yield world
