@@ -6,8 +6,15 @@ from math import inf
 
 import pytest
 
-from cachecast.channels.outbox import DISCARD, FLUSH_BYTES, FLUSH_CALLS, Backlog, Outbox
-from cachecast.channels.waiting import PACE_BYTES, RESUME_BYTES
+from cachecast.channels.outbox import (
+    CLOSINGS_PER_CALL,
+    DISCARD,
+    FLUSH_BYTES,
+    FLUSH_CALLS,
+    Backlog,
+    Outbox,
+)
+from cachecast.channels.waiting import ITEM_BYTES, PACE_BYTES, RESUME_BYTES
 from cachecast.metrics import AppCounters
 from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
@@ -420,6 +427,92 @@ def test_giving_up_asks_the_transport_once_it_makes_sense() -> None:
     outbox.give_up()
 
     assert socket.events.count("on_slow") == 1
+
+
+# --- the ceiling of the node
+
+
+def _slow(backlog: Backlog, *, closes: bool = True) -> tuple[FakeSocket, Outbox]:
+    """A connection that takes nothing and, when told to, says goodbye as a transport does."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, backlog=backlog)
+    if closes:
+        socket.on_event = lambda event: (
+            outbox.finish(_frame("slow"), drops_waiting=True) if event == "on_slow" else None
+        )
+    return socket, outbox
+
+
+def test_past_the_ceiling_whoever_took_nothing_for_the_longest_goes_first() -> None:
+    """And only as many as must; it is counted, and said once."""
+    said: list[str] = []
+    backlog = Backlog(4 * (1_000 + ITEM_BYTES), lambda: said.append("full"))
+    slow = [_slow(backlog) for _ in range(4)]
+    for _, outbox in slow:
+        outbox.put(b"x" * 1_000)
+    slow[0][0].room = 1
+    slow[0][1].flush(0.0)
+    assert [outbox.is_finishing for _, outbox in slow] == [False] * 4
+
+    slow[2][1].put(b"x" * 900)
+
+    assert [outbox.is_finishing for _, outbox in slow] == [False, True, False, False]
+    assert (backlog.n_closed, said) == (1, ["full"])
+    assert backlog.n_bytes <= 4 * (1_000 + ITEM_BYTES)
+
+
+def test_a_connection_that_is_closing_already_is_ended_when_its_room_is_needed() -> None:
+    """It has been told; it does not read that either."""
+    backlog = Backlog(1_800)
+    closing, other = _slow(backlog), _slow(backlog)
+    closing[0].room = 1
+    closing[1].put(b"x" * 1_000)
+    closing[1].finish(_frame("bye"))
+    other[1].put(b"x" * 300)
+    assert not closing[1].is_gone
+
+    other[1].put(b"x" * 200)
+
+    assert closing[1].is_gone
+    assert closing[0].events[-1] == "on_broken"
+    assert (other[1].is_finishing, backlog.n_closed) == (False, 0)
+
+
+def test_if_many_small_ones_do_not_make_enough_room_the_newest_goes_itself() -> None:
+    """So that no single frame closes hundreds, and the ceiling holds all the same."""
+    backlog = Backlog(200 * (ITEM_BYTES + 1))
+    small = [_slow(backlog) for _ in range(100)]
+    for _, outbox in small:
+        outbox.put(b"x")
+    _, greedy = _slow(backlog)
+
+    greedy.put(b"x" * 30_000)
+
+    assert greedy.is_finishing
+    assert sum(outbox.is_finishing for _, outbox in small) == CLOSINGS_PER_CALL
+    assert backlog.n_closed == CLOSINGS_PER_CALL + 1
+    assert backlog.n_bytes <= 200 * (ITEM_BYTES + 1)
+
+
+def test_a_transport_that_cannot_close_is_asked_and_left_alone() -> None:
+    """The ceiling is no reason to loop for ever."""
+    backlog = Backlog(100)
+    socket, outbox = _slow(backlog, closes=False)
+
+    outbox.put(b"x" * 200)
+
+    assert set(socket.events) == {"wait_writable", "on_slow"}
+
+
+def test_the_last_frames_are_not_held_against_the_ceiling() -> None:
+    """They are the answer to it."""
+    backlog = Backlog(10)
+    socket, outbox = _slow(backlog)
+
+    outbox.finish(_frame("goodbye"))
+
+    assert "on_slow" not in socket.events
+    assert _drain(socket, outbox) == ["goodbye"]
 
 
 # --- the end
