@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.server.node import APP_ID, KEY, Wire, make_app, running, upgrade_request
+from tests.server.node import APP_ID, KEY, Wire, running, upgrade_request
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("docs/data-handling.md", "SECURITY.md")

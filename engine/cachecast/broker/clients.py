@@ -57,6 +57,8 @@ __all__ = ["Clients"]
 #: How long the bus may take to attach a channel before the subscription is refused.
 ATTACH_LIMIT_S: Final = 5.0
 
+#: Between two looks whether a client has read what it asked for, where the bus made it wait.
+PACE_CHECK_S: Final = 0.1
 
 _log = structlog.get_logger("cachecast.clients")
 
@@ -262,6 +264,9 @@ class Clients:
             text = "The other nodes cannot be reached, try again"
             self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
             return
+        # Its transport reads on while this waits, so many may be answered at once.
+        while session.outbox.is_pacing and not session.outbox.is_finishing:
+            await trio.sleep(PACE_CHECK_S)
         # Much may have happened meanwhile: what the session checked before holds no more.
         limit = session.app.max_channels_per_connection
         if session.outbox.is_finishing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from base64 import b64encode
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -343,6 +344,13 @@ def test_the_broker_counts_the_time_that_the_machine_sleeps():
 # --- subscribers in this process
 
 
+def _fill(broker, channel):
+    """Publish until no more fits."""
+    with suppress(trio.WouldBlock):
+        while True:
+            broker.publish_nowait(APP, channel, "t", "x" * 10_000)
+
+
 @pytest.mark.parametrize("n_publishers", [1, 2, 20])
 async def test_a_subscriber_that_does_nothing_else_misses_nothing(
     autojump_clock, cachecast_broker, n_publishers
@@ -354,14 +362,16 @@ async def test_a_subscriber_that_does_nothing_else_misses_nothing(
         for n in range(6_000 // n_publishers):
             await cachecast_broker.publish(APP, "plain", "t", n)
 
-    async with cachecast_broker.subscribe(APP, "plain") as events:
-        async with trio.open_nursery() as nursery:
-            for _ in range(n_publishers):
-                nursery.start_soon(publish)
-            async for event in events:
-                seen.append(event.json())
-                if len(seen) == 6_000:
-                    break
+    async with (
+        cachecast_broker.subscribe(APP, "plain") as events,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(n_publishers):
+            nursery.start_soon(publish)
+        async for event in events:
+            seen.append(event.json())
+            if len(seen) == 6_000:
+                break
 
     assert sorted(seen) == sorted(list(range(6_000 // n_publishers)) * n_publishers)
 
@@ -393,8 +403,7 @@ async def test_publishers_wait_for_a_busy_subscriber_and_not_for_one_that_has_st
             for n in range(500, 2_000):
                 await cachecast_broker.publish(APP, "plain", "t", n)
             assert 30 <= trio.current_time() - started < 60
-            while len(taken) < 2_000:
-                await trio.sleep(1)
+            await trio.sleep(60)
             nursery.cancel_scope.cancel()
         assert taken == list(range(2_000))
         assert [(await anext(stopped)).json() for _ in range(500)] == list(range(500))
@@ -469,9 +478,7 @@ async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_cl
                         {"event": "pusher:subscribe", "data": {"channel": "busy"}}
                     )
                 for channel in ("plain", "busy"):
-                    with pytest.raises(trio.WouldBlock):
-                        for _ in range(1_000):
-                            broker.publish_nowait(APP, channel, "t", "x" * 10_000)
+                    _fill(broker, channel)
                     nursery.start_soon(publish, broker, channel)
                 await trio.lowlevel.checkpoint()
                 assert ended == []
