@@ -19,9 +19,9 @@ __all__ = ["EVENT_OVERHEAD_BYTES", "MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook
 #: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
 MAX_CACHE_TTL_S = 1800.0
 
-#: What an event has around its data, in a frame, in a request's body and in the cache: the names, and
-#: what holds them together. Limits that an event must pass leave room for it. They cannot leave room
-#: for every escape: JSON writes a quote in two bytes and a control character in six.
+#: What an event has around its data, in a frame, in a request's body and in the cache: the names,
+#: and what holds them together. Limits that an event must pass leave room for it. They cannot leave
+#: room for every escape: JSON writes a quote in two bytes and a control character in six.
 EVENT_OVERHEAD_BYTES = 1_024
 
 WebhookEvent = Literal[
@@ -248,8 +248,8 @@ def require_room(field: str, limit: int, small_field: str, small: int) -> None:
     if limit < least:
         raise ConfigError(
             field,
-            f"must be at least {least} bytes, is {limit}: {small_field} allows {small}, "
-            f"and {EVENT_OVERHEAD_BYTES} come around it.",
+            f"must be at least {least}, is {limit}: {small_field} allows {small}, "
+            f"and up to {EVENT_OVERHEAD_BYTES} bytes come around it.",
             f"Raise it, to a multiple if the data is full of quotes, or lower {small_field}.",
         )
 

@@ -10,6 +10,8 @@ import trio.testing
 from cachecast.channels.outbox import FLUSH_BYTES
 from cachecast.channels.waiting import PACE_BYTES
 from cachecast.protocol import frames
+from cachecast.server import websocket
+from cachecast.testing.client import _client_frame
 
 VALUE = "x" * 10_000
 
@@ -335,3 +337,23 @@ async def test_refusals_quote_a_few_hundred_bytes_at_most(autojump_clock, stage)
         assert sum(map(len, client.chunks)) - before < 1_800, str(message)[:60]
         assert all(len(m.text.encode()) < 900 for m in answers), str(message)[:60]
         client.messages.clear()
+
+
+# --- turns
+
+
+async def test_messages_of_one_read_leave_turns_to_others(autojump_clock, stage, monkeypatch):
+    """A handler ends when its time is up, with what it has read still to be handled."""
+    monkeypatch.setattr(websocket, "HANDLER_S", 0.0)
+    clients = [await stage.network.connect() for _ in range(2)]
+    for who, client in zip("ab", clients, strict=True):
+        for number in range(20):
+            asked = client.subscription(f"{who}{number}")
+            client.socket.inbound += _client_frame(frames.TEXT, msgspec.json.encode(asked))
+        stage.network.poller.touch(client.socket.fileno())
+
+    stage.network.poller.serve_ready()
+
+    assert list(stage.broker.hubs[stage.app_id].channels) == [
+        f"{who}{number}" for number in range(20) for who in "ab"
+    ]

@@ -264,8 +264,9 @@ class Clients:
             text = "The other nodes cannot be reached, try again"
             self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
             return
-        # Its transport reads on while this waits, so many may be answered at once.
-        while session.outbox.is_pacing and not session.outbox.is_finishing:
+        # Its transport reads on while this waits, so many would be answered at once; and nothing
+        # on the floors below tells anybody when a client has read.
+        while session.outbox.is_pacing and not session.outbox.is_finishing:  # noqa: ASYNC110
             await trio.sleep(PACE_CHECK_S)
         # Much may have happened meanwhile: what the session checked before holds no more.
         limit = session.app.max_channels_per_connection
