@@ -109,7 +109,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     apps: tuple[AppStatistics, ...]
     outbox_bytes: int
-    outbox_ceiling_closes: int
+    outbox_ceiling_closes: int = 0
     backlogged_connections: int
     eviction_lag_s: float
     max_eviction_lag_s: float
