@@ -339,6 +339,28 @@ async def test_refusals_quote_a_few_hundred_bytes_at_most(autojump_clock, stage)
         client.messages.clear()
 
 
+async def test_refusals_over_http_quote_a_few_hundred_bytes_at_most(autojump_clock, stage):
+    """A signature that does not fit its request is shown what was signed, and not all of it."""
+    long = "é" * 2_000
+    app = stage.broker.config.apps[0]
+    wrong = msgspec.structs.replace(app, secret="wrong")
+    for arguments in (
+        {"params": {"info": long}, "app": wrong},
+        {"params": {"info": long}},
+        {"method": "POST", "path": "/events", "body": {"name": long, "channel": "x", "data": ""}},
+        {"method": "POST", "path": "/events", "body": {"name": "x", "channel": long, "data": ""}},
+        {"method": "POST", "path": "/events", "body": {"name": {long: long}}},
+        {"method": "POST", "path": "/events", "body": {"name": "e", "channel": "x", "data": "",
+                                                       "socket_id": long}},
+        {"path": f"/channels/{'x' * 5_000}/cache"},
+        {"path": f"/{'x' * 5_000}"},
+    ):  # fmt: skip
+        asked = {"method": "GET", "path": "/channels"} | arguments
+        answer = await stage.network.request(**asked)
+        assert answer.status >= 400
+        assert len(answer.body) < 620, (arguments, answer.body)
+
+
 # --- turns
 
 

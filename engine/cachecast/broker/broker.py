@@ -148,8 +148,8 @@ class Broker:
         """Publish one event to one channel or several.
 
         When it returns, cache channels have the value and the recipients are fixed; the frames
-        leave right after. It waits while too much is undelivered on a channel. If cancelled,
-        nothing was published.
+        leave right after. It waits while too much is undelivered on a channel, to sockets or to
+        subscribers in this process. If cancelled, nothing was published.
 
         Args:
             app_id: of the tenant.

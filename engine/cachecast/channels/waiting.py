@@ -57,6 +57,7 @@ class Waiting:
             sent, what was not asked for counts as sent first: in the client's favour, by a head.
         is_pacing: whether the client must read before more of what it asks for is answered.
         moved: bytes that the socket took.
+        seen, since: of ``moved`` at the last look that saw it grow, and when that was.
     """
 
     __slots__ = (

@@ -126,7 +126,7 @@ class FrameParser:
         return len(self._buffer) - self._at + len(self._fragments or b"")
 
     def feed(self, data: bytes) -> None:
-        """Take in bytes; they follow what has not been taken out. None after a CLOSE (RFC 1.4)."""
+        """Take in bytes; they follow what has not been taken out. None after a CLOSE."""
         if self.violation is not None or self._opcode == CLOSE:
             return
         rest = self._buffer
