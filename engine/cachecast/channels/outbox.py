@@ -397,10 +397,6 @@ class Backlog(Total):
         """The slowest first."""
         return iter(self._line)
 
-    def __contains__(self, outbox: Outbox) -> bool:
-        """Whether it has something waiting."""
-        return outbox in self._line
-
     def enter(self, outbox: Outbox) -> None:
         """Something waits there from now on."""
         self._line[outbox] = None

@@ -407,7 +407,7 @@ class Session:
             self.put_object(
                 "pusher:subscription_error",
                 {"type": error.kind, "error": error.message, "status": error.status},
-                clip(error.channel, 200),
+                error.channel[:200],
             )
 
     def note_fault(self, now: float) -> None:
@@ -434,7 +434,7 @@ class ClientEventError(RemoteProtocolError):
 
     def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
         super().__init__(message, close_code=close_code)
-        self.channel = clip(channel, 200)
+        self.channel = channel[:200]
 
 
 def _ping(session: Session, message: ClientMessage) -> Request:
