@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cachecast.errors import (
         AuthError,
         BadRequestError,
+        BrokerClosedError,
         BusError,
         CapacityError,
         ConfigError,
@@ -47,6 +48,7 @@ __all__ = [
     "AuthError",
     "BadRequestError",
     "Broker",
+    "BrokerClosedError",
     "BrokerConfig",
     "BusError",
     "CachedEvent",
@@ -78,6 +80,7 @@ _HOMES = {
     "AuthError": "cachecast.errors",
     "BadRequestError": "cachecast.errors",
     "Broker": "cachecast.broker",
+    "BrokerClosedError": "cachecast.errors",
     "BrokerConfig": "cachecast.config",
     "BusError": "cachecast.errors",
     "CachedEvent": "cachecast.broker",

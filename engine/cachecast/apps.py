@@ -16,6 +16,7 @@ from cachecast.errors import ConfigError
 from cachecast.events import AppEventName
 
 __all__ = [
+    "EVENT_OVERHEAD_BYTES",
     "MAX_CACHE_TTL_S",
     "ORIGINS_WITHOUT_HOST",
     "WEBHOOK_EVENTS",
@@ -30,6 +31,11 @@ MAX_CACHE_TTL_S = 1800.0
 
 #: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
 ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
+
+#: What an event has around its data, in a frame, in a request's body and in the cache: the names,
+#: and what holds them together. Limits that an event must pass leave room for it. They cannot leave
+#: room for every escape: JSON writes a quote in two bytes and a control character in six.
+EVENT_OVERHEAD_BYTES = 1_024
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,29 +183,10 @@ class App(_Config, frozen=True, kw_only=True):
         """
         self._check_credentials(where)
         self._check_ttl(where)
-        for field in _POSITIVE:
-            value = getattr(self, field)
-            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
-                raise ConfigError(
-                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
-                )
-        if self.max_channel_name_length > 1_000:
-            raise ConfigError(
-                f"{where}.max_channel_name_length", "must be at most 1000 characters."
-            )
+        self._check_limits(where)
+        self._check_origins(where)
         if self.cluster == "":
             raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
-        for number, host in enumerate(self.allowed_origins):
-            # Compared with the host of an Origin header; what can be none would fit nobody.
-            if host in ORIGINS_WITHOUT_HOST:
-                continue
-            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
-                raise ConfigError(
-                    f"{where}.allowed_origins[{number}]",
-                    f"must be a host name without scheme and port, is {host!r}.",
-                    "For example example.org, or *.example.org for its subdomains; null or file:// "
-                    "for pages without a host.",
-                )
         for number, hook in enumerate(self.webhooks):
             if not _is_http_url(hook.url):
                 raise ConfigError(
@@ -228,6 +215,39 @@ class App(_Config, frozen=True, kw_only=True):
             _check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
             _check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
             _check_path_part(f"{where}.keys", f"key {pair.key!r}", pair.key)
+
+    def _check_limits(self, where: str) -> None:
+        for field in _POSITIVE:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
+                raise ConfigError(
+                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
+                )
+        for field, one in (
+            ("max_pending_bytes", "max_event_bytes"),
+            ("max_pending_bytes", "max_presence_member_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+        ):
+            require_room(
+                f"{where}.{field}", getattr(self, field), f"{where}.{one}", getattr(self, one)
+            )
+        if self.max_channel_name_length > 1_000:
+            raise ConfigError(
+                f"{where}.max_channel_name_length", "must be at most 1000 characters."
+            )
+
+    def _check_origins(self, where: str) -> None:
+        for number, host in enumerate(self.allowed_origins):
+            # Compared with the host of an Origin header; what can be none would fit nobody.
+            if host in ORIGINS_WITHOUT_HOST:
+                continue
+            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
+                raise ConfigError(
+                    f"{where}.allowed_origins[{number}]",
+                    f"must be a host name without scheme and port, is {host!r}.",
+                    "For example example.org, or *.example.org for its subdomains; null or file:// "
+                    "for pages without a host.",
+                )
 
     def _check_ttl(self, where: str) -> None:
         if self.cache_ttl_s is not None and not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
@@ -272,6 +292,22 @@ def _check_path_part(field: str, what: str, text: str) -> None:
         field,
         f"{what} {rule}: it stands in the path of a URL, and not every client encodes it there.",
     )
+
+
+def require_room(field: str, limit: int, small_field: str, small: int) -> None:
+    """Check that one of what ``small_field`` allows passes the limit ``field``.
+
+    Raises:
+        ConfigError: it never could; names the least value that would do.
+    """
+    least = small + EVENT_OVERHEAD_BYTES
+    if limit < least:
+        raise ConfigError(
+            field,
+            f"must be at least {least}, is {limit}: {small_field} allows {small}, "
+            f"and up to {EVENT_OVERHEAD_BYTES} bytes come around it.",
+            f"Raise it, to a multiple if the data is full of quotes, or lower {small_field}.",
+        )
 
 
 def _is_http_url(text: str) -> bool:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from cachecast.apps import MAX_CACHE_TTL_S, WEBHOOK_EVENTS, App, KeyPair, Webhook
+from cachecast.apps import (
+    MAX_CACHE_TTL_S,
+    WEBHOOK_EVENTS,
+    App,
+    KeyPair,
+    Webhook,
+    require_room,
+)
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +74,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_head_bytes, max_headers: bytes and headers of one HTTP request head; past them 431.
         max_body_bytes: bytes of the body of one HTTP request; past it 413.
         max_undelivered_bytes: publications that wait on one channel; past it publishers wait.
+        max_outbox_bytes: that wait for slow connections of all apps, 200 for each frame included;
+            past it whoever has taken nothing for the longest is closed with 4100.
         request_timeout_s: TLS handshake and one complete request, together; past it 408.
         idle_timeout_s: seconds that an HTTP connection may be silent between requests.
         close_timeout_s: seconds that a closing client may take to read the close frame.
@@ -88,6 +97,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_headers: int = 100
     max_body_bytes: int = 2 * 1024 * 1024
     max_undelivered_bytes: int = 1024 * 1024
+    max_outbox_bytes: int = 256 * 1024 * 1024
     request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     close_timeout_s: float = 5.0
@@ -127,6 +137,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for number, app in enumerate(self.apps):
             where = f"apps[{number}]"
             app.check(where)
+            self._check_room(app, where)
             if app.id in ids:
                 raise ConfigError(f"{where}.id", f"{app.id!r} is used by another app.")
             ids.add(app.id)
@@ -134,6 +145,20 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 if pair.key in keys:
                     raise ConfigError(f"{where}.key", f"{pair.key!r} is used twice.")
                 keys.add(pair.key)
+
+    def _check_room(self, app: App, where: str) -> None:
+        """Check that what the app allows passes the limits of the node."""
+        pairs = [
+            ("max_body_bytes", "max_event_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+            ("max_outbox_bytes", "max_pending_bytes"),
+            ("max_message_bytes", "max_presence_member_bytes"),
+            ("max_message_bytes", "max_user_id_length"),
+        ]
+        if app.allows_client_events:
+            pairs.append(("max_message_bytes", "max_event_bytes"))
+        for field, one in pairs:
+            require_room(field, getattr(self, field), f"{where}.{one}", getattr(app, one))
 
 
 _POSITIVE = (
@@ -147,6 +172,7 @@ _POSITIVE = (
     "max_headers",
     "max_body_bytes",
     "max_undelivered_bytes",
+    "max_outbox_bytes",
     "request_timeout_s",
     "idle_timeout_s",
     "close_timeout_s",

@@ -18,6 +18,7 @@ appear; nothing above that seam knows them.
         LimitError              rate, size or quota:  .limit  .actual  .unit
         CapacityError           this node is full: come back later
       BusError                other nodes cannot be reached
+      BrokerClosedError       the broker that is asked has ended
 
 How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
 
@@ -40,6 +41,9 @@ A ``close code`` of null is how hosted Pusher reports a fault that leaves the co
 (protocol.md 1.7 and 2.9). An instance may carry another code than its class, for example a
 ``LimitError`` for client events has 4301.
 
+What a client sent is quoted so that its author can find it, and not sent back to it whole:
+:func:`clip` cuts every message of a ``RemoteProtocolError``.
+
 Logging an error that nobody expected: as text, ``_log.error(..., traceback=format_exc())``, and not
 by ``_log.exception``. What that prints is decided by the embedder's configuration of structlog,
 whose default shows local variables, and payloads and secrets are among them.
@@ -52,6 +56,7 @@ __all__ = [
     "BadChannelNameError",
     "BadMessageError",
     "BadRequestError",
+    "BrokerClosedError",
     "BusError",
     "CapacityError",
     "ClientEventError",
@@ -63,6 +68,19 @@ __all__ = [
     "RemoteProtocolError",
     "SubscriptionError",
 ]
+
+#: Bytes of a message that a client is told.
+MAX_MESSAGE_BYTES = 600
+
+
+def clip(text: str, max_bytes: int = 300) -> str:
+    """A text, or what of it fits into so many bytes of UTF-8 and a mark that it was cut."""
+    if len(text) * 4 <= max_bytes:
+        return text
+    data = text.encode("utf-8", "replace")
+    if len(data) <= max_bytes:
+        return text
+    return data[:max_bytes].decode("utf-8", "ignore") + "…"
 
 
 class EngineError(Exception):
@@ -105,6 +123,7 @@ class RemoteProtocolError(EngineError):
     def __init__(
         self, message: str, *, close_code: int | None = None, http_status: int | None = None
     ) -> None:
+        message = clip(message, MAX_MESSAGE_BYTES)
         super().__init__(message)
         self.message = message
         if close_code is not None:
@@ -209,3 +228,7 @@ class CapacityError(RemoteProtocolError):
 
 class BusError(EngineError):
     """Other nodes of the cluster cannot be reached."""
+
+
+class BrokerClosedError(EngineError):
+    """The broker has ended, and nothing can be asked of it any more."""

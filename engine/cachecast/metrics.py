@@ -98,6 +98,8 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outbox_bytes: bytes that wait for slow connections.
+        outbox_ceiling_closes: number of connections closed since start because all that waits was
+            too much for the node.
         backlogged_connections: number of connections that have anything waiting.
         eviction_lag_s: seconds past its deadline of the last eviction.
         max_eviction_lag_s: the worst of these since start, in seconds.
@@ -108,6 +110,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     apps: tuple[AppStatistics, ...]
     outbox_bytes: int
+    outbox_ceiling_closes: int = 0
     backlogged_connections: int
     eviction_lag_s: float
     max_eviction_lag_s: float
@@ -190,6 +193,11 @@ class _BrokerRegistry:
                 "_seconds" if field.endswith("_s") else ""
             )
             yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
+        yield CounterMetricFamily(
+            "cachecast_outbox_ceiling_closes",
+            "Connections closed because all outboxes together held too much.",
+            value=statistics.outbox_ceiling_closes,
+        )
         refused = CounterMetricFamily(
             "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
         )

@@ -51,7 +51,7 @@ async def test_a_republish_restarts_the_thirty_minutes(autojump_clock, stage):
     assert stage.broker.read_cache(stage.app_id, "cache-x") is None
 
 
-@pytest.mark.parametrize("app_fields", [{"max_cache_bytes": 5_000}])
+@pytest.mark.parametrize("app_fields", [{"max_cache_bytes": 5_000, "max_event_bytes": 2_000}])
 async def test_the_cached_event_is_evicted_early_only_by_a_ceiling_counted_and_logged(
     autojump_clock, stage
 ):

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from cachecast.broker import signing
@@ -32,6 +34,7 @@ from cachecast.broker.views import (
 from cachecast.bus.local import LocalBus
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
+from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError
 from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
@@ -51,13 +54,17 @@ if TYPE_CHECKING:
 
     from cachecast.bus.base import Bus
     from cachecast.channels.channel import Channel
-    from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
 #: Monotonic seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+#: Seconds between two log lines that say that connections had to go for the memory of all.
+FULL_LOG_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger("cachecast.clients")
 
 #: Seconds that the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
@@ -66,8 +73,11 @@ CLOSE_LIMIT_S: Final = 5.0
 class Broker:
     """One node. Make it with :func:`open_broker`, which runs its tasks.
 
+    Once that block is over, whatever is asked of it raises ``BrokerClosedError``.
+
     Attributes:
         config: the configuration as it was given.
+        backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
@@ -88,7 +98,8 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self._ready: deque[tuple[Hub, Channel]] = deque()
-        self._backlog: set[Outbox] = set()
+        self._full_log_at = -inf
+        self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
@@ -117,14 +128,14 @@ class Broker:
             self.delivery,
             self.announcements,
             bus,
-            self._backlog,
+            self.backlog,
             clock=clock,
             notify=self._notify,
             nursery=nursery,
         )
-        self.heartbeat = Heartbeat(config, self._backlog, clock, self.clients)
+        self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
-        self.evictor = Evictor(self.cache, self._backlog, clock, self.delivery.purge_subscribers)
+        self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
 
@@ -140,8 +151,8 @@ class Broker:
         """Publish one event to one channel or several.
 
         When it returns, cache channels have the value and the recipients are fixed; the frames
-        leave right after. It waits while too much is undelivered on a channel. If cancelled,
-        nothing was published.
+        leave right after. It waits while too much is undelivered on a channel, to sockets or to
+        subscribers in this process. If cancelled, nothing was published.
 
         Args:
             app_id: the tenant's id.
@@ -206,7 +217,9 @@ class Broker:
 
         Raises:
             BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
+            BrokerClosedError: the broker has ended.
         """
+        self.delivery.check_open()
         return find_own_hub(self.hubs, app_id, self.config.cluster)
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
@@ -282,10 +295,13 @@ class Broker:
         """
         hub = self.hub(app_id)
         name = read_channel(channel, hub.app)
-        subscriber = Subscriber(is_cache=name.is_cache, clock=self.clock)
+        subscriber = Subscriber(
+            is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
+        )
         await trio.lowlevel.checkpoint()
         if not self._bus.is_attached(app_id, channel):
             await self._bus.attach(app_id, channel)
+        self.hub(app_id)  # it may have ended meanwhile
         # No checkpoint from here to the end of the registration: value first, then what follows.
         if name.is_cache:
             entry = self.delivery.cached(hub, channel, self.clock())
@@ -306,8 +322,9 @@ class Broker:
                 app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
                 for hub in self.hubs.values()
             ),
-            outbox_bytes=sum(outbox.waiting_bytes for outbox in self._backlog),
-            backlogged_connections=len(self._backlog),
+            outbox_bytes=sum(outbox.waiting_bytes for outbox in self.backlog),
+            outbox_ceiling_closes=self.backlog.n_closed,
+            backlogged_connections=len(self.backlog),
             eviction_lag_s=self.evictor.lag_s,
             max_eviction_lag_s=self.evictor.max_lag_s,
             loop_lag_s=self.heartbeat.lag_s,
@@ -385,7 +402,22 @@ class Broker:
                 ``member_removed``, ``client_event``, ``cache_miss`` or ``subscription_count``.
             hook: an async callable; see :mod:`cachecast.tasks.hooks` for its limits.
         """
+        self.delivery.check_open()
         self.hooks.add(name, hook)
+
+    def _close(self) -> None:
+        """End: whoever asks something from now on, or still waits, is told so. Never yields."""
+        self.clients.is_draining = True
+        self.delivery.close()
+
+    def _note_full(self) -> None:
+        """Say once a minute that slow connections go because all that waits is too much."""
+        if self.clock() >= self._full_log_at:
+            self._full_log_at = self.clock() + FULL_LOG_INTERVAL_S
+            _log.warning(
+                "slowest connections closed, at the node's max_outbox_bytes",
+                closed_since_start=self.backlog.n_closed,
+            )
 
     def _notify(self, hub: Hub, event: AppEvent) -> bool:
         if event.channel.startswith("#"):
@@ -449,7 +481,7 @@ async def open_broker(
                 raise
             failure = error
         finally:
-            broker.delivery.close_subscribers()
+            broker._close()  # noqa: SLF001 - its other half
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await bus.aclose()
             nursery.cancel_scope.cancel()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cachecast.broker.delivery import Delivery
     from cachecast.bus.base import Bus
     from cachecast.channels.hub import Hub
-    from cachecast.channels.outbox import Transport
+    from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
     from cachecast.protocol.codec import Codec
     from cachecast.protocol.session import User
@@ -57,6 +57,8 @@ __all__ = ["Clients"]
 #: Seconds that the bus may take to attach a channel before the subscription is refused.
 ATTACH_LIMIT_S: Final = 5.0
 
+#: Between two looks whether a client has read what it asked for, where the bus made it wait.
+PACE_CHECK_S: Final = 0.1
 
 _log = structlog.get_logger("cachecast.clients")
 
@@ -71,7 +73,7 @@ class Clients:
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
-        backlog: set[Outbox],
+        backlog: Backlog,
         *,
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
@@ -187,7 +189,8 @@ class Clients:
             + codec.system_frame(
                 "pusher:connection_established",
                 {"socket_id": socket_id, "activity_timeout": timeout_s},
-            )
+            ),
+            is_asked=True,
         )
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(session)
@@ -262,6 +265,10 @@ class Clients:
             text = "The other nodes cannot be reached, try again"
             self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
             return
+        # Its transport reads on while this waits, so many would be answered at once; and nothing
+        # on the floors below tells anybody when a client has read.
+        while session.outbox.is_pacing and not session.outbox.is_finishing:  # noqa: ASYNC110
+            await trio.sleep(PACE_CHECK_S)
         # Much may have happened meanwhile: what the session checked before holds no more.
         limit = session.app.max_channels_per_connection
         if session.outbox.is_finishing:
@@ -311,7 +318,7 @@ class Clients:
         if name.is_cache:
             self._delivery.replay(hub, session, name, confirmation)
         else:
-            session.outbox.put(confirmation)
+            session.outbox.put(confirmation, is_asked=True)
 
     def _leave(self, session: Session, name: str) -> None:
         hub = self._hubs[session.app.id]

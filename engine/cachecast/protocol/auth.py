@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
 
-from cachecast.errors import AuthError
+from cachecast.errors import AuthError, clip
 
 if TYPE_CHECKING:
     import hashlib
@@ -105,7 +105,7 @@ def verify_client(auth: str | None, text: str, expected: str, secret_of: SecretO
         raise AuthError(f"Invalid key in subscription auth data: '{key[:64]}'")
     if not _equal(sign(secret, text.encode("utf-8", "surrogatepass")), signature):
         raise AuthError(
-            f"Invalid signature: Expected HMAC SHA256 hex digest of {expected}, "
+            f"Invalid signature: Expected HMAC SHA256 hex digest of {clip(expected)}, "
             f"but got {signature[:128]}"
         )
 
@@ -208,7 +208,7 @@ def verify_request(
     if not _is_signed(text, secret, signature) and not (
         tail and _is_signed(request_text(method, tail, params), secret, signature)
     ):
-        shown = text.replace("\n", "\\n")
+        shown = clip(text.replace("\n", "\\n"))
         either = f" (or the same with {tail} for the path)" if tail else ""
         raise AuthError(
             f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", '

@@ -22,6 +22,7 @@ from cachecast.errors import (
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
+    clip,
 )
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
@@ -57,8 +58,10 @@ __all__ = [
 MAX_FAULTS: Final = 10
 FAULT_WINDOW_S: Final = 10.0
 
-#: Messages that may come in one burst: a library that reconnects subscribes to everything at once.
+#: Messages that may come in one burst, and for each channel that a connection may have: a library
+#: that reconnects subscribes to everything at once.
 MESSAGE_BURST: Final = 2_000
+MESSAGES_PER_CHANNEL: Final = 2
 
 
 class Subscribe(msgspec.Struct, frozen=True, gc=False):
@@ -159,7 +162,9 @@ class Session:
         """
         self.active_at = now
         if self._message_bucket is None:
-            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
+            app = self.app
+            burst = max(MESSAGE_BURST, MESSAGES_PER_CHANNEL * app.max_channels_per_connection)
+            self._message_bucket = TokenBucket(app.messages_per_s, burst, now)
         if not self._message_bucket.take(now):
             raise RefusedError(
                 f"Too many messages: more than {self.app.messages_per_s:g} per second"
@@ -182,7 +187,7 @@ class Session:
             return self._client_event(message, now)
         handler = _HANDLERS.get(event)
         if handler is None:
-            raise RemoteProtocolError(f"Unsupported event received on socket: {event[:200]}")
+            raise RemoteProtocolError(f"Unsupported event received on socket: {clip(event, 200)}")
         return handler(self, message)
 
     def _subscribe(self, message: ClientMessage) -> Request:
@@ -247,7 +252,8 @@ class Session:
         channel = message.data_as(UnsubscribeData).channel
         if channel not in self.subscriptions:
             raise RemoteProtocolError(
-                f"No current subscription to channel {channel[:200]}, or subscription in progress"
+                f"No current subscription to channel {clip(channel, 200)}, "
+                "or subscription in progress"
             )
         return Unsubscribe(channel)
 
@@ -265,7 +271,7 @@ class Session:
         if edge is None:
             raise ClientEventError(
                 f"Cannot broadcast client event (connection not subscribed to channel "
-                f"{channel[:200]})",
+                f"{clip(channel, 200)})",
                 channel,
             )
         if not edge.channel.name.allows_client_events:
@@ -317,12 +323,13 @@ class Session:
     # --- out
 
     def put(self, event: str, data: object, channel: str | None = None) -> None:
-        """Send a frame of the protocol's own to this client."""
-        self.outbox.put(self.codec.system_frame(event, data, channel))
+        """Answer this client with a frame of the protocol's own."""
+        self.outbox.put(self.codec.system_frame(event, data, channel), is_asked=True)
 
     def put_object(self, event: str, data: object, channel: str | None = None) -> None:
         """The same for the three events whose data is an object on the wire."""
-        self.outbox.put(self.codec.system_frame(event, data, channel, is_object=True))
+        frame = self.codec.system_frame(event, data, channel, is_object=True)
+        self.outbox.put(frame, is_asked=True)
 
     def error_frame(self, error: RemoteProtocolError) -> bytes:
         """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
@@ -332,7 +339,7 @@ class Session:
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Tell the client of an error that leaves the connection open."""
-        self.outbox.put(self.error_frame(error))
+        self.outbox.put(self.error_frame(error), is_asked=True)
         if isinstance(error, SubscriptionError):
             self.put_object(
                 "pusher:subscription_error",

@@ -60,6 +60,7 @@ class _BridgedTransport:
         self._buffer = b""
         self._wants_flush = False
         self._wakeup = trio.Event()
+        self._has_read = trio.Event()
         self.session: Session | None = None
         self.scope = trio.CancelScope()
         self.is_closing = False
@@ -96,6 +97,7 @@ class _BridgedTransport:
                 self._buffer = b""
                 if self._wants_flush:
                     session.outbox.flush(self._clients.now())
+                    self._has_read.set()
         except _ENDED:
             pass
         self.scope.cancel()
@@ -137,6 +139,9 @@ class _BridgedTransport:
                 else:
                     payload = message.encode() if isinstance(message, str) else message
                     self._clients.receive(session, payload)
+                while session.outbox.is_pacing and not session.outbox.is_finishing:
+                    self._has_read = trio.Event()
+                    await self._has_read.wait()
         except _ENDED:
             pass
         if not self.is_closing:  # else the writer waits for the client's Close

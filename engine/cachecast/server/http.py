@@ -330,7 +330,7 @@ class HttpConnection:
             self.abort()
 
     def on_slow(self) -> None:
-        """Not used: reading stops long before too much could wait."""
+        """The node has no room for what this client does not read; of its own it has little."""
         self.abort()
 
     def on_broken(self) -> None:

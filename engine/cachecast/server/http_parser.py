@@ -88,7 +88,7 @@ class RequestParser:
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._body = bytearray()  # in one piece, however small the chunks are
         self._n_headers = 0
         self._head_bytes = 0
         self._body_bytes = 0
@@ -188,7 +188,7 @@ class RequestParser:
         self._body_bytes += len(part)
         if self._body_bytes > self._config.max_body_bytes:
             self._refuse(413, f"Request body larger than {self._config.max_body_bytes} bytes")
-        self._body.append(part)
+        self._body += part
 
     def on_message_complete(self) -> None:
         """Parser: the request is complete."""
@@ -211,7 +211,7 @@ class RequestParser:
                 path if path.startswith("/") else _path_of(path),
                 query,
                 headers,
-                b"".join(self._body),
+                bytes(self._body),
                 # HTTP/1.0 keeps a connection only if told so, in a header not worth its bytes.
                 parser.should_keep_alive() and not is_1_0,
                 is_upgrade,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.broker import Broker
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog
     from cachecast.config import BrokerConfig
     from cachecast.server.http_messages import Deferred, Request, Response
     from cachecast.server.tls import TlsTerms
@@ -143,7 +143,7 @@ class Server:
         self.poller: Poller = Poller()
         self.now: Callable[[], float] = broker.clock
         self.timeouts: Wheel[HttpConnection] = Wheel(self.now())
-        self.http_backlog: set[Outbox] = set()
+        self.http_backlog: Backlog = broker.backlog
         self.is_draining: bool = False
         self.date: str = formatdate(usegmt=True)
         self.port: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socket import SHUT_WR
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol import frames
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RECV_BYTES", "WebSocket"]
 
-#: Of one read, and so what one handler may be busy with: some thirty signed requests or a few
-#: hundred small frames, one to two milliseconds. 64 KiB of pipelined publishes held everybody else
-#: up for more than ten.
+#: Of one read, which bounds what waits here to be handled.
 RECV_BYTES: Final = 16 * 1024
 
+#: What one handler may be busy with before others get their turn. 16 KiB are some thirty signed
+#: requests or a few hundred subscriptions, which take many times that.
+HANDLER_S: Final = 0.001
+
+#: What brings no message and costs as much.
+_NO_MESSAGE: Final = frozenset({frames.PONG, frames.CONTINUATION})
 
 #: What a client that was told to go may still send before its connection is cut off. Enough for
 #: whatever was on its way; a flood would be read for all of ``close_timeout_s``.
@@ -36,10 +41,22 @@ class WebSocket:
     """A connection after its upgrade; the Transport of its session's Outbox.
 
     It is all there is for an idle client besides the session and the outbox: no task, no timer,
-    no buffer.
+    no buffer. What has been read is handled message by message until time is up, or until the
+    client must read before more of what it asks for is answered (``Outbox.is_pacing``); the rest
+    waits in the parser, and nothing more is read before it has been handled.
     """
 
-    __slots__ = ("_clients", "_parser", "_poller", "_session", "_sock", "_unheard", "fd", "send")
+    __slots__ = (
+        "_clients",
+        "_is_behind",
+        "_parser",
+        "_poller",
+        "_session",
+        "_sock",
+        "_unheard",
+        "fd",
+        "send",
+    )
 
     def __init__(
         self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, max_bytes: int
@@ -49,6 +66,7 @@ class WebSocket:
         self._clients = clients
         self._parser = FrameParser(max_bytes)
         self._session: Session | None = None
+        self._is_behind = False
         self._unheard = 0
         self.fd = sock.fileno()
         # The socket's own bound method: what the fan-out calls is the kernel's send and no more.
@@ -67,7 +85,18 @@ class WebSocket:
     # --- in
 
     def on_readable(self) -> None:
-        """Read once and handle every message that is complete with it."""
+        """Go on with what was read, or read once more."""
+        session = self._session
+        if session is None:
+            return
+        if session.outbox.is_pacing:
+            self._pause()
+        elif self._is_behind:
+            self._handle(session)
+        else:
+            self._read()
+
+    def _read(self) -> None:
         try:
             data = self._sock.recv(RECV_BYTES)
         except BlockingIOError:
@@ -78,8 +107,6 @@ class WebSocket:
             self.abort()
             return
         self.feed(data)
-        if isinstance(self._sock, TlsSocket) and self._session and self._sock.pending():
-            self._poller.again(self.fd, self)
 
     def _goes_on(self, data: bytes) -> bool:
         """Whether a client that was told to go talks on and on instead."""
@@ -90,27 +117,51 @@ class WebSocket:
 
     def feed(self, data: bytes) -> None:
         """Handle bytes from the client."""
-        session = self._session
-        if session is None:
-            return
-        for opcode, payload in self._parser.feed(data):
-            if opcode == frames.CLOSE:
-                self._on_close(session, payload)
+        if self._session is not None:
+            self._parser.feed(data)
+            self._handle(self._session)
+
+    def _handle(self, session: Session) -> None:
+        """Handle messages until there is none, time is up or the client must read first."""
+        until = perf_counter() + HANDLER_S
+        take = self._parser.take
+        while (message := take()) is not None:
+            self._on_message(session, *message)
+            if self._session is None:
                 return
-            if session.outbox.is_finishing:
-                continue
-            if opcode == frames.PING:
-                self._clients.touch(session)
-                session.outbox.put(server_frame(frames.PONG, payload))
-            elif opcode == frames.PONG:
-                self._clients.touch(session)
-            elif opcode != session.codec.opcode:
-                self._finish(session, close_frame(1003, "This connection speaks another codec"))
-            else:
-                self._clients.receive(session, payload)
+            if session.outbox.is_pacing:
+                self._pause()
+                return
+            if perf_counter() >= until:
+                self._is_behind = True
+                self._poller.again(self.fd, self)
+                return
+        self._is_behind = False
         violation = self._parser.violation
-        if violation is not None and self._session is not None:
+        if violation is not None:
             self._finish(session, close_frame(violation.close_code, violation.message))
+        elif isinstance(self._sock, TlsSocket) and self._sock.pending():
+            self._poller.again(self.fd, self)
+
+    def _pause(self) -> None:
+        """Read and handle nothing before the client has read; :meth:`on_writable` goes on."""
+        self._is_behind = True
+        self._poller.watch(self.fd, self, reads=False, writes=True)
+
+    def _on_message(self, session: Session, opcode: int, payload: bytes) -> None:
+        if opcode == frames.CLOSE:
+            self._on_close(session, payload)
+        elif session.outbox.is_finishing:
+            pass
+        elif opcode == frames.PING:
+            self._clients.touch(session)
+            session.outbox.put(server_frame(frames.PONG, payload), is_asked=True)
+        elif opcode in _NO_MESSAGE:
+            self._clients.touch(session)
+        elif opcode != session.codec.opcode:
+            self._finish(session, close_frame(1003, "This connection speaks another codec"))
+        else:
+            self._clients.receive(session, payload)
 
     def _on_close(self, session: Session, payload: bytes) -> None:
         if session.outbox.is_finishing:
@@ -132,9 +183,15 @@ class WebSocket:
         self._poller.watch(self.fd, self, writes=True)
 
     def on_writable(self) -> None:
-        """Flush what waits."""
-        if self._session is not None:
-            self._session.outbox.flush(self._clients.now())
+        """Flush what waits, and go on with what the client asked for meanwhile."""
+        session = self._session
+        if session is None:
+            return
+        outbox = session.outbox
+        outbox.flush(self._clients.now())
+        if self._is_behind and outbox.waiting_bytes and not outbox.is_pacing:
+            self._poller.watch(self.fd, self, writes=True)
+            self._poller.again(self.fd, self)
 
     def on_drained(self) -> None:
         """Go back to watching for reads only; a closing client's answer is still read.
@@ -146,6 +203,8 @@ class WebSocket:
         if session is None:
             return
         self._poller.watch(self.fd, self)
+        if self._is_behind:
+            self._poller.again(self.fd, self)
         if session.outbox.is_finishing and self._parser.violation is not None:
             try:
                 self._sock.shutdown(SHUT_WR)

@@ -52,6 +52,10 @@ class Fanout:
         """
         await self._waiting_for_room.park()
 
+    def release(self) -> None:
+        """Wake whoever waits for room: nothing will be delivered any more. Never yields."""
+        self._waiting_for_room.unpark_all()
+
     @property
     def is_idle(self) -> bool:
         """Whether everything that was published has been handed over."""

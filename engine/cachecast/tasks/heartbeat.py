@@ -19,7 +19,7 @@ from cachecast.protocol import frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog, Outbox
     from cachecast.config import BrokerConfig
     from cachecast.protocol.session import Session
 
@@ -54,7 +54,7 @@ class Heartbeat:
     def __init__(
         self,
         config: BrokerConfig,
-        backlog: set[Outbox],
+        backlog: Backlog,
         clock: Callable[[], float],
         broker: Disconnector,
     ) -> None:
@@ -123,6 +123,9 @@ class Heartbeat:
         if now >= session.authorize_by:
             self._broker.disconnect(session, 4009, "Connection not authorized within timeout")
             return
+        if session.outbox.is_pacing:
+            # Its answers lie unread until it has read ours. Whether it does is what ends it or not.
+            session.active_at = now
         pinged_at = self._pinged_at.get(session, inf)
         if session.active_at >= pinged_at:
             del self._pinged_at[session]

@@ -84,6 +84,7 @@ class _MemoryPoller(Poller):
         self.sockets: dict[int, MemorySocket] = {}
         self._watched: dict[int, tuple[Handler, int]] = {}
         self._touched: dict[int, None] = {}
+        self._again: dict[int, Handler] = {}
         self._wakeup = trio.Event()
         self._is_serving = False
 
@@ -108,12 +109,14 @@ class _MemoryPoller(Poller):
         self.touch(fd)
 
     def again(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
-        """Only TLS asks for it, and there is none here."""
-        raise NotImplementedError
+        """Call ``on_readable`` once more, whether there is something to read or not."""
+        self._again[fd] = handler
+        self.touch(fd)
 
     def remove(self, fd: int) -> None:  # type: ignore[explicit-override]
         """Stop watching."""
         del self._watched[fd]
+        self._again.pop(fd, None)
         self.sockets.pop(fd, None)
 
     def touch(self, fd: int) -> None:
@@ -140,9 +143,11 @@ class _MemoryPoller(Poller):
             return
         handler, watched = self._watched[fd]
         can_read = bool(sock.inbound or sock.has_ended)
-        ready = (READ if can_read else 0) | (WRITE if sock.room > 0 else 0)
-        if ready & watched:
-            self._serve(handler, ready & watched)
+        ready = ((READ if can_read else 0) | (WRITE if sock.room > 0 else 0)) & watched
+        if self._again.pop(fd, None) is not None:
+            ready |= READ
+        if ready:
+            self._serve(handler, ready)
             self.touch(fd)  # there may be more
 
     async def run(self) -> NoReturn:  # type: ignore[explicit-override]

@@ -195,7 +195,7 @@ async def test_malformed_request_is_refused_and_costs_only_its_connection(head, 
 
 async def test_refusal_reaches_a_client_that_goes_on_sending():
     """Closing at once would reset the connection, and the reset overtake the answer."""
-    async with running(max_body_bytes=1_000) as node:
+    async with running(make_app(max_event_bytes=500), max_body_bytes=2_000) as node:
         wire = await node.connect()
         await wire.say(b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
         chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import h11
 import msgspec
 import pytest
@@ -388,3 +390,14 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_noticed() -> None:
     older = _parser()
     older.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
     assert not older.owes_continue
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_room_than_its_bytes():
+    parser = _parser(max_body_bytes=100_000)
+    parser.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    parser.feed(b"2\r\nab\r\n" * 20_000)
+
+    assert sys.getsizeof(parser._body) < 100_000
+    parser.feed(b"0\r\n\r\n")
+    assert parser.requests.popleft().body == b"ab" * 20_000

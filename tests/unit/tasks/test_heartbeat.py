@@ -7,6 +7,8 @@ import itertools
 import pytest
 import trio
 
+from cachecast.channels.outbox import Backlog
+from cachecast.channels.waiting import PACE_BYTES
 from cachecast.config import BrokerConfig
 from cachecast.protocol import frames
 from cachecast.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
@@ -29,7 +31,7 @@ def make_heartbeat(*, clock, backlog=None, **fields):
     closings = Closings()
     heartbeat = Heartbeat(
         BrokerConfig(**{"apps": (make_app(),), "activity_timeout_s": 120.0} | fields),
-        set() if backlog is None else backlog,
+        Backlog() if backlog is None else backlog,
         clock,
         closings,
     )
@@ -70,6 +72,31 @@ async def test_a_ping_after_the_activity_timeout_and_4201_after_the_pong_timeout
     assert closings.codes == []
     await _pass(heartbeat, time, 150)
     assert closings.codes == [("1234.1234", 4201, "Pong reply not received")]
+
+
+async def test_one_that_is_not_listened_to_is_not_judged_by_what_it_says():
+    """While it is paced only its outbox judges it; afterwards it has the whole time again."""
+    time = Time()
+    heartbeat, closings = make_heartbeat(clock=time)
+    client = Client()
+    heartbeat.watch(client.session)
+    await _pass(heartbeat, time, 130)
+    assert _pings(client) == 1
+    client.socket.room = 0
+    client.outbox.put(b"x" * 2 * PACE_BYTES, is_asked=True)
+
+    await _pass(heartbeat, time, 1_000)
+    assert closings.codes == []
+    client.socket.room = float("inf")
+    while client.outbox.is_pacing:
+        client.outbox.flush(time.now)
+    client.socket.taken.clear()
+    await _pass(heartbeat, time, 1_090)
+    assert (_pings(client), closings.codes) == (0, [])
+    await _pass(heartbeat, time, 1_121)
+    assert _pings(client) == 1
+    await _pass(heartbeat, time, 1_151)
+    assert [code for _, code, _ in closings.codes] == [4201]
 
 
 async def test_the_pong_has_its_whole_time_however_late_the_ping_was():
@@ -187,7 +214,7 @@ async def test_a_step_yields_after_a_bounded_number_of_sessions():
 
 async def test_a_stalled_outbox_is_given_up_and_a_closing_one_broken_off():
     time = Time()
-    backlog = set()
+    backlog = Backlog()
     heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
     stalled, closing = FakeSocket(0), FakeSocket(0)
     slow = make_outbox(stalled, backlog=backlog, stall_timeout_s=30)
@@ -211,7 +238,7 @@ async def test_a_stalled_outbox_is_given_up_and_a_closing_one_broken_off():
 async def test_a_step_yields_after_a_bounded_number_of_closings():
     """A network that fails stalls thousands at once; leaving channels is work (invariant 10)."""
     time = Time()
-    backlog = set()
+    backlog = Backlog()
     heartbeat, _ = make_heartbeat(clock=time, backlog=backlog)
     sockets = [FakeSocket(0) for _ in range(3 * CLOSINGS_PER_STEP)]
     for socket in sockets:
