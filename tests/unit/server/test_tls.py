@@ -242,7 +242,9 @@ async def test_many_messages_reach_a_slow_reader_whole_and_in_order(pair, author
 
 async def test_large_responses_and_requests_pass_under_tls(pair, authority):
     async with running(
-        make_app(max_event_bytes=1_900_000), tls=pair.terms(), trusts=authority
+        make_app(max_event_bytes=1_900_000, max_pending_bytes=2_000_000),
+        tls=pair.terms(),
+        trusts=authority,
     ) as node:
         data = "y" * 1_800_000
         body = {"name": "e", "channel": "cache-a", "data": data}
