@@ -103,6 +103,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         max_eviction_lag_s: the worst since start.
         loop_lag_s: how late the loop last woke a task that slept one second.
         max_loop_lag_s: the worst since start.
+        log_lines_dropped: that nobody took, since start.
         refusals: of connections that belong to no app, by code.
     """
 
@@ -115,6 +116,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     max_loop_lag_s: float
     is_draining: bool
     refusals: dict[str, int]
+    log_lines_dropped: int = 0
 
     @property
     def connections(self) -> int:
@@ -190,6 +192,11 @@ class _BrokerRegistry:
                 "_seconds" if field.endswith("_s") else ""
             )
             yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
+        yield CounterMetricFamily(
+            "cachecast_log_lines_dropped",
+            "Lines of the log that nobody took in time.",
+            value=statistics.log_lines_dropped,
+        )
         refused = CounterMetricFamily(
             "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
         )

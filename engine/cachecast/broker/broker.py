@@ -68,6 +68,7 @@ class Broker:
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
+        lost_log_lines: how many lines the process could not log; asked for the statistics.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Broker:
         self.clock = clock
         self._bus = bus
         self.unix_now = unix_now
+        self.lost_log_lines: Callable[[], int] = lambda: 0
         self._ready: deque[tuple[Hub, Channel]] = deque()
         self._backlog: set[Outbox] = set()
         now = clock()
@@ -306,6 +308,7 @@ class Broker:
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
             is_draining=self.clients.is_draining,
+            log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
         )
 
