@@ -52,7 +52,7 @@ def configure_logs(log_format: str, level: str, sink: Sink) -> None:
     log = structlog.get_logger("cachecast.logs")
     # An error at any level: who reads only errors must know that some may be missing.
     sink.on_loss = lambda n_lines: log.error(
-        f"{n_lines} log lines dropped", lost=n_lines, since_start=sink.n_dropped
+        "log lines dropped", lost=n_lines, since_start=sink.n_dropped
     )
     # Libraries must not write payloads or URLs with keys to our logs.
     logging.getLogger().setLevel(logging.WARNING)

@@ -56,8 +56,8 @@ _NEWLINE: Final = b"\n"
 class Sink:
     """One output of the process; :meth:`put` may be called from any thread.
 
-    Queue: bound :data:`MAX_WAITING_BYTES`; when it is full, or when writing fails, lines are dropped
-    and counted.
+    Queue: bound :data:`MAX_WAITING_BYTES`; when it is full, or when writing fails, lines are
+    dropped and counted.
 
     Attributes:
         is_terminal: whether people look at it.
@@ -304,16 +304,16 @@ class _Stream(io.TextIOBase):
         self._fd = fd
         self._rest = ""
 
-    def writable(self) -> bool:
+    def writable(self) -> bool:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         return True
 
-    def fileno(self) -> int:
+    def fileno(self) -> int:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         return self._fd
 
-    def isatty(self) -> bool:
+    def isatty(self) -> bool:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         return self._sink.is_terminal
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> int:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._sink.put(line + "\n")

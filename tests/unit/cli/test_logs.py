@@ -57,4 +57,4 @@ def test_colours_are_for_terminals():
 def test_lines_that_were_lost_are_mentioned_at_every_level():
     """Who reads only errors must know that some may be missing."""
     *_, lost = map(json.loads, logged("json", "error", "sink.on_loss(7)").splitlines())
-    assert (lost["event"], lost["lost"], lost["level"]) == ("7 log lines dropped", 7, "error")
+    assert (lost["event"], lost["lost"], lost["level"]) == ("log lines dropped", 7, "error")

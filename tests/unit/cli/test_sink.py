@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 import trio
@@ -150,7 +151,7 @@ async def test_a_pipe_that_never_had_a_reader_is_written_again_when_it_has_one(t
     async with running(sink):
         sink.put("to nobody\n")
         while not sink.n_dropped:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         sink.put("to somebody\n")
         said = await trio.to_thread.run_sync(read_all, reader, 19)
@@ -162,18 +163,15 @@ async def test_a_pipe_that_never_had_a_reader_is_written_again_when_it_has_one(t
 # --- the end
 
 
-def test_the_end_writes_what_is_left_while_somebody_reads(pipe):
+async def test_the_end_writes_what_is_left_while_somebody_reads(pipe):
     sink = made(pipe[1])
     for number in range(200):
         sink.put(line(number))
-    said = []
-    reader = threading.Thread(target=lambda: said.append(read_all(pipe[0], 20_000)))
-    reader.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, sink.close, soon())
+        said = await trio.to_thread.run_sync(read_all, pipe[0], 20_000)
 
-    sink.close(soon())
-    reader.join()
-
-    assert said == ["".join(map(line, range(200))).encode()]
+    assert said == "".join(map(line, range(200))).encode()
 
 
 def test_the_end_waits_for_nobody_beyond_its_limit_and_gives_the_descriptor_up(pipe):
@@ -224,7 +222,7 @@ async def test_a_file_is_written_in_order_by_a_thread(tmp_path):
             for number in range(1, 50):
                 sink.put(line(number))
             while path.stat().st_size < 5_000:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             sink.put(line(50))
         sink.put(line(51))
         sink.close(soon())
@@ -254,7 +252,7 @@ async def test_a_disk_that_stands_still_stops_neither_the_loop_nor_the_end(tmp_p
         assert sink.n_dropped == 150
         released.set()
         while not written:
-            time.sleep(0.001)
+            await trio.lowlevel.checkpoint()
 
 
 async def test_a_full_disk_costs_lines_and_a_torn_one_is_ended(tmp_path, monkeypatch):
@@ -278,7 +276,7 @@ async def test_a_full_disk_costs_lines_and_a_torn_one_is_ended(tmp_path, monkeyp
             sink.put(line(number))
         async with running(sink):
             while b"lost" not in path.read_bytes():
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             sink.put(line(3))
         sink.close(soon())
 
@@ -286,7 +284,7 @@ async def test_a_full_disk_costs_lines_and_a_torn_one_is_ended(tmp_path, monkeyp
 
 
 def test_a_device_that_is_always_full_costs_lines_only():
-    with open("/dev/full", "wb", buffering=0) as file:
+    with Path("/dev/full").open("wb", buffering=0) as file:
         sink = made(file.fileno())
         for number in range(300):
             sink.put(line(number))
@@ -385,13 +383,12 @@ class Node:
     def wait_up(self):
         deadline = time.monotonic() + LIMIT_S
         while True:
-            try:
+            with contextlib.suppress(OSError):
                 assert self.up() == 200
                 return
-            except OSError:
-                assert time.monotonic() < deadline
-                assert self.process.poll() is None, "it has ended"
-                time.sleep(0.05)
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, "it has ended"
+            time.sleep(0.05)
 
     def make_it_log(self, n_lines):
         """SIGHUP is logged; one that comes before the last was taken is not seen."""
