@@ -426,6 +426,7 @@ async def open_broker(
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_counts, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
+        nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker

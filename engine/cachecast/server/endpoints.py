@@ -77,12 +77,14 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
     """Answer one request of the HTTP API, which came over TLS or did not."""
     route = find_route(request.path)
     if route is None:
+        _note(broker, None, "none", 404, "Path not found")
         return _error(404, "404 NOT FOUND\n")
     hub: Hub | None = None
     try:
         params = auth.parse_query(request.query)
         hub = _find_hub(broker, route, params)
         if request.method != route.method:
+            _note(broker, hub, route.name, 405, f"This path takes {route.method}")
             response = _error(405, f"This path takes {route.method}\n")
             response.headers = (f"Allow: {route.method}",)
             return response
@@ -90,10 +92,19 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
-        return _refuse(broker, hub, error)
+        return _refuse(broker, hub, route, error)
 
 
-def _refuse(broker: Broker, hub: Hub | None, error: RemoteProtocolError) -> Response:
+def _note(broker: Broker, hub: Hub | None, route: str, status: int, reason: str) -> None:
+    """Say why a request was refused, for an operator; its path and query are the client's words."""
+    app_id = None if hub is None else hub.app.id
+    broker.clients.journal.note(
+        "HTTP request refused", app=app_id, code=status, reason=reason, route=route
+    )
+
+
+def _refuse(broker: Broker, hub: Hub | None, route: Route, error: RemoteProtocolError) -> Response:
+    _note(broker, hub, route.name, error.http_status, error.message)
     refusals = hub.counters.refusals if hub is not None else broker.clients.refusals
     refusals[f"http {error.http_status}"] += 1
     return _error(error.http_status, error.message.rstrip("\n") + "\n")
@@ -162,7 +173,7 @@ def _publish(
             try:
                 await delivery.publish(hub, requests)
             except RemoteProtocolError as error:
-                return _refuse(call.broker, hub, error)
+                return _refuse(call.broker, hub, call.route, error)
             return answer()
 
         return Deferred(publish_later)

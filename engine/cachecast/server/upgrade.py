@@ -20,8 +20,7 @@ from cachecast.server.tls import TlsSocket
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections import Counter
-
+    from cachecast.broker.clients import Clients
     from cachecast.server.http import HttpConnection
     from cachecast.server.http_messages import Request
     from cachecast.server.listen import Server
@@ -66,7 +65,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
     origin = headers.get(b"origin")
     try:
         app = server.broker.clients.admit(
-            _key(request.path, server.broker.clients.refusals),
+            _key(request.path, server.broker.clients),
             protocol,
             origin.decode("latin-1") if origin is not None else None,
             is_tls=server.is_secure(request),
@@ -85,7 +84,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
         server.poller.again(websocket.fd, websocket)
 
 
-def _key(path: str, refusals: Counter[str]) -> str:
+def _key(path: str, clients: Clients) -> str:
     """The app key of ``/any/prefix/app/KEY``.
 
     Raises:
@@ -93,8 +92,10 @@ def _key(path: str, refusals: Counter[str]) -> str:
     """
     parts = path.rstrip("/").split("/")
     if len(parts) < 3 or parts[-2] != "app":
-        refusals["4005"] += 1
-        raise RefusedError("Path not found", close_code=4005)
+        error = RefusedError("Path not found", close_code=4005)
+        clients.refusals["4005"] += 1
+        clients.journal.refused("connection refused", error, app=None)
+        raise error
     return parts[-1]
 
 
