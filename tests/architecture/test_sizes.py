@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine", "benchmarks", "loadtest")
 
-MAX_MODULE_LINES = 450
+MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 #: What was larger when the guard was put up, and how large. May only shrink.

@@ -1,9 +1,9 @@
 """Why a connection, a subscription or a request was refused or ended: a line each, at level debug.
 
 For an operator whose client "does not work". The rules of this file: a line has what the broker
-itself decided (app, code, reason, socket id, channel) and nothing that a client brought along: no
-payload, signature, key, query or address. And a flood of refusals is no flood of lines: of each kind
-:data:`LINES_PER_S` are written, and then how many more there were.
+itself decided (app, code, reason, socket id, and the channel's name) and nothing that a client
+brought along: no payload, signature, key, query or address. And a flood of refusals is no flood of
+lines: of each kind :data:`LINES_PER_S` are written, and then how many more there were.
 """
 
 from __future__ import annotations

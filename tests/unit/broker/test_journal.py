@@ -92,6 +92,7 @@ async def test_a_handshake_of_tls_that_fails_says_so(tmp_path):
     terms = TlsTerms(tmp_path / "cert.pem", tmp_path / "key.pem")
     async with running(tls=terms, trusts=authority) as node:
         wire = Wire(await trio.open_tcp_stream("127.0.0.1", node.server.port))
+        node.wires.append(wire)
         await wire.say(WORDS.encode())
         await wire.end()
         [line] = of(node, "TLS handshake failed")
@@ -145,7 +146,7 @@ async def test_silence_termination_and_the_end_of_the_node_say_so():
         silent = await node.client()
         await node.wait(11)
         await node.wait(11)
-        await silent.hear("pusher:error")
+        await silent.closed()
         assert (await ended(node))["code"] == 4201
 
         await node.client()
