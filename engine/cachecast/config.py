@@ -163,6 +163,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         locks_memory: keep the process out of swap (``mlockall``).
         drain_s: within which clients are closed after SIGTERM, at an even rate.
         drain_code: that they are told: 4100 brings them back after a second or more, 4200 at once.
+        webhook_flush_s: after that, how long webhooks that wait have for one more try each.
         exit_limit_s: after SIGTERM the process has ended by then, whatever still waits.
         log_format: ``auto`` is readable on a terminal and JSON otherwise.
     """
@@ -178,6 +179,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     locks_memory: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
+    webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
     log_format: str = "auto"
     log_level: str = "info"
@@ -197,6 +199,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("server.log_level", "must be debug, info, warning or error.")
         if not 0 <= self.drain_s < inf:
             raise ConfigError("server.drain_s", f"must be 0 or more and finite, is {self.drain_s}.")
+        if not 0 <= self.webhook_flush_s < inf:
+            raise ConfigError(
+                "server.webhook_flush_s",
+                f"must be 0 or more and finite, is {self.webhook_flush_s}.",
+            )
         if self.drain_code not in DRAIN_CODES:
             raise ConfigError("server.drain_code", f"must be 4100 or 4200, is {self.drain_code}.")
         if not self.drain_s < self.exit_limit_s < inf:

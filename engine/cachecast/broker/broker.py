@@ -430,8 +430,7 @@ async def open_broker(
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker
-            with trio.move_on_after(CLOSE_LIMIT_S):
-                await broker.webhooks.wait_flushed()
+            await broker.webhooks.flush(CLOSE_LIMIT_S)
         finally:
             broker.delivery.close_subscribers()
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):

@@ -243,7 +243,7 @@ async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
     """Drain clients, then deliver what webhooks still wait for."""
     _log.info("draining", connections=broker.clients.n_sessions, within_s=options.drain_s)
     await server.drain(options.drain_s, code=options.drain_code)
-    await broker.webhooks.wait_flushed()
+    await broker.webhooks.flush(options.webhook_flush_s)
     _log.info("drained")
 
 

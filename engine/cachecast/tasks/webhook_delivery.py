@@ -197,6 +197,16 @@ class Courier:
         self._unix_now = unix_now
         self._jitter = jitter
         self._turns = Turns()
+        self._last_chance = trio.Event()
+        self._unreachable: set[Endpoint] = set()
+
+    def begin_last_chance(self) -> None:
+        """From now on whatever waits is tried once more at once, and then given up.
+
+        A URL that does not even answer is given up as a whole: its other events would wait as long
+        for nothing. They count as ``failed``, and the caller says how many there were.
+        """
+        self._last_chance.set()
 
     async def deliver(
         self, endpoint: Endpoint, events: Sequence[WebhookEvent], outcomes: Counter[str]
@@ -218,6 +228,9 @@ class Courier:
         n_tries = 0
         while True:
             async with self._turns.hold(endpoint) as turn:
+                if endpoint in self._unreachable:
+                    outcomes["failed"] += len(events)
+                    return False
                 now = trio.current_time()
                 if n_tries == 0:
                     last_try_at = now + RETRY_FOR_S
@@ -228,6 +241,9 @@ class Courier:
             if failure is None:
                 outcomes["delivered"] += len(events)
                 return True
+            if self._last_chance.is_set():
+                outcomes["failed"] += len(events)
+                return False
             now = trio.current_time()
             if now >= last_try_at:
                 outcomes["failed"] += len(events)
@@ -237,7 +253,8 @@ class Courier:
             pause_s = self._jitter() * min(
                 MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(n_tries - 1, 9)
             )
-            await trio.sleep_until(min(now + pause_s, last_try_at))
+            with trio.move_on_at(min(now + pause_s, last_try_at)):
+                await self._last_chance.wait()
 
     async def _try(
         self, endpoint: Endpoint, events: Sequence[WebhookEvent], turn: Turn
@@ -259,6 +276,8 @@ class Courier:
             # Exception and passes.
             failure = _describe(error)
         if status is None:
+            if self._last_chance.is_set():
+                self._unreachable.add(endpoint)
             return failure
         return None if 200 <= status < 300 else f"status {status}"
 

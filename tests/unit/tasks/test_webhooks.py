@@ -654,6 +654,49 @@ async def test_wait_flushed_can_be_bounded_and_leaves_the_grace_as_it_was(autoju
         assert not any(name == "channel_vacated" for _, name, _ in receiver.told)
 
 
+async def test_a_flush_tries_everything_once_more_and_waits_for_no_retry(autojump_clock):
+    """What was refused and waits, what waits behind it, and what its receiver takes now."""
+    receiver = Receiver(answer=lambda host, events: 500)
+    async with running(receiver, make_app()) as webhooks:
+        for number in range(20):
+            webhooks.notify("1", client_event(f"private-{number % 10}", number))
+        await trio.sleep(100)
+        n_before = len(receiver.requests)
+        receiver.answer = lambda host, events: 200 if int(events[0]["data"]) % 2 else 500
+        at = trio.current_time()
+        with structlog.testing.capture_logs() as logs:
+            await webhooks.flush(5)
+
+    assert trio.current_time() == at
+    assert len(receiver.requests) == n_before + 20
+    assert webhooks.counters["1"]["delivered"] == webhooks.counters["1"]["failed"] == 10
+    assert logs == [
+        {"event": "webhook events lost at stop", "log_level": "warning", "app": "1", "lost": 10}
+    ]
+
+
+@pytest.mark.parametrize(("n_urls", "expected_s"), [(1, 4), (60, 5)])
+async def test_a_flush_lasts_no_longer_than_there_is_hope(n_urls, expected_s, autojump_clock):
+    """A receiver that never answers has one try, however many events wait; many have the limit."""
+    receiver = Receiver(
+        answer=lambda host, events: never(host) if host.endswith(".dead.test") else 200
+    )
+    async with running(receiver, make_tenant(0, n_urls), make_app()) as webhooks:
+        await trio.sleep(1)
+        for number in range(2_000):
+            webhooks.notify("dead-0", client_event(f"private-{number % 100}", number))
+            webhooks.notify("1", client_event(f"private-{number % 100}", number))
+        at = trio.current_time()
+        await webhooks.flush(5)
+        await webhooks.flush(5)
+
+        assert trio.current_time() - at == pytest.approx(expected_s)
+        assert webhooks.counters["1"]["delivered"] == 2_000
+        assert webhooks.counters["dead-0"].total() == n_urls * 2_000
+        assert webhooks.queued_events("dead-0") == 0
+        assert not webhooks.wants("1", "client_event")
+
+
 async def test_cancellation_leaves_nothing_running_and_names_the_loss(autojump_clock):
     """Requests under way, pauses and graces end; the client is closed; the loss is logged."""
 
