@@ -198,9 +198,12 @@ class Sink:
             self._in_thread = []
             return done
 
-        n_lines, self._is_torn = await trio.to_thread.run_sync(
-            write, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
+        try:
+            n_lines, self._is_torn = await trio.to_thread.run_sync(
+                write, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+            )
+        except RuntimeError:  # the system has no thread for us
+            n_lines, self._in_thread = 0, []
         self._n_bytes -= sum(map(len, lines))
         self._is_failing = n_lines < len(lines)
         self._lose(sum(line != _NEWLINE for line in lines[n_lines:]))

@@ -215,6 +215,8 @@ class HttpConnection:
         response: Response | None = None
         try:
             response = await deferred.run()
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # Around one client's connection, as in the Poller: a bug of ours that one request
             # finds must not end the nursery that all others live in.

@@ -269,6 +269,8 @@ class Courier:
                 response = await self._send(endpoint, events, turn)
                 status = response.status_code
                 await _discard_body(response)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001
             # One of the two places in the engine that catch everything. Names that do not
             # resolve, TLS, half answers, a header value that no client can encode: the list has

@@ -34,9 +34,9 @@ LIMIT_S = 50
 class Process:
     """A running ``cachecast serve``."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, program=None, **environment):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cachecast", "serve", "--port", "0", *arguments],
+            program or [sys.executable, "-m", "cachecast", "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -84,8 +84,8 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments, **environment):
-    server = Process(*arguments, **environment)
+def serving(*arguments, program=None, **environment):
+    server = Process(*arguments, program=program, **environment)
     try:
         yield server.wait_ready()
     finally:
@@ -422,3 +422,44 @@ def test_version_and_help_need_no_server(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cachecast", *arguments])
     main()
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+async def test_a_node_without_memory_ends_and_says_so(tmp_path):
+    """It neither lives on half-served nor leaves a traceback: who supervises it starts it anew."""
+    script = (
+        "import resource, sys\n"
+        "from cachecast.cli import main\n"
+        "sys.argv = ['cachecast', 'serve', '--port', '0', '--admin-port', '0']\n"
+        "import cachecast.cli.serve as serve\n"
+        "announce = serve._announce\n"
+        "def limit(config, server):\n"
+        "    announce(config, server)\n"
+        "    size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20),) * 2)\n"
+        "serve._announce = limit\n"
+        "main()\n"
+    )
+    with serving(program=[sys.executable, "-c", script]) as server:
+        wire = await server.connect()
+        with trio.fail_after(LIMIT_S):
+            await publish_until_it_ends(wire)
+        code = await trio.to_thread.run_sync(server.process.wait, LIMIT_S)
+        errors = server.process.stderr.read()
+    assert code == 1
+    assert "cachecast: out of memory" in errors
+    assert "Traceback" not in errors
+
+
+async def publish_until_it_ends(wire):
+    number = 0
+    try:
+        while True:
+            number += 1
+            body = json.dumps(
+                {"name": "e", "channel": f"cache-{number}", "data": "x" * 10_000}
+            ).encode()
+            await wire.say(signed("POST", "events", body, at=time.time(), **DEMO))
+            assert (await wire.answer("POST")).status == 200
+    except (EOFError, trio.BrokenResourceError):
+        pass
