@@ -444,6 +444,7 @@ async def test_a_node_without_memory_ends_and_says_so(tmp_path):
         wire = await server.connect()
         with trio.fail_after(LIMIT_S):
             await publish_until_it_ends(wire)
+        await wire.aclose()
         code = await trio.to_thread.run_sync(server.process.wait, LIMIT_S)
         errors = server.process.stderr.read()
     assert code == 1
