@@ -54,7 +54,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         cluster: the region this node is in; apps of another one are refused with 4001.
         cache_ttl_s: lifetime of cached values in seconds, at most 1800.
-        max_cache_entries, max_cache_bytes: of all apps together; the oldest value goes first.
+        max_cache_entries, max_cache_bytes: of all apps together; past it the app that holds most
+            loses its oldest value.
         requires_protocol: refuse a client that names no protocol version with 4008, as hosted
             Pusher announces for some day (protocol.md 1.2); load scripts often name none.
         max_connections: of all apps together; past it 4100. None: as many as files may be open.

@@ -114,7 +114,12 @@ class Journal:
 
 
 def _is_read() -> bool:
-    """Whether anybody wants these lines. An embedder's own kind of logger decides for itself."""
+    """Whether anybody wants these lines. An embedder's own kind of logger decides for itself.
+
+    One who has not configured structlog would find all of them on stdout.
+    """
+    if not structlog.is_configured():
+        return False
     asks = getattr(_log, "is_enabled_for", None)
     return asks is None or bool(asks(logging.DEBUG))
 

@@ -270,6 +270,13 @@ def test_at_other_levels_nothing_is_even_counted(monkeypatch):
     )
     monkeypatch.setattr(journal_module, "_log", log)
     journal = Journal()
-    journal.note("refused", app="1", code=4009, reason="no")
-
+    with structlog.testing.capture_logs():
+        journal.note("refused", app="1", code=4009, reason="no")
     assert not journal._seen
+
+
+def test_where_structlog_was_never_configured_nothing_is_said(monkeypatch, capsys):
+    """Its default prints every level."""
+    monkeypatch.setattr(structlog, "is_configured", lambda: False)
+    Journal().note("refused", app="1", code=4009, reason="no")
+    assert capsys.readouterr() == ("", "")
