@@ -62,7 +62,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         cluster: the region this node is in; apps of another one are refused with 4001.
         cache_ttl_s: lifetime of cached values in seconds, at most 1800.
         max_cache_entries, max_cache_bytes: ceilings of the cached values of all apps together, in
-            number and in bytes; the oldest value goes first.
+            number and in bytes; past one the app that holds most loses its oldest value.
         requires_protocol: refuse a client that names no protocol version with 4008, as hosted
             Pusher announces for some day (protocol.md 1.2); load scripts often name none.
         max_connections: clients of all apps together; past it 4100. None: as many as files may be
@@ -195,6 +195,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,
             4200 at once.
+        webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
         exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
         log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
             otherwise.
@@ -211,6 +212,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     locks_memory: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
+    webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
     log_format: str = "auto"
     log_level: str = "info"
@@ -230,6 +232,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("server.log_level", "must be debug, info, warning or error.")
         if not 0 <= self.drain_s < inf:
             raise ConfigError("server.drain_s", f"must be 0 or more and finite, is {self.drain_s}.")
+        if not 0 <= self.webhook_flush_s < inf:
+            raise ConfigError(
+                "server.webhook_flush_s",
+                f"must be 0 or more and finite, is {self.webhook_flush_s}.",
+            )
         if self.drain_code not in DRAIN_CODES:
             raise ConfigError("server.drain_code", f"must be 4100 or 4200, is {self.drain_code}.")
         if not self.drain_s < self.exit_limit_s < inf:

@@ -105,6 +105,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         max_eviction_lag_s: the worst of these since start, in seconds.
         loop_lag_s: seconds that the loop was late when it last woke a task that slept one second.
         max_loop_lag_s: the worst of these since start, in seconds.
+        log_lines_dropped: number of log lines that nobody took, since start.
         refusals: code -> refused connections that belong to no app.
     """
 
@@ -118,6 +119,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     max_loop_lag_s: float
     is_draining: bool
     refusals: dict[str, int]
+    log_lines_dropped: int = 0
 
     @property
     def connections(self) -> int:
@@ -197,6 +199,11 @@ class _BrokerRegistry:
             "cachecast_outbox_ceiling_closes",
             "Connections closed because all outboxes together held too much.",
             value=statistics.outbox_ceiling_closes,
+        )
+        yield CounterMetricFamily(
+            "cachecast_log_lines_dropped",
+            "Lines of the log that nobody took in time.",
+            value=statistics.log_lines_dropped,
         )
         refused = CounterMetricFamily(
             "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]

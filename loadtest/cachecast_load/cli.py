@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cachecast_load import compare as comparing
-from cachecast_load.health import room_for
+from cachecast_load.health import fit_here, room_for
 from cachecast_load.plan import Plan, PlanError, make_plan, read_toml
 from cachecast_load.preflight import require_metrics
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
@@ -150,7 +150,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     plan, target = prepare(options)
     remote = options["expect_workers"] or 0
     processes = max(1, options["workers"] + remote)
-    problem = room_for(plan.greatest_subscribers, processes)
+    problem = room_for(plan.greatest_subscribers, processes) or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
     folder = options["report_folder"]

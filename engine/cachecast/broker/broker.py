@@ -81,6 +81,7 @@ class Broker:
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
+        lost_log_lines: how many lines the process could not log; asked for the statistics.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Broker:
         self.clock = clock
         self._bus = bus
         self.unix_now = unix_now
+        self.lost_log_lines: Callable[[], int] = lambda: 0
         self._ready: deque[tuple[Hub, Channel]] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
@@ -330,6 +332,7 @@ class Broker:
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
             is_draining=self.clients.is_draining,
+            log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
         )
 
@@ -470,11 +473,11 @@ async def open_broker(
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
+        nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker
-            with trio.move_on_after(CLOSE_LIMIT_S):
-                await broker.webhooks.wait_flushed()
+            await broker.webhooks.flush(CLOSE_LIMIT_S)
         # Raised again below, where no nursery wraps it; a cancellation is the nursery's to handle.
         except BaseException as error:
             if _is_cancellation(error):

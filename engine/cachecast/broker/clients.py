@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
+from cachecast.broker.journal import Journal
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import (
     BadMessageError,
@@ -105,6 +106,8 @@ class Clients:
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
+        #: Journal that says at level debug why somebody was refused or has gone.
+        self.journal = Journal()
         #: Code -> refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
         #: Whether the node ends, and takes no new connections.
@@ -144,6 +147,7 @@ class Clients:
                 raise CapacityError("Over capacity, reconnect later")
         except RemoteProtocolError as error:
             (hub.counters.refusals if hub else self.refusals)[str(error.close_code)] += 1
+            self.journal.refused("connection refused", error, app=hub.app.id if hub else None)
             raise
         return hub.app
 
@@ -230,6 +234,7 @@ class Clients:
         if error.is_fatal:
             self.disconnect(session, code or 4009, error.message)
         else:
+            self.journal.refused("refused", error, app=hub.app.id, socket_id=session.socket_id)
             session.refuse(error)
 
     def _carry_out(self, session: Session, request: object) -> None:
@@ -394,11 +399,20 @@ class Clients:
 
     # --- saying goodbye
 
-    def close(self, session: Session) -> None:
+    def close(
+        self, session: Session, code: int | None = None, reason: str = "connection lost"
+    ) -> None:
         """Forget a session: it leaves all channels and signs out. Never yields; harmless twice."""
         hub = self._hubs[session.app.id]
         if hub.sessions.pop(session.socket_id, None) is None:
             return
+        self.journal.note(
+            "connection ended",
+            app=hub.app.id,
+            code=code,
+            reason=reason,
+            socket_id=session.socket_id,
+        )
         self.n_sessions -= 1
         hub.unauthorized.discard(session)
         if self._heartbeat is not None:
@@ -422,11 +436,19 @@ class Clients:
             return
         error = RemoteProtocolError(message, close_code=code)
         last = session.error_frame(error) + close_frame(code, message)
-        self.finish(session, last, drops_waiting=drops_waiting)
+        self.finish(session, last, code, message, drops_waiting=drops_waiting)
 
-    def finish(self, session: Session, last: bytes, *, drops_waiting: bool = False) -> None:
+    def finish(
+        self,
+        session: Session,
+        last: bytes,
+        code: int | None,
+        reason: str,
+        *,
+        drops_waiting: bool = False,
+    ) -> None:
         """Forget a session, and send its connection the last frames it will get."""
-        self.close(session)
+        self.close(session, code, reason)
         if self._heartbeat is not None:
             self._heartbeat.watch_closing(session.outbox, self.now())
         session.outbox.finish(last, drops_waiting=drops_waiting)

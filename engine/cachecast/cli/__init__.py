@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
+from trio import TrioInternalError
 
 from cachecast import __version__
 from cachecast.cli.harnesses import bench, load
@@ -37,6 +38,13 @@ for _command in (
     cachecast.add_command(_command)
 
 
+#: A node does not try to go on: which of its parts would fail next is a matter of chance.
+_OUT_OF_MEMORY: Final = (
+    "out of memory, so it has ended. Raise the limit (`ulimit -v`, the container's), or lower "
+    "max_cache_bytes and max_connections."
+)
+
+
 def main() -> None:
     """Run the command line.
 
@@ -52,7 +60,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (EngineError, UnicodeEncodeError, BaseExceptionGroup) as error:
+    except (
+        EngineError,
+        UnicodeEncodeError,
+        MemoryError,
+        BaseExceptionGroup,
+        TrioInternalError,
+    ) as error:
         # Nurseries wrap what leaves them: a fault of an address, or what Ctrl-C interrupts.
         fault: BaseException = error
         while isinstance(fault, BaseExceptionGroup):
@@ -63,6 +77,8 @@ def main() -> None:
             _fail("an argument or a CACHECAST_ variable is not valid UTF-8")
         if isinstance(fault, EngineError):
             _fail(str(fault).strip())
+        if isinstance(fault, MemoryError) or isinstance(fault.__cause__, MemoryError):
+            _fail(_OUT_OF_MEMORY)
         raise
 
 

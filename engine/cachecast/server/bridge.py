@@ -133,9 +133,8 @@ class _BridgedTransport:
                 if session.outbox.is_finishing:
                     continue
                 if isinstance(message, str) == speaks_msgpack:
-                    self._clients.finish(
-                        session, frames.close_frame(1003, "This connection speaks another codec")
-                    )
+                    text = "This connection speaks another codec"
+                    self._clients.finish(session, frames.close_frame(1003, text), 1003, text)
                 else:
                     payload = message.encode() if isinstance(message, str) else message
                     self._clients.receive(session, payload)
@@ -201,7 +200,11 @@ async def bridge(
         except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
             _log.error("connection failed", handler="bridge", traceback=format_exc())
         finally:
-            broker.clients.close(session)
+            closed = connection.closed  # by the client: what we close ourselves is forgotten before
+            if closed is None:
+                broker.clients.close(session)
+            else:
+                broker.clients.close(session, closed.code, "closed by the client")
             session.outbox.discard()
     finally:
         await _end(connection)

@@ -109,6 +109,7 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
         params = auth.parse_query(request.query)
         hub = _find_hub(broker, route, params)
         if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
+            _note(broker, hub, route.name, 405, f"This path takes {route.method}")
             response = _error(405, f"This path takes {route.method}\n")
             allowed = "GET, HEAD" if route.method == "GET" else route.method
             response.headers = (f"Allow: {allowed}",)
@@ -125,18 +126,21 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         coding = request.headers.get(b"content-encoding")
         if coding is not None and request.body and coding.lower() != b"identity":
+            _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
             return _refuse_coding(hub, coding)
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
-        return _refuse(broker, hub, error)
+        return _refuse(broker, hub, route, error)
 
 
 def _find_nothing(broker: Broker, request: Request) -> Response:
     """What to say of a path that is none: most likely a WebSocket client is behind a bad proxy."""
     if find_key(request.path) is None and b"sec-websocket-key" not in request.headers:
+        _note(broker, None, "none", 404, "Path not found")
         return _error(404, "404 NOT FOUND\n")
     response = refuse_without_upgrade(request)
+    _note(broker, None, "websocket", response.status, "No usable upgrade")
     broker.clients.refusals[f"http {response.status}"] += 1
     return response
 
@@ -152,7 +156,16 @@ def _refuse_coding(hub: Hub, coding: bytes) -> Response:
     return response
 
 
-def _refuse(broker: Broker, hub: Hub | None, error: RemoteProtocolError) -> Response:
+def _note(broker: Broker, hub: Hub | None, route: str, status: int, reason: str) -> None:
+    """Say why a request was refused, for an operator; its path and query are the client's words."""
+    app_id = None if hub is None else hub.app.id
+    broker.clients.journal.note(
+        "HTTP request refused", app=app_id, code=status, reason=reason, route=route
+    )
+
+
+def _refuse(broker: Broker, hub: Hub | None, route: Route, error: RemoteProtocolError) -> Response:
+    _note(broker, hub, route.name, error.http_status, error.message)
     refusals = hub.counters.refusals if hub is not None else broker.clients.refusals
     refusals[f"http {error.http_status}"] += 1
     return _error(error.http_status, error.message.rstrip("\n") + "\n")
@@ -191,7 +204,7 @@ def _publish(
             try:
                 await delivery.publish(hub, requests)
             except RemoteProtocolError as error:
-                return _refuse(call.broker, hub, error)
+                return _refuse(call.broker, hub, call.route, error)
             return answer()
 
         return Deferred(publish_later)

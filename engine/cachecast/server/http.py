@@ -123,7 +123,11 @@ class HttpConnection:
         except OSError as error:
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
                 # A client that does not trust the certificate, say; one that just left says less.
-                self._server.broker.clients.refusals["tls"] += 1
+                clients = self._server.broker.clients
+                clients.refusals["tls"] += 1
+                clients.journal.note(
+                    "TLS handshake failed", app=None, code=None, reason=error.reason or ""
+                )
             self.abort()
             return
         if not data:
@@ -211,6 +215,8 @@ class HttpConnection:
         response: Response | None = None
         try:
             response = await deferred.run()
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # Around one client's connection, as in the Poller: a bug of ours that one request
             # finds must not end the nursery that all others live in.
@@ -230,7 +236,14 @@ class HttpConnection:
     def _write(self, response: Response, request: Request | None = None) -> None:
         """Queue a response; without a request it refuses one that was not understood."""
         if request is None:
-            self._server.broker.clients.refusals[f"http {response.status}"] += 1
+            clients = self._server.broker.clients
+            clients.refusals[f"http {response.status}"] += 1
+            clients.journal.note(
+                "HTTP request refused",
+                app=None,
+                code=response.status,
+                reason=response.body.decode(errors="replace"),
+            )
         keeps_alive = request is not None and request.keeps_alive
         keeps_alive = keeps_alive and not self._server.is_draining
         data = encode_response(response, self._server.date, keeps_alive=keeps_alive)

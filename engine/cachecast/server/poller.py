@@ -27,6 +27,9 @@ __all__ = ["Handler", "Poller"]
 HANDLERS_PER_TURN: Final = 128
 TURN_S: Final = 0.001
 
+#: Kept for the end of a node that runs out of memory.
+SPARE_BYTES: Final = 4 * 1024 * 1024
+
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 
@@ -56,6 +59,8 @@ class Poller:
         # Handlers that want neither: a selector cannot hold them.
         self._paused: dict[int, Handler] = {}
         self._is_in_turn = False
+        # Address space and no more, until somebody writes to it, which nobody does.
+        self._spare: bytes | bytearray = bytearray(SPARE_BYTES)
         self._at_end: list[tuple[Handler, Callable[[], None]]] = []
 
     def __len__(self) -> int:
@@ -115,6 +120,7 @@ class Poller:
                 else:
                     await trio.lowlevel.wait_readable(selector.fileno())
         finally:
+            self._spare = b""
             for handler in self.handlers():
                 handler.abort()
             selector.close()
@@ -153,6 +159,9 @@ class Poller:
         """Do something for one connection outside of a turn, as safely as in one."""
         try:
             action()
+        except MemoryError:
+            self._spare = b""
+            raise
         except Exception:  # noqa: BLE001 - see _serve
             _log.error("connection failed", handler=type(handler).__name__, traceback=format_exc())
             handler.abort()
@@ -163,6 +172,11 @@ class Poller:
                 handler.on_readable()
             if events & WRITE:
                 handler.on_writable()
+        except MemoryError:
+            # Nobody's own fault, and which part of a node without memory fails next is chance: it
+            # ends, for which it needs some.
+            self._spare = b""
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # One client can end only its own connection, whatever bytes it sends and whatever
             # bug of ours they find: DESIGN.md invariant 12.

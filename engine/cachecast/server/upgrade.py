@@ -18,8 +18,7 @@ from cachecast.server.tls import TlsSocket
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections import Counter
-
+    from cachecast.broker.clients import Clients
     from cachecast.server.http import HttpConnection
     from cachecast.server.http_messages import Request
     from cachecast.server.listen import Server
@@ -46,7 +45,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
     origin = headers.get(b"origin")
     try:
         app = server.broker.clients.admit(
-            _key(request.path, server.broker.clients.refusals),
+            _key(request.path, server.broker.clients),
             protocol,
             origin.decode("latin-1") if origin is not None else None,
             is_tls=server.is_secure(request),
@@ -65,7 +64,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
         server.poller.again(websocket.fd, websocket)
 
 
-def _key(path: str, refusals: Counter[str]) -> str:
+def _key(path: str, clients: Clients) -> str:
     """The app key of a path.
 
     Raises:
@@ -73,8 +72,10 @@ def _key(path: str, refusals: Counter[str]) -> str:
     """
     key = find_key(path)
     if key is None:
-        refusals["4005"] += 1
-        raise RefusedError("Path not found", close_code=4005)
+        error = RefusedError("Path not found", close_code=4005)
+        clients.refusals["4005"] += 1
+        clients.journal.refused("connection refused", error, app=None)
+        raise error
     return key
 
 

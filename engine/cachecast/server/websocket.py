@@ -139,7 +139,7 @@ class WebSocket:
         self._is_behind = False
         violation = self._parser.violation
         if violation is not None:
-            self._finish(session, close_frame(violation.close_code, violation.message))
+            self._finish(session, violation.close_code, violation.message)
         elif isinstance(self._sock, TlsSocket) and self._sock.pending():
             self._poller.again(self.fd, self)
 
@@ -159,7 +159,7 @@ class WebSocket:
         elif opcode in _NO_MESSAGE:
             self._clients.touch(session)
         elif opcode != session.codec.opcode:
-            self._finish(session, close_frame(1003, "This connection speaks another codec"))
+            self._finish(session, 1003, "This connection speaks another codec")
         else:
             self._clients.receive(session, payload)
 
@@ -167,14 +167,15 @@ class WebSocket:
         if session.outbox.is_finishing:
             self.abort()
             return
-        self._finish(session, close_frame(frames.close_code_of(payload)))
+        code = frames.close_code_of(payload)
+        self._clients.finish(session, close_frame(code), code, "closed by the client")
         # Nothing more will come; what is left to send is the answer.
         if self._session is not None and not session.outbox.waiting_bytes:
             self.abort()
 
-    def _finish(self, session: Session, last: bytes) -> None:
+    def _finish(self, session: Session, code: int | None, message: str) -> None:
         if not session.outbox.is_finishing:
-            self._clients.finish(session, last)
+            self._clients.finish(session, close_frame(code, message), code, message)
 
     # --- out: what the Outbox calls
 

@@ -89,6 +89,8 @@ class Hooks:
         try:
             with trio.fail_after(HOOK_LIMIT_S):
                 await hook(app_id, event)
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # The embedder's code may fail in any way; that must not stop the node. It stands
             # beside a webhook delivery, the other place that calls foreign code.
