@@ -83,7 +83,7 @@ async def test_a_fault_of_ours_costs_the_connection_that_met_it(autojump_clock, 
     await good.subscribe("x")
 
     assert good.messages[-1].event.endswith("succeeded")
-    assert [log["event"] for log in logs] == ["connection failed"]
+    assert [log["event"] for log in logs] == ["connection failed", "connection ended"]
     assert bad.is_closed
 
 
