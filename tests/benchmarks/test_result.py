@@ -125,6 +125,7 @@ CASES = {
     "fairness": {"beside": "10,000"},
     "many-channels": {"channels": 10_000, "each": 10, "law": "uniform", "mode": "paced"},
     "publish": {"connections": "in process", "encoding": "one reader", "batch": 10},
+    "publish-connect": {"transport": "resumed", "mode": "paced", "closes": "client"},
     "storm": {"clients": 10_000, "kind": "authorized"},
     "churn": {"subscribers": 1_000, "moves a second": 2_000},
     "idle": {"connections": 10_000, "subscriptions": 10},
@@ -144,6 +145,7 @@ WIDE = {
 }
 ON_ITS_OWN = {
     "publish": "responder",
+    "publish-connect": "responder",
     "churn": "cachecast",
     "evict": "cachecast",
     "codec": "cachecast",

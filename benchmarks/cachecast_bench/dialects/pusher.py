@@ -41,8 +41,8 @@ _RESIGN_AFTER_S = 60.0
 class PusherDialect(Dialect):
     """Subscribes like pusher-js, publishes like the server libraries.
 
-    Options of the endpoint: `app_id`, `key`, `secret`, and `encoding` ("json" or "msgpack") for
-    publishes.
+    Options of the endpoint: `app_id`, `key`, `secret`, and for publishes `encoding` ("json" or
+    "msgpack") and `says_close` (each asks for its connection to be closed after the answer).
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -61,7 +61,9 @@ class PusherDialect(Dialect):
         self._timestamp = ""
         self._head = (
             f"Host: {endpoint.host}:{endpoint.publish_port or endpoint.port}\r\n"
-            f"Content-Type: application/{self._encoding}\r\nContent-Length: "
+            f"Content-Type: application/{self._encoding}\r\n"
+            f"{'Connection: close' + chr(13) + chr(10) if options.get('says_close') else ''}"
+            "Content-Length: "
         ).encode()
 
     @override

@@ -246,7 +246,8 @@ class Commands:
         Args:
             plans: Each: `name`, `channels`, `crews` (whose deliveries are counted), `lines`
                 (connections), and either `rate_per_s` or `window`; optionally `batch`, `skew`
-                (Zipf), `gate_on_deliveries`.
+                (Zipf), `gate_on_deliveries`, `visits` (a connection for each publish), `resumes`
+                (which comes back with its TLS session).
             seconds: Length of the measured part; with `connect`, the run ends when all clients are
             through instead.
             warmup_s: Length of the part before it.
@@ -310,10 +311,14 @@ class Commands:
             skew=options.get("skew", 0.0),
             gate_on_deliveries=options.get("gate_on_deliveries", True),
         )
-        lines = publishing.connect(options.get("lines", 1))
-        self._finish(lines)
-        if lines.n_failed:
-            raise ConnectionError("; ".join(lines.errors))
+        n_lines = options.get("lines", 1)
+        if options.get("visits"):
+            publishing.invite(n_lines, resumes=options.get("resumes", False))
+        else:
+            lines = publishing.connect(n_lines)
+            self._finish(lines)
+            if lines.n_failed:
+                raise ConnectionError("; ".join(lines.errors))
         return Plan(options["name"], publishing, crews, options)
 
     def _dialect_of(self, options: dict[str, Any]) -> Dialect:

@@ -19,6 +19,7 @@ SCENARIOS = {
     "fairness": "Fairness",
     "many-channels": "ManyChannels",
     "publish": "Publish",
+    "publish-connect": "PublishConnect",
     "storm": "Storm",
     "churn": "Churn",
     "idle": "Idle",
