@@ -131,6 +131,7 @@ CASES = {
     "idle": {"connections": 10_000, "subscriptions": 10},
     "evict": {"values": 1_000_000},
     "slow": {"healthy": 1_000, "slow": 100, "kind": "trickling"},
+    "hostile": {"beside": "connection_flood"},
     "codec": {"call": "encode msgpack frame"},
     "tls": {"work": "fanout 1000 256 paced"},
     "generator": {"subscribers": 1_000},
@@ -148,6 +149,7 @@ ON_ITS_OWN = {
     "publish-connect": "responder",
     "churn": "cachecast",
     "evict": "cachecast",
+    "hostile": "cachecast",
     "codec": "cachecast",
     "generator": "limit, joined",
 }

@@ -13,11 +13,14 @@ Reading order:
 
     stream       what should arrive, what did arrive, and the ledger of the differences
     subscriber   one client connection; probes are subscribers whose delays are recorded
-    loop         epoll twice: probes are always read first, so a backlog of the others never colours
-    a delay connecting   many handshakes at once, each driven by a dialect publishing   the open
-    schedule (paced), or as fast as the server takes it (flat) churning     subscribers that leave
-    and come back at a steady rate commands     the verbs the benchmark sends through the pipe
-    remote       the other end of that pipe: the handle that scenarios hold
+    loop         epoll twice: probes are always read first, so a backlog of the others never
+                 colours a delay
+    connecting   many handshakes at once, each driven by a dialect
+    publishing   the open schedule (paced), or as fast as the server takes it (flat)
+    churning     subscribers that leave and come back at a steady rate
+    commands     the verbs the benchmark sends through the pipe
+    pipe         the child's end of it
+    remote       the other end: the handle that scenarios hold
 
 Every module but `remote` runs in the child process, which imports neither trio nor the engine.
 """

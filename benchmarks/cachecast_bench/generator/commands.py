@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cachecast_bench.dialects import Dialect
     from cachecast_bench.dialects.base import Handshake
 
-_NO_PROGRESS_S = 10.0
+_PATIENCE_S = 10.0
 """How long a drain waits for the next delivery before it calls the rest lost."""
 
 _DRAIN_LOOK_NS = 50_000_000
@@ -240,6 +240,7 @@ class Commands:
         pids: list[int] | None = None,
         connect: dict[str, Any] | None = None,
         churn: dict[str, Any] | None = None,
+        patience_s: float | None = None,
     ) -> dict[str, Any]:
         """Publish by all `plans` at once for `warmup_s + seconds`, and report each.
 
@@ -255,6 +256,8 @@ class Commands:
             pids: Processes of the server, whose CPU time is taken at each snapshot.
             connect: Clients that connect meanwhile, see `connect`.
             churn: Clients that leave and come back meanwhile: `crew`, `rate_per_s`.
+            patience_s: For a server that is expected to stall: how long it may take to accept what
+                was planned, and then be silent before what has not arrived is called lost.
 
         Raises:
             ValueError: The payload is too small for the mark.
@@ -271,7 +274,7 @@ class Commands:
         gc.collect()
         gc.disable()
         try:
-            marks = self._measure(active, clients, mover, seconds, warmup_s, pids or [])
+            marks = self._measure(active, clients, mover, seconds, warmup_s, pids or [], patience_s)
         finally:
             gc.enable()
             self._loop.nap_ns = 0
@@ -339,6 +342,7 @@ class Commands:
         seconds: float,
         warmup_s: float,
         pids: list[int],
+        patience_s: float | None,
     ) -> dict[str, dict[str, Any]]:
         loop = self._loop
         marks = {"start": mark(plans, pids)}
@@ -362,7 +366,7 @@ class Commands:
             until_ns = marks["opened"]["at_ns"] + int(seconds * 1e9)
             loop.run_while(lambda: True, until_ns=until_ns)
             behind = [plan.publishing for plan in plans if plan.is_paced]
-            until_ns += int(_CATCH_UP_S * 1e9)
+            until_ns += int((patience_s or _CATCH_UP_S) * 1e9)
             loop.run_while(lambda: any(one.is_behind for one in behind), until_ns=until_ns)
         marks["closed"] = mark(plans, pids)
         for plan in plans:
@@ -370,11 +374,11 @@ class Commands:
             plan.publishing.stop()
         if mover is not None:
             mover.stop()
-        self._drain(plans, mover)
+        self._drain(plans, mover, patience_s or _PATIENCE_S)
         marks["drained"] = mark(plans, pids)
         return marks
 
-    def _drain(self, plans: list[Plan], mover: Churning | None) -> None:
+    def _drain(self, plans: list[Plan], mover: Churning | None, patience_s: float) -> None:
         """Read until everything published has arrived, or nothing has for a while."""
 
         def is_waiting() -> bool:
@@ -400,5 +404,5 @@ class Commands:
             now = progress()
             if now != seen:
                 seen, moved_ns = now, time.monotonic_ns()
-            elif time.monotonic_ns() - moved_ns > _NO_PROGRESS_S * 1e9:
+            elif time.monotonic_ns() - moved_ns > patience_s * 1e9:
                 return

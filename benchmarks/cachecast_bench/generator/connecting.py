@@ -134,6 +134,11 @@ class Dialling:
             sock.fileno(), self._on_connected, events=select.EPOLLOUT, is_urgent=self._is_urgent
         )
 
+    def cancel(self) -> None:
+        """Give up before it is through; nobody is told."""
+        self._loop.remove(self.sock.fileno())
+        self.sock.close()
+
     def _on_connected(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:

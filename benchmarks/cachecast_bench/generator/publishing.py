@@ -198,7 +198,7 @@ class Publishing:
     Attributes:
         streams: Where it publishes.
         n_expected: Deliveries that what was published so far must lead to.
-        lateness_ns: How late each paced publish was sent.
+        lateness_ns: How late each paced publish was sent that had a free connection.
         answers_ns: From sending a request to its answer, in the order of the answers; on a schedule
             from the instant at which it was planned.
     """
@@ -367,14 +367,16 @@ class Publishing:
     def _members_each(self) -> float:
         return self.n_expected / self.n_published if self.n_published else 1.0
 
-    def _publish(self, line: _Line | _Visitor, due_ns: int) -> None:
+    def _publish(self, line: _Line | _Visitor, due_ns: int, *, waited: bool = False) -> None:
+        """Send one request; who waited for a free connection was held up by the server."""
         stream = next(self._choice)
         payloads = [stream.append(due_ns, line.number) for _ in range(self._batch)]
         self.n_published += len(payloads)
         self.n_expected += len(payloads) * self._n_members.get(stream.index, 0)
         request = self._dialect.publish(stream.channel, payloads)
         now = time.monotonic_ns()
-        self.lateness_ns.append(now - due_ns)
+        if not waited:
+            self.lateness_ns.append(now - due_ns)
         line.send(request, due_ns if self._is_paced else now)
         if not line.is_busy:
             self._free.append(line)
@@ -388,7 +390,7 @@ class Publishing:
     def freed(self, line: _Line | _Visitor) -> None:
         """Use a connection that has become free."""
         if self._waiting and self._is_on:
-            self._publish(line, self._waiting.popleft())
+            self._publish(line, self._waiting.popleft(), waited=True)
         else:
             self._free.append(line)
 

@@ -25,6 +25,7 @@ SCENARIOS = {
     "idle": "Idle",
     "evict": "Evict",
     "slow": "Slow",
+    "hostile": "Hostile",
     "codec": "Codec",
     "tls": "Tls",
     "generator": "GeneratorCheck",
