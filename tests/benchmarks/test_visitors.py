@@ -129,3 +129,27 @@ def test_a_sample_of_resumed_sessions_that_were_not_is_invalid():
     assert problem.level == "invalid"
     assert "800 of 1,000 visits" in problem.text
     assert not _judge_resumed({"n_replied": 1_000, "n_resumed": 900}, "there")
+
+
+def test_a_schedule_is_kept_when_all_of_it_was_sent(request):
+    """What waits for a connection is part of it: a stall must be measured and not cut off."""
+    loop = Loop()
+    door = Door(loop)
+    request.addfinalizer(door.close)
+    options = {"app_id": "1", "key": "key", "secret": "secret"}
+    dialect = open_dialect(Endpoint("pusher", door.port, options=options).to_json())
+    stream = Stream("channel", 0)
+    stream.begin(1, 64, is_ordered=False)
+    publishing = Publishing(loop, dialect, [stream], [], {})
+    publishing.invite(1, resumes=False)
+    start_ns = time.monotonic_ns()
+    publishing.start_paced(100_000.0, start_ns, start_ns + 1_000_000)
+
+    until_ns = start_ns + LIMIT_NS
+    assert loop.run_while(lambda: publishing.is_behind, until_ns=until_ns)
+    publishing.stop()
+    assert loop.run_while(lambda: publishing.n_replied < 100, until_ns=until_ns)
+
+    assert publishing.n_published == 100
+    assert len(publishing.lateness_ns) < 100
+    assert loop.run_while(lambda: door.n_ends < 100, until_ns=until_ns)

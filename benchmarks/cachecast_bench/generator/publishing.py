@@ -323,7 +323,7 @@ class Publishing:
     @property
     def is_behind(self) -> bool:
         """Something that was planned before the end of the schedule has not been sent yet."""
-        return self._is_on and self._until_ns is not None
+        return self._is_on and (self._until_ns is not None or bool(self._waiting))
 
     def start_flat(self, window: int) -> None:
         """Publish, until `stop`, as fast as connections and `window` publishes under way allow."""
