@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import select
 import socket
 from email.utils import formatdate
 from functools import partial
@@ -68,6 +69,9 @@ class _Listener:
         self.is_starved = False
         self.is_admin = is_admin
         self._server = server
+        # Says whether somebody waits at a tenth of what accept() takes to say that nobody does.
+        self._waiting = select.poll()
+        self._waiting.register(sock, select.POLLIN)
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
@@ -78,10 +82,7 @@ class _Listener:
             try:
                 sock, _ = self.sock.accept()
             except BlockingIOError:
-                if self.is_starved:
-                    self.is_starved = False
-                    _log.info("accepting again")
-                return
+                break
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(str(error))
@@ -91,6 +92,13 @@ class _Listener:
                 self._server.accept(sock, is_admin=self.is_admin)
             except OSError:
                 sock.close()  # gone between the two calls: ssl looks at the peer and complains
+            if not self._waiting.poll(0):
+                break
+        else:
+            return
+        if self.is_starved:
+            self.is_starved = False
+            _log.info("accepting again")
 
     def _pause(self, reason: str) -> None:
         self.is_paused = True
