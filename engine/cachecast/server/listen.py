@@ -48,6 +48,10 @@ RESERVED_FDS: Final = 64
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 
+#: Whoever comes here speaks first, so the kernel wakes us when there is something to read, and not
+#: before that as well. It hands over those who say nothing all the same, after this time.
+DEFER_ACCEPT_S: Final = 1
+
 #: Answers of accept() that mean "not now" and must not end the listener.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -321,6 +325,8 @@ def _set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
 
 
 async def serve(
