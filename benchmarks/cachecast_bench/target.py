@@ -153,6 +153,7 @@ class Engine(Target):
                     port,
                     tls=certificate is not None,
                     keeps_values=True,
+                    batch=10,
                     options=credentials,
                 )
                 yield Running(self.name, child, endpoint, self._notes(), admin_port)

@@ -3,7 +3,8 @@
 *Paced* publishes come so rarely that none waits for another: there is nothing to join, so the CPU
 of one delivery can be held against the raw loop's. *Flat* publishes come as fast as the server
 takes them, through its own way of publishing; a server may join frames then, and the raw loop,
-which does not, is the yardstick.
+which does not, is the yardstick. *Batch* is the same with as many events in a request as one may
+carry, for those who have such requests: so somebody publishes who has much to say.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PACED_DELIVERIES_PER_S = 30_000
 _MAIN_SIZE = 256
 """Bytes of the payloads that the figures are about."""
 
-_MODES = ("paced", "flat")
+_MODES = ("paced", "flat", "batch")
 
 _PROBE_S, _CLEARLY_BETTER = 0.3, 1.1
 
@@ -66,6 +67,8 @@ class Fanout(Scenario):
         "cpu_ratio",
         "ratio_to_limit",
         "ratio_to_best_peer",
+        "batch_ratio_to_limit",
+        "batch_ratio_to_best_peer",
         *(f"ratio_to_{_identifier(peer)}" for peer in PEERS),
         "cost_10k_over_100",
         "limit_cost_10k_over_100",
@@ -75,7 +78,7 @@ class Fanout(Scenario):
     def n_samples(self, bench: Bench) -> int:
         """One for each number of subscribers, size, mode, target and repeat."""
         cases = len(_subscribers(bench)) * sum(_repeats(bench, size) for size in _sizes(bench))
-        return cases * len(_MODES) * (1 + len(own_and_peers(bench)))
+        return cases * (2 * (1 + len(own_and_peers(bench))) + (bench.engine is not None))
 
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
@@ -103,8 +106,9 @@ class Fanout(Scenario):
                     sample = await bench.measure(stage, result, case, **run)
                     sample["window"] = run["plans"][0].get("window")
 
+                takers = [stage for stage in stages if mode != "batch" or _takes_batches(stage)]
                 for _ in range(_repeats(bench, size)):
-                    await bench.each(stages, result, measure)
+                    await bench.each(takers, result, measure)
 
     async def _windows(
         self, bench: Bench, stages: list[Stage], n: int, size: int, result: ScenarioResult
@@ -160,6 +164,10 @@ class Fanout(Scenario):
             result.add_figure(f"cpu_ratio{suffix}", "", "lower", meaning, cost)
             meaning = f"deliveries/s / raw loop's, flat out, {words}"
             result.add_figure(f"ratio_to_limit{suffix}", "", "higher", meaning, rate)
+            batches = result.find(_case(n, "batch"), "cachecast")
+            rate = ratios(batches, result.find(flat, "limit"), "deliveries_per_s")
+            meaning = f"the same, published in batches, {words}"
+            result.add_figure(f"batch_ratio_to_limit{suffix}", "", "higher", meaning, rate)
             self._compare_with_peers(bench, result, n, suffix)
         for target, name, whose in (
             ("cachecast", "cost_10k_over_100", ""),
@@ -185,6 +193,10 @@ class Fanout(Scenario):
         meaning = f"deliveries/s / the best peer's ({best.target}), flat out, {words}"
         samples = ratios(mine, best, "deliveries_per_s")
         result.add_figure(f"ratio_to_best_peer{suffix}", "", "higher", meaning, samples)
+        batches = result.find(_case(n, "batch"), "cachecast")
+        meaning = f"the same, published in batches, {words}"
+        samples = ratios(batches, best, "deliveries_per_s")
+        result.add_figure(f"batch_ratio_to_best_peer{suffix}", "", "higher", meaning, samples)
         for row in measured:
             name = f"ratio_to_{_identifier(row.target)}{suffix}"
             meaning = f"deliveries/s / those of {row.target}, flat out, {words}"
@@ -206,6 +218,10 @@ class Fanout(Scenario):
                 f"{slope:.2f} us a subscriber; 20,000 descriptors a process leave more than that "
                 "untested"
             )
+
+
+def _takes_batches(stage: Stage) -> bool:
+    return stage.running.endpoint.batch > 1
 
 
 def best_window(rates: dict[int, float]) -> int:
@@ -249,5 +265,9 @@ def run_of(bench: Bench, stage: Stage, case: dict[str, Any], window: int | None)
         return {"plans": [paced(stage, rate_per_s)], "size": size, "seconds": seconds}
     seconds = 0.4 if bench.quick else 1.0
     options: dict[str, Any] = {} if window is None else {"window": window}
+    if case["mode"] == "batch":
+        # All that may be on its way in so many fewer requests.
+        batch = stage.running.endpoint.batch
+        options = {"batch": batch, "lines": max(1, window_of(size, n) // batch)}
     plan = flat(stage, size, n, **options)
     return {"plans": [plan], "size": size, "seconds": seconds, "warmup_s": 0.4}
