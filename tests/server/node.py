@@ -456,6 +456,8 @@ async def running(
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
         patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
+        # A second of the kernel's, which no clock of ours can pass.
+        patch.setattr(cachecast.server.listen, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
             open_broker(settings, unix_now=unix_now, clock=clock) as broker,

@@ -19,6 +19,7 @@ Reading order:
 - `publishing`: the open schedule (paced), or as fast as the server takes it (flat).
 - `churning`: subscribers that leave and come back at a steady rate.
 - `commands`: the verbs that the benchmark sends through the pipe.
+- `pipe`: the child's end of that pipe.
 - `report`: what has arrived, in numbers that go back through it.
 - `remote`: the other end of that pipe, the handle that scenarios hold.
 

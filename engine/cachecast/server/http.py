@@ -54,6 +54,8 @@ class HttpConnection:
         "_handle",
         "_is_busy",
         "_is_closing",
+        "_is_heard_out",
+        "_is_parting",
         "_is_timed",
         "_out",
         "_out_bytes",
@@ -99,6 +101,8 @@ class HttpConnection:
         self._out_bytes = 0
         self._is_busy = False
         self._is_closing = False
+        self._is_heard_out = False
+        self._is_parting = False
         self._is_timed = True
         self._watched = (True, False)
 
@@ -135,6 +139,7 @@ class HttpConnection:
             return
         if self._is_closing:
             return
+        self._is_heard_out = len(data) < RECV_BYTES
         self._parser.feed(data)
         if self._requests:
             self._is_timed = False  # the next request has a time limit of its own
@@ -171,6 +176,7 @@ class HttpConnection:
             answer = self._handle(request)
             if isinstance(answer, Deferred):
                 self._is_busy = True
+                self._is_heard_out = False
                 self._server.nursery.start_soon(self._answer_later, answer, request)
             else:
                 self._write(answer, request)
@@ -252,16 +258,20 @@ class HttpConnection:
         self._out.append(data)
         self._out_bytes += len(data)
         self._is_closing = not keeps_alive
+        self._is_parting = request is not None and not request.keeps_alive
 
     def _flush(self) -> None:
         """Hand over the answers that wait; harmless when none does, or the connection is gone."""
         data = b"".join(self._out)
         self._out.clear()
         self._out_bytes = 0
-        if self._is_closing:
+        if not self._is_closing:
+            if data:
+                self._outbox.put(data)
+        elif self._is_parting and self._is_heard_out and not self._parser.has_begun:
+            self._part(data)
+        else:
             self.linger(data)
-        elif data:
-            self._outbox.put(data)
 
     def refuse(self, response: Response) -> None:
         """Answer and close."""
@@ -277,6 +287,27 @@ class HttpConnection:
             or self._is_closing
             or self._outbox.waiting_bytes
         )
+
+    def _part(self, last: bytes) -> None:
+        """Send the last answer to a client that asked for the end, and close if that took all.
+
+        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can come that
+        would reset the connection over the answer. Most who ask come for one request each, and
+        waiting for their end would cost as much as a fifth of it.
+        """
+        self._outbox.put(last)
+        if not self.is_open:
+            return
+        if self._outbox.waiting_bytes:
+            self.linger(b"")
+            return
+        sock = self.sock
+        if isinstance(sock, TlsSocket):
+            try:
+                sock.shutdown(SHUT_WR)  # without TLS's goodbye the answer may have been cut short
+            except OSError:
+                pass
+        self.abort()
 
     def linger(self, last: bytes) -> None:
         """Send last bytes, then wait a moment for the client's end.

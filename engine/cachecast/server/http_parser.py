@@ -71,7 +71,8 @@ class RequestParser:
         self._can_upgrade = can_upgrade
         self._declined: dict[bytes, bytes] | None = None
         self._max_headers = config.max_headers
-        self._repeated = RepeatedHead(config.max_head_bytes, config.max_body_bytes)
+        # None until there has been a request: who comes with one and leaves repeats nothing.
+        self._repeated: RepeatedHead | None = None
         self._reset()
         self._parser: Any = httptools.HttpRequestParser(self)
 
@@ -96,9 +97,9 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Take in bytes; what they complete is appended to :attr:`requests`."""
-        is_start = not self.has_begun
-        if is_start:
-            data = data[self._repeated.take(data, self.requests) :]
+        is_start, repeated = not self.has_begun, self._repeated
+        if is_start and repeated is not None:
+            data = data[repeated.take(data, self.requests) :]
             if not data:
                 return
         n_requests, n_body = len(self.requests), self._body_bytes
@@ -109,8 +110,11 @@ class RequestParser:
                 self.refusal = text_response(400, f"Malformed HTTP request: {error}")
         else:
             if len(self.requests) != n_requests:
-                if is_start:
-                    self._repeated.learn(data, self.requests[n_requests])
+                if repeated is None:
+                    limits = self._config.max_head_bytes, self._config.max_body_bytes
+                    self._repeated = RepeatedHead(*limits)
+                elif is_start:
+                    repeated.learn(data, self.requests[n_requests])
                 return
             # What brings neither a request nor body is head, chunk extension or trailer, and none
             # of them may go on for ever: the parser keeps what it has of an unfinished header.

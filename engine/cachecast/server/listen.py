@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import select
 import socket
 from email.utils import formatdate
 from functools import partial
@@ -50,6 +51,10 @@ RESERVED_FDS: Final = 64
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 
+#: Whoever comes here speaks first, so the kernel wakes us when there is something to read, and not
+#: before that as well. It hands over those who say nothing all the same, after this time.
+DEFER_ACCEPT_S: Final = 1
+
 #: Answers of accept() that mean "not now" and must not end the listener.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -71,6 +76,9 @@ class _Listener:
         self.is_starved = False
         self.is_admin = is_admin
         self._server = server
+        # Says whether somebody waits at a tenth of what accept() takes to say that nobody does.
+        self._waiting = select.poll()
+        self._waiting.register(sock, select.POLLIN)
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
@@ -81,10 +89,7 @@ class _Listener:
             try:
                 sock, _ = self.sock.accept()
             except BlockingIOError:
-                if self.is_starved:
-                    self.is_starved = False
-                    _log.info("accepting again")
-                return
+                break
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(str(error))
@@ -94,6 +99,13 @@ class _Listener:
                 self._server.accept(sock, is_admin=self.is_admin)
             except OSError:
                 sock.close()  # gone between the two calls: ssl looks at the peer and complains
+            if not self._waiting.poll(0):
+                break
+        else:
+            return
+        if self.is_starved:
+            self.is_starved = False
+            _log.info("accepting again")
 
     def _pause(self, reason: str) -> None:
         self.is_paused = True
@@ -313,6 +325,8 @@ def _set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
 
 
 async def serve(

@@ -64,6 +64,57 @@ async def test_connection_closes_when_the_client_says_so():
         assert await wire.end() == b""  # and not after close_timeout_s
 
 
+CLOSING = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+
+
+async def test_who_asked_for_the_end_is_not_waited_for():
+    """All it had to say was read, and it says no more: RFC 9112 9.6."""
+    async with running() as node:
+        wire = await node.connect()
+        await wire.say(CLOSING)
+        assert (await wire.answer()).status == 404
+        assert not http_connections(node)
+        assert await wire.end() == b""
+
+
+async def test_who_talks_on_behind_its_last_request_hears_the_answer_all_the_same():
+    """Closing over bytes that were not read would reset the connection, and the answer with it."""
+    async with running() as node:
+        wire = await node.connect()
+        await wire.say(CLOSING + GET * 1_000)
+        assert (await wire.answer()).status == 404
+        assert len(http_connections(node)) == 1
+        assert await wire.end() == b""
+
+
+async def test_who_had_to_wait_for_its_last_answer_may_have_talked_on_meanwhile():
+    async with running() as node:
+        ready = trio.Event()
+
+        async def answer():
+            await ready.wait()
+            return Response(200, b"late")
+
+        node.server._handle = lambda request: Deferred(answer)
+        wire = await node.connect()
+        await wire.say(CLOSING)
+        await until(lambda: any(one._is_busy for one in http_connections(node)))
+        await wire.say(GET)
+        ready.set()
+        assert (await wire.answer()).text == "late"
+        assert await wire.end() == b""
+
+
+async def test_last_answer_leaves_whole_also_where_the_kernel_does_not_take_it_at_once():
+    async with running() as node:
+        node.server._handle = lambda request: Response(200, b"x" * 300_000)
+        wire = await node.connect(receives=4096)
+        await wire.say(CLOSING)
+        await until(lambda: node.server.http_backlog)
+        assert len((await wire.answer()).body) == 300_000
+        assert await wire.end() == b""
+
+
 async def test_http_1_0_is_answered_and_closed():
     async with running() as node:
         wire = await node.connect()

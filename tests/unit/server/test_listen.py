@@ -53,6 +53,21 @@ def test_address_of_another_machine_is_a_clear_error():
         open_listener("192.0.2.1:0")
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="not Linux")
+def test_the_kernel_hands_a_connection_over_with_its_first_bytes():
+    with open_listener("127.0.0.1:0") as listener, socket.socket() as client:
+        listener.setblocking(False)
+        client.connect(listener.getsockname())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        client.sendall(GET)
+        listener.settimeout(10)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.setblocking(False)
+            assert accepted.recv(1_000) == GET
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 async def test_ipv6_address_is_served():
     try:

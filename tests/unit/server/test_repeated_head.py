@@ -33,10 +33,11 @@ def request(body=b"{}", line=b"POST /apps/1/events?a=b HTTP/1.1\r\n", lines=LINE
 
 
 def learned(data):
-    """A memory that has seen the one request in ``data``."""
+    """A memory that has seen the one request in ``data``, which comes twice to be worth it."""
     parser = RequestParser(CONFIG, can_upgrade=True)
-    parser.feed(data)
-    assert parser.refusal is None
+    for _ in range(2):
+        parser.feed(data)
+        assert parser.refusal is None
     return parser._repeated
 
 
@@ -59,6 +60,15 @@ def test_repeated_lines_are_cut_out_with_their_body():
             b'{"number":22}', True, False,
         )
     ]  # fmt: skip
+
+
+def test_the_first_request_of_a_connection_is_not_remembered():
+    """Many come with one and leave; remembering costs a twentieth of their stay."""
+    parser = RequestParser(CONFIG, can_upgrade=True)
+
+    parser.feed(request())
+
+    assert parser._repeated is None or taken(parser._repeated, request()) == ([], 0)
 
 
 def test_lines_without_a_length_have_no_body():
