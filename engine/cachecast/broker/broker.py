@@ -84,10 +84,10 @@ class Broker:
         self.clock = clock
         self._bus = bus
         self.unix_now = unix_now
-        self._ready: deque[tuple[Hub, Channel]] = deque()
+        self._line: deque[Hub] = deque()
         self._backlog: set[Outbox] = set()
         now = clock()
-        self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
+        self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -95,7 +95,7 @@ class Broker:
             self.cache.add_app(
                 app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
             )
-        self.fanout = Fanout(self._ready)
+        self.fanout = Fanout(self._line, clock)
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
@@ -305,6 +305,10 @@ class Broker:
             max_eviction_lag_s=self.evictor.max_lag_s,
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
+            ready_wait_s=self.heartbeat.ready_wait_s,
+            max_ready_wait_s=self.heartbeat.max_ready_wait_s,
+            fanout_lag_s=self.fanout.lag_s,
+            max_fanout_lag_s=self.fanout.max_lag_s,
             is_draining=self.clients.is_draining,
             refusals=dict(self.clients.refusals),
         )

@@ -87,6 +87,7 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
             response.headers = (f"Allow: {route.method}",)
             return response
         _verify(broker, hub, request, params, is_tls=is_tls)
+        request.app_id = hub.app.id
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:

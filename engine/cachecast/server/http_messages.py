@@ -25,6 +25,7 @@ class Request(msgspec.Struct, gc=False):
         body: decoded from its chunks.
         keeps_alive: whether the client wants the connection kept.
         is_upgrade: whether it asks for a WebSocket.
+        app_id: of the app whose secret signed it, once that has been verified.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Request(msgspec.Struct, gc=False):
     body: bytes
     keeps_alive: bool
     is_upgrade: bool
+    app_id: str | None = None
 
 
 class Response(msgspec.Struct, gc=False):

@@ -15,7 +15,7 @@ import trio
 
 from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
-from cachecast.errors import ConfigError
+from cachecast.errors import CapacityError, ConfigError
 from cachecast.server.admin import handle_admin
 from cachecast.server.endpoints import handle
 from cachecast.server.http import HttpConnection
@@ -26,6 +26,7 @@ from cachecast.server.upgrade import refuse_handshake, upgrade
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.apps import App
     from cachecast.broker import Broker
     from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
@@ -35,13 +36,26 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serve"]
 
 #: Connections accepted in one turn of the Poller; a storm must not hold up those who are in.
-ACCEPTS_PER_TURN: Final = 64
+ACCEPTS_PER_TURN: Final = 32
 
 #: The kernel cuts it to net.core.somaxconn; a storm waits there instead of being refused.
 BACKLOG: Final = 65_535
 
-#: Kept free of clients: listeners, webhooks, logs, the certificate files.
+#: Open files kept free of clients, and the part of a large limit that is. They are for HTTP, so
+#: that publishers get in and newcomers hear that the node is full, for operators, and 32 of them
+#: for what is no connection: listeners, selectors, webhooks, logs, the certificate files.
 RESERVED_FDS: Final = 64
+RESERVED_PART: Final = 32
+MAX_RESERVED_FDS: Final = 1_024
+
+#: Of the reserve: connections of the admin address.
+OPERATORS: Final = 8
+
+#: The Poller's own selectors, and one for an app; each further app with a client costs one more.
+FREE_SELECTORS: Final = 5
+
+#: HTTP connections looked at for one that can go, when there is no room.
+GOING_PER_TRY: Final = 64
 
 #: Bytes the kernel may hold unsent for one socket. Beyond it they wait in the Outbox, where a
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
@@ -67,12 +81,15 @@ class _Listener:
         self.is_paused = False
         self.is_starved = False
         self.is_admin = is_admin
+        self.share = server.poller.operators if is_admin else server.poller.listeners
         self._server = server
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
-        for _ in range(ACCEPTS_PER_TURN):
-            if self._server.is_full:
+        server = self._server
+        most = server.accepts_per_turn(is_admin=self.is_admin)
+        for _ in range(most):
+            if not server.make_room(is_admin=self.is_admin):
                 self._pause("no file descriptors left")
                 return
             try:
@@ -84,11 +101,12 @@ class _Listener:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause(str(error))
+                    if not server.close_one_http():
+                        self._pause(str(error))
                     return
                 continue  # that one client has gone already
             try:
-                self._server.accept(sock, is_admin=self.is_admin)
+                server.accept(sock, is_admin=self.is_admin)
             except OSError:
                 sock.close()  # gone between the two calls: ssl looks at the peer and complains
 
@@ -101,7 +119,7 @@ class _Listener:
 
     def resume(self) -> None:
         """Accept again after a pause."""
-        if self.is_paused and not self._server.is_full:
+        if self.is_paused:
             self.is_paused = False
             self._server.poller.watch(self.sock.fileno(), self)
 
@@ -109,8 +127,9 @@ class _Listener:
         """Never watched for."""
 
     def abort(self) -> None:
-        """Stop listening."""
+        """Stop listening: nobody finds it any more, whoever asked for it."""
         if self.sock.fileno() >= 0:
+            self._server.listeners.remove(self)
             self._server.poller.remove(self.sock.fileno())
             self.sock.close()
 
@@ -123,6 +142,7 @@ class Server:
         port: it listens on, of clients.
         admin_port: of the admin address, None if it has none.
         is_draining: whether it is on its way out.
+        listeners: that are open.
         date: of HTTP responses, renewed every second.
     """
 
@@ -137,7 +157,7 @@ class Server:
         self.broker = broker
         self.config: BrokerConfig = broker.config
         self.nursery = nursery
-        self.poller: Poller = Poller()
+        self.poller: Poller = Poller(broker.clock)
         self.now: Callable[[], float] = broker.clock
         self.timeouts: Wheel[HttpConnection] = Wheel(self.now())
         self.http_backlog: set[Outbox] = set()
@@ -147,20 +167,95 @@ class Server:
         self.admin_port: int | None = None
         self._tls = tls
         self._trusts_proxy = trusts_proxy
-        self._listeners: list[_Listener] = []
-        self._max_sockets = _max_sockets()
+        self.listeners: list[_Listener] = []
+        self.max_clients, self.http_room = _divide_files()
+        # Ordered sets of HTTP connections, the oldest first: of operators, of those who have shown
+        # a signature, and of all others, WebSockets that were refused among them.
+        self._operators: dict[HttpConnection, None] = {}
+        self._publishers: dict[HttpConnection, None] = {}
+        self._newcomers: dict[HttpConnection, None] = {}
         self._handle_admin: Callable[[Request], Response | Deferred] = partial(handle_admin, broker)
 
+    # --- room
+
     @property
-    def is_full(self) -> bool:
-        """Whether another socket might not find a file descriptor."""
-        return len(self.poller) >= self._max_sockets
+    def n_websockets(self) -> int:
+        """Clients; what is neither a listener nor HTTP."""
+        http = len(self._operators) + len(self._publishers) + len(self._newcomers)
+        return len(self.poller) - len(self.listeners) - http
+
+    @property
+    def _n_spent(self) -> int:
+        """Open files that clients cost beside their own: a selector for each app that has any."""
+        return max(0, self.poller.n_selectors - FREE_SELECTORS)
+
+    def check_room(self, app: App) -> None:
+        """Whether there may be one more WebSocket, which is told so where there may not.
+
+        Raises:
+            CapacityError: 4100; as many files are open as clients may have.
+        """
+        if self.n_websockets + self._n_spent >= self.max_clients:
+            self.broker.hubs[app.id].counters.refusals["4100"] += 1
+            raise CapacityError("Over capacity, reconnect later")
+
+    def accepts_per_turn(self, *, is_admin: bool) -> int:
+        """How many may be accepted before those who were have had their turn.
+
+        Where each one takes another's room, nobody must lose it without having been listened to.
+        """
+        room = OPERATORS if is_admin else self.http_room
+        return max(1, min(ACCEPTS_PER_TURN, room // 2))
+
+    def make_room(self, *, is_admin: bool) -> bool:
+        """Whether another connection may be accepted, after closing one for it if need be."""
+        if is_admin:
+            if len(self._operators) < OPERATORS:
+                return True
+            next(iter(self._operators)).abort()
+            return True
+        http = len(self._publishers) + len(self._newcomers)
+        if self.n_websockets + self._n_spent + http < self.max_clients + self.http_room:
+            return True
+        return self.close_one_http()
+
+    def close_one_http(self) -> bool:
+        """Close the HTTP connection that can be missed most; False if there is none.
+
+        Newcomers go first, the oldest of them first: it has been answered, or says nothing. Of
+        publishers only one that waits for no answer.
+        """
+        if self._newcomers:
+            next(iter(self._newcomers)).abort()
+            return True
+        publishers = self._publishers
+        for _ in range(min(GOING_PER_TRY, len(publishers))):
+            connection = next(iter(publishers))
+            if connection.is_idle:
+                connection.abort()
+                return True
+            del publishers[connection]
+            publishers[connection] = None  # others are looked at next time
+        return False
+
+    def note_verified(self, connection: HttpConnection) -> None:
+        """A connection has shown a signature; called whenever that is another app's."""
+        if self._newcomers.pop(connection, self) is None:
+            self._publishers[connection] = None
+
+    def forget(self, connection: HttpConnection) -> None:
+        """A connection has ended, or is a WebSocket now."""
+        self.timeouts.cancel(connection)
+        for kind in (self._newcomers, self._publishers, self._operators):
+            kind.pop(connection, None)
+
+    # --- accepting
 
     def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
         """Accept connections from a listening socket, which the server owns from now on."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
         listener = _Listener(self, sock, is_admin=is_admin)
-        self._listeners.append(listener)
+        self.listeners.append(listener)
         self.poller.add(sock.fileno(), listener)
         port: int = sock.getsockname()[1]
         if is_admin:
@@ -178,9 +273,11 @@ class Server:
             wrapped,
             self,
             self._handle_admin if is_admin else self._handle,
+            self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
         self.poller.add(connection.fd, connection)
+        (self._operators if is_admin else self._newcomers)[connection] = None
         self.timeouts.schedule(connection, self.now() + self.config.request_timeout_s)
 
     def _handle(self, request: Request) -> Response | Deferred:
@@ -203,9 +300,8 @@ class Server:
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
-        for listener in self._listeners:
+        for listener in list(self.listeners):
             listener.abort()
-        self._listeners.clear()
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -220,7 +316,7 @@ class Server:
         """
         self.is_draining = True
         self.broker.clients.is_draining = True
-        for listener in self._listeners:
+        for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()
         sessions = [s for hub in self.broker.hubs.values() for s in hub.sessions.values()]
@@ -241,15 +337,25 @@ class Server:
             if isinstance(handler, HttpConnection) and handler.is_idle:
                 handler.abort()
 
+    async def run_poller(self) -> None:
+        """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
+        readers = self.broker.heartbeat.readers
+        readers.append(self.poller)
+        try:
+            await self.poller.run()
+        finally:
+            readers.remove(self.poller)
+
     async def run_timeouts(self) -> None:
         """Once a second: end what took too long, renew the date, accept again after a pause."""
         while True:
             await trio.sleep(TICK_S)
             self.date = formatdate(usegmt=True)
-            for listener in self._listeners:
+            for listener in self.listeners:
                 listener.resume()
             while True:
-                due = self.timeouts.pop_due(self.now(), 200)
+                # Nobody took too long whose bytes lie here and have not been read.
+                due = self.timeouts.pop_due(self.poller.read_until(), 200)
                 for connection in due:
                     self.poller.guard(connection, connection.on_timeout)
                 await trio.lowlevel.checkpoint()
@@ -257,11 +363,14 @@ class Server:
                     break
 
 
-def _max_sockets() -> float:
+def _divide_files() -> tuple[float, int]:
+    """How many WebSockets there may be, and HTTP connections beside that many."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
-        return inf
-    return max(limit - RESERVED_FDS, limit // 2)
+        return inf, MAX_RESERVED_FDS
+    reserve = max(RESERVED_FDS, min(limit // RESERVED_PART, MAX_RESERVED_FDS))
+    clients = max(limit - reserve, limit // 2)
+    return clients, max(1, (limit - clients) * 3 // 8)
 
 
 def open_listener(address: str) -> socket.socket:
@@ -355,5 +464,5 @@ async def serve(
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)
-        nursery.start_soon(server.poller.run)
+        nursery.start_soon(server.run_poller)
         task_status.started(server)

@@ -39,7 +39,17 @@ class WebSocket:
     no buffer.
     """
 
-    __slots__ = ("_clients", "_parser", "_poller", "_session", "_sock", "_unheard", "fd", "send")
+    __slots__ = (
+        "_clients",
+        "_parser",
+        "_poller",
+        "_session",
+        "_sock",
+        "_unheard",
+        "fd",
+        "send",
+        "share",
+    )
 
     def __init__(
         self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, max_bytes: int
@@ -51,6 +61,7 @@ class WebSocket:
         self._session: Session | None = None
         self._unheard = 0
         self.fd = sock.fileno()
+        self.share = poller.newcomers
         # The socket's own bound method: what the fan-out calls is the kernel's send and no more.
         self.send: Callable[[bytes], int] = sock.send
 
@@ -61,6 +72,7 @@ class WebSocket:
 
     def open(self, app: App, codec: Codec, protocol: str | None, preface: bytes) -> None:
         """Begin the conversation; ``preface`` is the 101 response, sent with the first frame."""
+        self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
         self._session = self._clients.open(app, codec, self, protocol, preface)
 

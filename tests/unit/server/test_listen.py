@@ -137,7 +137,7 @@ class _Exhausted:
 async def test_exhausted_system_pauses_accepting_without_spinning(number):
     async with running() as node:
         client = await node.client()
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, number)
         waiting = await node.connect()
         await waiting.say(GET)
@@ -151,7 +151,7 @@ async def test_exhausted_system_pauses_accepting_without_spinning(number):
 
 async def test_pause_is_logged_once_and_not_once_a_second():
     async with running() as node:
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, errno.EMFILE)
         await node.connect()
         await until(lambda: broken.tries >= 5)
@@ -163,7 +163,7 @@ async def test_pause_is_logged_once_and_not_once_a_second():
 
 async def test_client_that_left_before_it_was_accepted_stops_nobody():
     async with running() as node:
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, errno.ECONNABORTED)
         waiting = await node.connect()
         await until(lambda: broken.tries)

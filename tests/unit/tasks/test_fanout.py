@@ -20,7 +20,7 @@ class Node:
     def __init__(self):
         self.ready = deque()
         self.hub = Hub(make_app(), self.ready, 0.0)
-        self.fanout = Fanout(self.ready)
+        self.fanout = Fanout(self.ready, lambda: 0.0)
         self.n = 0
 
     def fill(self, channel, n):
