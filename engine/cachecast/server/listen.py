@@ -199,23 +199,27 @@ class Server:
             self.broker.hubs[app.id].counters.refusals["4100"] += 1
             raise CapacityError("Over capacity, reconnect later")
 
+    def _free(self, *, is_admin: bool) -> float:
+        """How many more may be accepted before one has to go for another."""
+        if is_admin:
+            return OPERATORS - len(self._operators)
+        http = len(self._publishers) + len(self._newcomers)
+        return self.max_clients + self.http_room - self.n_websockets - self._n_spent - http
+
     def accepts_per_turn(self, *, is_admin: bool) -> int:
         """How many may be accepted before those who were have had their turn.
 
         Where each one takes another's room, nobody must lose it without having been listened to.
         """
-        room = OPERATORS if is_admin else self.http_room
-        return max(1, min(ACCEPTS_PER_TURN, room // 2))
+        half = (OPERATORS if is_admin else self.http_room) // 2
+        return int(min(ACCEPTS_PER_TURN, max(1, half, self._free(is_admin=is_admin))))
 
     def make_room(self, *, is_admin: bool) -> bool:
         """Whether another connection may be accepted, after closing one for it if need be."""
-        if is_admin:
-            if len(self._operators) < OPERATORS:
-                return True
-            next(iter(self._operators)).abort()
+        if self._free(is_admin=is_admin) > 0:
             return True
-        http = len(self._publishers) + len(self._newcomers)
-        if self.n_websockets + self._n_spent + http < self.max_clients + self.http_room:
+        if is_admin:
+            next(iter(self._operators)).abort()
             return True
         return self.close_one_http()
 
