@@ -43,6 +43,7 @@ ASK_PAUSE_S: Final = 0.000_002
 READ: Final = 1
 WRITE: Final = 4
 AGAIN: Final = 1 << 20
+ABORT: Final = 1 << 21
 
 _log = structlog.get_logger("cachecast.server")
 
@@ -128,7 +129,7 @@ class Share:
         selector: of its sockets; None while it has none, so that idle apps cost no descriptor.
         n_sockets: those that nobody listens to at the moment included.
         batch: who was ready when it was last asked and has not been served, the first one last.
-        again: descriptors whose handlers have more to do than the selector knows of.
+        again: descriptors whose handlers have something to do that the selector does not know of.
         is_in_line: whether it waits for its turn or has it.
         asked_at: when ``batch`` was asked for, in the broker's seconds.
         read_until: what had arrived by then has been read; holds while it is in the line.
@@ -148,7 +149,7 @@ class Share:
         self.selector: _Selector | None = None
         self.n_sockets = 0
         self.batch: list[tuple[int, int]] = []
-        self.again: dict[int, None] = {}
+        self.again: dict[int, int] = {}
         self.is_in_line = False
         self.asked_at = 0.0
         self.read_until = 0.0
@@ -284,8 +285,18 @@ class Poller:
 
         For decrypted TLS records, and for whoever stopped in the middle because others wait.
         """
-        share = handler.share
-        share.again[fd] = None
+        handler.share.again.setdefault(fd, AGAIN)
+        self._wake(handler.share)
+
+    def abort_soon(self, fd: int, handler: Handler) -> None:
+        """Abort a handler at the next turn of its share, whoever finds out that it must go.
+
+        For one that leaves a thousand channels, in the midst of a fan-out that others wait for.
+        """
+        handler.share.again[fd] = ABORT
+        self._wake(handler.share)
+
+    def _wake(self, share: Share) -> None:
         self._enqueue(share, self._asked_at)
         if self._is_waiting:
             trio.lowlevel.notify_closing(self._selector.fileno())  # wakes run(); nothing is closed
@@ -300,14 +311,20 @@ class Poller:
         else:
             action()
 
-    def read_until(self) -> float:
+    def read_until(self, app_id: str | None = None) -> float:
         """The instant up to which all that had arrived has been read, in the broker's seconds.
 
         Whoever judges silence judges by it: after a pause of the process the answers lie in the
         sockets. O(shares that are busy).
+
+        Args:
+            app_id: of the app whose connections are meant; None means all.
         """
         if not self._line:
             self._ask()
+        if app_id is not None:
+            share = self._shares.get(app_id)
+            return share.read_until if share and share.is_in_line else self._asked_at
         return min((share.read_until for share in self._line), default=self._asked_at)
 
     @property
@@ -392,7 +409,7 @@ class Poller:
             share.asked_at = self._asked_at
             batch = share.batch = share.selector.poll(0, share.n_sockets)
             if share.again:
-                batch += [(fd, AGAIN) for fd in share.again]
+                batch += share.again.items()
                 share.again.clear()
             batch.reverse()
         while batch:
@@ -411,6 +428,8 @@ class Poller:
 
     def _wanted(self, fd: int, events: int) -> int:
         """What is watched for of what has happened; a failure is told as either."""
+        if events == ABORT:
+            return ABORT
         if events == AGAIN:
             return READ
         if events & ~(READ | WRITE):
@@ -431,6 +450,8 @@ class Poller:
                 handler.on_readable()
             if events & WRITE:
                 handler.on_writable()
+            if events & ABORT:
+                handler.abort()
         except Exception:  # noqa: BLE001 - it is logged
             # One client can end only its own connection, whatever bytes it sends and whatever
             # bug of ours they find: design.md invariant 12.

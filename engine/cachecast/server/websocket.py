@@ -170,8 +170,11 @@ class WebSocket:
             self._clients.disconnect_slow(self._session)
 
     def on_broken(self) -> None:
-        """The outbox found the socket broken, or gave a closing client enough time."""
-        self.abort()
+        """The outbox found the socket broken, or gave a closing client enough time.
+
+        In the midst of a fan-out, perhaps; what it leaves behind is tidied in its own app's time.
+        """
+        self._poller.abort_soon(self.fd, self)
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""

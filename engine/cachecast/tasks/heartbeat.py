@@ -56,8 +56,12 @@ class Reader(Protocol):
 
     max_wait_s: float
 
-    def read_until(self) -> float:
-        """The instant up to which all that had arrived has been read, in the broker's seconds."""
+    def read_until(self, app_id: str | None = None) -> float:
+        """The instant up to which all that had arrived has been read, in the broker's seconds.
+
+        Args:
+            app_id: of the app whose connections are meant; None means all.
+        """
 
     @property
     def wait_s(self) -> float:
@@ -127,7 +131,7 @@ class Heartbeat:
         while True:
             now = self._clock()
             sessions = self._wheel.pop_due(now, SESSIONS_PER_STEP)
-            await self._check_all(sessions, now, self._heard_until())
+            await self._check_all(sessions, now)
             await trio.lowlevel.checkpoint()
             if len(sessions) < SESSIONS_PER_STEP:
                 break
@@ -147,9 +151,9 @@ class Heartbeat:
             outbox: deadline for outbox, deadline in self._closing.items() if not outbox.is_gone
         }
 
-    def _heard_until(self) -> float:
+    def _heard_until(self, app_id: str | None = None) -> float:
         """What had arrived by then has been read, by all who read."""
-        return min([self._clock(), *(reader.read_until() for reader in self.readers)])
+        return min([self._clock(), *(reader.read_until(app_id) for reader in self.readers)])
 
     @property
     def ready_wait_s(self) -> float:
@@ -159,14 +163,14 @@ class Heartbeat:
     @property
     def max_ready_wait_s(self) -> float:
         """The worst of it since those who read began."""
-        return max((reader.max_wait_s for reader in self.readers), default=0.0)
+        return max([self.ready_wait_s, *(reader.max_wait_s for reader in self.readers)])
 
-    async def _check_all(self, sessions: list[Session], now: float, heard_until: float) -> None:
+    async def _check_all(self, sessions: list[Session], now: float) -> None:
         until = perf_counter() + STEP_S
         for session in sessions:
             if session.outbox.is_finishing:
                 continue  # it has ended since, in one of the pauses of this loop
-            self._check(session, now, heard_until)
+            self._check(session, now, self._heard_until(session.app.id))
             if perf_counter() > until:
                 await trio.lowlevel.checkpoint()
                 until = perf_counter() + STEP_S
