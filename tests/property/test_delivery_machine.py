@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachecast.channels.cache import CacheStore
-from cachecast.channels.channel import Channel
 from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import SubscriptionError

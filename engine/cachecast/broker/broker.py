@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cachecast.bus.base import Bus
-    from cachecast.channels.channel import Channel
     from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
 

@@ -177,31 +177,8 @@ class HttpConnection:
     # --- out
 
     def _answer(self) -> None:
-        """Answer complete requests in order, until one has to wait or the client must read.
-
-        Whoever sends many at once lets others have their turn in between.
-        """
-        until = 0.0
-        while (request := self._next()) is not None:
-            if request.is_upgrade:
-                self._server.upgrade(self, request, self._parser.rest)
-                return
-            answer = self._handle(request)
-            if request.app_id is not self.app_id and request.app_id is not None:
-                self._speak_for(request.app_id)
-            if isinstance(answer, Deferred):
-                self._is_busy = True
-                self._server.nursery.start_soon(self._answer_later, answer, request)
-            else:
-                self._write(answer, request)
-                if self._out_bytes > JOIN_BYTES:
-                    self._flush()
-            if self._requests:
-                now = perf_counter()
-                until = until or now + ANSWER_S
-                if now > until and self.is_open and not self._is_busy:
-                    self._server.poller.again(self.fd, self)
-                    break
+        """Answer complete requests in order, until one has to wait or the client must read."""
+        self._answer_requests()
         if not self.is_open:
             return
         if not (self._requests or self._is_busy or self._is_closing):
@@ -213,6 +190,30 @@ class HttpConnection:
             # and not within the `send` of each, which costs more than the rest of that call.
             self._server.poller.at_end_of_turn(self, self._flush)
         self._watch()
+
+    def _answer_requests(self) -> None:
+        """The part of it that handles requests; many of them let others have a turn in between."""
+        until = 0.0
+        while (request := self._next()) is not None:
+            if request.is_upgrade:
+                self._server.upgrade(self, request, self._parser.rest)
+                return
+            answer = self._handle(request)
+            if request.app_id is not self.app_id and request.app_id is not None:
+                self._speak_for(request.app_id)
+            if isinstance(answer, Deferred):
+                self._is_busy = True
+                self._server.nursery.start_soon(self._answer_later, answer, request)
+                return
+            self._write(answer, request)
+            if self._out_bytes > JOIN_BYTES:
+                self._flush()
+            if self._requests:
+                now = perf_counter()
+                until = until or now + ANSWER_S
+                if now > until and self.is_open:
+                    self._server.poller.again(self.fd, self)
+                    return
 
     def _speak_for(self, app_id: str) -> None:
         """From now on it is served in the turns of the app whose secret it has shown to know."""

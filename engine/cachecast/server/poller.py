@@ -184,6 +184,7 @@ class Poller:
         self._woke_at = self._asked_at
         self._ask_again_at = 0.0
         self._is_waiting = False
+        self._has_slept = False
         self._is_in_turn = False
         self._at_end: list[tuple[Handler, Callable[[], None]]] = []
         self.newcomers = Share()
@@ -359,11 +360,14 @@ class Poller:
             pass  # see again()
         finally:
             self._is_waiting = False
-        self._woke_at = self._clock()
+        self._has_slept = True
 
     def _ask(self) -> None:
         """Put the shares that have become ready into the line."""
         before, self._asked_at = self._asked_at, self._clock()
+        if self._has_slept:
+            self._has_slept = False
+            self._woke_at = self._asked_at
         found = self._selector.poll(0, len(self._open_shares) or 1)
         for fd, _ in found:
             # Who is not in the line was not ready when all were asked before.
@@ -421,8 +425,10 @@ class Poller:
                 self._serve(handler, events)
                 if batch and perf_counter() > until:
                     return True
-        waited_s = self._clock() - max(share.read_until, self._woke_at)
-        self.max_wait_s = max(self.max_wait_s, waited_s)
+        # To a turn exactly, which costs no look at the clock.
+        waited_s = self._asked_at - max(share.read_until, self._woke_at)
+        if waited_s > self.max_wait_s:
+            self.max_wait_s = waited_s
         share.read_until = share.asked_at
         return bool(share.again)
 

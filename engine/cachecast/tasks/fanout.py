@@ -30,8 +30,8 @@ WOKEN_PER_TURN: Final = 32
 #: Seconds after which a turn ends all the same: some sends find that somebody has left, or must.
 TURN_S: Final = 0.001
 
-#: Of the sends for one channel while others wait, so that whoever has just become ready need not wait
-#: for a whole turn of a channel that has ten thousand.
+#: Of the sends for one channel while others wait, so that whoever has just become ready need not
+#: wait for a whole turn of a channel that has ten thousand.
 SENDS_PER_CHANNEL: Final = 32
 
 
@@ -94,7 +94,7 @@ class Fanout:
     def deliver_turn(self) -> None:
         """Deliver one turn's worth; synchronous so that tests can step."""
         line = self._line
-        used, until = 0, self._clock() + TURN_S
+        used, until = 0, 0.0
         while line and used < SENDS_PER_TURN:
             hub = line.popleft()
             left = SENDS_PER_TURN - used
@@ -104,7 +104,9 @@ class Fanout:
             now = self._clock()
             if since is not None:
                 self.lag_s = now - since
-                self.max_lag_s = max(self.max_lag_s, self.lag_s)
+                if self.lag_s > self.max_lag_s:
+                    self.max_lag_s = self.lag_s
+            until = until or now + TURN_S
             if now > until:
                 break
         if self._waiting_for_room:
