@@ -50,6 +50,10 @@ _MSGPACK_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpa
 #: second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
 
+#: The same of members, and of connections of a user that are ended.
+USERS_PER_STEP: Final = 2_000
+CLOSINGS_PER_STEP: Final = 50
+
 
 class _Call:
     """A verified request on its way to its endpoint."""
@@ -279,9 +283,28 @@ def _channel(call: _Call) -> Response:
     return Response(200, encode_body(body))
 
 
-def _users(call: _Call) -> Response:
+def _users(call: _Call) -> Response | Deferred:
     ids = call.broker.users(call.hub.app.id, call.route.argument)
-    return Response(200, encode_body({"users": [{"id": user_id} for user_id in ids]}))
+    if len(ids) <= USERS_PER_STEP:
+        return _users_response([_encode_users(ids)])
+
+    async def collect() -> Response:
+        parts: list[bytes] = []
+        for at in range(0, len(ids), USERS_PER_STEP):
+            parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
+            await trio.lowlevel.checkpoint()
+        return _users_response(parts)
+
+    return Deferred(collect)
+
+
+def _encode_users(ids: Iterable[str]) -> bytes:
+    """The members of a JSON array, without its brackets."""
+    return encode_body([{"id": user_id} for user_id in ids])[1:-1]
+
+
+def _users_response(parts: Iterable[bytes]) -> Response:
+    return Response(200, b'{"users":[%b]}' % b",".join(parts))
 
 
 def _stats(call: _Call) -> Response:
@@ -321,9 +344,21 @@ def _etags(request: Request) -> set[str]:
 # --- users
 
 
-def _terminate(call: _Call) -> Response:
-    call.broker.terminate(call.hub.app.id, call.route.argument)
-    return _EMPTY
+def _terminate(call: _Call) -> Response | Deferred:
+    clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
+    left = len(hub.users.sessions_of(user_id))
+    if left <= CLOSINGS_PER_STEP:
+        clients.terminate(hub, user_id)
+        return _EMPTY
+
+    async def terminate_all() -> Response:
+        """Those who are signed in now; whoever comes back meanwhile is another matter."""
+        for _ in range(0, left, CLOSINGS_PER_STEP):
+            clients.terminate(hub, user_id, CLOSINGS_PER_STEP)
+            await trio.lowlevel.checkpoint()
+        return _EMPTY
+
+    return Deferred(terminate_all)
 
 
 _ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Deferred]]] = {

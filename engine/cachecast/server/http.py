@@ -220,7 +220,7 @@ class HttpConnection:
         self.app_id = app_id
         server = self._server
         server.poller.move(self.fd, server.poller.share_of(app_id))
-        server.note_verified(self)
+        server.room.note_verified(self)
 
     def _answer_parser(self) -> None:
         """Say what is due before a request is complete: a refusal, or that its body may come."""
@@ -385,6 +385,7 @@ class HttpConnection:
     def release(self) -> None:
         """Let go of the socket, which an upgrade takes over, and of all else."""
         self.is_open = False
-        self._server.forget(self)
+        self._server.timeouts.cancel(self)
+        self._server.room.leave(self)
         self._outbox.discard()
         self._parser.close()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import resource
 import socket
 from email.utils import formatdate
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,18 +13,18 @@ import trio
 
 from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
-from cachecast.errors import CapacityError, ConfigError
+from cachecast.errors import ConfigError
 from cachecast.server.admin import handle_admin
 from cachecast.server.endpoints import handle
 from cachecast.server.http import HttpConnection
 from cachecast.server.poller import Poller
+from cachecast.server.room import Room
 from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import refuse_handshake, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachecast.apps import App
     from cachecast.broker import Broker
     from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
@@ -35,27 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
-#: Connections accepted in one turn of the Poller; a storm must not hold up those who are in.
-ACCEPTS_PER_TURN: Final = 32
-
 #: The kernel cuts it to net.core.somaxconn; a storm waits there instead of being refused.
 BACKLOG: Final = 65_535
-
-#: Open files kept free of clients, and the part of a large limit that is. They are for HTTP, so
-#: that publishers get in and newcomers hear that the node is full, for operators, and 32 of them
-#: for what is no connection: listeners, selectors, webhooks, logs, the certificate files.
-RESERVED_FDS: Final = 64
-RESERVED_PART: Final = 32
-MAX_RESERVED_FDS: Final = 1_024
-
-#: Of the reserve: connections of the admin address.
-OPERATORS: Final = 8
-
-#: The Poller's own selectors, and one for an app; each further app with a client costs one more.
-FREE_SELECTORS: Final = 5
-
-#: HTTP connections looked at for one that can go, when there is no room.
-GOING_PER_TRY: Final = 64
 
 #: Bytes the kernel may hold unsent for one socket. Beyond it they wait in the Outbox, where a
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
@@ -86,10 +65,9 @@ class _Listener:
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
-        server = self._server
-        most = server.accepts_per_turn(is_admin=self.is_admin)
-        for _ in range(most):
-            if not server.make_room(is_admin=self.is_admin):
+        room = self._server.room
+        for _ in range(room.accepts_per_turn(is_admin=self.is_admin)):
+            if not room.make(is_admin=self.is_admin):
                 self._pause("no file descriptors left")
                 return
             try:
@@ -101,12 +79,12 @@ class _Listener:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    if not server.close_one_http():
+                    if not room.close_one_http():
                         self._pause(str(error))
                     return
                 continue  # that one client has gone already
             try:
-                server.accept(sock, is_admin=self.is_admin)
+                self._server.accept(sock, is_admin=self.is_admin)
             except OSError:
                 sock.close()  # gone between the two calls: ssl looks at the peer and complains
 
@@ -143,6 +121,7 @@ class Server:
         admin_port: of the admin address, None if it has none.
         is_draining: whether it is on its way out.
         listeners: that are open.
+        room: who of those that connect may stay.
         date: of HTTP responses, renewed every second.
     """
 
@@ -168,92 +147,8 @@ class Server:
         self._tls = tls
         self._trusts_proxy = trusts_proxy
         self.listeners: list[_Listener] = []
-        self.max_clients, self.http_room = _divide_files()
-        # Ordered sets of HTTP connections, the oldest first: of operators, of those who have shown
-        # a signature, and of all others, WebSockets that were refused among them.
-        self._operators: dict[HttpConnection, None] = {}
-        self._publishers: dict[HttpConnection, None] = {}
-        self._newcomers: dict[HttpConnection, None] = {}
+        self.room: Room = Room(self)
         self._handle_admin: Callable[[Request], Response | Deferred] = partial(handle_admin, broker)
-
-    # --- room
-
-    @property
-    def n_websockets(self) -> int:
-        """Clients; what is neither a listener nor HTTP."""
-        http = len(self._operators) + len(self._publishers) + len(self._newcomers)
-        return len(self.poller) - len(self.listeners) - http
-
-    @property
-    def _n_spent(self) -> int:
-        """Open files that clients cost beside their own: a selector for each app that has any."""
-        return max(0, self.poller.n_selectors - FREE_SELECTORS)
-
-    def check_room(self, app: App) -> None:
-        """Whether there may be one more WebSocket, which is told so where there may not.
-
-        Raises:
-            CapacityError: 4100; as many files are open as clients may have.
-        """
-        if self.n_websockets + self._n_spent >= self.max_clients:
-            self.broker.hubs[app.id].counters.refusals["4100"] += 1
-            raise CapacityError("Over capacity, reconnect later")
-
-    def _free(self, *, is_admin: bool) -> float:
-        """How many more may be accepted before one has to go for another."""
-        if is_admin:
-            return OPERATORS - len(self._operators)
-        http = len(self._publishers) + len(self._newcomers)
-        return self.max_clients + self.http_room - self.n_websockets - self._n_spent - http
-
-    def accepts_per_turn(self, *, is_admin: bool) -> int:
-        """How many may be accepted before those who were have had their turn.
-
-        Where each one takes another's room, nobody must lose it without having been listened to.
-        """
-        half = (OPERATORS if is_admin else self.http_room) // 2
-        return int(min(ACCEPTS_PER_TURN, max(1, half, self._free(is_admin=is_admin))))
-
-    def make_room(self, *, is_admin: bool) -> bool:
-        """Whether another connection may be accepted, after closing one for it if need be."""
-        if self._free(is_admin=is_admin) > 0:
-            return True
-        if is_admin:
-            next(iter(self._operators)).abort()
-            return True
-        return self.close_one_http()
-
-    def close_one_http(self) -> bool:
-        """Close the HTTP connection that can be missed most; False if there is none.
-
-        Newcomers go first, the oldest of them first: it has been answered, or says nothing. Of
-        publishers only one that waits for no answer.
-        """
-        if self._newcomers:
-            next(iter(self._newcomers)).abort()
-            return True
-        publishers = self._publishers
-        for _ in range(min(GOING_PER_TRY, len(publishers))):
-            connection = next(iter(publishers))
-            if connection.is_idle:
-                connection.abort()
-                return True
-            del publishers[connection]
-            publishers[connection] = None  # others are looked at next time
-        return False
-
-    def note_verified(self, connection: HttpConnection) -> None:
-        """A connection has shown a signature; called whenever that is another app's."""
-        if self._newcomers.pop(connection, self) is None:
-            self._publishers[connection] = None
-
-    def forget(self, connection: HttpConnection) -> None:
-        """A connection has ended, or is a WebSocket now."""
-        self.timeouts.cancel(connection)
-        for kind in (self._newcomers, self._publishers, self._operators):
-            kind.pop(connection, None)
-
-    # --- accepting
 
     def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
         """Accept connections from a listening socket, which the server owns from now on."""
@@ -281,7 +176,7 @@ class Server:
             can_upgrade=not is_admin,
         )
         self.poller.add(connection.fd, connection)
-        (self._operators if is_admin else self._newcomers)[connection] = None
+        self.room.enter(connection, is_admin=is_admin)
         self.timeouts.schedule(connection, self.now() + self.config.request_timeout_s)
 
     def _handle(self, request: Request) -> Response | Deferred:
@@ -365,16 +260,6 @@ class Server:
                 await trio.lowlevel.checkpoint()
                 if len(due) < 200:
                     break
-
-
-def _divide_files() -> tuple[float, int]:
-    """How many WebSockets there may be, and HTTP connections beside that many."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return inf, MAX_RESERVED_FDS
-    reserve = max(RESERVED_FDS, min(limit // RESERVED_PART, MAX_RESERVED_FDS))
-    clients = max(limit - reserve, limit // 2)
-    return clients, max(1, (limit - clients) * 3 // 8)
 
 
 def open_listener(address: str) -> socket.socket:

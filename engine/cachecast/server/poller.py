@@ -16,8 +16,6 @@ exception mean anything for anybody else.
 
 from __future__ import annotations
 
-import select
-import selectors
 import time
 from collections import deque
 from time import perf_counter
@@ -27,10 +25,15 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import structlog
 import trio
 
+from cachecast.server import selector
+from cachecast.server.selector import READ, WRITE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["READ", "WRITE", "Handler", "Poller", "Share"]
+    from cachecast.server.selector import Selector
+
+__all__ = ["Handler", "Poller", "Share"]
 
 #: Seconds between two checkpoints, and of one share while others wait.
 TURN_S: Final = 0.001
@@ -39,9 +42,7 @@ TURN_S: Final = 0.001
 #: that a thousand busy apps do not make the Poller ask all the time.
 ASK_PAUSE_S: Final = 0.000_002
 
-#: EPOLLIN and EPOLLOUT, also where there is no epoll; and what no selector knows of.
-READ: Final = 1
-WRITE: Final = 4
+#: What no selector knows of.
 AGAIN: Final = 1 << 20
 ABORT: Final = 1 << 21
 
@@ -65,61 +66,6 @@ class Handler(Protocol):
 
     def abort(self) -> None:
         """Close the socket without a word and forget everything; harmless twice."""
-
-
-class _Selector(Protocol):
-    """As much of ``select.epoll`` as is needed; ``selectors`` has no cheap way to hold an int."""
-
-    def register(self, fd: int, eventmask: int, /) -> None: ...
-
-    def modify(self, fd: int, eventmask: int, /) -> None: ...
-
-    def unregister(self, fd: int, /) -> None: ...
-
-    def poll(self, timeout: float, maxevents: int, /) -> list[tuple[int, int]]: ...
-
-    def fileno(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class _PortableSelector:
-    """The same where there is no epoll."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-
-    def register(self, fd: int, eventmask: int, /) -> None:
-        self._selector.register(fd, _portable(eventmask))
-
-    def modify(self, fd: int, eventmask: int, /) -> None:
-        self._selector.modify(fd, _portable(eventmask))
-
-    def unregister(self, fd: int, /) -> None:
-        self._selector.unregister(fd)
-
-    def poll(self, timeout: float, maxevents: int, /) -> list[tuple[int, int]]:
-        del maxevents  # it reports all who are ready, as we ask for
-        return [
-            (key.fd, (events & selectors.EVENT_READ and READ)
-             | (events & selectors.EVENT_WRITE and WRITE))
-            for key, events in self._selector.select(timeout)
-        ]  # fmt: skip
-
-    def fileno(self) -> int:
-        fd: int = self._selector.fileno()
-        return fd
-
-    def close(self) -> None:
-        self._selector.close()
-
-
-def _portable(events: int) -> int:
-    reads, writes = events & READ, events & WRITE
-    return (reads and selectors.EVENT_READ) | (writes and selectors.EVENT_WRITE)
-
-
-_open_selector: Callable[[], _Selector] = getattr(select, "epoll", _PortableSelector)
 
 
 class Share:
@@ -146,7 +92,7 @@ class Share:
     )
 
     def __init__(self) -> None:
-        self.selector: _Selector | None = None
+        self.selector: Selector | None = None
         self.n_sockets = 0
         self.batch: list[tuple[int, int]] = []
         self.again: dict[int, int] = {}
@@ -172,7 +118,7 @@ class Poller:
             clock: the broker's seconds, in which :meth:`read_until` answers.
         """
         self._clock = clock
-        self._selector = _open_selector()
+        self._selector = selector.open_selector()
         self._handlers: dict[int, Handler] = {}
         # All others are watched for reading and nothing else, and need no entry.
         self._writers: set[int] = set()
@@ -230,14 +176,14 @@ class Poller:
             self._leave(old, fd, before)
             self._join(handler.share, fd, events)
         elif before != events:
-            selector = old.selector
-            assert selector is not None
+            own = old.selector
+            assert own is not None
             if before and events:
-                selector.modify(fd, events)
+                own.modify(fd, events)
             elif events:
-                selector.register(fd, events)
+                own.register(fd, events)
             else:
-                selector.unregister(fd)
+                own.unregister(fd)
 
     def move(self, fd: int, share: Share) -> None:
         """Serve a socket in the turns of another share from now on."""
@@ -259,7 +205,7 @@ class Poller:
 
     def _join(self, share: Share, fd: int, events: int) -> None:
         if share.selector is None:
-            share.selector = _open_selector()
+            share.selector = selector.open_selector()
             self._open_shares[share.selector.fileno()] = share
             self._selector.register(share.selector.fileno(), READ)
         share.n_sockets += 1
@@ -267,16 +213,16 @@ class Poller:
             share.selector.register(fd, events)
 
     def _leave(self, share: Share, fd: int, events: int) -> None:
-        selector = share.selector
-        assert selector is not None
+        own = share.selector
+        assert own is not None
         if events:
-            selector.unregister(fd)
+            own.unregister(fd)
         share.again.pop(fd, None)
         share.n_sockets -= 1
         if not share.n_sockets:
-            self._selector.unregister(selector.fileno())
-            del self._open_shares[selector.fileno()]
-            selector.close()
+            self._selector.unregister(own.fileno())
+            del self._open_shares[own.fileno()]
+            own.close()
             share.selector = None
 
     # --- who is served
@@ -427,8 +373,7 @@ class Poller:
                     return True
         # To a turn exactly, which costs no look at the clock.
         waited_s = self._asked_at - max(share.read_until, self._woke_at)
-        if waited_s > self.max_wait_s:
-            self.max_wait_s = waited_s
+        self.max_wait_s = max(self.max_wait_s, waited_s)
         share.read_until = share.asked_at
         return bool(share.again)
 

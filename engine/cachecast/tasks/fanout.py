@@ -104,8 +104,7 @@ class Fanout:
             now = self._clock()
             if since is not None:
                 self.lag_s = now - since
-                if self.lag_s > self.max_lag_s:
-                    self.max_lag_s = self.lag_s
+                self.max_lag_s = max(self.max_lag_s, self.lag_s)
             until = until or now + TURN_S
             if now > until:
                 break

@@ -20,7 +20,8 @@ from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.server.listen import Server
-from cachecast.server.poller import READ, WRITE, Handler, Poller, Share
+from cachecast.server.poller import Handler, Poller, Share
+from cachecast.server.selector import READ, WRITE
 from cachecast.testing.client import ClientClosedError, MemoryClient
 from cachecast.testing.socket import MemorySocket
 

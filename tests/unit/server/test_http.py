@@ -344,7 +344,7 @@ async def test_connection_is_served_in_the_turns_of_the_app_that_it_may_speak_fo
             assert (await wire.answer()).status == status
             (connection,) = http_connections(node)
             assert connection.share is share
-        assert list(node.server._publishers) == [connection]
+        assert list(node.server.room._publishers) == [connection]
         client = await node.client()
         (websocket,) = [each for each in node.server.poller.handlers() if type(each) is WebSocket]
         assert websocket.share is share_of("3")

@@ -11,9 +11,8 @@ import pytest
 import trio
 
 from cachecast import BrokerConfig, ConfigError, Server, open_broker, serve
-from cachecast.server import listen as module
 from cachecast.server.listen import open_listener
-from tests.server.node import APP_ID, HOST, KEY, TICK_S, make_app, no_new_fds, running, until
+from tests.server.node import HOST, KEY, TICK_S, make_app, no_new_fds, running, until
 
 GET = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -100,80 +99,6 @@ async def test_cancelling_closes_every_socket_at_once():
                 await each.aclose()
 
 
-def limit(node, *, clients, http=2):
-    """As if no more files could be open than for so many clients, and HTTP beside them."""
-    node.server.max_clients, node.server.http_room = clients, http
-
-
-async def test_newcomer_hears_that_the_node_is_full_and_another_gets_in_when_there_is_room():
-    async with running() as node:
-        limit(node, clients=1)
-        first = await node.client()
-        for _ in range(10):  # and none of those who were told is in the way of the next
-            late = await node.handshake()
-            assert (await late.hear("pusher:error"))["data"]["code"] == 4100
-            assert (await late.closed())[0] == 4100
-        assert node.broker.hubs[APP_ID].counters.refusals["4100"] == 10
-        await first.leave()
-        await until(lambda: not node.server.n_websockets)
-        await node.client()
-
-
-async def test_publishers_get_in_at_a_full_node_past_those_who_say_nothing():
-    async with running() as node:
-        limit(node, clients=1)
-        client = await node.client()
-        await client.subscribe("news")
-        silent = [await node.connect() for _ in range(10)]
-        body = {"name": "tick", "channel": "news", "data": "1"}
-        answer = await node.ask("POST", "events", body)
-        assert answer.status == 200
-        assert (await client.hear())["event"] == "tick"
-        for wire in silent[:8]:
-            assert await wire.end() == b""
-
-
-async def test_publisher_who_waits_for_an_answer_keeps_its_place():
-    """What is idle goes; where nothing is, newcomers wait in the kernel, and the log says so."""
-    async with running() as node:
-        limit(node, clients=0, http=2)
-        publishers = [await node.connect() for _ in range(2)]
-        for wire in publishers:
-            await wire.say(node.signed("GET", "channels"))
-            assert (await wire.answer()).status == 200
-            await wire.say(GET[:10])  # the next request has begun
-        await until(lambda: not any(each.is_idle for each in node.server._publishers))
-        waiting = await node.connect()
-        await waiting.say(GET)
-        await until(lambda: any(entry["event"] == "accepting paused" for entry in node.logs))
-        await node.wait(1)
-        for wire in publishers:
-            await wire.say(GET[10:])
-            assert (await wire.answer()).status == 404
-        assert (await waiting.answer()).status == 404
-
-
-async def test_operators_have_room_of_their_own():
-    async with running(has_admin=True) as node:
-        limit(node, clients=0, http=1)
-        for _ in range(3 * module.OPERATORS):
-            await node.connect(is_admin=True)
-        operator = await node.connect(is_admin=True)
-        await operator.say(b"GET /up HTTP/1.1\r\n" + HOST + b"\r\n")
-        assert (await operator.answer()).status == 200
-        assert len(node.server._operators) <= module.OPERATORS
-
-
-async def test_apps_whose_selectors_cost_files_have_fewer_clients():
-    apps = [make_app(id=str(n), key=f"k{n}") for n in range(4)]
-    async with running(*apps) as node:
-        limit(node, clients=6)
-        for app in apps:
-            await node.client(f"/app/{app.key}")
-        late = await node.handshake("/app/k0")
-        assert (await late.hear("pusher:error"))["data"]["code"] == 4100
-
-
 class _Exhausted:
     """A listening socket of a process, or system, without file descriptors."""
 
@@ -232,14 +157,6 @@ async def test_client_that_left_before_it_was_accepted_stops_nobody():
         broken.number = None
         await waiting.say(GET)
         assert (await waiting.answer()).status == 404
-
-
-@pytest.mark.parametrize(("soft", "most"), [(1_000, 936), (100, 50), (10, 5), (-1, float("inf"))])
-def test_files_are_kept_back_for_what_is_not_a_client(monkeypatch, soft, most):
-    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, soft))
-    clients, http = module._divide_files()
-    assert clients == most
-    assert 1 <= http <= module.MAX_RESERVED_FDS
 
 
 async def test_stopping_to_listen_leaves_open_connections_alone():
@@ -343,7 +260,7 @@ async def test_nobody_took_too_long_whose_request_lies_in_the_socket():
     async with running() as node:
         wire = await node.connect()
         await wire.say(GET[:10])
-        await until(lambda: any(each._parser.has_begun for each in node.server._newcomers))
+        await until(lambda: any(each._parser.has_begun for each in node.server.room._newcomers))
         sock = wire.stream.socket
         with socket.socket(fileno=os.dup(sock.fileno())) as plain:
             plain.setblocking(False)

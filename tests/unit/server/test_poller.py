@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from cachecast.server import poller as module
+from cachecast.server import selector
 from cachecast.server.poller import Poller
 from tests.server.node import no_new_fds, until
 
@@ -43,9 +44,9 @@ class Echo:
         self.peer.close()
 
 
-@pytest.fixture(params=[module._open_selector, module._PortableSelector])
+@pytest.fixture(params=[selector.open_selector, selector.PortableSelector])
 async def poller(nursery, request, monkeypatch):
-    monkeypatch.setattr(module, "_open_selector", request.param)
+    monkeypatch.setattr(selector, "open_selector", request.param)
     poller = Poller()
     with structlog.testing.capture_logs() as poller.logs, no_new_fds():
         async with trio.open_nursery() as own:
