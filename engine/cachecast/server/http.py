@@ -312,6 +312,7 @@ class HttpConnection:
         self._is_closing = True
         server = self._server
         server.timeouts.schedule(self, server.now() + server.config.close_timeout_s)
+        server.room.note_answered(self)
         if last:
             self._outbox.finish(last)
 

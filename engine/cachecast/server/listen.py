@@ -65,11 +65,14 @@ class _Listener:
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
-        room = self._server.room
-        for _ in range(room.accepts_per_turn(is_admin=self.is_admin)):
-            if not room.make(is_admin=self.is_admin):
-                self._pause("no file descriptors left")
-                return
+        room, is_admin = self._server.room, self.is_admin
+        for _ in range(room.accepts_per_turn(is_admin=is_admin)):
+            going = None
+            if not room.has_free(is_admin=is_admin):
+                going = room.find_going(is_admin=is_admin)
+                if going is None:
+                    self._pause("no file descriptors left")
+                    return
             try:
                 sock, _ = self.sock.accept()
             except BlockingIOError:
@@ -79,16 +82,27 @@ class _Listener:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    if not room.close_one_http():
-                        self._pause(str(error))
+                    self._make_do(str(error))
                     return
                 continue  # that one client has gone already
+            if going is not None:
+                going.abort()
             try:
-                self._server.accept(sock, is_admin=self.is_admin)
+                self._server.accept(sock, is_admin=is_admin)
             except OSError:
                 sock.close()  # gone between the two calls: ssl looks at the peer and complains
 
+    def _make_do(self, reason: str) -> None:
+        """Go on with one HTTP connection less; others than clients have used up the files."""
+        going = self._server.room.find_going(is_admin=False)
+        if going is None:
+            self._pause(reason)
+        else:
+            going.abort()
+
     def _pause(self, reason: str) -> None:
+        if self._server.room.is_listening:
+            return  # to newcomers, who will have been listened to at the next turn
         self.is_paused = True
         if not self.is_starved:  # once, and not at every try until all who wait are in
             self.is_starved = True

@@ -270,9 +270,12 @@ class Poller:
         if not self._line:
             self._ask()
         if app_id is not None:
-            share = self._shares.get(app_id)
-            return share.read_until if share and share.is_in_line else self._asked_at
+            return self.read_until_of(self.share_of(app_id))
         return min((share.read_until for share in self._line), default=self._asked_at)
+
+    def read_until_of(self, share: Share) -> float:
+        """The same of one share, as it was when all were last asked."""
+        return share.read_until if share.is_in_line else self._asked_at
 
     @property
     def wait_s(self) -> float:

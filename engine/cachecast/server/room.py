@@ -52,28 +52,35 @@ class Room:
         self.max_clients, self.max_http = _divide_files()
         self._server = server
         # Ordered sets of HTTP connections, the oldest first: of operators, of those who have shown
-        # a signature, and of all others, WebSockets that were refused among them.
+        # a signature, of those who have not, and of those among them who have had the last answer
+        # they will get, as WebSockets have that were refused.
         self._operators: dict[HttpConnection, None] = {}
         self._publishers: dict[HttpConnection, None] = {}
-        self._newcomers: dict[HttpConnection, None] = {}
+        # Newcomers with the instant at which they were accepted.
+        self._newcomers: dict[HttpConnection, float] = {}
+        self._answered: dict[HttpConnection, None] = {}
+
+    @property
+    def _n_http(self) -> int:
+        return len(self._publishers) + len(self._newcomers) + len(self._answered)
 
     @property
     def n_websockets(self) -> int:
         """Clients: what is neither a listener nor HTTP."""
-        http = len(self._operators) + len(self._publishers) + len(self._newcomers)
-        return len(self._server.poller) - len(self._server.listeners) - http
+        others = len(self._server.listeners) + len(self._operators) + self._n_http
+        return len(self._server.poller) - others
 
     @property
     def _n_spent(self) -> int:
         """Open files that clients cost beside their own: a selector for each app that has any."""
         return max(0, self._server.poller.n_selectors - FREE_SELECTORS)
 
-    def _free(self, *, is_admin: bool) -> float:
-        """How many more may be accepted before one has to go for another."""
+    def has_free(self, *, is_admin: bool) -> bool:
+        """Whether one more may be accepted without another having to go."""
         if is_admin:
-            return OPERATORS - len(self._operators)
-        http = len(self._publishers) + len(self._newcomers)
-        return self.max_clients + self.max_http - self.n_websockets - self._n_spent - http
+            return len(self._operators) < OPERATORS
+        most = self.max_clients + self.max_http
+        return self.n_websockets + self._n_spent + self._n_http < most
 
     def check(self, app: App) -> None:
         """Whether there may be one more WebSocket; where there may not, it is told so.
@@ -86,53 +93,65 @@ class Room:
             raise CapacityError("Over capacity, reconnect later")
 
     def accepts_per_turn(self, *, is_admin: bool) -> int:
-        """How many may be accepted before those who were have had their turn.
+        """How many may be accepted before others have their turn.
 
-        Where each one takes another's room, nobody must lose it without having been listened to.
+        Where each operator takes another's room, none must lose it without having been listened to.
         """
-        half = (OPERATORS if is_admin else self.max_http) // 2
-        return int(min(ACCEPTS_PER_TURN, max(1, half, self._free(is_admin=is_admin))))
+        return OPERATORS // 2 if is_admin else ACCEPTS_PER_TURN
 
-    def make(self, *, is_admin: bool) -> bool:
-        """Whether another connection may be accepted, after closing one for it if need be."""
-        if self._free(is_admin=is_admin) > 0:
-            return True
+    @property
+    def _heard_until(self) -> float:
+        poller = self._server.poller
+        return poller.read_until_of(poller.newcomers)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether there are newcomers who will have been listened to in a moment."""
+        return bool(self._newcomers)
+
+    def find_going(self, *, is_admin: bool) -> HttpConnection | None:
+        """The connection that can be missed most, for another one; None if all are needed.
+
+        Who has been answered goes first; then, once all of them have been listened to, the newcomer
+        that has said too little for longest. Of publishers only one that waits for no answer.
+        """
         if is_admin:
-            next(iter(self._operators)).abort()
-            return True
-        return self.close_one_http()
-
-    def close_one_http(self) -> bool:
-        """Close the HTTP connection that can be missed most; False if there is none.
-
-        Newcomers go first, the oldest of them first: it has been answered, or says nothing. Of
-        publishers only one that waits for no answer.
-        """
+            return next(iter(self._operators), None)
+        if self._answered:
+            return next(iter(self._answered))
         if self._newcomers:
-            next(iter(self._newcomers)).abort()
-            return True
+            is_unheard = next(reversed(self._newcomers.values())) > self._heard_until
+            return None if is_unheard else next(iter(self._newcomers))
         publishers = self._publishers
         for _ in range(min(GOING_PER_TRY, len(publishers))):
             connection = next(iter(publishers))
             if connection.is_idle:
-                connection.abort()
-                return True
+                return connection
             del publishers[connection]
             publishers[connection] = None  # others are looked at next time
-        return False
+        return None
 
     def enter(self, connection: HttpConnection, *, is_admin: bool) -> None:
         """A connection has been accepted."""
-        (self._operators if is_admin else self._newcomers)[connection] = None
+        if is_admin:
+            self._operators[connection] = None
+        else:
+            self._newcomers[connection] = self._server.now()
 
     def note_verified(self, connection: HttpConnection) -> None:
         """A connection has shown a signature; called again whenever that is another app's."""
         self._newcomers.pop(connection, None)
         self._publishers[connection] = None
 
+    def note_answered(self, connection: HttpConnection) -> None:
+        """A connection gets its last answer; a newcomer's is short and in the kernel by then."""
+        if connection in self._newcomers:
+            del self._newcomers[connection]
+            self._answered[connection] = None
+
     def leave(self, connection: HttpConnection) -> None:
         """A connection has ended, or is a WebSocket now."""
-        for kind in (self._newcomers, self._publishers, self._operators):
+        for kind in (self._newcomers, self._answered, self._publishers, self._operators):
             kind.pop(connection, None)
 
 

@@ -139,6 +139,11 @@ class _MemoryPoller(Poller):
         del app_id
         return self._clock()
 
+    def read_until_of(self, share: Share) -> float:  # type: ignore[explicit-override]
+        """The same."""
+        del share
+        return self._clock()
+
     @property
     def wait_s(self) -> float:  # type: ignore[explicit-override]
         """Nothing waits."""

@@ -29,6 +29,17 @@ async def test_newcomer_hears_that_the_node_is_full_and_another_gets_in_when_the
         await node.client()
 
 
+async def test_who_was_told_goes_before_one_who_has_not_been_heard_yet():
+    async with running() as node:
+        limit(node, clients=0, http=3)
+        hesitant = await node.connect()
+        for _ in range(10):
+            late = await node.handshake()
+            assert (await late.closed())[0] == 4100
+        await hesitant.say(GET)
+        assert (await hesitant.answer()).status == 404
+
+
 async def test_publishers_get_in_at_a_full_node_past_those_who_say_nothing():
     async with running() as node:
         limit(node, clients=1)
@@ -102,11 +113,17 @@ def test_files_are_kept_back_for_what_is_no_client(monkeypatch, soft, most):
     assert 1 <= http <= module.MAX_RESERVED_FDS
 
 
-async def test_process_without_files_gives_up_a_silent_newcomer_for_the_next(monkeypatch):
+async def test_process_without_files_gives_up_a_silent_newcomer_for_the_next():
     """Also where others than clients have used them up."""
     async with running() as node:
         silent = await node.connect()
         await until(lambda: node.server.room._newcomers)
-        assert node.server.room.close_one_http()
+        (going,) = node.server.room._newcomers
+        assert node.server.room.find_going(is_admin=False) is going
+        (listener,) = node.server.listeners
+        listener._make_do("exhausted")
         assert await silent.end() == b""
-        assert not node.server.room.close_one_http()
+        assert node.server.room.find_going(is_admin=False) is None
+        assert not listener.is_paused
+        listener._make_do("exhausted")
+        assert listener.is_paused
