@@ -105,6 +105,11 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         max_eviction_lag_s: the worst of these since start, in seconds.
         loop_lag_s: seconds that the loop was late when it last woke a task that slept one second.
         max_loop_lag_s: the worst of these since start, in seconds.
+        ready_wait_s: seconds that the oldest of what clients have sent has been waiting to be read.
+        max_ready_wait_s: the worst of these since start, in seconds.
+        fanout_lag_s: seconds from the last delivered publication to the ``send`` to its last
+            recipient.
+        max_fanout_lag_s: the worst of these since start, in seconds.
         log_lines_dropped: number of log lines that nobody took, since start.
         refusals: code -> refused connections that belong to no app.
     """
@@ -117,6 +122,10 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     max_eviction_lag_s: float
     loop_lag_s: float
     max_loop_lag_s: float
+    ready_wait_s: float
+    max_ready_wait_s: float
+    fanout_lag_s: float
+    max_fanout_lag_s: float
     is_draining: bool
     refusals: dict[str, int]
     log_lines_dropped: int = 0
@@ -160,6 +169,10 @@ _NODE_GAUGES = {
     "max_eviction_lag_s": "The worst eviction lag since start, in seconds.",
     "loop_lag_s": "Seconds the event loop was late at the last check.",
     "max_loop_lag_s": "The worst loop lag since start, in seconds.",
+    "ready_wait_s": "Seconds that the oldest bytes of a client have waited to be read.",
+    "max_ready_wait_s": "The longest that bytes of a client waited since start, in seconds.",
+    "fanout_lag_s": "Seconds from a publication to its last recipient, of the latest one.",
+    "max_fanout_lag_s": "The worst fan-out lag since start, in seconds.",
     "is_draining": "1 while the node shuts down.",
 }
 

@@ -152,6 +152,10 @@ def test_every_metric_is_documented() -> None:
         max_eviction_lag_s=0.0,
         loop_lag_s=0.0,
         max_loop_lag_s=0.0,
+        ready_wait_s=0.0,
+        max_ready_wait_s=0.0,
+        fanout_lag_s=0.0,
+        max_fanout_lag_s=0.0,
         is_draining=False,
         refusals={},
     )

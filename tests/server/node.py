@@ -83,6 +83,7 @@ class Node(NamedTuple):
         So what is due has been done, and what has not been done was not due.
         """
         self.clock.advance(seconds)
+        await until(lambda: self.server.poller.read_until() >= self.clock())
         await self.broker.heartbeat.step()
         await self.broker.evictor.step()
         for _ in range(2):  # a whole round of the time limits lies between two renewals of the date

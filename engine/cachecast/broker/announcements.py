@@ -189,6 +189,7 @@ class Announcements:
                 MSGPACK.system_frame(name, news.data, news.channel) if speaks_msgpack else None,
             ),
             news.exclude,
+            now=self._clock(),
             is_announcement=True,
         )
         self._fanout.wake()

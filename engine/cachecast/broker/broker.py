@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cachecast.bus.base import Bus
-    from cachecast.channels.channel import Channel
     from cachecast.config import BrokerConfig
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
@@ -99,11 +98,11 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
-        self._ready: deque[tuple[Hub, Channel]] = deque()
+        self._line: deque[Hub] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
-        self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
+        self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -111,7 +110,7 @@ class Broker:
             self.cache.add_app(
                 app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
             )
-        self.fanout = Fanout(self._ready)
+        self.fanout = Fanout(self._line, clock)
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
@@ -331,6 +330,10 @@ class Broker:
             max_eviction_lag_s=self.evictor.max_lag_s,
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
+            ready_wait_s=self.heartbeat.ready_wait_s,
+            max_ready_wait_s=self.heartbeat.max_ready_wait_s,
+            fanout_lag_s=self.fanout.lag_s,
+            max_fanout_lag_s=self.fanout.max_lag_s,
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),

@@ -307,7 +307,6 @@ class Clients:
             note_signature(hub, session)
         joined = hub.subscribe(session, name, member)
         channel = joined.edge.channel
-        success = channel.roster.success_data() if channel.roster is not None else {}
         if joined.is_occupied:
             self._notify(hub, AppEvent("channel_occupied", name.text))
         if joined.is_member_new and member is not None:
@@ -317,9 +316,12 @@ class Clients:
                     hub, channel, "member_added", member.user_id, member.user_info, session
                 )
         self._announcements.count_changed(hub, channel)
-        confirmation = session.codec.system_frame(
-            "pusher_internal:subscription_succeeded", success, name.text
-        )
+        if channel.roster is not None:
+            confirmation = channel.roster.success_frame(session.codec, name.text)
+        else:
+            confirmation = session.codec.system_frame(
+                "pusher_internal:subscription_succeeded", {}, name.text
+            )
         if name.is_cache:
             self._delivery.replay(hub, session, name, confirmation)
         else:
@@ -463,9 +465,9 @@ class Clients:
             session, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
         )
 
-    def terminate(self, hub: Hub, user_id: str) -> int:
-        """Disconnect all connections of a signed-in user (protocol.md 5.3); how many."""
-        sessions = hub.users.sessions_of(user_id)
+    def terminate(self, hub: Hub, user_id: str, limit: int | None = None) -> int:
+        """Disconnect a signed-in user's connections, or so many (protocol.md 5.3); how many."""
+        sessions = hub.users.sessions_of(user_id)[:limit]
         for session in sessions:
             self.disconnect(session, 4009, "You got disconnected by the app.")
         return len(sessions)

@@ -194,9 +194,10 @@ class Delivery:
         hub.counters.publishes += 1
         json_frame: bytes | None = None
         deadline = inf
+        now = self._clock()
         if is_cached:
             json_frame = JSON.publication_frame(publication)
-            deadline = self._cache.put(hub.app.id, name.text, json_frame, self._clock()).deadline
+            deadline = self._cache.put(hub.app.id, name.text, json_frame, now).deadline
             if self._misses:
                 self._misses.pop((hub.app.id, name.text), None)
         if channel is not None:
@@ -205,7 +206,7 @@ class Delivery:
                 json_frame = JSON.publication_frame(publication)
             msgpack_frame = MSGPACK.publication_frame(publication) if speaks_msgpack else None
             exclude = hub.sessions.get(publication.exclude) if publication.exclude else None
-            hub.enqueue(channel, (json_frame, msgpack_frame), exclude, deadline)
+            hub.enqueue(channel, (json_frame, msgpack_frame), exclude, deadline, now=now)
             self._fanout.wake()
         if self._subscribers:
             for subscriber in self._subscribers.get((hub.app.id, name.text), ()):

@@ -89,9 +89,19 @@ class _Queued:
     Attributes:
         size: bytes of its frames.
         booked: bytes it is charged for.
+        at: when it was queued.
     """
 
-    __slots__ = ("booked", "deadline", "exclude", "frames", "is_announcement", "recipients", "size")
+    __slots__ = (
+        "at",
+        "booked",
+        "deadline",
+        "exclude",
+        "frames",
+        "is_announcement",
+        "recipients",
+        "size",
+    )
 
     def __init__(
         self,
@@ -99,9 +109,11 @@ class _Queued:
         recipients: Recipients,
         exclude: Subscription | None,
         deadline: float,
+        now: float,
         *,
         is_announcement: bool,
     ) -> None:
+        self.at = now
         self.frames = frames
         self.recipients = recipients
         self.exclude = exclude
@@ -138,6 +150,8 @@ class Channel:
         roster: the members of a presence channel; None on others.
         is_ready: whether it stands in the line of channels that have something to deliver.
         queued_bytes: bytes of what waits and what is being delivered.
+        delivered_from: time when the oldest of what was last done with had been queued, in the
+            broker's seconds.
         announcement_bytes: bytes of the protocol's own events among it.
         n_joined: subscriptions that there have been.
         count_due_at: the time when the throttle lets the next ``subscription_count`` out, in the
@@ -151,6 +165,7 @@ class Channel:
         "_sweep",
         "announcement_bytes",
         "count_due_at",
+        "delivered_from",
         "is_ready",
         "n_joined",
         "name",
@@ -168,6 +183,7 @@ class Channel:
         self.announcement_bytes = 0
         self.n_joined = 0
         self.count_due_at = -inf
+        self.delivered_from = 0.0
         self._counters = counters
         self._recipients: Recipients | None = None
         self._queue: deque[_Queued] | None = None
@@ -210,6 +226,7 @@ class Channel:
         exclude: Session | None = None,
         deadline: float = inf,
         *,
+        now: float = 0.0,
         is_announcement: bool = False,
     ) -> None:
         """Queue a publication for everyone who is subscribed now. Never yields.
@@ -219,10 +236,13 @@ class Channel:
             exclude: the session that must not get it.
             deadline: the time when a cached value expires, in the broker's seconds; finite means a
                 newer one may replace it.
+            now: the broker's seconds.
             is_announcement: whether the protocol says it, and not a publisher, who would wait.
         """
         edge = self.subscriptions.get(exclude) if exclude is not None else None
-        queued = _Queued(frames, self.recipients, edge, deadline, is_announcement=is_announcement)
+        queued = _Queued(
+            frames, self.recipients, edge, deadline, now, is_announcement=is_announcement
+        )
         if self._queue is None:
             self._queue = deque()
         self._queue.append(queued)
@@ -251,6 +271,7 @@ class Channel:
             used += self._deliver_some(sweep, budget - used)
             if sweep.codec == 2:
                 self._sweep = None
+                self.delivered_from = sweep.batch[0].at
                 for queued in sweep.batch:
                     done += queued.booked
                     if queued.is_announcement:

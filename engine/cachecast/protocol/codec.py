@@ -123,6 +123,17 @@ class JsonCodec:
             wire.channel = channel
         return frames.server_frame(frames.TEXT, _encode(wire))
 
+    @staticmethod
+    def escape(data: object) -> bytes:
+        """A piece of JSON as it stands inside of ``data``, for :meth:`system_frame_of`."""
+        return _encode(_encode(data).decode())[1:-1]
+
+    @staticmethod
+    def system_frame_of(event: str, escaped: bytes, channel: str) -> bytes:
+        """The frame of :meth:`system_frame`, whose ``data`` was put together from pieces."""
+        head = _encode(_Wire(event, channel))[:-1]
+        return frames.server_frame(frames.TEXT, b'%b,"data":"%b"}' % (head, escaped))
+
     def publication_frame(self, publication: Publication) -> bytes:
         """Build the frame of one publication; see :meth:`Codec.publication_frame`."""
         wire = _Wire(publication.event, publication.channel, publication.data)

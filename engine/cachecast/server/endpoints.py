@@ -59,6 +59,9 @@ CHANNELS_PER_STEP: Final = 500
 
 #: How many connections a termination has closed; the body is the protocol's, and says nothing.
 CLOSED_HEADER: Final = "X-Cachecast-Closed"
+#: The same of members, and of connections of a user that are ended.
+USERS_PER_STEP: Final = 2_000
+CLOSINGS_PER_STEP: Final = 50
 
 
 class _Call:
@@ -128,6 +131,7 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
         if coding is not None and request.body and coding.lower() != b"identity":
             _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
             return _refuse_coding(hub, coding)
+        request.app_id = hub.app.id
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
@@ -319,9 +323,24 @@ def _channel(call: _Call) -> Response:
     return call.answer(body)
 
 
-def _users(call: _Call) -> Response:
+def _users(call: _Call) -> Response | Deferred:
     ids = call.broker.users(call.hub.app.id, call.route.argument)
-    return call.answer({"users": [{"id": user_id} for user_id in ids]})
+    if len(ids) <= USERS_PER_STEP or call.answer_type != JSON_TYPE:
+        return call.answer({"users": [{"id": user_id} for user_id in ids]})
+
+    async def collect() -> Response:
+        parts: list[bytes] = []
+        for at in range(0, len(ids), USERS_PER_STEP):
+            parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
+            await trio.lowlevel.checkpoint()
+        return Response(200, b'{"users":[%b]}' % b",".join(parts))
+
+    return Deferred(collect)
+
+
+def _encode_users(ids: Iterable[str]) -> bytes:
+    """The members of a JSON array, without its brackets."""
+    return encode_body([{"id": user_id} for user_id in ids])[1:-1]
 
 
 def _stats(call: _Call) -> Response:
@@ -369,9 +388,25 @@ def _etags(request: Request) -> set[str]:
 # --- users
 
 
-def _terminate(call: _Call) -> Response:
-    n_closed = call.broker.terminate(call.hub.app.id, call.route.argument)
-    return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")
+def _terminate(call: _Call) -> Response | Deferred:
+    clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
+    left = len(hub.users.sessions_of(user_id))
+
+    def answer(n_closed: int) -> Response:
+        return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")
+
+    if left <= CLOSINGS_PER_STEP:
+        return answer(clients.terminate(hub, user_id))
+
+    async def terminate_all() -> Response:
+        """Those who are signed in now; whoever comes back meanwhile is another matter."""
+        n_closed = 0
+        for _ in range(0, left, CLOSINGS_PER_STEP):
+            n_closed += clients.terminate(hub, user_id, CLOSINGS_PER_STEP)
+            await trio.lowlevel.checkpoint()
+        return answer(n_closed)
+
+    return Deferred(terminate_all)
 
 
 _ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Deferred]]] = {

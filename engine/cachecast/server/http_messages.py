@@ -28,6 +28,7 @@ class Request(msgspec.Struct, gc=False):
         keeps_alive: whether the client wants the connection kept.
         is_upgrade: whether it asks for a WebSocket.
         is_1_0: whether it came as HTTP/1.0, which cannot be upgraded.
+        app_id: of the app whose secret signed it, once that has been verified.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Request(msgspec.Struct, gc=False):
     keeps_alive: bool
     is_upgrade: bool
     is_1_0: bool = False
+    app_id: str | None = None
 
 
 class Response(msgspec.Struct, gc=False):

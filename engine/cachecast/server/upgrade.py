@@ -50,6 +50,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
             origin.decode("latin-1") if origin is not None else None,
             is_tls=server.is_secure(request),
         )
+        server.room.check(app)
     except RemoteProtocolError as error:
         connection.linger(preface + _refusal(codec, error))
         return

@@ -56,6 +56,7 @@ class WebSocket:
         "_unheard",
         "fd",
         "send",
+        "share",
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class WebSocket:
         self._is_behind = False
         self._unheard = 0
         self.fd = sock.fileno()
+        self.share = poller.newcomers
         # The socket's own bound method: what the fan-out calls is the kernel's send and no more.
         self.send: Callable[[bytes], int] = sock.send
 
@@ -79,6 +81,7 @@ class WebSocket:
 
     def open(self, app: App, codec: Codec, protocol: str | None, preface: bytes) -> None:
         """Begin the conversation; ``preface`` is the 101 response, sent with the first frame."""
+        self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
         self._session = self._clients.open(app, codec, self, protocol, preface)
 
@@ -218,8 +221,11 @@ class WebSocket:
             self._clients.disconnect_slow(self._session)
 
     def on_broken(self) -> None:
-        """The outbox found the socket broken, or gave a closing client enough time."""
-        self.abort()
+        """The outbox found the socket broken, or gave a closing client enough time.
+
+        In the midst of a fan-out, perhaps; what it leaves behind is tidied in its own app's time.
+        """
+        self._poller.abort_soon(self.fd, self)
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""

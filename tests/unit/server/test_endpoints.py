@@ -12,9 +12,10 @@ import msgpack
 import pytest
 
 from cachecast import KeyPair
+from cachecast.server import endpoints
 from cachecast.server.endpoints import CHANNELS_PER_STEP
 from cachecast.server.http_messages import Deferred, Response
-from tests.server.node import APP_ID, KEY, SECRET, make_app, running, signed
+from tests.server.node import APP_ID, KEY, SECRET, make_app, running, sign, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -643,6 +644,31 @@ async def test_very_many_channels_are_listed_in_steps():
         }
         params = {"filter_by_prefix": "nothing"}
         assert (await node.ask("GET", "channels", params=params)).json == {"channels": {}}
+
+
+async def test_very_many_members_and_connections_are_dealt_with_in_steps(monkeypatch):
+    """Nobody else waits for all of them; what is answered and done is the same."""
+    monkeypatch.setattr(endpoints, "USERS_PER_STEP", 2)
+    monkeypatch.setattr(endpoints, "CLOSINGS_PER_STEP", 2)
+    async with running() as node:
+        clients = [await node.client() for _ in range(5)]
+        for n, client in enumerate(clients):
+            await client.subscribe_signed("presence-x", json.dumps({"user_id": str(n)}))
+            user = json.dumps({"id": "u1"})
+            await client.say(
+                "pusher:signin",
+                {"auth": sign(f"{client.socket_id}::user::{user}"), "user_data": user},
+            )
+            await client.hear("pusher:signin_success")
+            if n in {1, 4}:
+                ids = [{"id": str(each)} for each in range(n + 1)]
+                answer = await node.ask("GET", "channels/presence-x/users")
+                assert answer.json == {"users": ids}
+        assert (await asked(node, "POST", "users/u1/terminate_connections")) == (200, "{}")
+        assert node.broker.clients.n_sessions == 0
+        for client in clients:
+            assert (await client.closed())[0] == 4009
+            await client.wire.aclose()
 
 
 @pytest.mark.parametrize(
