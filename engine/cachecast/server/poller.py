@@ -193,9 +193,13 @@ class Poller:
     def move(self, fd: int, share: Share) -> None:
         """Serve a socket in the turns of another share from now on."""
         handler, events = self._handlers[fd], self._events(fd)
+        due = handler.share.again.get(fd)
         self._leave(handler.share, fd, events)
         handler.share = share
         self._join(share, fd, events)
+        if due is not None:
+            share.again[fd] = due
+            self._wake(share)
 
     def remove(self, fd: int) -> None:
         """Stop watching; must happen before the socket is closed."""
@@ -368,14 +372,17 @@ class Poller:
             share.asked_at = self._asked_at
             batch = share.batch = share.selector.poll(0, share.n_sockets)
             if share.again:
-                batch += share.again.items()
-                share.again.clear()
+                batch += [(fd, AGAIN) for fd in share.again]
             batch.reverse()
         while batch:
             fd, events = batch.pop()
             handler = handlers.get(fd)
             if handler is not None:  # it may have left while it waited here
-                if events != READ or fd in self._deaf:
+                if events == AGAIN:
+                    # Looked up only now: it may be due to one who has left, and whose number
+                    # another one has.
+                    events = handler.share.again.pop(fd, 0)
+                elif events != READ or fd in self._deaf:
                     events = self._wanted(fd, events)
                 self._serve(handler, events)
                 if batch and perf_counter() > until:
@@ -388,10 +395,6 @@ class Poller:
 
     def _wanted(self, fd: int, events: int) -> int:
         """What is watched for of what has happened; a failure is told as either."""
-        if events == ABORT:
-            return ABORT
-        if events == AGAIN:
-            return READ
         if events & ~(READ | WRITE):
             events |= READ | WRITE
         return events & self._events(fd)
@@ -409,7 +412,7 @@ class Poller:
 
     def _serve(self, handler: Handler, events: int) -> None:
         try:
-            if events & READ:
+            if events & (READ | AGAIN):
                 handler.on_readable()
             if events & WRITE:
                 handler.on_writable()

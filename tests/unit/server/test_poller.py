@@ -341,3 +341,44 @@ async def test_failure_at_the_end_of_a_turn_ends_only_the_handler_it_is_for(poll
     await until(lambda: done and broken.aborts)
 
     assert (broken.aborts, healthy.aborts) == (1, 0)
+
+
+async def test_descriptor_that_is_used_again_does_not_inherit_what_was_due_to_another(poller):
+    """One who is to be aborted has gone by itself, and a newcomer got its number."""
+    share = poller.share_of("1")
+    first, going = Echo(poller, share), Echo(poller, share)
+    fd = going.sock.fileno()
+    newcomers = []
+
+    def replace():
+        going.abort()
+        newcomers.append(Echo(poller, share))
+
+    first.on_read = replace
+    poller.abort_soon(fd, going)
+    first.peer.send(b"x")
+    await until(lambda: newcomers)
+    assert fd in {newcomers[0].sock.fileno(), newcomers[0].peer.fileno()}
+    for _ in range(5):
+        await trio.lowlevel.checkpoint()
+
+    assert going.aborts == 1
+    assert newcomers[0].aborts == 0
+
+
+async def test_handler_that_is_to_be_aborted_is_at_its_next_turn_and_once(poller):
+    handler = Echo(poller, poller.share_of("1"))
+    poller.again(handler.sock.fileno(), handler)
+    poller.abort_soon(handler.sock.fileno(), handler)
+    poller.again(handler.sock.fileno(), handler)
+    assert not handler.aborts
+    await until(lambda: handler.aborts)
+    assert (handler.aborts, handler.reads, len(poller)) == (1, 0, 0)
+
+
+async def test_what_is_due_moves_with_the_handler(poller):
+    handler = Echo(poller)
+    handler.on_readable = lambda: setattr(handler, "reads", 1)
+    poller.again(handler.sock.fileno(), handler)
+    poller.move(handler.sock.fileno(), poller.share_of("1"))
+    await until(lambda: handler.reads)
