@@ -28,7 +28,7 @@ $(BIN)/cachecast: pyproject.toml
 	touch $@
 
 .venv/.dev: $(BIN)/cachecast
-	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[load,bench]' --group dev
 	touch $@
 
 clean:

@@ -1,12 +1,12 @@
 """For people who know Locust: `locust -f loadtest/locustfile.py`.
 
-Every option of `python -m cachecast_load run` that says what to run and what to aim at is an option
+Every option of `cachecast load run` that says what to run and what to aim at is an option
 here too (`--target` is `--lt-target`, environment variables included), the master's page and
 `--master`, `--worker`, `--processes`, `--headless` work as always, and the same reports are
 written at the end. The number of users Locust shows is the number of blocks and publishers; how
 many subscribers they hold is in the plan.
 
-Exit code under `--headless`: as for `python -m cachecast_load run`.
+Exit code under `--headless`: as for `cachecast load run`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Cachecast beside the physical limit and beside its peers, measured in one run.
 
-    python -m cachecast_bench list
-    python -m cachecast_bench run fanout storm --json result.json --plot result.svg
-    python -m cachecast_bench run fanout --peers all
-    python -m cachecast_bench run fanout --require 'fanout.ratio_to_limit>=6'
-    python -m cachecast_bench compare before.json after.json
-    python -m cachecast_bench show result.json
-    python -m cachecast_bench peers
+    cachecast bench list
+    cachecast bench run fanout storm --json result.json --plot result.svg
+    cachecast bench run fanout --peers all
+    cachecast bench run fanout --require 'fanout.ratio_to_limit>=6'
+    cachecast bench compare before.json after.json
+    cachecast bench show result.json
+    cachecast bench peers
 
 What a number from here means:
 

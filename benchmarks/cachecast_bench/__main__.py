@@ -1,6 +1,18 @@
-"""`python -m cachecast_bench`."""
+"""`python -m cachecast_bench`, which `cachecast bench` becomes."""
 
-from cachecast_bench.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from cachecast_bench.cli import main
+
+        main()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("cachecast"):
+            raise
+        print(
+            f"cachecast bench needs {error.name}, which is not installed: "
+            'pip install "cachecast[bench]"',
+            file=sys.stderr,
+        )
+        sys.exit(2)

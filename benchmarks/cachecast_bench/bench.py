@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from cachecast_bench.machine import Cores
+    from cachecast_bench.process import Child
     from cachecast_bench.result import ScenarioResult
     from cachecast_bench.target import Certificate, Running, Target
 
@@ -63,12 +64,15 @@ class Stage:
         running: The server.
         generator: Its client.
         is_out: A peer that could not do what was asked of it; the others go on without it.
+        company: Programs of ours that share the generator's core, so that nobody takes them for
+            other people's.
     """
 
     target: Target
     running: Running
     generator: Generator
     is_out: bool = False
+    company: list[Child] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -243,7 +247,9 @@ class Bench:
     ) -> Sample:
         """Run once and return what was measured, with the disturbance seen meanwhile."""
         child = stage.running.child
-        pids = {"target": child.pids, "generator": [*stage.generator.child.pids, os.getpid()]}
+        beside = [pid for one in stage.company for pid in one.pids]
+        generator = [*stage.generator.child.pids, os.getpid(), *beside]
+        pids = {"target": child.pids, "generator": generator}
         before, used = core_times(), {role: cpu_ns(them) for role, them in pids.items()}
         report = await stage.generator.run(pids=pids["target"], **run)
         after, used_after = core_times(), {role: cpu_ns(them) for role, them in pids.items()}

@@ -30,11 +30,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.version_option(package_name="cachecast", prog_name="cachecast bench")
+def cli() -> None:
     """Measure Cachecast beside the physical limit and beside its peers, in one run."""
 
 
-@main.command("list")
+@cli.command("list")
 def list_scenarios() -> None:
     """Show what can be run."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
@@ -51,7 +52,7 @@ def list_scenarios() -> None:
     )
 
 
-@main.command()
+@cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--quick", is_flag=True, help="A smoke test of seconds: small sizes, short repeats.")
 @click.option("--json", "json_file", type=_FILE, help="Keep everything, every raw sample, in FILE.")
@@ -130,7 +131,7 @@ def run(
     sys.exit(exit_code(result))
 
 
-@main.command("compare")
+@cli.command("compare")
 @click.argument("base", type=_FILE)
 @click.argument("new", type=_FILE)
 def compare_files(base: Path, new: Path) -> None:
@@ -143,7 +144,7 @@ def compare_files(base: Path, new: Path) -> None:
     sys.exit(comparison.exit_code)
 
 
-@main.command()
+@cli.command()
 @click.argument("file", type=_FILE)
 @click.option("--plot", "plot_file", type=_FILE, help="Draw the result into FILE (.svg or .png).")
 def show(file: Path, plot_file: Path | None) -> None:
@@ -155,7 +156,7 @@ def show(file: Path, plot_file: Path | None) -> None:
     sys.exit(exit_code(result))
 
 
-@main.command()
+@cli.command()
 def peers() -> None:
     """Show the peers.
 
@@ -241,3 +242,10 @@ def _plot(result: Result, path: Path) -> None:
         plot(result, path)
     except PlotError as error:
         click.echo(f"nothing drawn: {error}", err=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    # The whole command line of `cachecast`, for usage lines and for the shell's completion.
+    whole = click.Group("cachecast", commands={"bench": cli})
+    whole.main(["bench", *sys.argv[1:]], prog_name="cachecast")

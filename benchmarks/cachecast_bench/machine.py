@@ -52,10 +52,12 @@ class Cores:
         target: For the server.
         generator: For the generator; equal to `target` on a machine with one core, which makes any
             result INVALID.
+        spare: A third one, for programs that are neither, if there is one.
     """
 
     target: int
     generator: int
+    spare: int | None = None
 
     @property
     def are_separate(self) -> bool:
@@ -70,7 +72,8 @@ def choose_cores() -> Cores:
     elsewhere.
     """
     cores = sorted(os.sched_getaffinity(0))
-    return Cores(target=cores[-1], generator=cores[0])
+    spare = cores[1] if len(cores) > 2 else None
+    return Cores(target=cores[-1], generator=cores[0], spare=spare)
 
 
 def describe() -> dict[str, Any]:
@@ -104,6 +107,8 @@ def commit() -> str:
     "unknown" outside a checkout.
     """
     try:
+        # Installed, this file may lie in a checkout of somebody else's.
+        _git("ls-files", "--error-unmatch", __file__)
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
@@ -113,7 +118,7 @@ def commit() -> str:
 
 def command_line() -> list[str]:
     """Return the command that was run, without the directories of this machine."""
-    return ["python", "-m", "cachecast_bench", *sys.argv[1:]]
+    return ["cachecast", "bench", *sys.argv[1:]]
 
 
 def _git(*arguments: str) -> str:

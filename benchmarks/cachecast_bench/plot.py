@@ -42,7 +42,7 @@ def check_plot(path: Path) -> None:
         message = f"{path.name}: the ending must be .svg or .png"
         raise PlotError(message)
     if importlib.util.find_spec("matplotlib") is None:
-        message = "matplotlib is not installed: pip install --group bench"
+        message = "matplotlib is not installed: pip install 'cachecast[bench]'"
         raise PlotError(message)
 
 

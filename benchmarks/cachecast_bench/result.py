@@ -219,7 +219,7 @@ class Result:
             ResultError: It has another shape or another schema.
         """
         if not isinstance(document, dict) or document.get("tool") != "cachecast benchmarks":
-            message = "not a result of `python -m cachecast_bench run --json`"
+            message = "not a result of `cachecast bench run --json`"
             raise ResultError(message)
         if document.get("schema") != SCHEMA:
             message = (

@@ -20,7 +20,7 @@ from cachecast_bench.dialects import Endpoint
 from cachecast_bench.process import Child, child_process, free_port, write_config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 APP_ID, APP_KEY, APP_SECRET = "4242", "benchmark-key", "benchmark-secret"
 
@@ -123,14 +123,15 @@ class Engine(Target):
     """`python -m cachecast serve` with a configuration of the benchmark's own.
 
     Only what would forbid the work is raised above the defaults; `options` are further settings of
-    the node, by name.
+    the node, by name, and `apps` the settings of further apps.
     """
 
     name = "cachecast"
     title = "python -m cachecast serve"
     supports_tls = True
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, *, apps: Sequence[Mapping[str, object]] = (), **options: object) -> None:
+        self._apps = apps
         self._options = options
 
     @asynccontextmanager
@@ -152,6 +153,7 @@ class Engine(Target):
                     port,
                     tls=certificate is not None,
                     keeps_values=True,
+                    batch=10,
                     options=credentials,
                 )
                 yield Running(self.name, child, endpoint, self._notes(), admin_port)
@@ -167,11 +169,13 @@ class Engine(Target):
         if certificate is not None:
             server |= {"tls_cert": str(certificate.cert), "tls_key": str(certificate.key)}
         node = _toml_lines(self._options)
-        return f"{node}[server]\n{_toml_lines(server)}\n[[apps]]\n{_toml_lines(app)}"
+        apps = "".join(f"\n[[apps]]\n{_toml_lines(one)}" for one in (app, *self._apps))
+        return f"{node}[server]\n{_toml_lines(server)}{apps}"
 
     def _notes(self) -> str:
         extra = ", ".join(f"{name} = {value}" for name, value in self._options.items())
-        return f"{self.title}, default limits{' but ' + extra if extra else ''}"
+        apps = f", {len(self._apps)} more app" if self._apps else ""
+        return f"{self.title}{apps}, default limits{' but ' + extra if extra else ''}"
 
 
 def _toml_lines(values: Mapping[str, object]) -> str:

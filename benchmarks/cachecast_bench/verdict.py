@@ -200,6 +200,12 @@ def _judge_generator(sample: dict[str, Any], add: Callable[[Level, str], None]) 
             f"flat out the server used {target:.0%} of its core and the generator {generator:.0%}"
         )
         add("warning", f"{text}: neither was the bottleneck, so trust costs rather than rates")
+    lag, allowed = sample.get("generator_lag_p99_us"), sample.get("allowed_lag_us")
+    if lag is not None and allowed is not None and lag > allowed:
+        add(
+            "invalid",
+            f"the generator's own loop was up to {lag / 1000:.1f} ms late (p99): it starved",
+        )
     late, delay = sample.get("late_p99_us"), sample.get("p99_us")
     if late is not None and delay and late > max(1000, delay / 4):
         add(

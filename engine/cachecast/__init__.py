@@ -10,8 +10,8 @@ The words:
 
 The floors, each of which looks only down: ``server`` (sockets) - ``broker`` (the verbs) - ``tasks``
 and ``bus`` - ``channels`` (what is held in memory) - ``protocol`` (bytes and their meaning) -
-``apps``, ``config``, ``metrics`` - ``errors``. ``client`` stands beside the house. ``DESIGN.md``,
-next to this file, has the rest.
+``apps``, ``config``, ``metrics`` - ``errors``. ``client`` stands beside the house.
+``engine/DESIGN.md`` in the repository has the rest.
 
 Names are loaded when they are first used. Importing all of it takes 0.4 s, and pytest imports this
 package in every suite of an environment that has it installed, for ``cachecast.testing.plugin``.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cachecast.errors import (
         AuthError,
         BadRequestError,
+        BrokerClosedError,
         BusError,
         CapacityError,
         ConfigError,
@@ -37,15 +38,17 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         SubscriptionError,
     )
+    from cachecast.events import AppEvent
     from cachecast.server import Server, bridge, serve
     from cachecast.server.tls import TlsTerms
-    from cachecast.tasks.webhooks import WebhookEvent
 
 __all__ = [
     "App",
+    "AppEvent",
     "AuthError",
     "BadRequestError",
     "Broker",
+    "BrokerClosedError",
     "BrokerConfig",
     "BusError",
     "CachedEvent",
@@ -62,18 +65,22 @@ __all__ = [
     "SubscriptionError",
     "TlsTerms",
     "Webhook",
-    "WebhookEvent",
     "bridge",
     "open_broker",
     "serve",
 ]
 
+#: The one place that says it: the build asks here too.
+__version__ = "0.1.0"
+
 #: Public name -> the module that has it.
 _HOMES = {
     "App": "cachecast.apps",
+    "AppEvent": "cachecast.events",
     "AuthError": "cachecast.errors",
     "BadRequestError": "cachecast.errors",
     "Broker": "cachecast.broker",
+    "BrokerClosedError": "cachecast.errors",
     "BrokerConfig": "cachecast.config",
     "BusError": "cachecast.errors",
     "CachedEvent": "cachecast.broker",
@@ -90,7 +97,6 @@ _HOMES = {
     "SubscriptionError": "cachecast.errors",
     "TlsTerms": "cachecast.server.tls",
     "Webhook": "cachecast.apps",
-    "WebhookEvent": "cachecast.tasks.webhooks",
     "bridge": "cachecast.server",
     "open_broker": "cachecast.broker",
     "serve": "cachecast.server",

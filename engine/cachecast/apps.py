@@ -7,27 +7,35 @@ in its unit; defaults are hosted Pusher's where it documents one (protocol.md 9.
 from __future__ import annotations
 
 from math import inf
-from typing import Literal, get_args
-from urllib.parse import urlsplit
+from typing import get_args
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
+from cachecast.events import AppEventName
 
-__all__ = ["MAX_CACHE_TTL_S", "App", "KeyPair", "Webhook", "WebhookEvent"]
+__all__ = [
+    "EVENT_OVERHEAD_BYTES",
+    "MAX_CACHE_TTL_S",
+    "ORIGINS_WITHOUT_HOST",
+    "WEBHOOK_EVENTS",
+    "App",
+    "KeyPair",
+    "Webhook",
+]
 
-#: The promise of the product: no cached value lives longer. Pusher says "up to 30 minutes".
+#: Seconds that no cached value outlives: the promise of the product. Pusher says "up to 30
+#: minutes".
 MAX_CACHE_TTL_S = 1800.0
 
-WebhookEvent = Literal[
-    "channel_occupied",
-    "channel_vacated",
-    "member_added",
-    "member_removed",
-    "client_event",
-    "cache_miss",
-    "subscription_count",
-]
+#: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
+ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
+
+#: What an event has around its data, in a frame, in a request's body and in the cache: the names,
+#: and what holds them together. Limits that an event must pass leave room for it. They cannot leave
+#: room for every escape: JSON writes a quote in two bytes and a control character in six.
+EVENT_OVERHEAD_BYTES = 1_024
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,14 +57,14 @@ class Webhook(_Config, frozen=True, kw_only=True):
     """One URL that is told what happens in an app.
 
     Attributes:
-        url: http or https.
-        events: which events it wants; empty means all seven.
-        channel_prefixes: only channels that start with one of these; empty means all.
-        headers: sent along with every request, for example a token of the receiver's.
+        url: http or https URL.
+        events: names of the events that it wants; empty means all seven.
+        channel_prefixes: beginnings of the channels that it wants; empty means all.
+        headers: header lines sent along with every request, for example a token of the receiver's.
     """
 
     url: str
-    events: tuple[WebhookEvent, ...] = ()
+    events: tuple[AppEventName, ...] = ()
     channel_prefixes: tuple[str, ...] = ()
     headers: dict[str, str] = {}
 
@@ -72,28 +80,33 @@ class App(_Config, frozen=True, kw_only=True):
     that signs webhooks (protocol.md 7).
 
     Attributes:
-        id: digits, if Pusher's Python and Go libraries are to accept it.
+        id: the app's id in paths of the HTTP API; digits, if Pusher's Python and Go libraries are
+            to accept it.
         cluster: the region the app lives in; None is any. A node of another cluster refuses the
             app with 4001, so that what is published to it never leaves its region.
-        is_enabled: if not, WebSockets get 4003 and HTTP requests 403.
-        is_tls_only: if so, plain WebSockets get 4000, which makes pusher-js come back with TLS, and
-            plain HTTP requests 403.
-        allows_client_events: off on hosted Pusher until switched on, so here too.
-        sends_subscription_counts: ``subscription_count`` events and webhooks. The attribute of
-            the HTTP API is given without it.
-        allows_sign_in: ``pusher:signin``.
-        requires_authorization: a connection that neither signs in nor joins a private or presence
-            channel within ``authorization_timeout_s`` is closed with 4009; until it does, it does
-            not count to ``max_connections``.
+        is_enabled: whether the app is served; if not, WebSockets get 4003 and HTTP requests 403.
+        is_tls_only: whether TLS is asked for: plain WebSockets get 4000, which makes pusher-js come
+            back with TLS, and plain HTTP requests 403.
+        allows_client_events: whether clients may trigger events; off on hosted Pusher until
+            switched on, so here too.
+        sends_subscription_counts: whether there are ``subscription_count`` events and webhooks. The
+            attribute of the HTTP API is given without it.
+        allows_sign_in: whether ``pusher:signin`` is taken.
+        requires_authorization: whether a connection that neither signs in nor joins a private or
+            presence channel within ``authorization_timeout_s`` is closed with 4009; until it does,
+            it does not count to ``max_connections``.
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
-            must match; empty allows all. Others are closed with 4009.
-        cache_ttl_s: never above 1800 (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's
-            counts.
-        max_cache_entries, max_cache_bytes: at the ceiling the oldest value goes first; counted.
-        max_pending_bytes: what may wait for one slow connection; past it the connection is closed
-            with 4100. Cache channels keep one pending value each and do not grow.
-        stall_timeout_s: a connection that takes nothing for so long is closed with 4100.
-        max_undelivered_bytes: publications that wait for their turn; past it publishers wait.
+            must match, or ``null`` and ``file://`` for pages without a host; empty allows all.
+            Others are closed with 4009.
+        cache_ttl_s: lifetime of cached values in seconds, never above 1800
+            (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
+        max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
+            bytes; at one the oldest value goes first, and is counted.
+        max_pending_bytes: bytes that may wait for one slow connection; past it the connection is
+            closed with 4100. Cache channels keep one pending value each and do not grow.
+        stall_timeout_s: seconds after which a connection that takes nothing is closed with 4100.
+        max_undelivered_bytes: bytes of publications that wait for their turn; past it publishers
+            wait.
     """
 
     id: str
@@ -170,26 +183,10 @@ class App(_Config, frozen=True, kw_only=True):
         """
         self._check_credentials(where)
         self._check_ttl(where)
-        for field in _POSITIVE:
-            value = getattr(self, field)
-            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
-                raise ConfigError(
-                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
-                )
-        if self.max_channel_name_length > 1_000:
-            raise ConfigError(
-                f"{where}.max_channel_name_length", "must be at most 1000 characters."
-            )
+        self._check_limits(where)
+        self._check_origins(where)
         if self.cluster == "":
             raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
-        for number, host in enumerate(self.allowed_origins):
-            # Compared with the host of an Origin header; what can be none would fit nobody.
-            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
-                raise ConfigError(
-                    f"{where}.allowed_origins[{number}]",
-                    f"must be a host name without scheme and port, is {host!r}.",
-                    "For example example.org, or *.example.org for its subdomains.",
-                )
         for number, hook in enumerate(self.webhooks):
             if not _is_http_url(hook.url):
                 raise ConfigError(
@@ -200,6 +197,8 @@ class App(_Config, frozen=True, kw_only=True):
     def _check_credentials(self, where: str) -> None:
         if not self.id or "/" in self.id:
             raise ConfigError(f"{where}.id", "must be non-empty and without '/'.")
+        _check_visible(f"{where}.id", "it", self.id)
+        _check_path_part(f"{where}.id", "it", self.id)
         if bool(self.key) != bool(self.secret):
             raise ConfigError(f"{where}.key", "key and secret must be given together.")
         if not self.key_pairs:
@@ -213,6 +212,42 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(f"{where}.keys", "key and secret must not be empty.")
             if ":" in pair.key or "/" in pair.key:
                 raise ConfigError(f"{where}.keys", f"key {pair.key!r} must not contain ':' or '/'.")
+            _check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
+            _check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
+            _check_path_part(f"{where}.keys", f"key {pair.key!r}", pair.key)
+
+    def _check_limits(self, where: str) -> None:
+        for field in _POSITIVE:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
+                raise ConfigError(
+                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
+                )
+        for field, one in (
+            ("max_pending_bytes", "max_event_bytes"),
+            ("max_pending_bytes", "max_presence_member_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+        ):
+            require_room(
+                f"{where}.{field}", getattr(self, field), f"{where}.{one}", getattr(self, one)
+            )
+        if self.max_channel_name_length > 1_000:
+            raise ConfigError(
+                f"{where}.max_channel_name_length", "must be at most 1000 characters."
+            )
+
+    def _check_origins(self, where: str) -> None:
+        for number, host in enumerate(self.allowed_origins):
+            # Compared with the host of an Origin header; what can be none would fit nobody.
+            if host in ORIGINS_WITHOUT_HOST:
+                continue
+            if not host or set(host) & set("/[]@ ") or host.count(":") == 1:
+                raise ConfigError(
+                    f"{where}.allowed_origins[{number}]",
+                    f"must be a host name without scheme and port, is {host!r}.",
+                    "For example example.org, or *.example.org for its subdomains; null or file:// "
+                    "for pages without a host.",
+                )
 
     def _check_ttl(self, where: str) -> None:
         if self.cache_ttl_s is not None and not 0 < self.cache_ttl_s <= MAX_CACHE_TTL_S:
@@ -223,6 +258,56 @@ class App(_Config, frozen=True, kw_only=True):
                 "cache channels promise.",
                 "Lower it or leave it out.",
             )
+
+
+def _check_visible(field: str, what: str, text: str) -> None:
+    """Refuse what a copied credential has by mistake, and nobody sees. The text is not shown."""
+    if text != text.strip():
+        raise ConfigError(
+            field,
+            f"{what} must not begin or end with a blank or a line break.",
+            "Was it read from a file whose last line ends in one?",
+        )
+    if not text.isprintable():
+        raise ConfigError(
+            field,
+            f"{what} contains a character that cannot be seen.",
+            "Copy it again, or `cachecast generate app` makes another.",
+        )
+
+
+def _check_path_part(field: str, what: str, text: str) -> None:
+    """Refuse what is another text by the time it has travelled in the path of a URL.
+
+    Some clients encode it and some do not (pusher-js, the server libraries), so it must mean the
+    same either way.
+    """
+    if set(text) & set("?#\\") or text in {".", ".."}:
+        rule = "must not contain '?', '#' or '\\', nor be '.' or '..'"
+    elif unquote(text) != text:
+        rule = "must not contain '%' before two hexadecimal digits"
+    else:
+        return
+    raise ConfigError(
+        field,
+        f"{what} {rule}: it stands in the path of a URL, and not every client encodes it there.",
+    )
+
+
+def require_room(field: str, limit: int, small_field: str, small: int) -> None:
+    """Check that one of what ``small_field`` allows passes the limit ``field``.
+
+    Raises:
+        ConfigError: it never could; names the least value that would do.
+    """
+    least = small + EVENT_OVERHEAD_BYTES
+    if limit < least:
+        raise ConfigError(
+            field,
+            f"must be at least {least}, is {limit}: {small_field} allows {small}, "
+            f"and up to {EVENT_OVERHEAD_BYTES} bytes come around it.",
+            f"Raise it, to a multiple if the data is full of quotes, or lower {small_field}.",
+        )
 
 
 def _is_http_url(text: str) -> bool:
@@ -257,4 +342,5 @@ _POSITIVE = (
     "max_queued_webhook_events",
 )
 
-WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
+#: Names that a webhook may ask for: all there are.
+WEBHOOK_EVENTS: tuple[AppEventName, ...] = get_args(AppEventName)

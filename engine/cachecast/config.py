@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from cachecast.apps import MAX_CACHE_TTL_S, WEBHOOK_EVENTS, App, KeyPair, Webhook
+from cachecast.apps import (
+    MAX_CACHE_TTL_S,
+    WEBHOOK_EVENTS,
+    App,
+    KeyPair,
+    Webhook,
+    require_room,
+)
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ __all__ = [
     "load_config",
 ]
 
-#: Served when nothing is configured, on loopback only.
+#: The app that is served when nothing is configured, on loopback only.
 DEMO_APP = App(
     id="4242",
     key="app-key",
@@ -44,7 +51,7 @@ DEMO_APP = App(
     sends_subscription_counts=True,
 )
 
-#: What clients may be told when the node ends; the first is the default.
+#: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
 
 
@@ -54,20 +61,24 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         cluster: the region this node is in; apps of another one are refused with 4001.
         cache_ttl_s: lifetime of cached values in seconds, at most 1800.
-        max_cache_entries, max_cache_bytes: of all apps together; the oldest value goes first.
+        max_cache_entries, max_cache_bytes: ceilings of the cached values of all apps together, in
+            number and in bytes; past one the app that holds most loses its oldest value.
         requires_protocol: refuse a client that names no protocol version with 4008, as hosted
             Pusher announces for some day (protocol.md 1.2); load scripts often name none.
-        max_connections: of all apps together; past it 4100. None: as many as files may be open.
+        max_connections: clients of all apps together; past it 4100. None: as many as files may be
+            open.
         activity_timeout_s: told to clients; a silent one is pinged after it.
-        pong_timeout_s: how long a pinged client may take before 4201.
+        pong_timeout_s: seconds that a pinged client may take before 4201.
         max_inactivity_s: 4202 for clients that answer no pings of either kind (protocol.md 1.5).
-        max_message_bytes: of one message from a client; past it the close code is 1009.
-        max_head_bytes, max_headers: of one HTTP request head; past them 431.
-        max_body_bytes: of one HTTP request; past it 413.
+        max_message_bytes: bytes of one message from a client; past it the close code is 1009.
+        max_head_bytes, max_headers: bytes and headers of one HTTP request head; past them 431.
+        max_body_bytes: bytes of the body of one HTTP request; past it 413.
         max_undelivered_bytes: publications that wait on one channel; past it publishers wait.
+        max_outbox_bytes: that wait for slow connections of all apps, 200 for each frame included;
+            past it whoever has taken nothing for the longest is closed with 4100.
         request_timeout_s: TLS handshake and one complete request, together; past it 408.
-        idle_timeout_s: of an HTTP connection between requests.
-        close_timeout_s: how long a closing client may take to read the close frame.
+        idle_timeout_s: seconds that an HTTP connection may be silent between requests.
+        close_timeout_s: seconds that a closing client may take to read the close frame.
     """
 
     apps: Sequence[App] = ()
@@ -78,7 +89,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     requires_protocol: bool = False
     max_connections: int | None = None
-    activity_timeout_s: float = 120.0
+    activity_timeout_s: float = 45.0
     pong_timeout_s: float = 30.0
     max_inactivity_s: float = 86_400.0
     max_message_bytes: int = 64 * 1024
@@ -86,6 +97,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_headers: int = 100
     max_body_bytes: int = 2 * 1024 * 1024
     max_undelivered_bytes: int = 1024 * 1024
+    max_outbox_bytes: int = 256 * 1024 * 1024
     request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     close_timeout_s: float = 5.0
@@ -125,6 +137,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for number, app in enumerate(self.apps):
             where = f"apps[{number}]"
             app.check(where)
+            self._check_room(app, where)
             if app.id in ids:
                 raise ConfigError(f"{where}.id", f"{app.id!r} is used by another app.")
             ids.add(app.id)
@@ -132,6 +145,20 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 if pair.key in keys:
                     raise ConfigError(f"{where}.key", f"{pair.key!r} is used twice.")
                 keys.add(pair.key)
+
+    def _check_room(self, app: App, where: str) -> None:
+        """Check that what the app allows passes the limits of the node."""
+        pairs = [
+            ("max_body_bytes", "max_event_bytes"),
+            ("max_cache_bytes", "max_event_bytes"),
+            ("max_outbox_bytes", "max_pending_bytes"),
+            ("max_message_bytes", "max_presence_member_bytes"),
+            ("max_message_bytes", "max_user_id_length"),
+        ]
+        if app.allows_client_events:
+            pairs.append(("max_message_bytes", "max_event_bytes"))
+        for field, one in pairs:
+            require_room(field, getattr(self, field), f"{where}.{one}", getattr(app, one))
 
 
 _POSITIVE = (
@@ -145,6 +172,7 @@ _POSITIVE = (
     "max_headers",
     "max_body_bytes",
     "max_undelivered_bytes",
+    "max_outbox_bytes",
     "request_timeout_s",
     "idle_timeout_s",
     "close_timeout_s",
@@ -155,16 +183,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where and how ``cachecast serve`` listens.
 
     Attributes:
-        host, port: of clients, WebSocket and HTTP API alike; port 0 lets the system choose.
+        host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
+            choose.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
-        admin_host, admin_port: where; no port means the one after ``port``, or any if it is taken.
-        trusts_proxy: believe a proxy's ``X-Forwarded-Proto``, for apps that accept TLS only.
-        locks_memory: keep the process out of swap (``mlockall``).
-        drain_s: within which clients are closed after SIGTERM, at an even rate.
-        drain_code: that they are told: 4100 brings them back after a second or more, 4200 at once.
-        exit_limit_s: after SIGTERM the process has ended by then, whatever still waits.
-        log_format: ``auto`` is readable on a terminal and JSON otherwise.
+        admin_host, admin_port: the admin address; no port means the one after ``port``, or any if
+            it is taken.
+        trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto`` or ``Forwarded``, for
+            apps that accept TLS only.
+        locks_memory: whether to keep the process out of swap (``mlockall``).
+        drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
+        drain_code: close code that they are told: 4100 brings them back after a second or more,
+            4200 at once.
+        webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
+        exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
+            otherwise.
     """
 
     host: str = "127.0.0.1"
@@ -178,6 +212,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     locks_memory: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
+    webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
     log_format: str = "auto"
     log_level: str = "info"
@@ -197,6 +232,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("server.log_level", "must be debug, info, warning or error.")
         if not 0 <= self.drain_s < inf:
             raise ConfigError("server.drain_s", f"must be 0 or more and finite, is {self.drain_s}.")
+        if not 0 <= self.webhook_flush_s < inf:
+            raise ConfigError(
+                "server.webhook_flush_s",
+                f"must be 0 or more and finite, is {self.webhook_flush_s}.",
+            )
         if self.drain_code not in DRAIN_CODES:
             raise ConfigError("server.drain_code", f"must be 4100 or 4200, is {self.drain_code}.")
         if not self.drain_s < self.exit_limit_s < inf:

@@ -12,11 +12,13 @@ appear; nothing above that seam knows them.
         BadRequestError         an HTTP API request with a missing or wrong parameter
         BadChannelNameError     a channel name outside the grammar
         SubscriptionError       a subscription that is refused
+        ClientEventError        a client event that is not relayed
         RefusedError            a connection that may not exist (4000-4009)
         AuthError               a signature, key or timestamp is wrong
         LimitError              rate, size or quota:  .limit  .actual  .unit
         CapacityError           this node is full: come back later
       BusError                other nodes cannot be reached
+      BrokerClosedError       the broker that is asked has ended
 
 How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
 
@@ -28,6 +30,7 @@ How each is answered (``tests/unit/test_errors.py`` compares this table with the
     BadRequestError         null        400          no        raises
     BadChannelNameError     null        400          no        reports it, stays connected
     SubscriptionError       null        400          no        subscription_error on the channel
+    ClientEventError        null        400          no        reports it, stays connected
     RefusedError            4009        403          yes       stops for good
     AuthError               null        401          no        reports it, stays connected
     LimitError              null        413          no        reports it, stays connected
@@ -37,6 +40,9 @@ How each is answered (``tests/unit/test_errors.py`` compares this table with the
 A ``close code`` of null is how hosted Pusher reports a fault that leaves the connection open
 (protocol.md 1.7 and 2.9). An instance may carry another code than its class, for example a
 ``LimitError`` for client events has 4301.
+
+What a client sent is quoted so that its author can find it, and not sent back to it whole:
+:func:`clip` cuts every message of a ``RemoteProtocolError``.
 
 Logging an error that nobody expected: as text, ``_log.error(..., traceback=format_exc())``, and not
 by ``_log.exception``. What that prints is decided by the embedder's configuration of structlog,
@@ -50,8 +56,10 @@ __all__ = [
     "BadChannelNameError",
     "BadMessageError",
     "BadRequestError",
+    "BrokerClosedError",
     "BusError",
     "CapacityError",
+    "ClientEventError",
     "ConfigError",
     "EngineError",
     "LimitError",
@@ -60,6 +68,19 @@ __all__ = [
     "RemoteProtocolError",
     "SubscriptionError",
 ]
+
+#: Bytes of a message that a client is told.
+MAX_MESSAGE_BYTES = 600
+
+
+def clip(text: str, max_bytes: int = 300) -> str:
+    """A text, or what of it fits into so many bytes of UTF-8 and a mark that it was cut."""
+    if len(text) * 4 <= max_bytes:
+        return text
+    data = text.encode("utf-8", "replace")
+    if len(data) <= max_bytes:
+        return text
+    return data[:max_bytes].decode("utf-8", "ignore") + "…"
 
 
 class EngineError(Exception):
@@ -70,9 +91,9 @@ class ConfigError(EngineError):
     """A configuration that cannot work, found at start-up.
 
     Attributes:
-        field: where it stands, for example ``apps[0].cache_ttl_s``.
-        rule: what must be true, in one sentence.
-        remedy: what to do about it; may be empty.
+        field: path of the field, for example ``apps[0].cache_ttl_s``.
+        rule: one sentence that says what must be true.
+        remedy: one sentence that says what to do about it; may be empty.
     """
 
     def __init__(self, field: str, rule: str, remedy: str = "") -> None:
@@ -102,6 +123,7 @@ class RemoteProtocolError(EngineError):
     def __init__(
         self, message: str, *, close_code: int | None = None, http_status: int | None = None
     ) -> None:
+        message = clip(message, MAX_MESSAGE_BYTES)
         super().__init__(message)
         self.message = message
         if close_code is not None:
@@ -141,6 +163,20 @@ class SubscriptionError(RemoteProtocolError):
         self.status = status
 
 
+class ClientEventError(RemoteProtocolError):
+    """A refused client event; its frame names the channel, as some clients expect.
+
+    Over a rate it carries the code 4301 (protocol.md 4).
+
+    Attributes:
+        channel: the name as the client sent it, cut to 200 characters.
+    """
+
+    def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
+        super().__init__(message, close_code=close_code)
+        self.channel = channel[:200]
+
+
 class RefusedError(RemoteProtocolError):
     """The connection itself may not exist; it is answered and then closed."""
 
@@ -160,8 +196,8 @@ class LimitError(RemoteProtocolError):
 
     Attributes:
         limit: the allowed value.
-        actual: what was asked for; None where only the excess is known.
-        unit: of both, for example ``bytes``.
+        actual: the value that was asked for; None where only the excess is known.
+        unit: the unit of both, for example ``bytes``.
     """
 
     http_status = 413
@@ -192,3 +228,7 @@ class CapacityError(RemoteProtocolError):
 
 class BusError(EngineError):
     """Other nodes of the cluster cannot be reached."""
+
+
+class BrokerClosedError(EngineError):
+    """The broker has ended, and nothing can be asked of it any more."""

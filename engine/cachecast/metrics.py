@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AppCounters", "AppStatistics", "BrokerStatistics", "exposition"]
 
-#: Apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a node
-#: with thousands of tenants must stay small.
+#: Number of apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a
+#: node with thousands of tenants must stay small.
 MAX_LABELLED_APPS = 100
 
 
@@ -97,35 +97,49 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The node at one moment.
 
     Attributes:
-        outbox_bytes: waiting for slow connections.
-        backlogged_connections: that have anything waiting.
-        eviction_lag_s: of the last eviction, past the deadline.
-        max_eviction_lag_s: the worst since start.
-        loop_lag_s: how late the loop last woke a task that slept one second.
-        max_loop_lag_s: the worst since start.
-        refusals: of connections that belong to no app, by code.
+        outbox_bytes: bytes that wait for slow connections.
+        outbox_ceiling_closes: number of connections closed since start because all that waits was
+            too much for the node.
+        backlogged_connections: number of connections that have anything waiting.
+        eviction_lag_s: seconds past its deadline of the last eviction.
+        max_eviction_lag_s: the worst of these since start, in seconds.
+        loop_lag_s: seconds that the loop was late when it last woke a task that slept one second.
+        max_loop_lag_s: the worst of these since start, in seconds.
+        ready_wait_s: seconds that the oldest of what clients have sent has been waiting to be read.
+        max_ready_wait_s: the worst of these since start, in seconds.
+        fanout_lag_s: seconds from the last delivered publication to the ``send`` to its last
+            recipient.
+        max_fanout_lag_s: the worst of these since start, in seconds.
+        log_lines_dropped: number of log lines that nobody took, since start.
+        refusals: code -> refused connections that belong to no app.
     """
 
     apps: tuple[AppStatistics, ...]
     outbox_bytes: int
+    outbox_ceiling_closes: int = 0
     backlogged_connections: int
     eviction_lag_s: float
     max_eviction_lag_s: float
     loop_lag_s: float
     max_loop_lag_s: float
+    ready_wait_s: float
+    max_ready_wait_s: float
+    fanout_lag_s: float
+    max_fanout_lag_s: float
     is_draining: bool
     refusals: dict[str, int]
+    log_lines_dropped: int = 0
 
     @property
     def connections(self) -> int:
-        """Of all apps."""
+        """Open client connections of all apps."""
         return sum(app.connections for app in self.apps)
 
 
 _GAUGES = {
     "connections": "Open client connections.",
-    "subscriptions": "Subscriptions, one for each connection and channel.",
-    "channels": "Occupied channels.",
+    "subscriptions": "Subscriptions, one for each connection and channel, without users' own.",
+    "channels": "Occupied channels, without users' own.",
     "users": "Signed-in users.",
     "cache_entries": "Cached values.",
     "cache_bytes": "Bytes of cached values, with the overhead of an entry.",
@@ -155,6 +169,10 @@ _NODE_GAUGES = {
     "max_eviction_lag_s": "The worst eviction lag since start, in seconds.",
     "loop_lag_s": "Seconds the event loop was late at the last check.",
     "max_loop_lag_s": "The worst loop lag since start, in seconds.",
+    "ready_wait_s": "Seconds that the oldest bytes of a client have waited to be read.",
+    "max_ready_wait_s": "The longest that bytes of a client waited since start, in seconds.",
+    "fanout_lag_s": "Seconds from a publication to its last recipient, of the latest one.",
+    "max_fanout_lag_s": "The worst fan-out lag since start, in seconds.",
     "is_draining": "1 while the node shuts down.",
 }
 
@@ -190,6 +208,16 @@ class _BrokerRegistry:
                 "_seconds" if field.endswith("_s") else ""
             )
             yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
+        yield CounterMetricFamily(
+            "cachecast_outbox_ceiling_closes",
+            "Connections closed because all outboxes together held too much.",
+            value=statistics.outbox_ceiling_closes,
+        )
+        yield CounterMetricFamily(
+            "cachecast_log_lines_dropped",
+            "Lines of the log that nobody took in time.",
+            value=statistics.log_lines_dropped,
+        )
         refused = CounterMetricFamily(
             "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
         )

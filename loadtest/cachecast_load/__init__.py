@@ -4,7 +4,7 @@ It holds thousands of subscribers, publishes through the HTTP API on a fixed sch
 for every single event at every single subscriber, and ends with a verdict that it is prepared to
 refuse:
 
-    python -m cachecast_load run fanout --target ws://127.0.0.1:6001 \
+    cachecast load run fanout --target ws://127.0.0.1:6001 \
         --app-id 4242 --key app-key --secret app-secret --report out/
 
 Exit code 0: every objective holds. 1: one does not. 2: the run is invalid, and the report says why.

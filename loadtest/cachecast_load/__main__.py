@@ -1,6 +1,18 @@
-"""`python -m cachecast_load`."""
+"""`python -m cachecast_load`, which `cachecast load` becomes."""
 
-from cachecast_load.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from cachecast_load.cli import main
+
+        main()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("cachecast"):
+            raise
+        print(
+            f"cachecast load needs {error.name}, which is not installed: "
+            'pip install "cachecast[load]"',
+            file=sys.stderr,
+        )
+        sys.exit(3)

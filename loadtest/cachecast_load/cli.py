@@ -6,6 +6,7 @@ Exit codes: 0 all objectives hold, 1 one fails, 2 the run is invalid, 3 the harn
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cachecast_load import compare as comparing
-from cachecast_load.health import room_for
+from cachecast_load.health import fit_here, room_for
 from cachecast_load.plan import Plan, PlanError, make_plan, read_toml
 from cachecast_load.preflight import require_metrics
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
@@ -111,7 +112,7 @@ load_options = _options(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="cachecast")
+@click.version_option(package_name="cachecast", prog_name="cachecast load")
 def cli() -> None:
     """Load-test a Pusher-compatible deployment, with verdicts that hold."""
 
@@ -149,7 +150,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     plan, target = prepare(options)
     remote = options["expect_workers"] or 0
     processes = max(1, options["workers"] + remote)
-    problem = room_for(plan.greatest_subscribers, processes)
+    problem = room_for(plan.greatest_subscribers, processes) or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
     folder = options["report_folder"]
@@ -284,9 +285,7 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
 def _profile_name(options: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     name = options["profile"] or document.get("profile")
     if not name:
-        raise PlanError(
-            "name a profile or a --plan; `python -m cachecast_load profiles` lists them"
-        )
+        raise PlanError("name a profile or a --plan; `cachecast load profiles` lists them")
     return str(name)
 
 
@@ -376,13 +375,17 @@ def _shown_command() -> str:
         else:
             shown.append(word)
             hide = word in _HIDDEN
-    return " ".join(["python -m cachecast_load", *shown])
+    return shlex.join(["cachecast", "load", *shown])
 
 
 def main() -> None:
     """Run the command line; whatever goes wrong ends in a sentence and exit code 3."""
+    # The whole command line of `cachecast`, for usage lines and for the shell's completion.
+    whole = click.Group("cachecast", commands={"load": cli})
     try:
-        cli(standalone_mode=False)
+        whole.main(["load", *sys.argv[1:]], prog_name="cachecast", standalone_mode=False)
+    except ModuleNotFoundError:
+        raise  # what to install is said in __main__
     except click.exceptions.Abort:
         click.echo("stopped", err=True)
         raise SystemExit(HARNESS_FAILED) from None

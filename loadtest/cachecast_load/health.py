@@ -27,6 +27,10 @@ STALL_FLOOR_S = 0.2
 STALL_SHARE = 0.1
 DEPARTED_SHARE = 0.98
 _FD_EVERY_S = 5.0
+#: One is busy all the time under load; some more of them are still of use where targets are slow.
+WORKERS_PER_CORE = 4
+#: Of one that has just started.
+WORKER_BYTES = 80 * 1024 * 1024
 
 
 class HealthSampler:
@@ -88,6 +92,37 @@ def free_ports() -> int:
     path = Path("/proc/sys/net/ipv4/ip_local_port_range")
     low, high = path.read_text(encoding="ascii").split()
     return int(high) - int(low) + 1
+
+
+def fit_here(workers: int) -> str:
+    """Return why so many generator processes cannot run on this machine, or an empty text."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = WORKERS_PER_CORE * (cores or 1)
+    if workers > most:
+        return (
+            f"--workers {workers} is more than {most} processes, {WORKERS_PER_CORE} for each of"
+            f" {cores} cores, which would only wait for each other; use fewer or several machines"
+        )
+    free = available_bytes()
+    if free is not None and workers * WORKER_BYTES > free:
+        return (
+            f"--workers {workers} needs {workers * WORKER_BYTES >> 20:,} MiB of memory,"
+            f" {WORKER_BYTES >> 20} for each, and {free >> 20:,} MiB are free;"
+            f" use at most {free // WORKER_BYTES}"
+        )
+    return ""
+
+
+def available_bytes() -> int | None:
+    """Return how much memory new processes may take, None where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def room_for(sockets: int, processes: int) -> str:

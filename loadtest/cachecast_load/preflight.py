@@ -156,7 +156,9 @@ def ask_channel(
     target = session.target
     path = target.api_path("channels", channel)
     query = {"info": info} if info else {}
-    signed = pusher.signed_target(target.credentials, "GET", path, b"", int(time.time()), query)
+    signed = pusher.signed_target(
+        target.credentials, "GET", path, b"", int(time.time()), query, target.api.prefix
+    )
     request = make_request("GET", signed, target.api.host_header, list(target.headers), b"")
     return _ask(session, reactor, request)
 
@@ -195,7 +197,9 @@ def _measure_ttl(session: Session) -> float | None:
     channel = f"cache-lt-{session.run:04x}-ttl"
     path = target.api_path("events")
     body = pusher.event_body(channel, session.plan.event_name, "ttl")
-    signed = pusher.signed_target(target.credentials, "POST", path, body, int(time.time()))
+    signed = pusher.signed_target(
+        target.credentials, "POST", path, body, int(time.time()), prefix=target.api.prefix
+    )
     headers = [("Content-Type", "application/json"), *target.headers]
     request = make_request("POST", signed, target.api.host_header, headers, body)
     reactor = Reactor()

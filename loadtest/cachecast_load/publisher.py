@@ -199,7 +199,7 @@ class Publisher:
         body = pusher.event_body(name, session.plan.event_name, data)
         target = session.target
         signed = pusher.signed_target(
-            target.credentials, "POST", self._path, body, int(time.time())
+            target.credentials, "POST", self._path, body, int(time.time()), prefix=target.api.prefix
         )
         headers = [*_HEADERS, *target.headers]
         request = make_request("POST", signed, target.api.host_header, headers, body)

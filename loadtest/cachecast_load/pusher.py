@@ -133,16 +133,19 @@ def signed_target(
     body: bytes,
     unix_now: int,
     query: dict[str, str] | None = None,
+    prefix: str = "",
 ) -> str:
     """Return path and query of a signed HTTP API request.
 
     Args:
         credentials: key and secret of the app.
         method: `GET` or `POST`.
-        path: as it goes into the request line, from the first slash.
+        path: from `/apps/` on, as it goes into the request line.
         body: the exact bytes that will be sent, empty for GET.
         unix_now: wall time in seconds; the target allows 600 s of difference.
         query: further parameters, unescaped.
+        prefix: that the target is reached under. It is not signed, as no library does that knows
+            only the API's paths: a proxy may take it off.
     """
     params = {
         **(query or {}),
@@ -156,7 +159,7 @@ def signed_target(
     plain = "&".join(f"{name}={value}" for name, value in ordered)
     signature = sign(credentials.secret, f"{method}\n{path}\n{plain}")
     escaped = "&".join(f"{name}={quote(value, safe=',')}" for name, value in ordered)
-    return f"{path}?{escaped}&auth_signature={signature}"
+    return f"{prefix}{path}?{escaped}&auth_signature={signature}"
 
 
 def _compact(value: object) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 
 # Locust first: it patches the standard library, and everything imported later must see that.
 import gevent
+import gevent.socket
 from gevent.event import Event
 from locust.env import Environment
 from rich.console import Console
@@ -33,6 +34,7 @@ from cachecast_load.web import extend
 WORKERS_TIMEOUT_S = 30.0
 REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
 ENV = "CACHECAST_LOADTEST"
+LIFELINE = f"{ENV}_LIFELINE"  # set for workers whose stdin ends with their master
 
 
 def run(
@@ -73,7 +75,9 @@ def run(
             port = port or _free_port()
             environment.create_master_runner(host, port)
             swarm.attach()
-            children = [_start_worker(target, port) for _ in range(workers)]
+            _stop_on_interrupt(swarm, children)
+            # One by one into the list: whoever interrupts this finds those that have been started.
+            children.extend(_start_worker(target, port) for _ in range(workers))
             if remote and not quiet:
                 print(f"waiting for {remote} workers at {host}:{port}", file=sys.stderr)
             timeout_s = REMOTE_TIMEOUT_S if remote else WORKERS_TIMEOUT_S
@@ -87,7 +91,7 @@ def run(
         else:
             environment.create_local_runner()
             swarm.attach()
-        _stop_on_interrupt(swarm, children)
+            _stop_on_interrupt(swarm, children)
         if not quiet and plan.measured_s >= 600:
             print(f"this run measures for {plan.measured_s / 60:.0f} minutes", file=sys.stderr)
         live = _LiveTable(quiet=quiet)
@@ -100,6 +104,8 @@ def run(
 
 def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> int:
     """Generate for a master until it says quit; returns the exit code."""
+    if os.environ.pop(LIFELINE, None):
+        gevent.spawn(_end_with_the_master)
     if not quiet:
         print(f"waiting for the master at {master_host}:{master_port}", file=sys.stderr)
     logging.getLogger("locust").setLevel(logging.ERROR)
@@ -116,6 +122,15 @@ def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> 
     return 0
 
 
+def _end_with_the_master() -> None:
+    """End at once when the master does, however it ends: it holds the other end of our stdin.
+
+    One that ended while this process was still starting has left an end of file, too.
+    """
+    gevent.socket.wait_read(sys.stdin.fileno())
+    os._exit(HARNESS_FAILED)
+
+
 def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool) -> int:
     """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
     plan, refusal = _preflight(plan, target)
@@ -123,7 +138,7 @@ def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: b
         print(f"INVALID  {refusal}", file=sys.stderr)
         return 2
     environment = Environment(user_classes=[PublisherUser, SubscriberUser])
-    swarm = Swarm(environment, plan, target, command="python -m cachecast_load ui")
+    swarm = Swarm(environment, plan, target, command="cachecast load ui")
     environment.shape_class = swarm.make_shape()
     environment.create_local_runner()
     swarm.attach()
@@ -185,6 +200,7 @@ def _start_worker(target: Target, port: int) -> subprocess.Popen[bytes]:
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith(f"{ENV}_")}
     environment |= {f"{ENV}_{name}": value for name, value in given.items() if value}
+    environment[LIFELINE] = "1"
     command = [
         sys.executable,
         "-m",
@@ -199,6 +215,7 @@ def _start_worker(target: Target, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         env=environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         process_group=0,
     )
@@ -214,6 +231,8 @@ def _end(children: list[subprocess.Popen[bytes]], *, are_done: bool) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
 
 
 def _stop_on_interrupt(swarm: Swarm, children: list[subprocess.Popen[bytes]]) -> None:

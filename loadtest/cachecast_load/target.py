@@ -83,9 +83,9 @@ class Target:
     encryption_key: bytes | None = field(default=None, repr=False)
 
     def api_path(self, *parts: str) -> str:
-        """Return the path of an HTTP API resource of the app."""
+        """Return the path of an HTTP API resource of the app, without the URL's prefix."""
         escaped = "/".join(quote(part, safe="") for part in (self.credentials.app_id, *parts))
-        return f"{self.api.prefix}/apps/{escaped}"
+        return f"/apps/{escaped}"
 
     def describe(self) -> dict[str, object]:
         """Return what a report may say: never the secret, nor header values."""

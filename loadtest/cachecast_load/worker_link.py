@@ -53,7 +53,8 @@ class WorkerLink:
         except gevent.Timeout:
             return -1
 
-    def _on_run(self, msg: Message, **_kwargs: object) -> None:
+    # Before 2.47 Locust passes both by position.
+    def _on_run(self, environment: object, msg: Message) -> None:  # noqa: ARG002
         data = msg.data
         if self._swarm.station is not None and self._swarm.station.session.run == data["run"]:
             return

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine", "benchmarks", "loadtest")
 
-MAX_MODULE_LINES = 450
+MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 #: What was larger when the guard was put up, and how large. May only shrink.
@@ -54,7 +54,7 @@ def _stale(sizes: dict[str, int], limit: int, allowed: dict[str, int]) -> set[st
 
 
 def test_no_module_is_longer_than_it_may_be() -> None:
-    """Past 450 lines it is more than one idea."""
+    """Past 600 lines it is more than one idea, whatever they are about."""
     assert _grown(_modules(), MAX_MODULE_LINES, MODULES) == {}
 
 

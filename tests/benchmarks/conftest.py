@@ -46,11 +46,11 @@ def make_result():
         scenario = ScenarioResult("fanout", [row], [figure], [], ["a note"])
         return Result(
             environment={**MACHINE, **machine},
-            command=["python", "-m", "cachecast_bench", "run", "fanout"],
+            command=["cachecast", "bench", "run", "fanout"],
             started_at="2026-01-01T00:00:00+00:00",
             quick=quick,
             duration_s=12.5,
-            targets={"cachecast": "python -m cachecast serve"},
+            targets={"cachecast": "cachecast serve"},
             scenarios=[scenario],
         )
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cachecast_bench.bench import RETAKE_BUDGET_S, Bench
+from cachecast_bench.bench import RETAKE_BUDGET_S, Bench, Stage
 from cachecast_bench.dialects import Endpoint
 from cachecast_bench.generator.remote import GeneratorError
 from cachecast_bench.machine import Cores, choose_cores
@@ -15,7 +15,8 @@ from cachecast_bench.peers import Peer
 from cachecast_bench.process import StartError, child_process, free_port
 from cachecast_bench.result import ScenarioResult
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
-from cachecast_bench.scenarios.steps import connect, window_of
+from cachecast_bench.scenarios.fanout import best_window
+from cachecast_bench.scenarios.steps import connect, flat, window_of
 from cachecast_bench.target import Engine, Limit, Running
 
 
@@ -171,6 +172,28 @@ def test_more_clients_than_descriptors_are_refused_in_words(bench):
 def test_no_more_is_on_its_way_than_a_server_can_be_asked_to_deliver(size, n_subscribers, window):
     """After each run all of it has to arrive, which at a raw loop's pace takes two seconds."""
     assert window_of(size, n_subscribers) == window
+
+
+@pytest.mark.parametrize(
+    ("rates", "window"),
+    [
+        ({256: 100.0, 128: 105.0, 32: 90.0}, 256),
+        ({256: 100.0, 128: 120.0, 32: 90.0}, 128),
+        ({256: 100.0, 128: 120.0, 32: 130.0}, 32),
+    ],
+)
+def test_a_server_is_measured_at_the_window_that_suits_it(rates, window):
+    """Unless it is not clearly better there: then all have the same."""
+    assert best_window(rates) == window
+
+
+@pytest.mark.parametrize(("answers", "lines"), [(True, 256), (False, 1)])
+def test_each_publish_on_its_way_has_a_connection_where_it_is_answered(answers, lines):
+    """With 32 connections no more than 32 could be on their way to 100 subscribers."""
+    stage = Stage(Engine(), Running("", None, Endpoint("", 1, answers_publishes=answers), ""), None)
+
+    assert flat(stage, 256, 100)["lines"] == lines
+    assert flat(stage, 256, 100, window=32)["lines"] == min(lines, 32)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -26,8 +26,9 @@ PUSHER = Endpoint("pusher", 6001, options={"app_id": "4242", "key": "k", "secret
 
 
 def unmasked(frame: bytes) -> bytes:
-    """The payload of a short client frame."""
-    mask, payload = frame[2:6], frame[6:]
+    """The payload of a client frame of less than 64 KiB."""
+    at = 2 if frame[1] & 0x7F < 126 else 4
+    mask, payload = frame[at : at + 4], frame[at + 4 :]
     return bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
 
 
@@ -50,6 +51,30 @@ def test_client_frames_are_masked():
     assert frame[1] == 0x80 | 5
     assert unmasked(frame) == b"hello"
     assert frame[6:] != b"hello"
+
+
+def test_who_joins_a_presence_channel_has_signed_data():
+    """Checked with code that shares nothing with the one that signs."""
+    established = json.dumps({"data": json.dumps({"socket_id": "1.2"})}).encode()
+
+    frame = open_dialect(PUSHER.to_json()).authorized("presence-x", established, "me")
+
+    data = json.loads(unmasked(frame))["data"]
+    signed = f"1.2:presence-x:{data['channel_data']}".encode()
+    assert json.loads(data["channel_data"]) == {"user_id": "me"}
+    assert data["auth"] == "k:" + hmac.new(b"s", signed, "sha256").hexdigest()
+
+
+def test_a_batch_may_go_to_several_channels():
+    """Each event has its own."""
+    request = open_dialect(PUSHER.to_json()).publish_events([("a", b"1"), ("b", b"2")])
+    head, body = request.split(b"\r\n\r\n")
+
+    assert head.startswith(b"POST /apps/4242/batch_events?")
+    assert [(one["channel"], one["data"]) for one in json.loads(body)["batch"]] == [
+        ("a", "1"),
+        ("b", "2"),
+    ]
 
 
 def test_a_publish_is_signed_as_the_protocol_says():

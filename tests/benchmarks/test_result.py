@@ -125,11 +125,13 @@ CASES = {
     "fairness": {"beside": "10,000"},
     "many-channels": {"channels": 10_000, "each": 10, "law": "uniform", "mode": "paced"},
     "publish": {"connections": "in process", "encoding": "one reader", "batch": 10},
+    "publish-connect": {"transport": "resumed", "mode": "paced", "closes": "client"},
     "storm": {"clients": 10_000, "kind": "authorized"},
     "churn": {"subscribers": 1_000, "moves a second": 2_000},
     "idle": {"connections": 10_000, "subscriptions": 10},
     "evict": {"values": 1_000_000},
     "slow": {"healthy": 1_000, "slow": 100, "kind": "trickling"},
+    "hostile": {"beside": "connection_flood"},
     "codec": {"call": "encode msgpack frame"},
     "tls": {"work": "fanout 1000 256 paced"},
     "generator": {"subscribers": 1_000},
@@ -144,8 +146,10 @@ WIDE = {
 }
 ON_ITS_OWN = {
     "publish": "responder",
+    "publish-connect": "responder",
     "churn": "cachecast",
     "evict": "cachecast",
+    "hostile": "cachecast",
     "codec": "cachecast",
     "generator": "limit, joined",
 }

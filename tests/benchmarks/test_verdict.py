@@ -56,6 +56,7 @@ def test_a_good_sample_has_no_problems():
         {"n_delays": 99},
         {"n_published": 90},
         {"n_refused": 1, "refusals": ["no"]},
+        {"generator_lag_p99_us": 11_000, "allowed_lag_us": 10_000},
     ],
 )
 def test_what_makes_a_sample_invalid(changes):

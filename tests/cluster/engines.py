@@ -67,7 +67,8 @@ class Server:
             self.options,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: _PRCTL(1, signal.SIGKILL, 0, 0, 0),  # ends with a killed test run
+            # Ends with a test run that is killed.
+            preexec_fn=lambda: _PRCTL(1, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,13 @@ def test_every_command_is_in_the_readme() -> None:
     assert [name for name in command_line.commands if f"`{name}" not in README] == []
 
 
+def test_every_extra_and_every_shell_is_in_the_readme() -> None:
+    """What is not mentioned is not installed, and not completed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [one for one in project["optional-dependencies"] if f'".[{one}]"' not in README] == []
+    assert [one for one in ("bash", "zsh", "fish") if f"{one}_source" not in README] == []
+
+
 def test_every_metric_is_documented() -> None:
     """What Prometheus scrapes can be looked up."""
     empty = BrokerStatistics(
@@ -143,6 +152,10 @@ def test_every_metric_is_documented() -> None:
         max_eviction_lag_s=0.0,
         loop_lag_s=0.0,
         max_loop_lag_s=0.0,
+        ready_wait_s=0.0,
+        max_ready_wait_s=0.0,
+        fanout_lag_s=0.0,
+        max_fanout_lag_s=0.0,
         is_draining=False,
         refusals={},
     )
@@ -210,7 +223,7 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         heard.set()
 
     names: dict[str, Any] = {"print": note}
-    exec(block.replace(":6001", ":0").replace("trio.run(main)", ""), names)
+    exec(block.replace(":6001", ":0").replace("trio.run(main)", "pass"), names)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(names["main"])
@@ -218,6 +231,30 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
         nursery.cancel_scope.cancel()
 
     assert lines == [("tick", {"eur": 1.08})]
+
+
+def test_the_embedding_that_the_readme_shows_ends_with_ctrl_c_and_without_a_word(
+    tmp_path: Path,
+) -> None:
+    """Forty lines of nested groups would be what a newcomer sees last."""
+    (block,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "open_broker" in block
+    )
+    program = tmp_path / "embedding.py"
+    program.write_text(block.replace(":6001", ":0"))
+
+    with subprocess.Popen(
+        [sys.executable, "-u", str(program)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stdout.readline() == "tick {'eur': 1.08}\n"
+        running.send_signal(signal.SIGINT)
+        _, complaints = running.communicate(timeout=20)
+
+    assert (running.returncode, complaints) == (0, "")
 
 
 async def test_what_the_clients_guide_shows_works() -> None:

@@ -77,8 +77,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start servers with options of their own."""
     processes: list[ServerProcess] = []
 
-    def start(*arguments: str) -> ServerProcess:
-        processes.append(ServerProcess(tmp_path, *arguments))
+    def start(*arguments: str, max_files: int | None = None) -> ServerProcess:
+        processes.append(ServerProcess(tmp_path, *arguments, max_files=max_files))
         return processes[-1]
 
     yield start

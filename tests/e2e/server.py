@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ _READY = re.compile(
 )
 
 
+def _limit_files(number: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
 class ServerProcess:
     """``cachecast serve`` as an operator starts it.
 
@@ -33,7 +39,13 @@ class ServerProcess:
         log: what it wrote to stderr, in a file that tests may read.
     """
 
-    def __init__(self, directory: Path, *arguments: str, environ: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        max_files: int | None = None,
+    ):
         self.log = directory / f"server-{time.monotonic_ns()}.log"
         clean = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
         if "--port" not in arguments:
@@ -45,6 +57,7 @@ class ServerProcess:
                 stderr=log,
                 env=clean | (environ or {}),
                 start_new_session=True,
+                preexec_fn=partial(_limit_files, max_files) if max_files else None,  # noqa: PLW1509
             )
         self.pid = self._process.pid
         try:

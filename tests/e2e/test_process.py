@@ -234,6 +234,89 @@ def test_unknown_key_stops_pusher_js_for_good(open_node_client):
     assert states == ["disconnected"]
 
 
+# --- a node at its limits
+
+
+def _ask_admin(server: ServerProcess, path: str) -> int:
+    url = f"http://127.0.0.1:{server.admin_port}{path}"
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
+        return int(response.status)
+
+
+@pytest.mark.slow
+def test_node_without_free_files_serves_operators_and_publishers_and_ends_in_order(start_server):
+    """128 open files and 64 clients: newcomers hear 4100, and at the end everybody does."""
+    server = start_server(max_files=128)
+    channel = fresh()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Witness(server)) for _ in range(64)]
+        clients[0].subscribe(channel)
+        for _ in range(40):  # more than there is room for: those who were told are in nobody's way
+            with Witness(server, greets=False) as late:
+                assert late.wait_closed() == 4100
+            assert late.seen[0]["data"]["code"] == 4100
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            for _ in range(100)
+        ]
+        assert [_ask_admin(server, path) for path in ("/up", "/ready", "/metrics")] == [200] * 3
+        make_python_sdk(server).trigger(channel, "tick", {"eur": 1.08})
+        clients[0].wait("tick", channel)
+        with Witness(server, greets=False) as late:
+            assert late.wait_closed() == 4100
+
+        clients.pop().__exit__(None, None, None)
+        clients.append(stack.enter_context(Witness(server)))
+        assert _ask_admin(server, "/up") == 200
+        server.send_signal(signal.SIGTERM)
+        assert [client.wait_closed() for client in clients] == [4100] * 64
+        for sock in silent:
+            sock.close()
+    assert server.wait_exit() == 0
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert "exit limit reached" not in log
+
+
+@pytest.mark.slow
+def test_client_that_answered_its_ping_stays_whatever_pause_the_process_made(
+    start_server, tmp_path
+):
+    """The answers lie in the sockets when the process goes on (SIGSTOP, a suspended machine)."""
+    config = write_config(tmp_path)
+    timeouts = "activity_timeout_s = 1\npong_timeout_s = 2"
+    config.write_text(config.read_text().replace("activity_timeout_s = 120", timeouts))
+    server = start_server("--config", str(config))
+    request = (
+        f"GET /app/{MAIN.key}?protocol=7 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+    with ExitStack() as stack:
+        socks = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE_S))
+            for _ in range(200)
+        ]
+        for sock in socks:
+            sock.sendall(request)
+        while b"\x89\x00" not in socks[0].recv(4_096):
+            pass
+        server.send_signal(signal.SIGSTOP)
+        try:
+            for sock in socks:
+                sock.sendall(b"\x8a\x80\0\0\0\0")
+            time.sleep(3.5)
+        finally:
+            server.send_signal(signal.SIGCONT)
+        for sock in socks:
+            sock.sendall(b"\x89\x80\0\0\0\0")
+        for sock in socks:
+            seen = b""
+            while b"\x8a\x00" not in seen:
+                seen += sock.recv(4_096)
+                assert b"4201" not in seen
+
+
 # --- TLS
 
 

@@ -55,6 +55,21 @@ def test_late_joiner_gets_the_cached_value_of_cache_channels_and_of_no_others(
     assert seen[1:] == [*replayed, ("last", "fence")]
 
 
+def test_two_hundred_cached_values_at_once_reach_their_subscriber(open_client, backend):
+    """What it asked for in one breath comes at the pace of its reading, on one connection."""
+    channels = [fresh("cache-") for _ in range(200)]
+    for channel in channels:
+        backend.trigger(channel, "tick", "x" * 10_000)
+    client = open_client()
+
+    client.call("subscribe_all", channels=channels)
+
+    for channel in channels:
+        assert client.wait_event(channel, "tick") == "x" * 10_000
+    assert [e["state"] for e in client.events if e["on"] == "state"].count("connected") == 1
+    assert not [e for e in client.events if e["on"] == "error"]
+
+
 @pytest.mark.parametrize("kind", CACHE_KINDS, ids=lambda kind: kind.prefix)
 def test_value_outlives_the_last_subscriber(kind, open_client, backend):
     """Whoever comes after everybody left still gets it."""

@@ -11,7 +11,7 @@ from tests.fuzz.seeds import run
 
 with atheris.instrument_imports(include=["cachecast"]):
     from cachecast.protocol.frames import FrameParser
-    from tests.harness.lower import client_frame
+    from tests.harness.lower import client_frame, read_frames
 
 LIMIT = 1_000
 
@@ -20,8 +20,8 @@ def test_one_input(data: bytes) -> None:
     """The first byte says where the stream is cut."""
     cut, stream = (data[0], data[1:]) if data else (0, b"")
     whole, cut_up = FrameParser(LIMIT), FrameParser(LIMIT)
-    messages = whole.feed(stream)
-    pieces = cut_up.feed(stream[:cut]) + cut_up.feed(stream[cut:])
+    messages = read_frames(whole, stream)
+    pieces = read_frames(cut_up, stream[:cut]) + read_frames(cut_up, stream[cut:])
 
     assert messages == pieces
     assert _code(whole) == _code(cut_up)

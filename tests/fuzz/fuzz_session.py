@@ -82,7 +82,8 @@ def _seeds() -> list[bytes]:
         {"event": "pusher:signin", "data": {"auth": "k:00", "user_data": '{"id":"u"}'}},
         {"event": "client-x", "channel": "presence-a", "data": {"a": [1.5, None]}},
     ]
-    return [b"\xff" + json.dumps(message).encode() for message in messages] + [
+    halves = {"event": "client-\ud83d", "channel": "private-a", "data": {"\ude00": "\ud83d"}}
+    return [b"\xff" + json.dumps(message).encode() for message in [*messages, halves]] + [
         b"\x00" + msgpack.packb(message) for message in messages
     ]
 

@@ -12,7 +12,7 @@ import msgpack
 import msgspec
 
 from cachecast.apps import App
-from cachecast.channels.outbox import Outbox
+from cachecast.channels.outbox import Backlog, Outbox
 from cachecast.metrics import AppCounters
 from cachecast.protocol import auth, frames
 from cachecast.protocol.codec import JSON, MSGPACK, Codec
@@ -20,6 +20,8 @@ from cachecast.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cachecast.protocol.frames import FrameParser
 
 #: Of the worked examples on Pusher's "Generating authentication strings" page.
 KEY = "278d425bdf160c739803"
@@ -93,7 +95,7 @@ class FakeSocket:
 def make_outbox(
     socket: FakeSocket,
     *,
-    backlog: set[Outbox] | None = None,
+    backlog: Backlog | None = None,
     counters: AppCounters | None = None,
     max_bytes: int = 1_000_000,
     stall_timeout_s: float = 30.0,
@@ -101,7 +103,7 @@ def make_outbox(
     """An outbox over a fake socket."""
     return Outbox(
         socket,
-        set() if backlog is None else backlog,
+        Backlog() if backlog is None else backlog,
         counters or AppCounters(),
         max_bytes,
         stall_timeout_s,
@@ -201,3 +203,10 @@ def client_frame(
     if not is_masked:
         return head + payload
     return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+def read_frames(parser: FrameParser, data: bytes) -> list[tuple[int, bytes]]:
+    """The messages that bytes complete; fragments that complete none are left out."""
+    parser.feed(data)
+    messages = iter(parser.take, None)
+    return [message for message in messages if message[0] != frames.CONTINUATION]

@@ -1,4 +1,4 @@
-"""The load test and `python -m cachecast_bench` measure one workload and must agree.
+"""The load test and `cachecast bench` measure one workload and must agree.
 
 They share no code: another client, another publisher, another clock source, another histogram,
 another ledger. Both publish 100 events of 256 bytes a second to one channel with 300 subscribers,

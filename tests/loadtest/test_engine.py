@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -286,3 +287,42 @@ def test_a_lost_worker_makes_the_run_invalid(engine, tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2, out
     assert "was lost" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["starting", "measuring"])
+def test_workers_end_with_their_master_however_it_ends(engine, when, number):
+    process = start(
+        "cachecast_load", "run", "fanout", "--target", engine.url, "--app-id", "4242", "--key",
+        "app-key", "--subscribers", 20, "--duration", 40, "--workers", 4,
+    )  # fmt: skip
+    if when == "measuring":
+        for line in process.stdout:
+            if " measure " in line:
+                break
+    children: list[str] = []
+    end = time.monotonic() + 30
+    while len(children) < 4 and time.monotonic() < end:
+        found = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+        )
+        children = found.stdout.split()
+    assert len(children) == 4
+
+    process.send_signal(number)
+
+    process.communicate(timeout=60)
+    while any(map(_runs, children)) and time.monotonic() < end:
+        time.sleep(0.05)
+    alive = [pid for pid in children if _runs(pid)]
+    for pid in alive:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not alive
+
+
+def _runs(pid):
+    try:
+        with Path(f"/proc/{pid}/stat").open() as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

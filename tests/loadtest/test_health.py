@@ -1,13 +1,16 @@
 """The generator's own health, the clocks, and the merging of reports."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachecast_load import health
 from cachecast_load.clock import Offset, claim_ms, estimate_offset
 from cachecast_load.collector import Collector
 from cachecast_load.figures import rss_growth, split_superseded
-from cachecast_load.health import blind, diagnose, room_for
+from cachecast_load.health import blind, diagnose, fit_here, room_for
 from cachecast_load.histogram import Histogram
 from cachecast_load.ledger import Auditor, Findings, Membership
 from cachecast_load.recorder import Recorder
@@ -200,3 +203,14 @@ def test_only_what_came_in_while_measuring_counts_as_a_rate():
         collector.add("w", reports([(5, "a"), (6, "a")]), at_us)
     assert collector.measured_counts["delivered"] == collector.measured_counts["frames"] == 4
     assert collector.counts["frames"] == 8
+
+
+def test_more_processes_than_the_machine_can_use_are_refused(monkeypatch):
+    """With the number, the unit and what to do; a machine that tells no memory has no limit."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(health, "available_bytes", lambda: None)
+    assert fit_here(8) == ""
+    assert "more than 8 processes, 4 for each of 2 cores" in fit_here(9)
+    monkeypatch.setattr(health, "available_bytes", lambda: 200 << 20)
+    assert fit_here(2) == ""
+    assert "240 MiB of memory, 80 for each, and 200 MiB are free; use at most 2" in fit_here(3)

@@ -36,6 +36,13 @@ def test_the_documented_publish_signature():
     )
 
 
+def test_a_prefix_is_sent_and_not_signed():
+    """A proxy may take it off; the signature counts from `/apps/` on."""
+    given = (DOCUMENTED, "POST", "/apps/3/events", b"{}", 1353088179)
+    plain = pusher.signed_target(*given)
+    assert pusher.signed_target(*given, prefix="/ws/apps") == "/ws/apps" + plain
+
+
 @pytest.mark.parametrize(
     ("name", "is_cache", "needs_auth"),
     [

@@ -71,6 +71,7 @@ def test_headers_may_come_from_a_file(tmp_path):
 
 def test_an_odd_app_id_is_escaped():
     assert target(app_id="a/b c").api_path("channels", "x") == "/apps/a%2Fb%20c/channels/x"
+    assert target(url="ws://h/prefix").api_path("events") == "/apps/1/events"
 
 
 def test_a_target_never_shows_its_secrets():

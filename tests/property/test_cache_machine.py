@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import event
@@ -13,9 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cachecast.channels.cache import ENTRY_OVERHEAD_BYTES, CacheStore
 from cachecast.metrics import AppCounters
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 pytestmark = pytest.mark.slow
 
-APPS = ("1", "2")
+APPS = ("1", "2", "3")
 CHANNELS = tuple(f"cache-{name}" for name in "abcdefgh")
 
 
@@ -33,15 +37,15 @@ class CacheMachine(RuleBasedStateMachine):
     """Publish, replace, read, wait, evict late or early, and run into ceilings."""
 
     @initialize(
-        ttls=st.tuples(st.sampled_from([1.0, 30.0, 1800.0]), st.sampled_from([0.5, 1800.0])),
+        ttls=st.tuples(*[st.sampled_from([0.5, 1.0, 30.0, 1800.0])] * 3),
         app_entries=st.integers(1, 6),
-        node_entries=st.integers(1, 8),
+        node_entries=st.integers(1, 12),
         app_bytes=st.sampled_from([400, 1_200, 10**6]),
-        node_bytes=st.sampled_from([700, 2_500, 10**6]),
+        node_bytes=st.sampled_from([700, 2_500, 4_000, 10**6]),
     )
     def start(
         self,
-        ttls: tuple[float, float],
+        ttls: tuple[float, float, float],
         app_entries: int,
         node_entries: int,
         app_bytes: int,
@@ -70,25 +74,42 @@ class CacheMachine(RuleBasedStateMachine):
         size = len(data) + len(channel) + ENTRY_OVERHEAD_BYTES
         self.model[app, channel] = Published(data, self.now + self.ttls[app], self.serial, size)
         app_entries, app_bytes, node_entries, node_bytes = self.limits
-        while self._is_over([app], app_entries, app_bytes):
+        while self._n([app]) > app_entries or self._bytes([app]) > app_bytes:
             self._lose_oldest([app])
-        while self._is_over(list(APPS), node_entries, node_bytes):
-            self._lose_oldest(list(APPS))
+        while self._n(APPS) > node_entries:
+            self._lose_at_the_nodes_ceiling(self._n, node_entries)
+        while self._bytes(APPS) > node_bytes:
+            self._lose_at_the_nodes_ceiling(self._bytes, node_bytes)
 
         entry = self.store.put(app, channel, data, self.now)
 
         assert entry.deadline == self.now + self.ttls[app]
 
-    def _of(self, apps: list[str]) -> dict[tuple[str, str], Published]:
+    def _of(self, apps: Sequence[str]) -> dict[tuple[str, str], Published]:
         return {key: value for key, value in self.model.items() if key[0] in apps}
 
-    def _is_over(self, apps: list[str], max_entries: int, max_bytes: int) -> bool:
-        held = self._of(apps).values()
-        return len(held) > max_entries or sum(value.size for value in held) > max_bytes
+    def _n(self, apps: Sequence[str]) -> int:
+        return len(self._of(apps))
 
-    def _lose_oldest(self, apps: list[str]) -> None:
+    def _bytes(self, apps: Sequence[str]) -> int:
+        return sum(value.size for value in self._of(apps).values())
+
+    def _lose_at_the_nodes_ceiling(
+        self, held: Callable[[Sequence[str]], int], ceiling: int
+    ) -> None:
+        """What has expired, then the oldest of who holds most."""
+        if any(value.deadline <= self.now for value in self.model.values()):
+            self._lose_oldest(APPS)
+            return
+        loser = max(APPS, key=lambda app: held([app]))
+        holders = len({app for app, _ in self.model})
+        assert held([loser]) > ceiling / holders, "an app within its share loses nothing"
+        self._lose_oldest([loser])
+
+    def _lose_oldest(self, apps: Sequence[str]) -> None:
         key, value = min(
-            self._of(apps).items(), key=lambda item: (item[1].deadline > self.now, item[1].serial)
+            self._of(apps).items(),
+            key=lambda item: (item[1].deadline, item[1].serial),
         )
         del self.model[key]
         if value.deadline > self.now:
@@ -166,9 +187,9 @@ class CacheMachine(RuleBasedStateMachine):
     def accounting_is_exact(self) -> None:
         if not hasattr(self, "model"):
             return
-        for apps in ([APPS[0]], [APPS[1]], list(APPS)):
+        for apps in (*APPS, APPS):
             held = self._of(apps).values()
-            app = None if len(apps) == 2 else apps[0]
+            app = None if apps is APPS else apps
             assert self.store.n_entries(app) == len(held)
             assert self.store.n_bytes(app) == sum(value.size for value in held)
         for app in APPS:

@@ -2,7 +2,8 @@
 
 Every publication has a number that grows. Whoever is subscribed sees exactly what was published
 while it was, in order and once; a slow one sees, of a cache channel, a part of it that ends with
-the newest. The cached value comes first to a newcomer, in the same step, as the broker does it.
+the newest. The cached value comes first to a newcomer, in the same step, as the broker does it. Who
+asks for more than it reads is answered when it has read, as a transport does it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cachecast.channels import waiting
 from cachecast.channels.cache import CacheStore
-from cachecast.channels.channel import Channel
 from cachecast.channels.hub import Hub
-from cachecast.channels.outbox import Outbox
+from cachecast.channels.outbox import Backlog
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.codec import JSON, MSGPACK
@@ -59,6 +60,8 @@ class Visitor:
     #: How often it may have seen what, over all its subscriptions.
     allowed: dict[str, Counter[int]] = field(default_factory=dict)
     is_slow: bool = False
+    #: What it asked to join, and as whom, while it had not read what it asked for before.
+    requests: deque[tuple[str, str]] = field(default_factory=deque)
 
     def owe(self, text: str, number: int) -> None:
         self.seats[text].owed.append(number)
@@ -68,13 +71,22 @@ class Visitor:
 class DeliveryMachine(RuleBasedStateMachine):
     """Clients that come, go, read and do not read; publishers that do not care."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(waiting, "PACE_BYTES", 100)
+        self.patch.setattr(waiting, "RESUME_BYTES", 50)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
     @initialize()
     def node_starts(self) -> None:
-        self.ready: deque[tuple[Hub, Channel]] = deque()
+        self.ready: deque[Hub] = deque()
         self.hub = Hub(make_app(max_presence_members=MAX_MEMBERS), self.ready, 0.0)
         self.cache = CacheStore(1_000, 10**9)
         self.cache.add_app("3", TTL_S, 1_000, 10**9, self.hub.counters)
-        self.backlog: set[Outbox] = set()
+        self.backlog = Backlog()
         self.number = 0
         self.visitors: list[Visitor] = []
         #: Channel -> the number and deadline of the last server-side publication.
@@ -114,9 +126,28 @@ class DeliveryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.visitors)
     @rule(data=st.data(), text=st.sampled_from(list(NAMES)), user=st.sampled_from(["u", "v", "w"]))
     def late_joiner_subscribes(self, data: st.DataObject, text: str, user: str) -> None:
+        self._ask(self._someone(data), text, user)
+
+    @precondition(lambda self: self.visitors)
+    @rule(data=st.data(), user=st.sampled_from(["u", "v", "w"]))
+    def late_joiner_subscribes_to_everything(self, data: st.DataObject, user: str) -> None:
         visitor = self._someone(data)
-        if text not in visitor.seats:
-            self._subscribe(visitor, text, user)
+        for text in NAMES:
+            self._ask(visitor, text, user)
+
+    def _ask(self, visitor: Visitor, text: str, user: str) -> None:
+        visitor.requests.append((text, user))
+        self._answer(visitor)
+
+    def _answer(self, visitor: Visitor) -> None:
+        """What a transport does: one request after the other, until it must be read."""
+        while visitor.requests:
+            if visitor.client.outbox.is_pacing:
+                event("a request waits for its client to read")
+                return
+            text, user = visitor.requests.popleft()
+            if text not in visitor.seats:
+                self._subscribe(visitor, text, user)
 
     def _subscribe(self, visitor: Visitor, text: str, user: str) -> None:
         name = NAMES[text]
@@ -150,7 +181,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             frame = entry.frame
             if session.codec is MSGPACK:
                 frame = MSGPACK.publication_frame(JSON.read_publication(frame))
-            visitor.client.outbox.put(frame, text, entry.deadline)
+            visitor.client.outbox.put(frame, text, entry.deadline, is_asked=True)
             visitor.owe(text, number)
             event("cached value replayed")
 
@@ -196,6 +227,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         visitor.is_slow |= room < inf  # values may be replaced while they wait for it
         visitor.client.socket.room = room
         visitor.client.outbox.flush(self.now)
+        self._answer(visitor)
 
     # --- what publishers do
 
@@ -231,14 +263,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def fanout_takes_a_turn(self, max_sends: int) -> None:
         if not self.ready:
             return
-        hub, channel = self.ready.popleft()
-        sends, done = channel.deliver(max_sends)
-        hub.undelivered_bytes -= done
+        sends, _ = self.ready.popleft().deliver(max_sends)
         assert sends <= max_sends
-        if channel.has_queued:
-            self.ready.append((hub, channel))
-        else:
-            channel.is_ready = False
 
     @rule(seconds=st.sampled_from([1.0, 1_799.0, 1_800.0]))
     def time_passes(self, seconds: float) -> None:
@@ -256,8 +282,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _everybody_reads(self) -> None:
         for visitor in self.visitors:
             visitor.client.socket.room = inf
-            while visitor.client.outbox.waiting_bytes:
+            while visitor.client.outbox.waiting_bytes or visitor.requests:
                 visitor.client.outbox.flush(self.now)
+                self._answer(visitor)
 
     @rule()
     def everything_arrives(self) -> None:
@@ -299,8 +326,18 @@ class DeliveryMachine(RuleBasedStateMachine):
             roster = self.hub.channels[text].roster
             if roster is not None:
                 assert set(roster.user_ids) == self._users(text)
-        waiting = sum(channel.queued_bytes for _, channel in self.ready)
-        assert self.hub.undelivered_bytes == waiting
+        queued = sum(channel.queued_bytes for channel in self.hub.ready)
+        assert self.hub.undelivered_bytes == queued
+
+    @invariant()
+    def every_byte_that_waits_is_counted_once(self) -> None:
+        outboxes = [visitor.client.outbox for visitor in getattr(self, "visitors", [])]
+        held = [outbox._waiting for outbox in outboxes if outbox._waiting is not None]
+        if hasattr(self, "backlog"):
+            assert self.backlog.n_bytes == sum(
+                one.n_bytes + waiting.ITEM_BYTES * len(one.items) for one in held
+            )
+            assert len(self.backlog) == len(held)
 
 
 def _seen(client: Client) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from websockets.protocol import State as WebsocketsState
 
 from cachecast.protocol import frames
 from cachecast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
-from tests.harness.lower import client_frame
+from tests.harness.lower import client_frame, read_frames
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ class Reading(NamedTuple):
 
 def _ours(pieces: list[bytes], limit: int = LIMIT) -> Reading:
     parser = FrameParser(limit)
-    messages = [message for piece in pieces for message in parser.feed(piece)]
+    messages = [message for piece in pieces for message in read_frames(parser, piece)]
     return Reading(messages, parser.violation.close_code if parser.violation else None)
 
 
@@ -297,7 +297,7 @@ def test_what_is_held_is_bounded_by_the_limit(pieces: list[bytes]) -> None:
     """One message and one head, whatever comes."""
     parser = FrameParser(LIMIT)
     for piece in pieces:
-        parser.feed(piece)
+        read_frames(parser, piece)
 
         assert parser.held_bytes <= 2 * LIMIT + 14
 

@@ -1,7 +1,8 @@
 """The outbox against a socket at byte level: short writes, refusals, errors, and time.
 
 Frames carry a number that grows with every put, so the bytes that arrive tell by themselves
-whether anything was lost, doubled or reordered.
+whether anything was lost, doubled or reordered. The marks between which a client is paced are small
+here, so that a few answers pass them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cachecast.channels.outbox import Outbox
+from cachecast.channels import waiting
+from cachecast.channels.outbox import Backlog
 from cachecast.metrics import AppCounters
 from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
@@ -46,26 +48,40 @@ def _arrived(taken: bytes) -> tuple[list[int], bool]:
 #: A socket that takes everything is boring; it does so when a client catches up.
 _rooms = st.sampled_from([0, 1, 7, 100])
 
+#: Of what was not asked for.
+_limits = st.sampled_from([10**9, 10**9, 2_000])
+
 
 class OutboxMachine(RuleBasedStateMachine):
     """A connection that is written to and read from at any speed."""
 
-    @initialize(is_tls=st.booleans(), room=_rooms)
-    def client_connects(self, is_tls: bool, room: float) -> None:
-        self._connect(is_tls=is_tls, room=room)
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(waiting, "PACE_BYTES", 300)
+        self.patch.setattr(waiting, "RESUME_BYTES", 100)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    @initialize(is_tls=st.booleans(), room=_rooms, limit=_limits)
+    def client_connects(self, is_tls: bool, room: float, limit: int) -> None:
+        self._connect(is_tls=is_tls, room=room, limit=limit)
 
     @precondition(lambda self: self.is_over)
-    @rule(is_tls=st.booleans(), room=_rooms)
-    def client_comes_back(self, is_tls: bool, room: float) -> None:
-        self._connect(is_tls=is_tls, room=room)
+    @rule(is_tls=st.booleans(), room=_rooms, limit=_limits)
+    def client_comes_back(self, is_tls: bool, room: float, limit: int) -> None:
+        self._connect(is_tls=is_tls, room=room, limit=limit)
 
-    def _connect(self, *, is_tls: bool, room: float) -> None:
+    def _connect(self, *, is_tls: bool, room: float, limit: int) -> None:
         self.socket = FakeSocket(room, retries_same_bytes=is_tls)
-        self.backlog: set[Outbox] = set()
+        self.backlog = Backlog()
         self.counters = AppCounters()
         self.outbox = make_outbox(
-            self.socket, backlog=self.backlog, counters=self.counters, max_bytes=10**9
+            self.socket, backlog=self.backlog, counters=self.counters, max_bytes=limit
         )
+        self.limit = limit
+        self.socket.on_event = self._on_event
         self.number = 0
         self.now = 0.0
         #: Numbers that must arrive, unless the connection breaks.
@@ -87,6 +103,16 @@ class OutboxMachine(RuleBasedStateMachine):
             self.is_over = True
             assert self.socket.events[-1] == "on_broken"
 
+    def _on_event(self, name: str) -> None:
+        """Closed for its size: only by more than may wait of what it did not ask for."""
+        if name == "on_slow":
+            event("too much waits")
+            held = self.outbox._waiting
+            assert held is not None
+            assert held.unasked_bytes > self.limit
+            self.outbox.discard()
+            self.is_over = True
+
     def _next(self) -> int:
         self.number += 1
         return self.number
@@ -97,11 +123,11 @@ class OutboxMachine(RuleBasedStateMachine):
     # --- what the engine does
 
     @precondition(_is_live)
-    @rule(size=st.sampled_from([0, 1, 120, 130, 3_000]))
-    def event_is_put(self, size: int) -> None:
+    @rule(size=st.sampled_from([0, 1, 120, 130, 3_000]), is_asked=st.booleans())
+    def event_is_put(self, size: int, is_asked: bool) -> None:
         number = self._next()
         self.owed.append(number)
-        self.outbox.put(_frame(number, size))
+        self.outbox.put(_frame(number, size), is_asked=is_asked)
 
     @precondition(_is_live)
     @rule(key=st.sampled_from(KEYS), ttl_s=st.sampled_from([1.0, 10.0]), size=st.integers(0, 200))
@@ -150,7 +176,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def much_is_put_at_once(self, what: list[str | None]) -> None:
         for key in what:
             if key is None:
-                self.event_is_put(1)
+                self.event_is_put(1, is_asked=False)
             else:
                 self.value_is_put(key, 10.0, 1)
 
@@ -203,7 +229,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
         assert self.outbox.is_gone
         assert self.socket.events.count("on_broken") == 1
-        assert (self.outbox.waiting_bytes, self.backlog) == (0, set())
+        assert (self.outbox.waiting_bytes, len(self.backlog)) == (0, 0)
 
     # --- how it ends
 
@@ -228,7 +254,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for newest, deadline in self.newest.values():
             assert newest in numbers or deadline <= self.now
         self._flush()
-        assert (self.outbox.waiting_bytes, self.backlog) == (0, set())
+        assert (self.outbox.waiting_bytes, len(self.backlog)) == (0, 0)
         assert self.outbox.send == self.socket.send
         self.socket.room = 0
 
@@ -264,15 +290,22 @@ class OutboxMachine(RuleBasedStateMachine):
     def bytes_are_accounted_for(self) -> None:
         if not hasattr(self, "outbox"):
             return
-        waiting = self.outbox._waiting
-        if waiting is None:
+        held = self.outbox._waiting
+        if held is None:
             assert self.outbox not in self.backlog
-            assert self.outbox.waiting_bytes == 0
-        else:
-            kept = sum(len(frame) for frame, _ in waiting.items.values())
-            assert waiting.item_bytes == kept
-            assert self.outbox.waiting_bytes == kept + len(waiting.head)
-            assert self.outbox in self.backlog
+            assert (self.outbox.waiting_bytes, self.backlog.n_bytes) == (0, 0)
+            assert not self.outbox.is_pacing
+            return
+        kept = sum(len(frame) for frame, _, _ in held.items.values())
+        asked = sum(len(frame) for frame, _, is_asked in held.items.values() if is_asked)
+        assert held.item_bytes == kept
+        assert self.outbox.waiting_bytes == kept + len(held.head)
+        assert self.outbox in self.backlog
+        assert self.backlog.n_bytes == held.n_bytes + waiting.ITEM_BYTES * len(held.items)
+        # Of the head it is known to within its length which bytes were asked for.
+        assert 0 <= held.asked_bytes - asked <= len(held.head)
+        if held.asked_bytes > waiting.PACE_BYTES:
+            assert held.is_pacing
 
 
 TestOutbox = OutboxMachine.TestCase

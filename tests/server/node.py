@@ -83,6 +83,7 @@ class Node(NamedTuple):
         So what is due has been done, and what has not been done was not due.
         """
         self.clock.advance(seconds)
+        await until(lambda: self.server.poller.read_until() >= self.clock())
         await self.broker.heartbeat.step()
         await self.broker.evictor.step()
         for _ in range(2):  # a whole round of the time limits lies between two renewals of the date
@@ -456,6 +457,8 @@ async def running(
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
         patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
+        # A second of the kernel's, which no clock of ours can pass.
+        patch.setattr(cachecast.server.listen, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
             open_broker(settings, unix_now=unix_now, clock=clock) as broker,

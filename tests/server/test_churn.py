@@ -149,7 +149,7 @@ async def test_nothing_stays_of_connections_that_ended(is_tls, tmp_path):
                 await until(lambda: len(node.server.poller) == 1)
                 await until(lambda: not node.broker.hubs[APP_ID].sessions)
             assert not node.broker.hubs[APP_ID].channels
-            assert not node.broker._backlog
+            assert not node.broker.backlog
             assert not node.server.http_backlog
             assert len(node.server.timeouts) == 0
             # Without the collector's help: reference counts free a connection that has ended,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.server.node import APP_ID, KEY, Wire, make_app, running, upgrade_request
+from tests.server.node import APP_ID, KEY, Wire, running, upgrade_request
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("docs/data-handling.md", "SECURITY.md")
@@ -63,7 +63,7 @@ async def test_new_node_knows_nothing_of_the_last():
 async def test_address_of_a_client_is_in_no_log_and_no_metric():
     """Neither of one that is served nor of those that are refused, cut off or ended by a fault."""
     address = "127.0.0.9"
-    async with running(make_app(max_pending_bytes=1), has_admin=True) as node:
+    async with running(has_admin=True) as node:
 
         async def connect():
             sock = trio.socket.socket()

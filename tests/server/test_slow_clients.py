@@ -20,7 +20,7 @@ async def publish(node, channel, text):
 
 
 def waiting_bytes(node):
-    return sum(outbox.waiting_bytes for outbox in node.broker._backlog)
+    return sum(outbox.waiting_bytes for outbox in node.broker.backlog)
 
 
 async def stalled(node, channel):
@@ -78,7 +78,7 @@ async def test_stalled_client_is_closed_in_time_however_little_waits():
     async with running(slow_app(stall_timeout_s=10)) as node:
         client = await stalled(node, "a")
         counters = node.broker.hubs[APP_ID].counters
-        while not node.broker._backlog:
+        while not node.broker.backlog:
             await publish(node, "a", BIG)
         started = node.clock()
         while not counters.slow_closes:
@@ -94,11 +94,11 @@ async def test_stalled_client_is_closed_in_time_however_little_waits():
 async def test_client_that_reads_slowly_but_reads_is_kept():
     # What the kernel holds is less than 15 events: the 16th that is read was sent after the first.
     app = slow_app(stall_timeout_s=20, max_pending_bytes=50_000_000)
-    async with running(app) as node:
+    async with running(app, activity_timeout_s=1_000) as node:
         client = await stalled(node, "a")
         for _ in range(120):
             await publish(node, "a", BIG)
-        await until(lambda: node.broker._backlog)
+        await until(lambda: node.broker.backlog)
         for _ in range(120):
             assert (await client.hear())["event"] == "e"
             node.clock.advance(0.9)
@@ -114,7 +114,7 @@ async def test_client_that_reads_again_gets_everything_in_order():
         await until(lambda: waiting_bytes(node) > 1_000_000)
         for number in range(200):
             assert (await client.hear("e"))["data"].startswith(f"{number}:")
-        await until(lambda: not node.broker._backlog)
+        await until(lambda: not node.broker.backlog)
         await publish(node, "a", "direct again")
         assert (await client.hear("e"))["data"] == "direct again"
 
@@ -125,7 +125,7 @@ async def test_kernel_holds_little_of_the_past(channel):
     async with running(slow_app(max_pending_bytes=100_000_000)) as node:
         client = await stalled(node, channel)
         published = 0
-        while not node.broker._backlog:
+        while not node.broker.backlog:
             await publish(node, channel, BIG)
             await trio.lowlevel.checkpoint()
             published += 1
@@ -140,7 +140,7 @@ async def test_expired_value_is_not_left_in_the_outbox_of_a_slow_client():
         client = await stalled(node, "cache-a")
         await client.subscribe("cache-b")
         await client.hear("pusher:cache_miss")
-        while not node.broker._backlog:
+        while not node.broker.backlog:
             await publish(node, "cache-a", BIG)
         await publish(node, "cache-b", "secret" + BIG)
         await until(lambda: waiting_bytes(node) > 100_000)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cachecast.broker import open_broker
+from cachecast.channels import waiting
 from cachecast.config import BrokerConfig
 from cachecast.testing import TEST_APP, open_memory_network
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
@@ -29,7 +31,9 @@ CHANNELS = (*CACHE_CHANNELS, "normal", "presence-d")
 APP = msgspec.structs.replace(
     TEST_APP,
     cache_ttl_s=TTL_S,
-    max_pending_bytes=3_000,
+    max_event_bytes=2_500,
+    max_presence_member_bytes=1_000,
+    max_pending_bytes=3_600,
     stall_timeout_s=20.0,
     client_events_per_s=1_000.0,
     sends_subscription_counts=True,
@@ -224,9 +228,13 @@ async def open_world() -> AsyncIterator[World]:
     def now() -> float:
         return trio.current_time() + (world.asleep if world is not None else 0.0)
 
-    async with (
-        open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
-        open_memory_network(broker) as network,
-    ):
-        world = World(network)
-        yield world
+    with pytest.MonkeyPatch.context() as patch:
+        # Small, so that clients are paced by a few answers.
+        patch.setattr(waiting, "PACE_BYTES", 400)
+        patch.setattr(waiting, "RESUME_BYTES", 200)
+        async with (
+            open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
+            open_memory_network(broker) as network,
+        ):
+            world = World(network)
+            yield world

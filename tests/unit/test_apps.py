@@ -22,10 +22,19 @@ def test_an_app_with_a_key_and_a_secret_is_enough() -> None:
     _app().check("apps[0]")
 
 
-@pytest.mark.parametrize("host", ["example.org", "*.example.org", "localhost", "10.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "host",
+    ["example.org", "*.example.org", "localhost", "10.0.0.1", "::1", "null", "file://"],
+)
 def test_an_origin_is_a_host_name_or_a_pattern_of_one(host: str) -> None:
     """What an Origin header can have as its host."""
     _app(allowed_origins=(host,)).check("apps[0]")
+
+
+@pytest.mark.parametrize("text", ["a+b=c", "a b", "clé", "100%", "%zz", "a&b", "...", "~"])
+def test_a_key_or_an_id_may_be_anything_that_survives_a_url(text: str) -> None:
+    """Encoded or not, for clients differ."""
+    _app(id=text, key=text, secret=text + "%2F?/ #").check("apps[0]")
 
 
 def test_all_keys_of_an_app_are_valid_at_once_and_the_oldest_comes_first() -> None:
@@ -65,6 +74,26 @@ def test_an_unknown_field_is_an_error() -> None:
         ({"key": "", "secret": ""}, "key"),
         ({"key": "a:b"}, "keys"),
         ({"key": "a/b"}, "keys"),
+        ({"key": "a?b"}, "keys"),
+        ({"key": "a#b"}, "keys"),
+        ({"key": "a\\b"}, "keys"),
+        ({"key": ".."}, "keys"),
+        ({"key": "a%2Bb"}, "keys"),
+        ({"key": " key"}, "keys"),
+        ({"key": "key\n"}, "keys"),
+        ({"key": "k\x00y"}, "keys"),
+        ({"key": "\ufeffkey"}, "keys"),
+        ({"secret": "hush\n"}, "keys"),
+        ({"secret": "hush\r\n"}, "keys"),
+        ({"secret": "\thush"}, "keys"),
+        ({"secret": "hu\nsh"}, "keys"),
+        ({"secret": "hush\u200b"}, "keys"),
+        ({"keys": (KeyPair(key="k", secret="hush "),)}, "keys"),
+        ({"id": "a?b"}, "id"),
+        ({"id": "%41"}, "id"),
+        ({"id": "."}, "id"),
+        ({"id": "1\n"}, "id"),
+        ({"id": "1\x07"}, "id"),
         ({"keys": (KeyPair(key="", secret="s"),)}, "keys"),
         ({"keys": (KeyPair(key="k", secret=""),)}, "keys"),
         ({"max_channel_name_length": 1_001}, "max_channel_name_length"),
@@ -78,6 +107,7 @@ def test_an_unknown_field_is_an_error() -> None:
         ({"allowed_origins": ("a.org/path",)}, "allowed_origins[0]"),
         ({"allowed_origins": ("[::1]",)}, "allowed_origins[0]"),
         ({"allowed_origins": ("",)}, "allowed_origins[0]"),
+        ({"allowed_origins": ("file:///",)}, "allowed_origins[0]"),
         ({"stall_timeout_s": nan}, "stall_timeout_s"),
         ({"stall_timeout_s": inf}, "stall_timeout_s"),
         *[({field: 0}, field) for field in apps._POSITIVE],
@@ -90,6 +120,7 @@ def test_what_cannot_work_is_refused_and_named(fields: dict[str, Any], field: st
 
     assert caught.value.field == f"apps[7].{field}"
     assert caught.value.rule
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, 1800.001, 3600, inf, nan])

@@ -280,3 +280,60 @@ def test_every_environment_variable_reaches_a_field_that_exists() -> None:
         kind = {"server": ServerConfig, "app": App}.get(path[0], FileConfig)
 
         assert path[-1] in kind.__struct_fields__, variable
+
+
+@pytest.mark.parametrize(
+    ("node", "app", "field", "least"),
+    [
+        ({}, {"max_event_bytes": 1_048_000}, "apps[0].max_pending_bytes", 1_049_024),
+        ({}, {"max_pending_bytes": 11_263}, "apps[0].max_pending_bytes", 11_264),
+        (
+            {"max_message_bytes": 10**8},
+            {"max_presence_member_bytes": 2_000_000},
+            "apps[0].max_pending_bytes",
+            2_001_024,
+        ),
+        ({}, {"max_cache_bytes": 10_240}, "apps[0].max_cache_bytes", 11_264),
+        (
+            {},
+            {"max_event_bytes": 3_000_000, "max_pending_bytes": 10**7},
+            "max_body_bytes",
+            3_001_024,
+        ),
+        ({"max_body_bytes": 10_000}, {}, "max_body_bytes", 11_264),
+        ({"max_cache_bytes": 10_000}, {}, "max_cache_bytes", 11_264),
+        ({"max_outbox_bytes": 1024 * 1024}, {}, "max_outbox_bytes", 1_049_600),
+        ({"max_message_bytes": 2_047}, {}, "max_message_bytes", 2_048),
+        ({}, {"max_user_id_length": 100_000}, "max_message_bytes", 101_024),
+        (
+            {},
+            {"max_event_bytes": 65_000, "allows_client_events": True},
+            "max_message_bytes",
+            66_024,
+        ),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(
+    node: dict[str, Any], app: dict[str, Any], field: str, least: int
+) -> None:
+    """What one of them allows could never pass the other; the least value that would do is named.
+
+    Also to an embedder, for it is the same check.
+    """
+    with pytest.raises(ConfigError) as caught:
+        BrokerConfig(apps=(App(id="1", key="k", secret="s", **app),), **node).check()
+
+    error = caught.value
+    assert error.field == field
+    assert f"must be at least {least}, is" in error.rule
+    assert error.remedy.startswith("Raise it")
+    scope, name = (app, field.removeprefix("apps[0].")) if "apps" in field else (node, field)
+    scope[name] = least
+    BrokerConfig(apps=(App(id="1", key="k", secret="s", **app),), **node).check()
+
+
+def test_large_events_need_no_large_messages_where_clients_send_none() -> None:
+    """Only client events come in messages."""
+    app = App(id="1", key="k", secret="s", max_event_bytes=900_000)
+
+    BrokerConfig(apps=(app,)).check()

@@ -100,3 +100,28 @@ def test_a_refused_subscription_carries_what_its_frame_needs() -> None:
 def test_every_error_says_what_it_is(kind: type[EngineError]) -> None:
     """A class without a docstring explains nothing."""
     assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x" * 300, "x" * 300),
+        ("x" * 301, "x" * 300 + "…"),
+        ("ü" * 150, "ü" * 150),
+        ("ü" * 151, "ü" * 150 + "…"),
+        ("x" + "ü" * 150, "x" + "ü" * 149 + "…"),
+        ("x" * 20 + "\ud800", "x" * 20 + "\ud800"),
+        ("\ud800" * 400, "?" * 300 + "…"),
+    ],
+)
+def test_what_is_quoted_is_cut_between_characters(text: str, told: str) -> None:
+    """And whoever reads it sees that it was cut."""
+    assert errors.clip(text) == told
+
+
+def test_no_message_tells_a_client_more_than_a_few_hundred_bytes() -> None:
+    """Whatever somebody put into it."""
+    error = RemoteProtocolError("Unknown thing " + "ü" * 100_000)
+
+    assert len(error.message.encode()) < 610
+    assert str(error) == error.message

@@ -27,8 +27,8 @@ def app_fields() -> dict[str, object]:
 
 @pytest.fixture
 def config_fields() -> dict[str, object]:
-    """Fields of the configuration; parametrize it to set some."""
-    return {}
+    """Fields of the configuration; parametrize it to set some. Silence is hosted Pusher's."""
+    return {"activity_timeout_s": 120.0}
 
 
 @pytest.fixture

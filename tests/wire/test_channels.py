@@ -14,7 +14,7 @@ from cachecast.testing import TEST_APP
 KEY = TEST_APP.key
 KINDS = ["x", "cache-x", "private-x", "private-cache-x", "private-encrypted-x",
          "private-encrypted-cache-x", "presence-x", "presence-cache-x"]  # fmt: skip
-ROSTER = r'"{\"presence\":{\"ids\":[\"1\"],\"hash\":{\"1\":null},\"count\":1}}"'
+ROSTER = r'"{\"presence\":{\"ids\":[\"1\"],\"hash\":{\"1\":{}},\"count\":1}}"'
 
 
 def _succeeded(channel: str) -> str:
@@ -87,8 +87,8 @@ async def test_a_wrong_signature_is_refused_in_hosted_words(autojump_clock, stag
          "Invalid format: auth must have the format key:signature", 401),
         ('{"channel":"private-x","auth":"nobody:00"}', "private-x",
          "Invalid key in subscription auth data: 'nobody'", 401),
-        ('{"channel":"bad name"}', "bad name", "Invalid channel name 'bad name'", 400),
-        ('{"channel":"#internal"}', "#internal", "Invalid channel name '#internal'", 400),
+        ('{"channel":"bad name"}', "bad name", "Invalid channel name 'bad name'", 401),
+        ('{"channel":"#internal"}', "#internal", "Invalid channel name '#internal'", 401),
         ('{"channel":"#server-to-user-1"}', "#server-to-user-1",
          "Only the signed-in user may subscribe to its own channel", 401),
     ],

@@ -51,7 +51,7 @@ async def test_a_republish_restarts_the_thirty_minutes(autojump_clock, stage):
     assert stage.broker.read_cache(stage.app_id, "cache-x") is None
 
 
-@pytest.mark.parametrize("app_fields", [{"max_cache_bytes": 5_000}])
+@pytest.mark.parametrize("app_fields", [{"max_cache_bytes": 5_000, "max_event_bytes": 2_000}])
 async def test_the_cached_event_is_evicted_early_only_by_a_ceiling_counted_and_logged(
     autojump_clock, stage
 ):
@@ -175,15 +175,15 @@ async def test_presence_limits(autojump_clock, stage):
         B>> subscribe presence-y "{"i" * 129}"
         B<< {_error(long_id)}
         B<< {_refused("presence-y", long_id, "LimitReached", 4301)}
-        B>> subscribe presence-y "2" "{"i" * 1_023}"
+        B>> subscribe presence-y "2" {{"n":"{"i" * 1_017}"}}
         B<< {_error(large)}
         B<< {_refused("presence-y", large, "LimitReached", 4301)}
-        B>> subscribe presence-y "{"i" * 128}" "{"i" * 1_022}"
+        B>> subscribe presence-y "{"i" * 128}" {{"n":"{"i" * 1_016}"}}
         B<< $success
-    """, success=_roster("presence-y", "i" * 128, "i" * 1_022))  # fmt: skip
+    """, success=_roster("presence-y", "i" * 128, {"n": "i" * 1_016}))  # fmt: skip
 
 
-def _roster(channel: str, user_id: str, info: str) -> str:
+def _roster(channel: str, user_id: str, info: object) -> str:
     data = {"presence": {"ids": [user_id], "hash": {user_id: info}, "count": 1}}
     return msgspec.json.encode({
         "event": "pusher_internal:subscription_succeeded", "channel": channel,
@@ -204,9 +204,9 @@ async def test_numeric_user_ids_are_passed_on_as_signed_and_strings_over_http(
 
     await stage.play(r"""
         A>> subscribe presence-x 10
-        A<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":"{\"presence\":{\"ids\":[10],\"hash\":{\"10\":null},\"count\":1}}"}
+        A<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":"{\"presence\":{\"ids\":[10],\"hash\":{\"10\":{}},\"count\":1}}"}
         B>> subscribe presence-x 11
-        B<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":"{\"presence\":{\"ids\":[10,11],\"hash\":{\"10\":null,\"11\":null},\"count\":2}}"}
+        B<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":"{\"presence\":{\"ids\":[10,11],\"hash\":{\"10\":{},\"11\":{}},\"count\":2}}"}
         A<< {"event":"pusher_internal:member_added","channel":"presence-x","data":"{\"user_id\":11}"}
         B>> {"event":"client-x","channel":"presence-x","data":1}
         A<< {"event":"client-x","channel":"presence-x","data":1,"user_id":11}
@@ -408,3 +408,121 @@ async def test_protocol_numbers(autojump_clock, stage, protocol, code):
     client = stage.network.open(protocol=protocol)
 
     assert client.close_code == code
+
+
+async def test_an_id_that_no_channel_can_name_cannot_sign_in_but_may_be_present(
+    autojump_clock, stage
+):
+    await stage.enter("A")
+    text = "Invalid user_data: id has invalid characters; it may contain only A-Z a-z 0-9 _ - = @ , . ;"
+
+    await stage.play(f"""
+        A>> signin {{"id":"e:2"}}
+        A<< {_error(text)}
+        A>> signin {{"id":5}}
+        A<< {_error("Invalid user_data: id must be a non-empty string")}
+        A>> signin {{"id":"{"x" * 129}"}}
+        A<< {_error("Invalid user_data: id is longer than 128 characters")}
+        A>> subscribe presence-x "e:2"
+        A<< {_roster("presence-x", "e:2", {})}
+    """)
+    assert stage.broker.statistics().apps[0].users == 0
+
+
+@pytest.mark.parametrize("info", ["true", '"x"', "[1]", "0"])
+async def test_user_info_that_is_no_object_is_refused(autojump_clock, stage, info):
+    """In hosted words; what Laravel's `return true` makes used to pass in silence."""
+    await stage.enter("A")
+    rule = "user_info is invalid - if supplied it must be a type of hash (a JSON object)"
+    text = f"Invalid channel_data: {rule}"
+
+    await stage.play(f"""
+        A>> subscribe presence-x "1" {info}
+        A<< {_error(text)}
+        A<< {_refused("presence-x", text)}
+        A>> signin {{"id":"u","user_info":{info}}}
+        A<< {_error(f"Invalid user_data: {rule}")}
+    """)
+
+
+@pytest.mark.parametrize("info", ["", ',"user_info":null'])
+async def test_absent_user_info_is_absent_everywhere(autojump_clock, stage, info):
+    """Never null: an empty object where a key is needed (2.5), and no key elsewhere."""
+    a, b = await stage.enter("A"), await stage.enter("B")
+    for client in (a, b):
+        text = f'{{"id":"{client.socket_id}"{info}}}'
+        stage._say(client, f"signin {text}")
+        client.send(client.subscription("presence-x"))
+    await trio.testing.wait_all_tasks_blocked()
+
+    roster = b.messages[-1].json()["presence"]
+    assert roster["hash"] == {a.socket_id: {}, b.socket_id: {}}
+    assert a.messages[-1].event == "pusher_internal:member_added"
+    assert a.messages[-1].json() == {"user_id": b.socket_id}
+
+
+@pytest.mark.parametrize("app_fields", [{"sends_subscription_counts": True}])
+async def test_a_users_own_channel_is_hidden_everywhere(autojump_clock, stage):
+    told = []
+
+    async def hook(app_id, event):
+        told.append((event.name, event.channel))
+
+    for name in ("channel_occupied", "channel_vacated", "subscription_count"):
+        stage.broker.on(name, hook)
+    await stage.enter("A")
+    own, path = "#server-to-user-u1", "/channels/%23server-to-user-u1"
+
+    await stage.play(f"""
+        A>> signin {{"id":"u1"}}
+        A<< {{"event":"pusher:signin_success","data":{{"user_data":"{{\\"id\\":\\"u1\\"}}"}}}}
+        A>> {{"event":"pusher:subscribe","data":{{"channel":"{own}"}}}}
+        A<< ok {own}
+        -- wait 10
+    """)
+    count = {"info": "subscription_count"}
+    listed = await stage.network.request("GET", "/channels", params=count)
+    channel = await stage.network.request("GET", path, params=count)
+    stats = await stage.network.request("GET", f"{path}/stats")
+    published = await stage.network.request(
+        "POST", "/events", {"name": "e", "channel": own, "data": "", "info": "subscription_count"}
+    )
+
+    assert listed.json() == {"channels": {}}
+    assert channel.json() == {"occupied": False, "subscription_count": 0}
+    assert stats.json() == {"occupied": False, "connection_count": 0}
+    assert published.json() == {"channels": {own: {"subscription_count": 0}}}
+    assert stage.broker.channels(stage.app_id) == {}
+    assert not stage.broker.channel(stage.app_id, own).occupied
+    app = stage.broker.statistics().apps[0]
+    assert (app.channels, app.subscriptions, app.users) == (0, 0, 1)
+    await stage.play(
+        f'-- wait 0\nA<< {{"event":"e","channel":"{own}","data":""}}\nA>> unsubscribe {own}\n-- wait 10'
+    )
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "channel", ["bad name", "#internal", "x" * 201, "private-ü", "#server-to-user-"]
+)
+async def test_an_invalid_channel_name_is_refused_as_every_subscription_is(
+    autojump_clock, stage, channel
+):
+    client = await stage.enter("A")
+
+    client.send({"event": "pusher:subscribe", "data": {"channel": channel}})
+
+    refused = client.messages[-1]
+    assert (refused.event, refused.channel) == ("pusher:subscription_error", channel[:200])
+    assert (refused.json()["type"], refused.json()["status"]) == ("AuthError", 401)
+
+
+@pytest.mark.parametrize("config_fields", [{}])
+async def test_silence_is_broken_before_a_proxys_sixty_seconds_are_over(autojump_clock, stage):
+    """nginx's default `proxy_read_timeout`; the client's own ping, by the figure it is told, too."""
+    client = await stage.enter("A")
+    assert client.messages[0].json()["activity_timeout"] <= 45
+
+    await trio.sleep(50)
+
+    assert client.pings == 1

@@ -73,15 +73,15 @@ async def test_a_close_is_answered_with_its_code(autojump_clock, stage):
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        ('{"event":1}', "Invalid message: Expected `str`, got `int` - at `$.event`"),
-        ('{"data":{}}', "Invalid message: Object missing required field `event`"),
-        ("[1]", "Invalid message: Expected `object`, got `array`"),
-        ('{"event":"pusher:subscribe"}', "Invalid data in pusher:subscribe: Expected `object`, got `null`"),
+        ('{"event":1}', "Invalid message: event must be a string"),
+        ('{"data":{}}', "Invalid message: event must be a string"),
+        ("[1]", "Invalid message: it must be an object"),
+        ('{"event":"pusher:subscribe"}', "Invalid data in pusher:subscribe: it must be an object"),
         ('{"event":"pusher:subscribe","data":{"channel":[]}}',
-         "Invalid data in pusher:subscribe: Expected `str`, got `array` - at `data.channel`"),
+         "Invalid data in pusher:subscribe: channel must be a string"),
         ('{"event":"pusher:signin","data":{"auth":"a"}}',
-         "Invalid data in pusher:signin: Object missing required field `user_data`"),
-        ('{"event":"pusher:unsubscribe","data":7}', "Invalid data in pusher:unsubscribe: Expected `object`, got `int`"),
+         "Invalid data in pusher:signin: user_data must be a string that holds JSON"),
+        ('{"event":"pusher:unsubscribe","data":7}', "Invalid data in pusher:unsubscribe: it must be an object"),
     ],
 )  # fmt: skip
 async def test_wrong_types_are_named_and_the_connection_stays(autojump_clock, stage, message, text):
@@ -109,7 +109,7 @@ async def test_names_that_are_special_elsewhere_are_names_here(autojump_clock, s
 
     success = await client.subscribe(f"presence-{name}", user_id=name)
 
-    assert success.json()["presence"] == {"ids": [name], "hash": {name: None}, "count": 1}
+    assert success.json()["presence"] == {"ids": [name], "hash": {name: {}}, "count": 1}
 
 
 async def test_a_flood_of_messages_is_ended(autojump_clock, stage):

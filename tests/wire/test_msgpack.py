@@ -45,7 +45,7 @@ async def test_presence_and_client_events_cross_the_codecs(autojump_clock, stage
         A>> subscribe presence-x "1" {"name":"Ann"}
         A<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":"{\"presence\":{\"ids\":[\"1\"],\"hash\":{\"1\":{\"name\":\"Ann\"}},\"count\":1}}"}
         M>> subscribe presence-x 2
-        M<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":{"presence":{"ids":["1",2],"hash":{"1":{"name":"Ann"},"2":null},"count":2}}}
+        M<< {"event":"pusher_internal:subscription_succeeded","channel":"presence-x","data":{"presence":{"ids":["1",2],"hash":{"1":{"name":"Ann"},"2":{}},"count":2}}}
         A<< {"event":"pusher_internal:member_added","channel":"presence-x","data":"{\"user_id\":2}"}
         A>> {"event":"client-hi","channel":"presence-x","data":{"a":1}}
         M<< {"event":"client-hi","channel":"presence-x","user_id":"1","data":{"a":1}}

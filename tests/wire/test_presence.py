@@ -11,7 +11,8 @@ import trio.testing
 
 
 def _roster(channel: str, **members: object) -> str:
-    presence = {"ids": list(members), "hash": members, "count": len(members)}
+    known = {user_id: {} if info is None else info for user_id, info in members.items()}
+    presence = {"ids": list(members), "hash": known, "count": len(members)}
     data = msgspec.json.encode({"presence": presence}).decode()
     return msgspec.json.encode(
         {"event": "pusher_internal:subscription_succeeded", "channel": channel, "data": data}

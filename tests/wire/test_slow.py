@@ -75,7 +75,7 @@ async def test_leaving_forgets_the_value_that_waits(autojump_clock, stage):
     await stage.play("A>> ping x\nA<< pong x")
 
 
-@pytest.mark.parametrize("app_fields", [{"max_pending_bytes": 5_000}])
+@pytest.mark.parametrize("app_fields", [{"max_pending_bytes": 5_000, "max_event_bytes": 2_000}])
 async def test_4100_when_more_waits_than_may(autojump_clock, stage):
     """What waited is forgotten, the reason still arrives, and others do not notice."""
     slow, fast = await _reader(stage, "x"), await stage.network.connect()

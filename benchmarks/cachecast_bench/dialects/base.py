@@ -51,6 +51,7 @@ class Endpoint:
         tls: Subscribers and publishers speak TLS.
         answers_publishes: A publisher must wait for an answer before its next request.
         keeps_values: A late subscriber is given the last value of its channel.
+        batch: Events that one publish may carry.
         options: What the dialect wants to know beyond that (credentials, encoding, path).
     """
 
@@ -61,6 +62,7 @@ class Endpoint:
     tls: bool = False
     answers_publishes: bool = True
     keeps_values: bool = False
+    batch: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class Endpoint:
             "tls": self.tls,
             "answers_publishes": self.answers_publishes,
             "keeps_values": self.keeps_values,
+            "batch": self.batch,
             "options": self.options,
         }
 

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Generator
 
 import msgpack
 from typing_extensions import override
@@ -41,8 +42,8 @@ _RESIGN_AFTER_S = 60.0
 class PusherDialect(Dialect):
     """Subscribes like pusher-js, publishes like the server libraries.
 
-    Options of the endpoint: `app_id`, `key`, `secret`, and `encoding` ("json" or "msgpack") for
-    publishes.
+    Options of the endpoint: `app_id`, `key`, `secret`, and for publishes `encoding` ("json" or
+    "msgpack") and `says_close` (each asks for its connection to be closed after the answer).
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -61,17 +62,18 @@ class PusherDialect(Dialect):
         self._timestamp = ""
         self._head = (
             f"Host: {endpoint.host}:{endpoint.publish_port or endpoint.port}\r\n"
-            f"Content-Type: application/{self._encoding}\r\nContent-Length: "
+            f"Content-Type: application/{self._encoding}\r\n"
+            f"{'Connection: close' + chr(13) + chr(10) if options.get('says_close') else ''}"
+            "Content-Length: "
         ).encode()
 
     @override
     def join(self, channels: list[str], *, wait_for: bytes | None = None) -> Handshake:
         """Connect, and subscribe to each channel, with a signature where it wants one."""
-        data = yield from open_websocket(self._upgrade)
-        message, data = yield from await_message(data, _ESTABLISHED)
+        established, data = yield from self.arrive()
         for channel in channels:
             request = (
-                self._authorized(channel, message)
+                self.authorized(channel, established)
                 if _needs_auth(channel)
                 else self.subscribe(channel)
             )
@@ -81,15 +83,37 @@ class PusherDialect(Dialect):
             _, data = yield from await_message(data, wait_for)
         return data
 
-    def _authorized(self, channel: str, established: bytes) -> bytes:
+    def arrive(self) -> Generator[bytes, bytes, tuple[bytes, bytes]]:
+        """Connect and no more.
+
+        Returns:
+            The `connection_established` message, and the bytes after its frame.
+        """
+        data = yield from open_websocket(self._upgrade)
+        return (yield from await_message(data, _ESTABLISHED))
+
+    def authorized(self, channel: str, established: bytes, user_id: str | None = None) -> bytes:
+        """Return the subscribe frame of a channel that wants a signature.
+
+        Args:
+            channel: Its name.
+            established: What `arrive` returned first.
+            user_id: Who joins a presence channel.
+
+        Raises:
+            HandshakeError: There is no socket id in it.
+        """
         try:
-            socket_id = json.loads(json.loads(established)["data"])["socket_id"]
+            signed = [json.loads(json.loads(established)["data"])["socket_id"], channel]
         except (ValueError, KeyError, TypeError) as error:
             raise HandshakeError(established[:200].decode("utf-8", "replace")) from error
-        signature = hmac.digest(
-            self._secret.encode(), f"{socket_id}:{channel}".encode(), "sha256"
-        ).hex()
-        data = {"auth": f"{self._key}:{signature}", "channel": channel}
+        data = {"channel": channel}
+        if user_id is not None:
+            data["channel_data"] = json.dumps({"user_id": user_id})
+            signed.append(data["channel_data"])
+        signer = self._signer.copy()
+        signer.update(":".join(signed).encode())
+        data["auth"] = f"{self._key}:{signer.hexdigest()}"
         return client_frame(json.dumps({"event": "pusher:subscribe", "data": data}).encode())
 
     @override
@@ -115,23 +139,27 @@ class PusherDialect(Dialect):
     @override
     def publish(self, channel: str, payloads: list[bytes]) -> bytes:
         """Return one signed POST: `events` for one payload, `batch_events` for several."""
-        body = self._body(channel, payloads)
-        return self._signed(self._events_path if len(payloads) == 1 else self._batch_path, body)
+        return self.publish_events([(channel, payload) for payload in payloads])
 
-    def _body(self, channel: str, payloads: list[bytes]) -> bytes:
+    def publish_events(self, events: list[tuple[str, bytes]]) -> bytes:
+        """Return one signed POST that publishes each payload to its channel."""
+        path = self._events_path if len(events) == 1 else self._batch_path
+        return self._signed(path, self._body(events))
+
+    def _body(self, events: list[tuple[str, bytes]]) -> bytes:
         if self._encoding == "msgpack":
             items: list[dict[str, object]] = [
                 {"name": EVENT, "channel": channel, "data": payload.decode()}
-                for payload in payloads
+                for channel, payload in events
             ]
             packed: bytes = msgpack.packb(items[0] if len(items) == 1 else {"batch": items})
             return packed
-        name, event = channel.encode(), EVENT.encode()
-        events = [
-            b'{"name":"%s","channel":"%s","data":"%s"}' % (event, name, payload)
-            for payload in payloads
+        event = EVENT.encode()
+        texts = [
+            b'{"name":"%s","channel":"%s","data":"%s"}' % (event, channel.encode(), payload)
+            for channel, payload in events
         ]
-        return events[0] if len(events) == 1 else b'{"batch":[%s]}' % b",".join(events)
+        return texts[0] if len(texts) == 1 else b'{"batch":[%s]}' % b",".join(texts)
 
     def _signed(self, path: str, body: bytes) -> bytes:
         now = time.monotonic()

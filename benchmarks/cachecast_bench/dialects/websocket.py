@@ -2,7 +2,7 @@
 
 The channel is the path, publishes come over a control connection.
 
-These programs have no protocol of their own for publishing, so `benchmarks.baseline` and the
+These programs have no protocol of their own for publishing, so `baselines.raw_loop` and the
 library peers share the plainest one possible, on a port of its own: records of
 
     4 bytes   length of what follows, big endian

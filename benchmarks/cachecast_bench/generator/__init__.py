@@ -11,13 +11,17 @@ anything parsed: that is where a lost, doubled, reordered or stale message gets 
 
 Reading order:
 
-    stream       what should arrive, what did arrive, and the ledger of the differences
-    subscriber   one client connection; probes are subscribers whose delays are recorded
-    loop         epoll twice: probes are always read first, so a backlog of the others never colours
-    a delay connecting   many handshakes at once, each driven by a dialect publishing   the open
-    schedule (paced), or as fast as the server takes it (flat) churning     subscribers that leave
-    and come back at a steady rate commands     the verbs the benchmark sends through the pipe
-    remote       the other end of that pipe: the handle that scenarios hold
+- `stream`: what should arrive, what did arrive, and the ledger of the differences.
+- `subscriber`: one client connection; probes are subscribers whose delays are recorded.
+- `loop`: epoll twice; probes are always read first, so a backlog of the others never colours a
+  delay.
+- `connecting`: many handshakes at once, each driven by a dialect.
+- `publishing`: the open schedule (paced), or as fast as the server takes it (flat).
+- `churning`: subscribers that leave and come back at a steady rate.
+- `commands`: the verbs that the benchmark sends through the pipe.
+- `pipe`: the child's end of that pipe.
+- `report`: what has arrived, in numbers that go back through it.
+- `remote`: the other end of that pipe, the handle that scenarios hold.
 
 Every module but `remote` runs in the child process, which imports neither trio nor the engine.
 """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cachecast_bench.dialects import Dialect
     from cachecast_bench.dialects.base import Handshake
 
-_NO_PROGRESS_S = 10.0
+_PATIENCE_S = 10.0
 """How long a drain waits for the next delivery before it calls the rest lost."""
 
 _DRAIN_LOOK_NS = 50_000_000
@@ -240,13 +240,15 @@ class Commands:
         pids: list[int] | None = None,
         connect: dict[str, Any] | None = None,
         churn: dict[str, Any] | None = None,
+        patience_s: float | None = None,
     ) -> dict[str, Any]:
         """Publish by all `plans` at once for `warmup_s + seconds`, and report each.
 
         Args:
             plans: Each: `name`, `channels`, `crews` (whose deliveries are counted), `lines`
                 (connections), and either `rate_per_s` or `window`; optionally `batch`, `skew`
-                (Zipf), `gate_on_deliveries`.
+                (Zipf), `gate_on_deliveries`, `visits` (a connection for each publish), `resumes`
+                (which comes back with its TLS session).
             seconds: Length of the measured part; with `connect`, the run ends when all clients are
             through instead.
             warmup_s: Length of the part before it.
@@ -254,6 +256,8 @@ class Commands:
             pids: Processes of the server, whose CPU time is taken at each snapshot.
             connect: Clients that connect meanwhile, see `connect`.
             churn: Clients that leave and come back meanwhile: `crew`, `rate_per_s`.
+            patience_s: For a server that is expected to stall: how long it may take to accept what
+                was planned, and then be silent before what has not arrived is called lost.
 
         Raises:
             ValueError: The payload is too small for the mark.
@@ -270,7 +274,7 @@ class Commands:
         gc.collect()
         gc.disable()
         try:
-            marks = self._measure(active, clients, mover, seconds, warmup_s, pids or [])
+            marks = self._measure(active, clients, mover, seconds, warmup_s, pids or [], patience_s)
         finally:
             gc.enable()
             self._loop.nap_ns = 0
@@ -310,10 +314,14 @@ class Commands:
             skew=options.get("skew", 0.0),
             gate_on_deliveries=options.get("gate_on_deliveries", True),
         )
-        lines = publishing.connect(options.get("lines", 1))
-        self._finish(lines)
-        if lines.n_failed:
-            raise ConnectionError("; ".join(lines.errors))
+        n_lines = options.get("lines", 1)
+        if options.get("visits"):
+            publishing.invite(n_lines, resumes=options.get("resumes", False))
+        else:
+            lines = publishing.connect(n_lines)
+            self._finish(lines)
+            if lines.n_failed:
+                raise ConnectionError("; ".join(lines.errors))
         return Plan(options["name"], publishing, crews, options)
 
     def _dialect_of(self, options: dict[str, Any]) -> Dialect:
@@ -334,6 +342,7 @@ class Commands:
         seconds: float,
         warmup_s: float,
         pids: list[int],
+        patience_s: float | None,
     ) -> dict[str, dict[str, Any]]:
         loop = self._loop
         marks = {"start": mark(plans, pids)}
@@ -357,7 +366,7 @@ class Commands:
             until_ns = marks["opened"]["at_ns"] + int(seconds * 1e9)
             loop.run_while(lambda: True, until_ns=until_ns)
             behind = [plan.publishing for plan in plans if plan.is_paced]
-            until_ns += int(_CATCH_UP_S * 1e9)
+            until_ns += int((patience_s or _CATCH_UP_S) * 1e9)
             loop.run_while(lambda: any(one.is_behind for one in behind), until_ns=until_ns)
         marks["closed"] = mark(plans, pids)
         for plan in plans:
@@ -365,11 +374,11 @@ class Commands:
             plan.publishing.stop()
         if mover is not None:
             mover.stop()
-        self._drain(plans, mover)
+        self._drain(plans, mover, patience_s or _PATIENCE_S)
         marks["drained"] = mark(plans, pids)
         return marks
 
-    def _drain(self, plans: list[Plan], mover: Churning | None) -> None:
+    def _drain(self, plans: list[Plan], mover: Churning | None, patience_s: float) -> None:
         """Read until everything published has arrived, or nothing has for a while."""
 
         def is_waiting() -> bool:
@@ -395,5 +404,5 @@ class Commands:
             now = progress()
             if now != seen:
                 seen, moved_ns = now, time.monotonic_ns()
-            elif time.monotonic_ns() - moved_ns > _NO_PROGRESS_S * 1e9:
+            elif time.monotonic_ns() - moved_ns > patience_s * 1e9:
                 return

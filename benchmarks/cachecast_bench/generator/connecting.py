@@ -38,6 +38,10 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """For SO_LINGER. A client that closes first leaves its port waiting for a minute, and after a few
 storms `connect` spends 150 us looking for a free one: 25,600 clients/s, then 5,000."""
 
+_BIND_ADDRESS_NO_PORT = 24
+"""IP_BIND_ADDRESS_NO_PORT of ip(7), which Python 3.11 has no name for: the port is chosen at
+`connect`, so that it may be the same for two addresses."""
+
 
 def client_context() -> ssl.SSLContext:
     """Return a TLS context that trusts any certificate.
@@ -61,10 +65,12 @@ class Dialling:
     __slots__ = (
         "_context",
         "_handshake",
+        "_is_urgent",
         "_loop",
         "_on_failed",
         "_on_ready",
         "_pending",
+        "_session",
         "_started",
         "sock",
     )
@@ -76,10 +82,15 @@ class Dialling:
         context: ssl.SSLContext | None,
         on_ready: Callable[[socket.socket, bytes], None],
         on_failed: Callable[[str], None],
+        *,
+        session: ssl.SSLSession | None = None,
+        is_urgent: bool = False,
     ) -> None:
         self._loop = loop
         self._handshake = handshake
         self._context = context
+        self._session = session
+        self._is_urgent = is_urgent
         self._on_ready = on_ready
         self._on_failed = on_failed
         self._pending = b""
@@ -87,11 +98,18 @@ class Dialling:
         self.sock: socket.socket
 
     def dial(
-        self, host: str, port: int, *, receive_buffer: int = 0, resets_on_close: bool = False
+        self,
+        host: str,
+        port: int,
+        *,
+        receive_buffer: int = 0,
+        resets_on_close: bool = False,
+        source: str = "",
     ) -> None:
         """Start connecting; never blocks.
 
-        `receive_buffer` caps what the kernel holds for a client that won't read.
+        `receive_buffer` caps what the kernel holds for a client that won't read. `source` is the
+        address to come from, any one of 127/8.
         """
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.settimeout(0)
@@ -100,6 +118,9 @@ class Dialling:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if resets_on_close:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if source:
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
         self.sock = sock
         try:
             sock.connect((host, port))
@@ -109,7 +130,14 @@ class Dialling:
             sock.close()
             self._on_failed(str(error))
             return
-        self._loop.add(sock.fileno(), self._on_connected, events=select.EPOLLOUT)
+        self._loop.add(
+            sock.fileno(), self._on_connected, events=select.EPOLLOUT, is_urgent=self._is_urgent
+        )
+
+    def cancel(self) -> None:
+        """Give up before it is through; nobody is told."""
+        self._loop.remove(self.sock.fileno())
+        self.sock.close()
 
     def _on_connected(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -118,8 +146,10 @@ class Dialling:
             return
         if self._context is not None:
             self._loop.remove(self.sock.fileno())
-            self.sock = self._context.wrap_socket(self.sock, do_handshake_on_connect=False)
-            self._loop.add(self.sock.fileno(), self._on_tls)
+            self.sock = self._context.wrap_socket(
+                self.sock, do_handshake_on_connect=False, session=self._session
+            )
+            self._loop.add(self.sock.fileno(), self._on_tls, is_urgent=self._is_urgent)
             self._on_tls()
         else:
             self._loop.change(self.sock.fileno(), self._on_readable)

@@ -22,20 +22,24 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cachecast_bench.generator.connecting import Connecting
+from cachecast_bench.generator.connecting import Connecting, Dialling, client_context
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from cachecast_bench.dialects import Dialect
-    from cachecast_bench.dialects.base import ReplyCounter
+    from cachecast_bench.dialects import Dialect, Endpoint
+    from cachecast_bench.dialects.base import Handshake, ReplyCounter
     from cachecast_bench.generator.loop import Loop
     from cachecast_bench.generator.stream import Group, Stream
 
 _RECV_SIZE = 65536
 _BURST = 64
 """Publishes sent before the loop reads again."""
+
+_SOURCES = [f"127.0.0.{i}" for i in range(2, 66)]
+"""Where visitors come from. Who closes first leaves its port waiting for a minute, and the 28,000
+ports of one address are used up in three seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +113,94 @@ class _Line:
             self._publishing.answered(self)
 
 
+class _Visitor:
+    """One publisher without a connection of its own: it opens one for each request.
+
+    The connection is closed as soon as the answer is there, by an ordinary end and not a reset: the
+    way it goes down is a part of the price. Who comes back shows the session ticket of the visit
+    before, if TLS gave one.
+    """
+
+    __slots__ = (
+        "_context",
+        "_counter",
+        "_endpoint",
+        "_publishing",
+        "_resumes",
+        "_session",
+        "busy_since_ns",
+        "is_busy",
+        "n_resumed",
+        "number",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        endpoint: Endpoint,
+        counter: ReplyCounter,
+        publishing: Publishing,
+        context: ssl.SSLContext | None,
+        *,
+        resumes: bool,
+    ) -> None:
+        self.number = number
+        self.is_busy = False
+        self.busy_since_ns = 0
+        self.n_resumed = 0
+        self._endpoint = endpoint
+        self._counter = counter
+        self._publishing = publishing
+        self._context = context
+        self._resumes = resumes
+        self._session: ssl.SSLSession | None = None
+
+    def send(self, request: bytes, since_ns: int) -> None:
+        """Connect, send one request, read its answer, close."""
+        self.is_busy = True
+        self.busy_since_ns = since_ns
+        visit = Dialling(
+            self._publishing.loop,
+            self._visit(request),
+            self._context,
+            self._on_answer,
+            self._on_failed,
+            session=self._session,
+            is_urgent=True,
+        )
+        source = next(self._publishing.sources)
+        visit.dial(self._endpoint.host, self._endpoint.port, source=source)
+
+    def _visit(self, request: bytes) -> Handshake:
+        data = yield request
+        while not self._counter(data):
+            data = yield b""
+        return b""
+
+    def _on_answer(self, sock: socket.socket, leftover: bytes) -> None:
+        del leftover
+        self._publishing.loop.remove(sock.fileno())
+        if isinstance(sock, ssl.SSLSocket) and self._resumes:
+            self.n_resumed += bool(sock.session_reused)
+            self._session = sock.session
+        sock.close()
+        self.is_busy = False
+        self._publishing.answered(self)
+
+    def _on_failed(self, reason: str) -> None:
+        message = f"a publisher did not get through: {reason}"
+        raise ConnectionError(message)
+
+
 class Publishing:
     """Publishes to `streams` and knows how many deliveries must come of it.
 
     Attributes:
         streams: Where it publishes.
         n_expected: Deliveries that what was published so far must lead to.
-        lateness_ns: How late each paced publish was sent.
-        answers_ns: From sending a request to its answer, in the order of the answers.
+        lateness_ns: How late each paced publish was sent that had a free connection.
+        answers_ns: From sending a request to its answer, in the order of the answers; on a schedule
+            from the instant at which it was planned.
     """
 
     def __init__(
@@ -140,7 +224,9 @@ class Publishing:
         self._gate_on_deliveries = gate_on_deliveries
         self._choice = _uniform(streams) if not skew else _zipf(streams, skew)
         self._lines: list[_Line] = []
-        self._free: deque[_Line] = deque()
+        self._visitors: list[_Visitor] = []
+        self._free: deque[_Line | _Visitor] = deque()
+        self.sources = itertools.cycle(_SOURCES)
         self._waiting: deque[int] = deque()
         self.begin()
 
@@ -151,7 +237,10 @@ class Publishing:
         self.n_expected = 0
         self.lateness_ns: list[int] = []
         self.answers_ns: list[int] = []
+        for visitor in self._visitors:
+            visitor.n_resumed = 0
         self._is_on = False
+        self._is_paced = False
         self._until_ns: int | None = None
         self._window = 0
 
@@ -172,6 +261,33 @@ class Publishing:
         self._lines.append(line)
         self._free.append(line)
         self.loop.promote(sock.fileno(), line.on_readable)
+
+    def invite(self, n_visitors: int, *, resumes: bool) -> None:
+        """Publish by so many visitors, who open a connection for each request.
+
+        Args:
+            n_visitors: At most so many connections are open at once.
+            resumes: Over TLS, each comes back with the session of its visit before.
+
+        Raises:
+            ValueError: Nobody could say when a visit is over: this server does not answer.
+        """
+        endpoint = self._dialect.endpoint
+        context = client_context() if endpoint.tls else None
+        for number in range(n_visitors):
+            counter = self._dialect.reply_counter()
+            if counter is None:
+                message = "publishes that are not answered cannot have a connection each"
+                raise ValueError(message)
+            self._visitors.append(
+                _Visitor(number, endpoint, counter, self, context, resumes=resumes)
+            )
+        self._free.extend(self._visitors)
+
+    @property
+    def n_resumed(self) -> int:
+        """Visits whose TLS session was one of an earlier visit."""
+        return sum(visitor.n_resumed for visitor in self._visitors)
 
     def close(self) -> None:
         """Close all publisher connections."""
@@ -197,6 +313,7 @@ class Publishing:
         Without `until_ns`, until `stop`.
         """
         self._is_on = True
+        self._is_paced = True
         self._interval_ns = 1e9 * self._batch / rate_per_s
         self._start_ns = start_ns
         self._until_ns = until_ns
@@ -206,7 +323,7 @@ class Publishing:
     @property
     def is_behind(self) -> bool:
         """Something that was planned before the end of the schedule has not been sent yet."""
-        return self._is_on and self._until_ns is not None
+        return self._is_on and (self._until_ns is not None or bool(self._waiting))
 
     def start_flat(self, window: int) -> None:
         """Publish, until `stop`, as fast as connections and `window` publishes under way allow."""
@@ -250,28 +367,30 @@ class Publishing:
     def _members_each(self) -> float:
         return self.n_expected / self.n_published if self.n_published else 1.0
 
-    def _publish(self, line: _Line, due_ns: int) -> None:
+    def _publish(self, line: _Line | _Visitor, due_ns: int, *, waited: bool = False) -> None:
+        """Send one request; who waited for a free connection was held up by the server."""
         stream = next(self._choice)
         payloads = [stream.append(due_ns, line.number) for _ in range(self._batch)]
         self.n_published += len(payloads)
         self.n_expected += len(payloads) * self._n_members.get(stream.index, 0)
         request = self._dialect.publish(stream.channel, payloads)
         now = time.monotonic_ns()
-        self.lateness_ns.append(now - due_ns)
-        line.send(request, now)
+        if not waited:
+            self.lateness_ns.append(now - due_ns)
+        line.send(request, due_ns if self._is_paced else now)
         if not line.is_busy:
             self._free.append(line)
 
-    def answered(self, line: _Line) -> None:
+    def answered(self, line: _Line | _Visitor) -> None:
         """Note the answer that `line` was waiting for, and give it what waits to be sent."""
         self.n_replied += self._batch
         self.answers_ns.append(time.monotonic_ns() - line.busy_since_ns)
         self.freed(line)
 
-    def freed(self, line: _Line) -> None:
+    def freed(self, line: _Line | _Visitor) -> None:
         """Use a connection that has become free."""
         if self._waiting and self._is_on:
-            self._publish(line, self._waiting.popleft())
+            self._publish(line, self._waiting.popleft(), waited=True)
         else:
             self._free.append(line)
 

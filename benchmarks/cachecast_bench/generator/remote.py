@@ -80,9 +80,8 @@ class Generator:
         while (end := self._pending.find(b"\n")) < 0:
             data = await process.stdout.receive_some(1 << 20)
             if not data:
-                message = (
-                    f"the generator ended while it was asked to {verb}\n{self._child.last_words()}"
-                )
+                who, words = self._child.name, self._child.last_words()
+                message = f"the {who} ended while it was asked to {verb}\n{words}"
                 raise GeneratorError(message)
             self._pending += data
         line, self._pending = self._pending[:end], self._pending[end + 1 :]
@@ -94,8 +93,13 @@ class Generator:
 
 
 @asynccontextmanager
-async def open_generator(endpoint: Endpoint, *, core: int) -> AsyncIterator[Generator]:
-    """Start a generator for `endpoint`, pinned to `core`; end it when the block is left."""
-    command = [sys.executable, "-m", "cachecast_bench.generator", json.dumps(endpoint.to_json())]
-    async with child_process("generator", command, core=core, wants_pipes=True) as child:
+async def open_generator(
+    endpoint: Endpoint, *, core: int, program: str = "generator"
+) -> AsyncIterator[Generator]:
+    """Start a generator for `endpoint`, pinned to `core`; end it when the block is left.
+
+    `program` is the package of this project that is started.
+    """
+    command = [sys.executable, "-m", f"cachecast_bench.{program}", json.dumps(endpoint.to_json())]
+    async with child_process(program, command, core=core, wants_pipes=True) as child:
         yield Generator(child)

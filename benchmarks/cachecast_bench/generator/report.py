@@ -87,6 +87,7 @@ def run_report(
             "ledger": ledger.to_json(),
             "n_published": publishing.n_published,
             "n_replied": publishing.n_replied,
+            "n_resumed": publishing.n_resumed,
             "n_expected": publishing.n_expected,
             "n_probes": sum(one.is_probe for crew in plan.crews for one in crew.members),
             "frame_bytes": plan.crews[0].group.frame_size if plan.crews else 0,

@@ -3,7 +3,8 @@
 *Paced* publishes come so rarely that none waits for another: there is nothing to join, so the CPU
 of one delivery can be held against the raw loop's. *Flat* publishes come as fast as the server
 takes them, through its own way of publishing; a server may join frames then, and the raw loop,
-which does not, is the yardstick.
+which does not, is the yardstick. *Batch* is the same with as many events in a request as one may
+carry, for those who have such requests: so somebody publishes who has much to say.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ PACED_DELIVERIES_PER_S = 30_000
 _MAIN_SIZE = 256
 """Bytes of the payloads that the figures are about."""
 
-_MODES = ("paced", "flat")
+_MODES = ("paced", "flat", "batch")
 
-_PROBE_S, _CLEARLY_BETTER = 0.3, 1.2
+_PROBE_S, _CLEARLY_BETTER = 0.3, 1.1
 
 
 def _identifier(peer: str) -> str:
@@ -66,6 +67,8 @@ class Fanout(Scenario):
         "cpu_ratio",
         "ratio_to_limit",
         "ratio_to_best_peer",
+        "batch_ratio_to_limit",
+        "batch_ratio_to_best_peer",
         *(f"ratio_to_{_identifier(peer)}" for peer in PEERS),
         "cost_10k_over_100",
         "limit_cost_10k_over_100",
@@ -75,7 +78,7 @@ class Fanout(Scenario):
     def n_samples(self, bench: Bench) -> int:
         """One for each number of subscribers, size, mode, target and repeat."""
         cases = len(_subscribers(bench)) * sum(_repeats(bench, size) for size in _sizes(bench))
-        return cases * len(_MODES) * (1 + len(own_and_peers(bench)))
+        return cases * (2 * (1 + len(own_and_peers(bench))) + (bench.engine is not None))
 
     @override
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
@@ -103,8 +106,9 @@ class Fanout(Scenario):
                     sample = await bench.measure(stage, result, case, **run)
                     sample["window"] = run["plans"][0].get("window")
 
+                takers = [stage for stage in stages if mode != "batch" or _takes_batches(stage)]
                 for _ in range(_repeats(bench, size)):
-                    await bench.each(stages, result, measure)
+                    await bench.each(takers, result, measure)
 
     async def _windows(
         self, bench: Bench, stages: list[Stage], n: int, size: int, result: ScenarioResult
@@ -112,28 +116,33 @@ class Fanout(Scenario):
         """Return how many publishes each server likes to have on their way, flat out.
 
         Who joins frames wants many, but uWebSockets, to name one, joins up to 32 and sends each one
-        alone when more are waiting. A contest is fair if everybody is at his best.
+        alone when more are waiting; and many may mean many connections, which cost something too.
+        A contest is fair if everybody is at his best.
         """
-        few, many = N_LINES, window_of(size, n)
+        many = window_of(size, n)
+        fewer = [
+            window for window in dict.fromkeys((many // 2, N_LINES)) if N_LINES <= window < many
+        ]
         chosen: dict[str, int] = {}
 
         async def probe(stage: Stage) -> None:
-            bench.on_progress(f"{stage.name}: {few} or {many} publishes on their way")
-            rates = []
-            for window in (many, few):
+            bench.on_progress(f"{stage.name}: how many publishes on their way")
+            rates: dict[int, float] = {}
+            for window in (many, *fewer):
                 run: dict[str, Any] = {"plans": [flat(stage, size, n, window=window)], "size": size}
                 sample = await bench.sample(stage, seconds=_PROBE_S, warmup_s=_PROBE_S, **run)
-                rates.append(sample["deliveries_per_s"])
-            chosen[stage.name] = few if rates[1] > _CLEARLY_BETTER * rates[0] else many
+                rates[window] = sample["deliveries_per_s"]
+            chosen[stage.name] = best_window(rates)
 
-        if few < many:
+        if fewer:
             await bench.each(stages, result, probe)
-        names = [name for name, window in chosen.items() if window == few]
-        if names:
-            result.notes.append(
-                f"{n:,} subscribers, {size:,} bytes, flat out: with {few} instead of {many} "
-                f"publishes on their way, which suits them better: {', '.join(names)}"
-            )
+        for window in fewer:
+            names = [name for name, chose in chosen.items() if chose == window]
+            if names:
+                result.notes.append(
+                    f"{n:,} subscribers, {size:,} bytes, flat out: with {window} instead of {many} "
+                    f"publishes on their way, which suits them better: {', '.join(names)}"
+                )
         return chosen
 
     def _conclude(self, bench: Bench, result: ScenarioResult) -> None:
@@ -155,6 +164,10 @@ class Fanout(Scenario):
             result.add_figure(f"cpu_ratio{suffix}", "", "lower", meaning, cost)
             meaning = f"deliveries/s / raw loop's, flat out, {words}"
             result.add_figure(f"ratio_to_limit{suffix}", "", "higher", meaning, rate)
+            batches = result.find(_case(n, "batch"), "cachecast")
+            rate = ratios(batches, result.find(flat, "limit"), "deliveries_per_s")
+            meaning = f"the same, published in batches, {words}"
+            result.add_figure(f"batch_ratio_to_limit{suffix}", "", "higher", meaning, rate)
             self._compare_with_peers(bench, result, n, suffix)
         for target, name, whose in (
             ("cachecast", "cost_10k_over_100", ""),
@@ -180,6 +193,10 @@ class Fanout(Scenario):
         meaning = f"deliveries/s / the best peer's ({best.target}), flat out, {words}"
         samples = ratios(mine, best, "deliveries_per_s")
         result.add_figure(f"ratio_to_best_peer{suffix}", "", "higher", meaning, samples)
+        batches = result.find(_case(n, "batch"), "cachecast")
+        meaning = f"the same, published in batches, {words}"
+        samples = ratios(batches, best, "deliveries_per_s")
+        result.add_figure(f"batch_ratio_to_best_peer{suffix}", "", "higher", meaning, samples)
         for row in measured:
             name = f"ratio_to_{_identifier(row.target)}{suffix}"
             meaning = f"deliveries/s / those of {row.target}, flat out, {words}"
@@ -201,6 +218,16 @@ class Fanout(Scenario):
                 f"{slope:.2f} us a subscriber; 20,000 descriptors a process leave more than that "
                 "untested"
             )
+
+
+def _takes_batches(stage: Stage) -> bool:
+    return stage.running.endpoint.batch > 1
+
+
+def best_window(rates: dict[int, float]) -> int:
+    """Return the window of the best rate, or the largest one if none is clearly better."""
+    many, best = max(rates), max(rates, key=lambda window: rates[window])
+    return best if rates[best] > _CLEARLY_BETTER * rates[many] else many
 
 
 def _subscribers(bench: Bench) -> list[int]:
@@ -238,5 +265,9 @@ def run_of(bench: Bench, stage: Stage, case: dict[str, Any], window: int | None)
         return {"plans": [paced(stage, rate_per_s)], "size": size, "seconds": seconds}
     seconds = 0.4 if bench.quick else 1.0
     options: dict[str, Any] = {} if window is None else {"window": window}
+    if case["mode"] == "batch":
+        # All that may be on its way in so many fewer requests.
+        batch = stage.running.endpoint.batch
+        options = {"batch": batch, "lines": max(1, window_of(size, n) // batch)}
     plan = flat(stage, size, n, **options)
     return {"plans": [plan], "size": size, "seconds": seconds, "warmup_s": 0.4}

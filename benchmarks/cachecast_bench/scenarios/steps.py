@@ -85,7 +85,12 @@ def paced(
 def flat(
     stage: Stage, size: int, n: int, *, name: str = "main", crew: str = "all", **options: object
 ) -> dict[str, Any]:
-    """Return a plan that publishes to `n` subscribers as fast as the server takes it."""
-    window = window_of(size, n)
-    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "window": window}
-    return {**plan, "lines": lines_of(stage, is_paced=False), **options}
+    """Return a plan that publishes to `n` subscribers as fast as the server takes it.
+
+    Who answers each publish gets as many connections as there may be publishes on their way: with
+    fewer, the next ones would wait for an answer that has nothing to do with their deliveries.
+    """
+    plan = {"name": name, "channels": [CHANNEL], "crews": [crew], "window": window_of(size, n)}
+    plan |= options
+    lines = 1 if stage.is_unanswered else plan["window"]
+    return {"lines": lines, **plan}

@@ -1,4 +1,8 @@
-"""Whether a connection may exist: every reason for 4000 to 4009, and 4100 for a full node.
+"""Who may be served: every reason for 4000 to 4009, and for the HTTP API's 400, 403 and 404.
+
+Both sides ask the same questions (is the app here, in this cluster, over TLS, switched on) and get
+the same answers, each with its close code and its status. A client hears them at once; a caller of
+the HTTP API only once its signature has been verified, for nobody else shall learn that much.
 
 Source: Pusher's WebSocket protocol page, "Connection closure"; protocol.md 1.2, 9.2, 9.3, 9.5.
 """
@@ -10,22 +14,109 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from cachecast.errors import RefusedError
+from cachecast.apps import ORIGINS_WITHOUT_HOST
+from cachecast.errors import AuthError, BadRequestError, RefusedError
 from cachecast.protocol.close_codes import CLOSE_CODES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cachecast.apps import App
     from cachecast.channels.hub import Hub
     from cachecast.protocol.session import Session
 
-__all__ = ["check_app", "check_protocol_version", "find_app", "is_foreign", "note_signature"]
+__all__ = [
+    "check_app",
+    "check_protocol_version",
+    "check_request",
+    "find_app",
+    "find_hub",
+    "find_own_hub",
+    "find_secret",
+    "note_signature",
+]
 
 _PROTOCOLS: Final = frozenset({4, 5, 6, 7})
 
 
-def is_foreign(app: App, cluster: str | None) -> bool:
+# --- over HTTP, and embedded
+
+
+def find_hub(hubs: Mapping[str, Hub], app_id: str) -> Hub:
+    """The app that a path names.
+
+    Raises:
+        BadRequestError: 404; there is none.
+    """
+    hub = hubs.get(app_id)
+    if hub is None:
+        raise _unknown(app_id)
+    return hub
+
+
+def find_own_hub(hubs: Mapping[str, Hub], app_id: str, cluster: str | None) -> Hub:
+    """The app that the embedding program names.
+
+    Raises:
+        BadRequestError: 404; there is none, or it lives in another cluster.
+    """
+    hub = hubs.get(app_id)
+    if hub is None or _is_foreign(hub.app, cluster):
+        raise _unknown(app_id)
+    return hub
+
+
+def find_secret(hub: Hub, by_key: Callable[[str], Hub | None], key: str) -> bytes | None:
+    """The secret that a request to an app is to be verified with; None if nobody has the key.
+
+    Raises:
+        AuthError: 400; the key is another app's.
+    """
+    secret = hub.app.secret_of(key)
+    if secret is None and by_key(key) is not None:
+        raise AuthError("Not authorized for that app", http_status=400)
+    return secret
+
+
+def check_request(hub: Hub, cluster: str | None, *, is_tls: bool) -> None:
+    """Whether a verified request may be served.
+
+    Raises:
+        RefusedError: 403; see :func:`check_app` for the reasons.
+    """
+    app = hub.app
+    if _is_foreign(app, cluster):
+        raise _foreign(f"App {app.id}")
+    _check_access(app, is_tls=is_tls, advice="use https://")
+
+
+def _unknown(app_id: str) -> BadRequestError:
+    return BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
+
+
+# --- on both sides
+
+
+def _is_foreign(app: App, cluster: str | None) -> bool:
     """Whether an app lives in another cluster, which what is published to it must not leave."""
     return app.cluster not in {None, cluster}
+
+
+def _foreign(who: str) -> RefusedError:
+    """In hosted Pusher's words, which people search for."""
+    text = f"{who} not in this cluster. Did you forget to specify the cluster?"
+    return RefusedError(text, close_code=4001)
+
+
+def _check_access(app: App, *, is_tls: bool, advice: str) -> None:
+    if app.is_tls_only and not is_tls:
+        text = f"Application only accepts SSL connections, {advice}"
+        raise RefusedError(text, close_code=4000)
+    if not app.is_enabled:
+        raise RefusedError(CLOSE_CODES[4003].reason, close_code=4003)
+
+
+# --- over a WebSocket
 
 
 def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
@@ -34,11 +125,8 @@ def find_app(hub: Hub | None, key: str, cluster: str | None) -> Hub:
     Raises:
         RefusedError: 4001 in hosted Pusher's words, which people search for.
     """
-    if hub is None or is_foreign(hub.app, cluster):
-        raise RefusedError(
-            f"App key {key[:64]} not in this cluster. Did you forget to specify the cluster?",
-            close_code=4001,
-        )
+    if hub is None or _is_foreign(hub.app, cluster):
+        raise _foreign(f"App key {key[:64]}")
     return hub
 
 
@@ -72,10 +160,7 @@ def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
         RefusedError: 4000, 4003, 4009 for a foreign origin, or 4004.
     """
     app = hub.app
-    if app.is_tls_only and not is_tls:
-        raise RefusedError(CLOSE_CODES[4000].reason, close_code=4000)
-    if not app.is_enabled:
-        raise RefusedError(CLOSE_CODES[4003].reason, close_code=4003)
+    _check_access(app, is_tls=is_tls, advice="reconnect using wss://")
     if app.allowed_origins and not _is_allowed(origin, app.allowed_origins):
         raise RefusedError("Origin not allowed", close_code=4009)
     _check_quota(hub)
@@ -108,8 +193,11 @@ def _is_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:
     """Whether a browser's origin is on the list; a client without one is no browser."""
     if origin is None:
         return True
+    if origin in ORIGINS_WITHOUT_HOST and origin in allowed:
+        return True
     try:
         host = urlsplit(origin).hostname or ""
     except ValueError:  # an open bracket: nothing that a browser sends
         return False
-    return any(fnmatchcase(host, pattern.lower()) for pattern in allowed)
+    named = (pattern for pattern in allowed if pattern not in ORIGINS_WITHOUT_HOST)
+    return any(fnmatchcase(host, pattern.lower()) for pattern in named)

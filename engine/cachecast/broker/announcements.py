@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cachecast.events import AppEvent
 from cachecast.protocol.codec import JSON, MSGPACK
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Announcements"]
 
-#: Above so many subscribers their count is announced every ``COUNT_INTERVAL_S`` at most
-#: (Pusher's "Events" page, subscription_count).
+#: Subscribers of one channel above which their count is announced every ``COUNT_INTERVAL_S`` at
+#: most (protocol.md 2.10).
 COUNT_THROTTLE_ABOVE: Final = 100
 COUNT_INTERVAL_S: Final = 5.0
 
-#: Protocol events that wait in one channel's queue, with their lists of recipients: of a hundred
-#: members some five hundred events, of ten thousand a dozen.
+#: Bytes of protocol events that wait in one channel's queue, with their lists of recipients: of a
+#: hundred members some five hundred events, of ten thousand a dozen.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 
 #: Users whose coming and going is held back in one channel; past it the oldest news is dropped.
@@ -49,12 +49,12 @@ class _News(msgspec.Struct, frozen=True, gc=False):
     """One protocol event.
 
     Attributes:
-        event: its name.
-        change: what happened to the user whom it is about.
-        data: its data.
-        channel: that it names.
-        exclude: who is not told.
-        n_joined: of the channel when it happened.
+        event: the event's name.
+        change: the change of the user whom it is about, or the event's name again.
+        data: the event's data.
+        channel: the channel that it names; None for none.
+        exclude: the session that is not told; None for none.
+        n_joined: the channel's count of arrivals when it happened.
     """
 
     event: str
@@ -69,9 +69,9 @@ class _Held:
     """What must still be said in a channel, by user, at most two events of each.
 
     Attributes:
-        hub: of the app.
+        hub: the app's hub.
         is_leaving: whether its turn has come, so that it goes on past ``MAX_WAITING_BYTES``.
-        news: in the order in which it happened.
+        news: user id -> events, in the order in which they happened.
     """
 
     __slots__ = ("hub", "is_leaving", "news")
@@ -104,22 +104,23 @@ class Announcements:
     """Queues the protocol's own events.
 
     Attributes:
-        stale_counts: channels whose count the throttle, or a full queue, holds back.
-        held: what else a full queue holds back.
+        stale_counts: channels whose count the throttle, or a full queue, holds back, with their
+            hubs.
+        held: channel -> what else a full queue holds back.
     """
 
     def __init__(
         self,
         fanout: Fanout,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
     ) -> None:
         """Wire it up.
 
         Args:
-            fanout: delivers what is queued here.
-            clock: the broker's seconds.
-            notify: tells webhooks and hooks.
+            fanout: the task that delivers what is queued here.
+            clock: function that gives the broker's seconds.
+            notify: function that tells webhooks and hooks.
         """
         self._fanout = fanout
         self._clock = clock
@@ -139,11 +140,11 @@ class Announcements:
         """Queue to everyone in a presence channel that a member came or went.
 
         Args:
-            hub: of the app.
-            channel: in whose order of publications it is told.
+            hub: the app's hub.
+            channel: the channel, in whose order of publications it is told.
             change: ``member_added`` or ``member_removed``.
-            user_id: of the member, as it was signed.
-            user_info: of a member that came, None if it has none.
+            user_id: the member's id, as it was signed.
+            user_info: raw JSON of a member that came; None if it has none.
             newcomer: the connection that it came with, which is not told.
         """
         info = {} if user_info is None else {"user_info": user_info}
@@ -157,10 +158,11 @@ class Announcements:
         """Queue to those who watch a user that it went ``online`` or ``offline``.
 
         Args:
-            hub: of the app.
-            user_id: of the user.
+            hub: the app's hub.
+            user_id: the user's id.
             change: the name of the event.
-            newcomer: who is left out: one who watches itself is given its state otherwise.
+            newcomer: the session that is left out: one that watches itself is given its state
+                otherwise.
         """
         channel = hub.users.watchers_of(user_id)
         if channel is not None:
@@ -187,13 +189,15 @@ class Announcements:
                 MSGPACK.system_frame(name, news.data, news.channel) if speaks_msgpack else None,
             ),
             news.exclude,
+            now=self._clock(),
             is_announcement=True,
         )
         self._fanout.wake()
 
     def count_changed(self, hub: Hub, channel: Channel) -> None:
         """Announce how many are subscribed: at once up to 100, every 5 s above."""
-        if not hub.app.sends_subscription_counts or channel.name.is_presence:
+        name = channel.name
+        if not hub.app.sends_subscription_counts or name.is_presence or name.is_hidden:
             return
         now = self._clock()
         if channel.subscriptions and not _may_count(channel, now):
@@ -207,7 +211,7 @@ class Announcements:
         count = len(channel.subscriptions)
         self._notify(
             hub,
-            WebhookEvent("subscription_count", channel.name.text, subscription_count=count),
+            AppEvent("subscription_count", channel.name.text, subscription_count=count),
         )
         if count:
             event = "subscription_count"

@@ -12,12 +12,14 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from cachecast.broker import signing
-from cachecast.broker.admission import is_foreign
+from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
@@ -32,42 +34,53 @@ from cachecast.broker.views import (
 from cachecast.bus.local import LocalBus
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
+from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError
+from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
-from cachecast.tasks.counts import run_counts
+from cachecast.protocol.identity import user_id_fault
+from cachecast.runtime import require_trio
+from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
 from cachecast.tasks.heartbeat import Heartbeat
 from cachecast.tasks.hooks import Hook, Hooks
-from cachecast.tasks.webhooks import WebhookEvent, Webhooks
+from cachecast.tasks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cachecast.bus.base import Bus
-    from cachecast.channels.channel import Channel
-    from cachecast.channels.outbox import Outbox
     from cachecast.config import BrokerConfig
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
-#: Seconds that go on while the machine is suspended, where the system counts them.
+#: Monotonic seconds that go on while the machine is suspended, where the system counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-#: How long the end of a broker waits for webhooks, and again for the bus.
+#: Seconds between two log lines that say that connections had to go for the memory of all.
+FULL_LOG_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger("cachecast.clients")
+
+#: Seconds that the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
 
 
 class Broker:
     """One node. Make it with :func:`open_broker`, which runs its tasks.
 
+    Once that block is over, whatever is asked of it raises ``BrokerClosedError``.
+
     Attributes:
-        config: as given.
+        config: the configuration as it was given.
+        backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
-        delivery: from publications to recipients.
+        delivery: the way from publications to recipients.
         unix_now: wall time in seconds, for signatures and webhooks.
+        lost_log_lines: how many lines the process could not log; asked for the statistics.
     """
 
     def __init__(
@@ -84,10 +97,12 @@ class Broker:
         self.clock = clock
         self._bus = bus
         self.unix_now = unix_now
-        self._ready: deque[tuple[Hub, Channel]] = deque()
-        self._backlog: set[Outbox] = set()
+        self.lost_log_lines: Callable[[], int] = lambda: 0
+        self._line: deque[Hub] = deque()
+        self._full_log_at = -inf
+        self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
-        self.hubs = {app.id: Hub(app, self._ready, now) for app in config.apps}
+        self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -95,7 +110,7 @@ class Broker:
             self.cache.add_app(
                 app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
             )
-        self.fanout = Fanout(self._ready)
+        self.fanout = Fanout(self._line, clock)
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
@@ -114,14 +129,14 @@ class Broker:
             self.delivery,
             self.announcements,
             bus,
-            self._backlog,
+            self.backlog,
             clock=clock,
             notify=self._notify,
             nursery=nursery,
         )
-        self.heartbeat = Heartbeat(config, self._backlog, clock, self.clients)
+        self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
-        self.evictor = Evictor(self.cache, self._backlog, clock, self.delivery.purge_subscribers)
+        self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
 
@@ -137,15 +152,15 @@ class Broker:
         """Publish one event to one channel or several.
 
         When it returns, cache channels have the value and the recipients are fixed; the frames
-        leave right after. It waits while too much is undelivered on a channel. If cancelled,
-        nothing was published.
+        leave right after. It waits while too much is undelivered on a channel, to sockets or to
+        subscribers in this process. If cancelled, nothing was published.
 
         Args:
-            app_id: of the tenant.
-            channels: at most the app's ``max_channels_per_event``.
-            event: its name.
-            data: a string is sent as it is, anything else as its JSON.
-            socket_id: of a connection that must not get it.
+            app_id: the tenant's id.
+            channels: one name or several, at most the app's ``max_channels_per_event``.
+            event: the event's name.
+            data: a string, which is sent as it is, or anything else, which is sent as its JSON.
+            socket_id: socket id of a connection that must not get it.
 
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
@@ -186,7 +201,14 @@ class Broker:
         await self.delivery.publish(hub, requests)
 
     async def send_to_user(self, app_id: str, user_id: str, event: str, data: object) -> None:
-        """Publish to all connections of a signed-in user; see :meth:`publish`."""
+        """Publish to all connections of a signed-in user; see :meth:`publish`.
+
+        Raises:
+            BadRequestError: no user can sign in with that id; the text names the rule.
+        """
+        fault = user_id_fault(user_id, self.hub(app_id).app)
+        if fault is not None:
+            raise BadRequestError(f"Invalid user id {user_id[:64]!r}: {fault}\n")
         await self.publish(app_id, f"#server-to-user-{user_id}", event, data)
 
     # --- reading
@@ -196,18 +218,17 @@ class Broker:
 
         Raises:
             BadRequestError: 404; there is no such app on this node, or it lives in another cluster.
+            BrokerClosedError: the broker has ended.
         """
-        hub = self.hubs.get(app_id)
-        if hub is None or is_foreign(hub.app, self.config.cluster):
-            raise BadRequestError(f"Unknown app {app_id[:64]!r}\n", http_status=404)
-        return hub
+        self.delivery.check_open()
+        return find_own_hub(self.hubs, app_id, self.config.cluster)
 
     def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
         """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
         return occupied_channels(self.hub(app_id).channels.items(), prefix)
 
     def channel(self, app_id: str, name: str) -> ChannelState:
-        """One channel, occupied or not.
+        """One channel, occupied or not; a user's own counts as unoccupied.
 
         Raises:
             BadRequestError: the name is wrong.
@@ -215,7 +236,7 @@ class Broker:
         hub = self.hub(app_id)
         parsed = read_channel(name, hub.app)
         channel = hub.channels.get(name)
-        if channel is None:
+        if channel is None or parsed.is_hidden:
             return ChannelState(
                 occupied=False, subscription_count=0, user_count=0 if parsed.is_presence else None
             )
@@ -275,10 +296,13 @@ class Broker:
         """
         hub = self.hub(app_id)
         name = read_channel(channel, hub.app)
-        subscriber = Subscriber(is_cache=name.is_cache, clock=self.clock)
+        subscriber = Subscriber(
+            is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
+        )
         await trio.lowlevel.checkpoint()
         if not self._bus.is_attached(app_id, channel):
             await self._bus.attach(app_id, channel)
+        self.hub(app_id)  # it may have ended meanwhile
         # No checkpoint from here to the end of the registration: value first, then what follows.
         if name.is_cache:
             entry = self.delivery.cached(hub, channel, self.clock())
@@ -299,13 +323,19 @@ class Broker:
                 app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
                 for hub in self.hubs.values()
             ),
-            outbox_bytes=sum(outbox.waiting_bytes for outbox in self._backlog),
-            backlogged_connections=len(self._backlog),
+            outbox_bytes=sum(outbox.waiting_bytes for outbox in self.backlog),
+            outbox_ceiling_closes=self.backlog.n_closed,
+            backlogged_connections=len(self.backlog),
             eviction_lag_s=self.evictor.lag_s,
             max_eviction_lag_s=self.evictor.max_lag_s,
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
+            ready_wait_s=self.heartbeat.ready_wait_s,
+            max_ready_wait_s=self.heartbeat.max_ready_wait_s,
+            fanout_lag_s=self.fanout.lag_s,
+            max_fanout_lag_s=self.fanout.max_lag_s,
             is_draining=self.clients.is_draining,
+            log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
         )
 
@@ -328,15 +358,16 @@ class Broker:
         """What an authorization endpoint answers to a client library.
 
         Args:
-            app_id: of the tenant; its newest key signs.
-            socket_id: that the client sent.
-            channel: that the client sent.
-            user_id: of the member, required for presence channels.
-            user_info: shown to the other members.
+            app_id: the tenant's id; its newest key signs.
+            socket_id: the socket id that the client sent.
+            channel: the channel's name that the client sent.
+            user_id: the member's id, required for presence channels.
+            user_info: a mapping that the other members are shown; None for nothing.
             encryption_master_key: 32 bytes in base64, for encrypted channels; kept nowhere.
 
         Raises:
-            BadRequestError: the socket id or channel is wrong, or something required is missing.
+            BadRequestError: the socket id, the channel or ``user_info`` is wrong, or something
+                required is missing.
             ConfigError: the key is not 32 bytes in base64.
         """
         return signing.authorize_channel(
@@ -349,7 +380,8 @@ class Broker:
         """What a user authentication endpoint answers; ``user_data`` needs a string ``id``.
 
         Raises:
-            BadRequestError: the socket id is wrong or there is no ``id``.
+            BadRequestError: the socket id is wrong, or the broker would refuse the sign-in: no
+                ``id`` that ``#server-to-user-ID`` can name, or a ``user_info`` that is no mapping.
         """
         return signing.authenticate_user(self.hub(app_id).app, socket_id, user_data)
 
@@ -376,9 +408,26 @@ class Broker:
                 ``member_removed``, ``client_event``, ``cache_miss`` or ``subscription_count``.
             hook: an async callable; see :mod:`cachecast.tasks.hooks` for its limits.
         """
+        self.delivery.check_open()
         self.hooks.add(name, hook)
 
-    def _notify(self, hub: Hub, event: WebhookEvent) -> bool:
+    def _close(self) -> None:
+        """End: whoever asks something from now on, or still waits, is told so. Never yields."""
+        self.clients.is_draining = True
+        self.delivery.close()
+
+    def _note_full(self) -> None:
+        """Say once a minute that slow connections go because all that waits is too much."""
+        if self.clock() >= self._full_log_at:
+            self._full_log_at = self.clock() + FULL_LOG_INTERVAL_S
+            _log.warning(
+                "slowest connections closed, at the node's max_outbox_bytes",
+                closed_since_start=self.backlog.n_closed,
+            )
+
+    def _notify(self, hub: Hub, event: AppEvent) -> bool:
+        if event.channel.startswith("#"):
+            return False  # users' own channels are the protocol's business (protocol.md 9.5)
         is_wanted = False
         if self.hooks.wants(event.name):
             self.hooks.notify(hub.app.id, event)
@@ -401,35 +450,52 @@ async def open_broker(
 
     Args:
         config: apps and limits.
-        clock: monotonic seconds, by default such as go on while the machine sleeps. Tests pass
-            ``trio.current_time``, which a virtual clock governs.
-        unix_now: wall time in seconds.
-        bus: to other nodes; by default this node is alone.
+        clock: function that gives monotonic seconds, by default such as go on while the machine
+            sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
+        unix_now: function that gives the wall time in seconds.
+        bus: the way to other nodes; by default this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
-    it by an exception or a cancellation does not wait.
+    it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
+    not wrapped in groups by it.
 
     Raises:
+        RuntimeError: another loop than Trio runs the caller.
         ConfigError: the configuration cannot work; raised before anything has started.
         BusError: the other nodes cannot be reached.
     """
+    require_trio("open_broker")
     config.check()
     bus = bus or LocalBus()
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
         await bus.start(broker.delivery.deliver)
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
-        nursery.start_soon(run_counts, broker.announcements.announce_due)
+        nursery.start_soon(run_announcer, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
+        nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker
-            with trio.move_on_after(CLOSE_LIMIT_S):
-                await broker.webhooks.wait_flushed()
+            await broker.webhooks.flush(CLOSE_LIMIT_S)
+        # Raised again below, where no nursery wraps it; a cancellation is the nursery's to handle.
+        except BaseException as error:
+            if _is_cancellation(error):
+                raise
+            failure = error
         finally:
-            broker.delivery.close_subscribers()
+            broker._close()  # noqa: SLF001 - its other half
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await bus.aclose()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((trio.Cancelled, GeneratorExit)) is not None
+    return isinstance(error, trio.Cancelled | GeneratorExit)

@@ -15,20 +15,22 @@ import structlog
 import trio
 
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
+from cachecast.broker.journal import Journal
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import (
     BadMessageError,
     BusError,
     CapacityError,
+    ClientEventError,
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
 )
+from cachecast.events import AppEvent
 from cachecast.protocol.frames import close_frame
 from cachecast.protocol.messages import as_text
 from cachecast.protocol.session import (
     ClientEvent,
-    ClientEventError,
     Ping,
     Pong,
     Session,
@@ -36,7 +38,6 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from cachecast.broker.delivery import Delivery
     from cachecast.bus.base import Bus
     from cachecast.channels.hub import Hub
-    from cachecast.channels.outbox import Transport
+    from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
     from cachecast.protocol.codec import Codec
     from cachecast.protocol.session import User
@@ -54,9 +55,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients"]
 
-#: How long the bus may take to attach a channel before the subscription is refused.
+#: Seconds that the bus may take to attach a channel before the subscription is refused.
 ATTACH_LIMIT_S: Final = 5.0
 
+#: Between two looks whether a client has read what it asked for, where the bus made it wait.
+PACE_CHECK_S: Final = 0.1
 
 _log = structlog.get_logger("cachecast.clients")
 
@@ -71,23 +74,24 @@ class Clients:
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
-        backlog: set[Outbox],
+        backlog: Backlog,
         *,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
         nursery: trio.Nursery,
     ) -> None:
         """Wire it up.
 
         Args:
             config: limits of the node.
-            hubs: by app id.
-            delivery: where publications and replays come from.
+            hubs: app id -> hub.
+            delivery: the source of publications and replays.
             announcements: tell a channel of its members and their number.
-            bus: asked whether a channel is attached before its first subscriber is answered.
+            bus: the bus, asked whether a channel is attached before its first subscriber is
+                answered.
             backlog: the outboxes that have something waiting.
-            clock: the broker's seconds.
-            notify: tells webhooks and hooks.
+            clock: function that gives the broker's seconds.
+            notify: function that tells webhooks and hooks.
             nursery: the Broker's; a subscription that has to wait for the bus waits in it.
         """
         self._bus = bus
@@ -102,9 +106,11 @@ class Clients:
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
-        #: Refusals that belong to no app, by code.
+        #: Journal that says at level debug why somebody was refused or has gone.
+        self.journal = Journal()
+        #: Code -> refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
-        #: No new connections while draining.
+        #: Whether the node ends, and takes no new connections.
         self.is_draining = False
         self.n_sessions = 0
 
@@ -122,9 +128,9 @@ class Clients:
         """Decide whether a connection may exist.
 
         Args:
-            key: from the path.
-            protocol: from the query, None if absent.
-            origin: the browser's, None if absent.
+            key: the app key from the path.
+            protocol: the protocol version from the query, None if absent.
+            origin: the browser's Origin header, None if absent.
             is_tls: whether the client came over TLS.
 
         Raises:
@@ -141,6 +147,7 @@ class Clients:
                 raise CapacityError("Over capacity, reconnect later")
         except RemoteProtocolError as error:
             (hub.counters.refusals if hub else self.refusals)[str(error.close_code)] += 1
+            self.journal.refused("connection refused", error, app=hub.app.id if hub else None)
             raise
         return hub.app
 
@@ -155,11 +162,11 @@ class Clients:
         """Begin a conversation; its first frame is ``connection_established``.
 
         Args:
-            app: from :meth:`admit`.
-            codec: that the client offered.
-            transport: owns the socket; its outbox is the session's.
-            protocol: as given to :meth:`admit`.
-            preface: sent in front of the first frame, in the same call: the response of the
+            app: the app that :meth:`admit` returned.
+            codec: the codec that the client offered.
+            transport: the owner of the socket; its outbox is the session's.
+            protocol: the protocol version as given to :meth:`admit`.
+            preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
         """
         hub = self._hubs[app.id]
@@ -186,7 +193,8 @@ class Clients:
             + codec.system_frame(
                 "pusher:connection_established",
                 {"socket_id": socket_id, "activity_timeout": timeout_s},
-            )
+            ),
+            is_asked=True,
         )
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(session)
@@ -226,6 +234,7 @@ class Clients:
         if error.is_fatal:
             self.disconnect(session, code or 4009, error.message)
         else:
+            self.journal.refused("refused", error, app=hub.app.id, socket_id=session.socket_id)
             session.refuse(error)
 
     def _carry_out(self, session: Session, request: object) -> None:
@@ -261,6 +270,10 @@ class Clients:
             text = "The other nodes cannot be reached, try again"
             self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
             return
+        # Its transport reads on while this waits, so many would be answered at once; and nothing
+        # on the floors below tells anybody when a client has read.
+        while session.outbox.is_pacing and not session.outbox.is_finishing:  # noqa: ASYNC110
+            await trio.sleep(PACE_CHECK_S)
         # Much may have happened meanwhile: what the session checked before holds no more.
         limit = session.app.max_channels_per_connection
         if session.outbox.is_finishing:
@@ -282,7 +295,7 @@ class Clients:
                 self._refuse(session, error)
 
     def _subscribe(self, session: Session, request: Subscribe) -> None:
-        """Join, tell the others, confirm and replay in one step: design.md invariant 3.
+        """Join, tell the others, confirm and replay in one step: DESIGN.md invariant 3.
 
         The others are told first, which costs the newcomer nothing: they hear it from the fan-out,
         after this step. Sending may find that the newcomer's socket is broken, which makes it leave
@@ -294,35 +307,37 @@ class Clients:
             note_signature(hub, session)
         joined = hub.subscribe(session, name, member)
         channel = joined.edge.channel
-        success = channel.roster.success_data() if channel.roster is not None else {}
         if joined.is_occupied:
-            self._notify(hub, WebhookEvent("channel_occupied", name.text))
+            self._notify(hub, AppEvent("channel_occupied", name.text))
         if joined.is_member_new and member is not None:
-            self._notify(hub, WebhookEvent("member_added", name.text, user_id=member.key))
+            self._notify(hub, AppEvent("member_added", name.text, user_id=member.key))
             if not joined.is_occupied:
                 self._announcements.tell_members(
                     hub, channel, "member_added", member.user_id, member.user_info, session
                 )
         self._announcements.count_changed(hub, channel)
-        confirmation = session.codec.system_frame(
-            "pusher_internal:subscription_succeeded", success, name.text
-        )
+        if channel.roster is not None:
+            confirmation = channel.roster.success_frame(session.codec, name.text)
+        else:
+            confirmation = session.codec.system_frame(
+                "pusher_internal:subscription_succeeded", {}, name.text
+            )
         if name.is_cache:
             self._delivery.replay(hub, session, name, confirmation)
         else:
-            session.outbox.put(confirmation)
+            session.outbox.put(confirmation, is_asked=True)
 
     def _leave(self, session: Session, name: str) -> None:
         hub = self._hubs[session.app.id]
         left = hub.unsubscribe(session, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None:
-            self._notify(hub, WebhookEvent("member_removed", name, user_id=member.key))
+            self._notify(hub, AppEvent("member_removed", name, user_id=member.key))
             if not left.is_vacated:
                 self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
             self._announcements.forget(channel)
-            self._notify(hub, WebhookEvent("channel_vacated", name))
+            self._notify(hub, AppEvent("channel_vacated", name))
         self._announcements.count_changed(hub, channel)
 
     def _relay(self, session: Session, request: ClientEvent) -> None:
@@ -338,7 +353,7 @@ class Clients:
         self._delivery.send(hub, name, publication, is_server_side=False)
         self._notify(
             hub,
-            WebhookEvent(
+            AppEvent(
                 "client_event",
                 publication.channel,
                 event=publication.event,
@@ -386,11 +401,20 @@ class Clients:
 
     # --- saying goodbye
 
-    def close(self, session: Session) -> None:
+    def close(
+        self, session: Session, code: int | None = None, reason: str = "connection lost"
+    ) -> None:
         """Forget a session: it leaves all channels and signs out. Never yields; harmless twice."""
         hub = self._hubs[session.app.id]
         if hub.sessions.pop(session.socket_id, None) is None:
             return
+        self.journal.note(
+            "connection ended",
+            app=hub.app.id,
+            code=code,
+            reason=reason,
+            socket_id=session.socket_id,
+        )
         self.n_sessions -= 1
         hub.unauthorized.discard(session)
         if self._heartbeat is not None:
@@ -414,11 +438,19 @@ class Clients:
             return
         error = RemoteProtocolError(message, close_code=code)
         last = session.error_frame(error) + close_frame(code, message)
-        self.finish(session, last, drops_waiting=drops_waiting)
+        self.finish(session, last, code, message, drops_waiting=drops_waiting)
 
-    def finish(self, session: Session, last: bytes, *, drops_waiting: bool = False) -> None:
+    def finish(
+        self,
+        session: Session,
+        last: bytes,
+        code: int | None,
+        reason: str,
+        *,
+        drops_waiting: bool = False,
+    ) -> None:
         """Forget a session, and send its connection the last frames it will get."""
-        self.close(session)
+        self.close(session, code, reason)
         if self._heartbeat is not None:
             self._heartbeat.watch_closing(session.outbox, self.now())
         session.outbox.finish(last, drops_waiting=drops_waiting)
@@ -433,9 +465,9 @@ class Clients:
             session, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
         )
 
-    def terminate(self, hub: Hub, user_id: str) -> int:
-        """Disconnect all connections of a signed-in user (protocol.md 5.3); how many."""
-        sessions = hub.users.sessions_of(user_id)
+    def terminate(self, hub: Hub, user_id: str, limit: int | None = None) -> int:
+        """Disconnect a signed-in user's connections, or so many (protocol.md 5.3); how many."""
+        sessions = hub.users.sessions_of(user_id)[:limit]
         for session in sessions:
             self.disconnect(session, 4009, "You got disconnected by the app.")
         return len(sessions)

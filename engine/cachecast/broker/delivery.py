@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.bus.base import Envelope
-from cachecast.errors import LimitError
+from cachecast.errors import BrokerClosedError, LimitError
+from cachecast.events import AppEvent
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Publication
-from cachecast.tasks.webhooks import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class Delivery:
         bus: Bus,
         fanout: Fanout,
         clock: Callable[[], float],
-        notify: Callable[[Hub, WebhookEvent], bool],
+        notify: Callable[[Hub, AppEvent], bool],
         max_undelivered_bytes: int,
     ) -> None:
         """Wire it up.
@@ -74,6 +74,7 @@ class Delivery:
         self._max_undelivered_bytes = max_undelivered_bytes
         self._subscribers: dict[tuple[str, str], list[Subscriber]] = {}
         self._misses: dict[tuple[str, str], float] = {}
+        self._is_closed = False
         self._version = 0
         self._origin = "local"
 
@@ -83,9 +84,11 @@ class Delivery:
         """Publish events, all of them or none. Never yields.
 
         Raises:
+            BrokerClosedError: the broker has ended.
             trio.WouldBlock: too much waits on one of the channels; see :meth:`publish`.
             LimitError: 429; the app publishes faster than it may.
         """
+        self.check_open()
         if not self._have_room(hub, requests):
             raise trio.WouldBlock
         self._take_tokens(hub, requests)
@@ -97,26 +100,56 @@ class Delivery:
         If cancelled, nothing was published. Order between publishers that wait is not promised.
 
         Raises:
+            BrokerClosedError: the broker has ended; nothing was published.
             LimitError: 429; the app publishes faster than it may.
         """
+        self.check_open()
         self._take_tokens(hub, requests)
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._have_room(hub, requests):
-            await self._fanout.wait_room()
+            full = self._find_full_subscriber(hub, requests)
+            await (full.wait_room() if full is not None else self._fanout.wait_room())
+            self.check_open()
         self._send(hub, requests)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def has_room(self, hub: Hub, channel: str) -> bool:
-        """Whether what waits for a channel's fan-out is less than may."""
+        """Whether less waits for a channel's fan-out, and for subscribers here, than may."""
         if hub.undelivered_bytes >= hub.app.max_undelivered_bytes:
             return False
         found = hub.channels.get(channel)
-        return found is None or found.queued_bytes < self._max_undelivered_bytes
+        if found is not None and found.queued_bytes >= self._max_undelivered_bytes:
+            return False
+        return self._full_subscriber(hub, channel) is None
 
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
-        return not hub.undelivered_bytes or all(
+        return not (hub.undelivered_bytes or self._subscribers) or all(
             self.has_room(hub, name.text) for request in requests for name in request.channels
         )
+
+    def _full_subscriber(self, hub: Hub, channel: str) -> Subscriber | None:
+        if self._subscribers:
+            for subscriber in self._subscribers.get((hub.app.id, channel), ()):
+                if not subscriber.has_room():
+                    return subscriber
+        return None
+
+    def _find_full_subscriber(
+        self, hub: Hub, requests: Sequence[EventRequest]
+    ) -> Subscriber | None:
+        names = (name.text for request in requests for name in request.channels)
+        return next(filter(None, (self._full_subscriber(hub, name) for name in names)), None)
+
+    def check_open(self) -> None:
+        """Refuse to go on once the broker has ended.
+
+        Raises:
+            BrokerClosedError: it has.
+        """
+        if self._is_closed:
+            raise BrokerClosedError(
+                "The broker has ended: its `async with open_broker(...)` block is over"
+            )
 
     def _take_tokens(self, hub: Hub, requests: Sequence[EventRequest]) -> None:
         if hub.publish_bucket is None:
@@ -161,9 +194,10 @@ class Delivery:
         hub.counters.publishes += 1
         json_frame: bytes | None = None
         deadline = inf
+        now = self._clock()
         if is_cached:
             json_frame = JSON.publication_frame(publication)
-            deadline = self._cache.put(hub.app.id, name.text, json_frame, self._clock()).deadline
+            deadline = self._cache.put(hub.app.id, name.text, json_frame, now).deadline
             if self._misses:
                 self._misses.pop((hub.app.id, name.text), None)
         if channel is not None:
@@ -172,7 +206,7 @@ class Delivery:
                 json_frame = JSON.publication_frame(publication)
             msgpack_frame = MSGPACK.publication_frame(publication) if speaks_msgpack else None
             exclude = hub.sessions.get(publication.exclude) if publication.exclude else None
-            hub.enqueue(channel, (json_frame, msgpack_frame), exclude, deadline)
+            hub.enqueue(channel, (json_frame, msgpack_frame), exclude, deadline, now=now)
             self._fanout.wake()
         if self._subscribers:
             for subscriber in self._subscribers.get((hub.app.id, name.text), ()):
@@ -208,7 +242,7 @@ class Delivery:
         entry = self.cached(hub, name.text, self._clock())
         if entry is None:
             miss = session.codec.system_frame("pusher:cache_miss", {}, name.text)
-            session.outbox.put(confirmation + miss)
+            session.outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
         frame = entry.frame
@@ -223,7 +257,7 @@ class Delivery:
         armed_at = self._misses.get(key)
         if armed_at is not None and self._clock() < armed_at:
             return
-        if not self._notify(hub, WebhookEvent("cache_miss", channel)):
+        if not self._notify(hub, AppEvent("cache_miss", channel)):
             return
         self._misses.pop(key, None)
         self._misses[key] = inf
@@ -255,8 +289,10 @@ class Delivery:
             for subscriber in subscribers:
                 subscriber.purge(now)
 
-    def close_subscribers(self) -> None:
-        """The broker ends, and nothing will be published any more."""
+    def close(self) -> None:
+        """The broker ends: nothing is published any more, and who waits for room is told so."""
+        self._is_closed = True
+        self._fanout.release()
         for subscribers in self._subscribers.values():
             for subscriber in subscribers:
                 subscriber.close()

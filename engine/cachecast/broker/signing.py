@@ -9,14 +9,13 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from cachecast.errors import BadRequestError
+from cachecast.errors import BadMessageError, BadRequestError
 from cachecast.protocol import auth, encryption
 from cachecast.protocol.http_api import encode_data, is_socket_id, read_channel
+from cachecast.protocol.identity import read_member, read_user
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cachecast.apps import App
 
@@ -40,7 +39,8 @@ def authorize_channel(
         if not user_id:
             raise BadRequestError("A presence channel needs a user_id\n")
         info = {} if user_info is None else {"user_info": user_info}
-        channel_data = msgspec.json.encode({"user_id": user_id, **info}).decode()
+        channel_data = encode_data({"user_id": user_id, **info})
+        _check_identity(read_member, channel_data)
     pair = app.key_pairs[-1]
     text = auth.subscription_text(socket_id, channel, channel_data)
     answer = {"auth": f"{pair.key}:{auth.sign(pair.secret.encode(), text.encode())}"}
@@ -58,12 +58,19 @@ def authenticate_user(app: App, socket_id: str, user_data: Mapping[str, object])
     """The answer of a user authentication endpoint; see ``Broker.authenticate_user``."""
     if not is_socket_id(socket_id):
         raise BadRequestError(f"Invalid socket id {socket_id[:64]!r}\n")
-    if not isinstance(user_data.get("id"), str) or not user_data["id"]:
-        raise BadRequestError("user_data needs a non-empty string id\n")
-    text = msgspec.json.encode(user_data).decode()
+    text = encode_data(user_data)
+    _check_identity(read_user, text, app)
     pair = app.key_pairs[-1]
     signed = auth.sign(pair.secret.encode(), auth.signin_text(socket_id, text).encode())
     return {"auth": f"{pair.key}:{signed}", "user_data": text}
+
+
+def _check_identity(read: Callable[..., object], *args: object) -> None:
+    """Sign nothing that the broker would refuse."""
+    try:
+        read(*args)
+    except BadMessageError as error:
+        raise BadRequestError(f"{error.message}\n") from None
 
 
 def encrypt(encryption_master_key: str, channel: str, data: object) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from cachecast.errors import LimitError
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,17 @@ __all__ = ["Event", "Subscriber"]
 
 #: Events that may wait for a subscriber that is busy.
 MAX_WAITING_EVENTS: Final = 1_000
+
+#: Events from which on publishers wait for it, and down to which: what comes in one batch, or from
+#: other nodes, waits for nobody and needs the rest.
+FULL_EVENTS: Final = 500
+ROOM_EVENTS: Final = 250
+
+#: Events taken one after the other before other tasks have their turn.
+EVENTS_PER_TURN: Final = 64
+
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -43,24 +55,34 @@ class Event(msgspec.Struct, frozen=True):
         Raises:
             msgspec.DecodeError: it is not JSON.
         """
-        return msgspec.json.decode(self.data)
+        return read_json(_decode, self.data)
 
 
 class Subscriber:
     """Events of one channel, in order; iterate over it with ``async for``.
 
     On a cache channel only the newest value waits, so a busy subscriber catches up with the
-    present; on others too many waiting events end the iteration with an error, because losing
-    some in silence would be worse. The end of its block, or of the broker, ends it too.
+    present. On others publishers wait for it, as they do for sockets: while five hundred events
+    wait, :meth:`Broker.publish` does not return and HTTP publishers are answered late. One that
+    takes none of them for the app's ``stall_timeout_s`` holds nobody any longer: it gets what waits
+    and then an error, because losing some in silence would be worse. So does one for which more
+    than a thousand wait all the same. The end of its block, or of the broker, ends the iteration
+    too.
     """
 
-    def __init__(self, *, is_cache: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, is_cache: bool, clock: Callable[[], float], stall_timeout_s: float = inf
+    ) -> None:
         self._is_cache = is_cache
         self._clock = clock
+        self._stall_timeout_s = stall_timeout_s
         self._waiting: OrderedDict[int, tuple[Event, float]] = OrderedDict()
         self._serial = 0
         self._cached_serial = 0
         self._wakeup = trio.Event()
+        self._room = trio.Event()
+        self._moved_at = -inf
+        self._n_taken = 0
         self._is_lost = False
         self._is_closed = False
         #: Values that a newer one replaced before they were read.
@@ -77,17 +99,43 @@ class Subscriber:
             data if isinstance(data, str) else bytes(data).decode(),
             publication.user_id,
         )
+        if not self._waiting:
+            self._moved_at = self._clock()
         if deadline < inf:
             if self._waiting.pop(self._cached_serial, None) is not None:
                 self.conflated += 1
             self._cached_serial = self._serial + 1
         elif len(self._waiting) >= MAX_WAITING_EVENTS:
-            self._is_lost = True
-            self._wakeup.set()
+            self._give_up()
             return
         self._serial += 1
         self._waiting[self._serial] = (event, deadline)
         self._wakeup.set()
+
+    def has_room(self) -> bool:
+        """Whether publishers need not wait for it; gives up one that has stalled. Never yields."""
+        if len(self._waiting) < FULL_EVENTS or self._is_lost:
+            return True
+        if self._clock() - self._moved_at >= self._stall_timeout_s:
+            self._give_up()
+            return True
+        return False
+
+    async def wait_room(self) -> None:
+        """Wait until it has taken a good part, ended or stalled; the caller asks again.
+
+        If cancelled, nothing has happened.
+        """
+        if self._room.is_set():
+            self._room = trio.Event()
+        left_s = self._moved_at + self._stall_timeout_s - self._clock()
+        with trio.move_on_after(max(left_s, 0.0)):
+            await self._room.wait()
+
+    def _give_up(self) -> None:
+        self._is_lost = True
+        self._wakeup.set()
+        self._room.set()
 
     def purge(self, now: float) -> None:
         """Drop a cached value that nobody has taken by its deadline. O(1)."""
@@ -100,29 +148,41 @@ class Subscriber:
         self._is_closed = True
         self._waiting.clear()
         self._wakeup.set()
+        self._room.set()
 
     def __aiter__(self) -> Subscriber:
         """Iterate; several tasks may share one subscriber, each event goes to one of them."""
         return self
 
     async def __anext__(self) -> Event:
-        """Wait for the next event. If cancelled, none is lost.
+        """Take the next event, or wait for it. If cancelled, none is lost.
+
+        What waits is taken without a turn for others between, sixty-four at most: publishers in
+        this process would otherwise run ahead of a subscriber that does nothing else.
 
         Raises:
-            LimitError: more than 1,000 events waited, so that some were lost.
+            LimitError: too many events waited, or they waited too long, and some were lost.
             StopAsyncIteration: the ``async with`` block or the broker has ended.
         """
-        await trio.lowlevel.checkpoint()
+        self._n_taken += 1
+        if self._waiting and self._n_taken % EVENTS_PER_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         while True:
             while self._waiting:
                 _, (event, deadline) = self._waiting.popitem(last=False)
-                if self._clock() < deadline:
+                now = self._moved_at = self._clock()
+                if len(self._waiting) <= ROOM_EVENTS:
+                    self._room.set()
+                if now < deadline:
                     return event
             if self._is_closed:
                 raise StopAsyncIteration
             if self._is_lost:
                 raise LimitError(
-                    f"subscriber too slow: more than {MAX_WAITING_EVENTS} events waited",
+                    f"subscriber too slow: more than {MAX_WAITING_EVENTS} events waited, or "
+                    f"{FULL_EVENTS} of which it took none for {self._stall_timeout_s:g} seconds",
                     limit=MAX_WAITING_EVENTS,
                     unit="events",
                 )

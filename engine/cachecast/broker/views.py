@@ -22,11 +22,11 @@ class CachedEvent(msgspec.Struct, frozen=True):
     """The value of a cache channel, read without subscribing.
 
     Attributes:
-        name: of the event.
-        channel: where it was published.
+        name: the event's name.
+        channel: the channel that it was published to.
         data: the text as published.
-        age_s: since it was published.
-        ttl_s: until it is gone; greater than 0.
+        age_s: seconds since it was published.
+        ttl_s: seconds until it is gone; greater than 0.
         frame: the frame that subscribers got.
     """
 
@@ -43,8 +43,8 @@ class ChannelState(msgspec.Struct, frozen=True):
 
     Attributes:
         occupied: whether anybody is subscribed.
-        subscription_count: connections.
-        user_count: distinct members; None unless it is a presence channel.
+        subscription_count: number of subscribed connections.
+        user_count: number of distinct members; None unless it is a presence channel.
     """
 
     occupied: bool
@@ -62,7 +62,7 @@ def occupied_channels(
     return {
         name: channel_state(channel)
         for name, channel in channels
-        if name.startswith(prefix) and name[0] != "#" and channel.subscriptions
+        if name.startswith(prefix) and not channel.name.is_hidden and channel.subscriptions
     }
 
 
@@ -86,7 +86,7 @@ def app_statistics(hub: Hub, cache: CacheStore, n_webhook_events: int) -> AppSta
         app_id=app_id,
         connections=len(hub.sessions),
         subscriptions=hub.n_subscriptions,
-        channels=len(hub.channels),
+        channels=hub.n_channels,
         users=len(hub.users),
         cache_entries=cache.n_entries(app_id),
         cache_bytes=cache.n_bytes(app_id),

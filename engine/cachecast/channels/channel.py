@@ -30,14 +30,14 @@ __all__ = ["Channel", "Frames", "Recipients", "Subscription"]
 #: Codec index -> the frame, or None where no recipient speaks that codec.
 Frames = tuple[bytes | None, bytes | None]
 
-#: Of frames joined for one ``send``. Twice as much would deliver more in a second, but the call is
-#: all copying by then, and small channels wait for it.
+#: Bytes of frames that are joined for one ``send``. Twice as much would deliver more in a second,
+#: but the call is all copying by then, and small channels wait for it.
 JOIN_BYTES: Final = 32 * 1024
 
 #: Bytes whose copying costs about as much as a call of ``send`` does without them.
 BYTES_PER_CALL: Final = 8 * 1024
 
-#: Of a recipient in a list.
+#: Bytes that a recipient takes in a list.
 POINTER_BYTES: Final = 8
 
 
@@ -46,7 +46,7 @@ class Subscription:
 
     Attributes:
         outbox: the session's, until the subscription ends.
-        member: who it stands for on a presence channel.
+        member: the user that it stands for on a presence channel; else None.
     """
 
     __slots__ = ("channel", "member", "outbox", "session")
@@ -63,8 +63,8 @@ class Recipients:
 
     Attributes:
         by_codec: the subscriptions of each.
-        unbooked_bytes: what the lists take, until the first publication that waits with them is
-            charged for it: where members come and go, each one holds lists of its own.
+        unbooked_bytes: bytes that the lists take, until the first publication that waits with them
+            is charged for it: where members come and go, each one holds lists of its own.
     """
 
     __slots__ = ("by_codec", "unbooked_bytes")
@@ -87,11 +87,21 @@ class _Queued:
     """A publication that waits for its fan-out.
 
     Attributes:
-        size: of its frames.
+        size: bytes of its frames.
         booked: bytes it is charged for.
+        at: when it was queued.
     """
 
-    __slots__ = ("booked", "deadline", "exclude", "frames", "is_announcement", "recipients", "size")
+    __slots__ = (
+        "at",
+        "booked",
+        "deadline",
+        "exclude",
+        "frames",
+        "is_announcement",
+        "recipients",
+        "size",
+    )
 
     def __init__(
         self,
@@ -99,9 +109,11 @@ class _Queued:
         recipients: Recipients,
         exclude: Subscription | None,
         deadline: float,
+        now: float,
         *,
         is_announcement: bool,
     ) -> None:
+        self.at = now
         self.frames = frames
         self.recipients = recipients
         self.exclude = exclude
@@ -134,13 +146,16 @@ class Channel:
     """One occupied channel.
 
     Attributes:
-        subscriptions: by session, in order of arrival.
-        roster: of a presence channel.
+        subscriptions: session -> subscription, in order of arrival.
+        roster: the members of a presence channel; None on others.
         is_ready: whether it stands in the line of channels that have something to deliver.
-        queued_bytes: of what waits and what is being delivered.
-        announcement_bytes: of the protocol's own events among it.
+        queued_bytes: bytes of what waits and what is being delivered.
+        delivered_from: time when the oldest of what was last done with had been queued, in the
+            broker's seconds.
+        announcement_bytes: bytes of the protocol's own events among it.
         n_joined: subscriptions that there have been.
-        count_due_at: when the throttle lets the next ``subscription_count`` out.
+        count_due_at: the time when the throttle lets the next ``subscription_count`` out, in the
+            broker's seconds.
     """
 
     __slots__ = (
@@ -150,6 +165,7 @@ class Channel:
         "_sweep",
         "announcement_bytes",
         "count_due_at",
+        "delivered_from",
         "is_ready",
         "n_joined",
         "name",
@@ -167,6 +183,7 @@ class Channel:
         self.announcement_bytes = 0
         self.n_joined = 0
         self.count_due_at = -inf
+        self.delivered_from = 0.0
         self._counters = counters
         self._recipients: Recipients | None = None
         self._queue: deque[_Queued] | None = None
@@ -209,18 +226,23 @@ class Channel:
         exclude: Session | None = None,
         deadline: float = inf,
         *,
+        now: float = 0.0,
         is_announcement: bool = False,
     ) -> None:
         """Queue a publication for everyone who is subscribed now. Never yields.
 
         Args:
-            frames: by codec.
+            frames: one frame for each codec, by its index; None where nobody speaks it.
             exclude: the session that must not get it.
-            deadline: of a cached value; finite means a newer one may replace it.
+            deadline: the time when a cached value expires, in the broker's seconds; finite means a
+                newer one may replace it.
+            now: the broker's seconds.
             is_announcement: whether the protocol says it, and not a publisher, who would wait.
         """
         edge = self.subscriptions.get(exclude) if exclude is not None else None
-        queued = _Queued(frames, self.recipients, edge, deadline, is_announcement=is_announcement)
+        queued = _Queued(
+            frames, self.recipients, edge, deadline, now, is_announcement=is_announcement
+        )
         if self._queue is None:
             self._queue = deque()
         self._queue.append(queued)
@@ -249,6 +271,7 @@ class Channel:
             used += self._deliver_some(sweep, budget - used)
             if sweep.codec == 2:
                 self._sweep = None
+                self.delivered_from = sweep.batch[0].at
                 for queued in sweep.batch:
                     done += queued.booked
                     if queued.is_announcement:

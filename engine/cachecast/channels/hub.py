@@ -57,27 +57,31 @@ class Hub:
         users: who is signed in, and who watches.
         counters: what happened.
         undelivered_bytes: of publications that wait for their fan-out.
+        ready: the line of channels that have something to deliver.
+        is_ready: whether the app stands in the node's line of those that have such channels.
         publish_bucket: of the app's publish rate; None where it has no limit.
     """
 
     __slots__ = (
-        "_ready",
+        "_line",
         "app",
         "channels",
         "counters",
+        "is_ready",
         "publish_bucket",
+        "ready",
         "sessions",
         "unauthorized",
         "undelivered_bytes",
         "users",
     )
 
-    def __init__(self, app: App, ready: deque[tuple[Hub, Channel]], now: float) -> None:
+    def __init__(self, app: App, line: deque[Hub], now: float) -> None:
         """Make an empty hub.
 
         Args:
             app: whose it is.
-            ready: the node's line of channels that have something to deliver.
+            line: the node's, of hubs that have something to deliver.
             now: the broker's seconds.
         """
         rate = app.publishes_per_s
@@ -89,12 +93,25 @@ class Hub:
         self.counters = AppCounters()
         self.users = UserIndex(self.counters)
         self.undelivered_bytes = 0
-        self._ready = ready
+        self.ready: deque[Channel] = deque()
+        self.is_ready = False
+        self._line = line
+
+    @property
+    def n_channels(self) -> int:
+        """Occupied channels, but for users' own; O(channels)."""
+        return sum([not channel.name.is_hidden for channel in self.channels.values()])
 
     @property
     def n_subscriptions(self) -> int:
-        """Edges; O(channels)."""
-        return sum(len(channel.subscriptions) for channel in self.channels.values())
+        """Edges of the channels that :attr:`n_channels` counts; O(channels)."""
+        return sum(
+            [
+                len(channel.subscriptions)
+                for channel in self.channels.values()
+                if not channel.name.is_hidden
+            ]
+        )
 
     def subscribe(self, session: Session, name: ChannelName, member: Member | None) -> Joined:
         """Add a subscription. Never yields.
@@ -147,12 +164,41 @@ class Hub:
         exclude: Session | None = None,
         deadline: float = float("inf"),
         *,
+        now: float = 0.0,
         is_announcement: bool = False,
     ) -> None:
         """Queue frames for everyone in the channel now; see :meth:`Channel.enqueue`."""
         before = channel.queued_bytes
-        channel.enqueue(frames, exclude, deadline, is_announcement=is_announcement)
+        channel.enqueue(frames, exclude, deadline, now=now, is_announcement=is_announcement)
         self.undelivered_bytes += channel.queued_bytes - before
         if not channel.is_ready:
             channel.is_ready = True
-            self._ready.append((self, channel))
+            self.ready.append(channel)
+            if not self.is_ready:
+                self.is_ready = True
+                self._line.append(self)
+
+    def deliver(self, budget: int) -> tuple[int, float | None]:
+        """Give the channel at the front of the line its part of the app's turn. Never yields.
+
+        The caller has taken the hub off the node's line; it goes to the end if it has more.
+
+        Args:
+            budget: see :meth:`Channel.deliver`.
+
+        Returns:
+            What of the budget was used, and when the oldest of what is done with had been queued;
+            None if nothing is.
+        """
+        channel = self.ready.popleft()
+        used, done = channel.deliver(budget)
+        self.undelivered_bytes -= done
+        if channel.has_queued:
+            self.ready.append(channel)
+        else:
+            channel.is_ready = False
+        if self.ready:
+            self._line.append(self)
+        else:
+            self.is_ready = False
+        return used, channel.delivered_from if done else None

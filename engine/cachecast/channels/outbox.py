@@ -7,8 +7,10 @@ keeps none of it. The fan-out compares what was taken with what it gave, and onl
 brings it here.
 
 What waits is bounded in bytes. Of a cache channel only the newest value waits (conflation): a slow
-client catches up with the present, not with the past. Anything else that does not fit means the
-client cannot follow, and its connection is closed with 4100.
+client catches up with the present, not with the past. Anything else that was published or announced
+and does not fit means the client cannot follow, and its connection is closed with 4100. What it
+asked for itself is no reason for that: :attr:`Outbox.is_pacing` says when its next requests must
+wait, and only a client that takes nothing at all is given up.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cachecast.channels.waiting import Total, Waiting
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cachecast.metrics import AppCounters
 
-__all__ = ["DISCARD", "Outbox", "Transport"]
+__all__ = ["DISCARD", "Backlog", "Outbox", "Transport"]
 
 #: Bytes that one flush hands to the kernel in one call, and calls in one turn of the Poller.
 FLUSH_BYTES: Final = 64 * 1024
 FLUSH_CALLS: Final = 4
+
+#: Connections closed in one go to make room: each leaves its channels, which takes its time.
+CLOSINGS_PER_CALL: Final = 16
 
 
 class Transport(Protocol):
@@ -49,7 +56,7 @@ class Transport(Protocol):
         """Nothing waits any more, or an outbox that never waited has finished."""
 
     def on_slow(self) -> None:
-        """More waits than may, or nothing moved for too long; close the connection."""
+        """More waits than may, here or on the node, or nothing moved for too long; close it."""
 
     def on_broken(self) -> None:
         """The socket failed; drop the connection without a word."""
@@ -58,41 +65,6 @@ class Transport(Protocol):
 def _take_nothing(frame: bytes) -> int:
     del frame
     return 0
-
-
-class _Waiting:
-    """What waits for a slow socket; exists only while something does.
-
-    Attributes:
-        head: bytes that must leave next and as they are: the rest of a frame that is half sent.
-        head_deadline: when the first cached value in ``head`` expires.
-        earliest: no value here expires before it.
-        items: key -> (frame, deadline). A cache channel's key is its name, so that a newer value
-            takes the place of the older one; all others have a number.
-    """
-
-    __slots__ = (
-        "earliest",
-        "head",
-        "head_deadline",
-        "item_bytes",
-        "items",
-        "moved",
-        "seen",
-        "serial",
-        "since",
-    )
-
-    def __init__(self) -> None:
-        self.head = b""
-        self.head_deadline = inf
-        self.earliest = inf
-        self.items: OrderedDict[str | int, tuple[bytes, float]] = OrderedDict()
-        self.item_bytes = 0
-        self.serial = 0
-        self.moved = 0
-        self.seen = 0
-        self.since: float | None = None
 
 
 class Outbox:
@@ -117,7 +89,7 @@ class Outbox:
     def __init__(
         self,
         transport: Transport,
-        backlog: set[Outbox],
+        backlog: Backlog,
         counters: AppCounters,
         max_bytes: int,
         stall_timeout_s: float,
@@ -126,9 +98,9 @@ class Outbox:
 
         Args:
             transport: owns the socket.
-            backlog: every outbox that has something waiting is in this set; owned by the Broker.
+            backlog: every outbox of the node that has something waiting.
             counters: of the app.
-            max_bytes: that may wait.
+            max_bytes: that may wait of what the client did not ask for. A single frame always may.
             stall_timeout_s: how long the client may take nothing of what waits.
         """
         self._transport: Transport | None = transport
@@ -136,28 +108,39 @@ class Outbox:
         self._counters = counters
         self._max_bytes: float = max_bytes
         self._stall_timeout_s = stall_timeout_s
-        self._waiting: _Waiting | None = None
+        self._waiting: Waiting | None = None
         self.is_finishing = False
         self.send: Callable[[bytes], int] = transport.send
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes kept here; zero for a connection that keeps up."""
-        waiting = self._waiting
-        return len(waiting.head) + waiting.item_bytes if waiting else 0
+        return self._waiting.n_bytes if self._waiting else 0
+
+    @property
+    def is_pacing(self) -> bool:
+        """Whether the client must read before more of what it asks for is answered.
+
+        Its transport reads no further requests until a :meth:`flush` has ended it. Nobody hears
+        what such a client answers, so it is judged by what it takes and nothing else.
+        """
+        return self._waiting is not None and self._waiting.is_pacing
 
     @property
     def is_gone(self) -> bool:
         """Whether the connection has ended."""
         return self._transport is None
 
-    def put(self, frame: bytes, key: str | None = None, deadline: float = inf) -> None:
+    def put(
+        self, frame: bytes, key: str | None = None, deadline: float = inf, *, is_asked: bool = False
+    ) -> None:
         """Send a frame now, or keep it until the socket takes it.
 
         Args:
             frame: whole frames.
             key: the cache channel whose value it is; a newer one replaces it while it waits.
             deadline: when that value expires.
+            is_asked: whether it answers the client, which then is paced rather than closed.
         """
         sent = 0
         try:
@@ -168,10 +151,10 @@ class Outbox:
             self.break_off()
             return
         if sent != len(frame):
-            self.keep(frame, sent, frame, key, deadline)
+            self.keep(frame, sent, frame, key, deadline, is_asked=is_asked)
 
     def put_with_value(self, frame: bytes, value: bytes, key: str, deadline: float) -> None:
-        """Send a frame and a cached value right behind it, in one call if nothing waits.
+        """Answer with a frame and a cached value right behind it, in one call if nothing waits.
 
         Args:
             frame: whole frames, which nothing may replace.
@@ -192,13 +175,21 @@ class Outbox:
             if sent == len(data):
                 return
             if sent or (self._transport is not None and self._transport.retries_same_bytes):
-                self.keep(data, sent, data, None, deadline)
+                self.keep(data, sent, data, None, deadline, is_asked=True)
                 return
-        self.put(frame)
-        self.put(value, key, deadline)
+        self.put(frame, is_asked=True)
+        self.put(value, key, deadline, is_asked=True)
 
     def keep(
-        self, data: bytes, sent: int, newest: bytes, key: str | None, deadline: float, n: int = 1
+        self,
+        data: bytes,
+        sent: int,
+        newest: bytes,
+        key: str | None,
+        deadline: float,
+        n: int = 1,
+        *,
+        is_asked: bool = False,
     ) -> None:
         """Keep what the kernel did not take.
 
@@ -209,36 +200,28 @@ class Outbox:
             key: see :meth:`put`.
             deadline: see :meth:`put`.
             n: number of frames in ``data``.
+            is_asked: see :meth:`put`.
         """
         transport = self._transport
         if transport is None:
             return
         waiting = self._waiting
         if waiting is None:
-            waiting = self._waiting = _Waiting()
-            self._backlog.add(self)
+            waiting = self._waiting = Waiting(self._backlog)
+            self._backlog.enter(self)
             self.send = _take_nothing
             transport.wait_writable()
             if sent or transport.retries_same_bytes:
-                waiting.head = data[sent:]
-                waiting.head_deadline = deadline
-                waiting.earliest = deadline
-                self._check_bytes(waiting)
+                waiting.begin(data[sent:], deadline, is_asked=is_asked)
+                self._check_bytes(waiting, len(data) - sent, is_asked=is_asked)
                 return
-        waiting.earliest = min(waiting.earliest, deadline)
         if key is None:
-            waiting.serial += 1
-            waiting.items[waiting.serial] = (data, deadline)
-            waiting.item_bytes += len(data)
+            newest = data
+            waiting.add(data, None, deadline, is_asked=is_asked)
         else:
-            replaced = waiting.items.pop(key, None)
-            if replaced is not None:
-                waiting.item_bytes -= len(replaced[0])
-            self._counters.conflated += n - (replaced is None)
-            # At the end, not in place: what was said on the channel in between stays before it.
-            waiting.items[key] = (newest, deadline)
-            waiting.item_bytes += len(newest)
-        self._check_bytes(waiting)
+            replaced = waiting.add(newest, key, deadline, is_asked=is_asked)
+            self._counters.conflated += n - 1 + replaced
+        self._check_bytes(waiting, len(newest), is_asked=is_asked)
 
     def flush(self, now: float) -> None:
         """Hand over what waits; the transport calls it when its socket is writable.
@@ -254,36 +237,24 @@ class Outbox:
             return
         for _ in range(FLUSH_CALLS):
             if not waiting.head:
-                self._fill_head(waiting)
+                waiting.fill_head(FLUSH_BYTES)
             if not waiting.head:
                 self._drained(transport)
                 return
             try:
                 sent = transport.send(waiting.head)
             except BlockingIOError:
+                waiting.is_bound |= transport.retries_same_bytes
                 return
             except OSError:
                 self.break_off()
                 return
-            waiting.moved += sent
-            if sent < len(waiting.head):
-                waiting.head = waiting.head[sent:]
+            self._backlog.advance(self)
+            waiting.note_sent(sent)
+            if waiting.head:
                 return
-            waiting.head = b""
-            waiting.head_deadline = inf
-        if not waiting.head and not waiting.items:
+        if not waiting.items:
             self._drained(transport)
-
-    def _fill_head(self, waiting: _Waiting) -> None:
-        parts: list[bytes] = []
-        size = 0
-        while waiting.items and size < FLUSH_BYTES:
-            _, (frame, deadline) = waiting.items.popitem(last=False)
-            parts.append(frame)
-            size += len(frame)
-            waiting.head_deadline = min(waiting.head_deadline, deadline)
-        waiting.item_bytes -= size
-        waiting.head = b"".join(parts)
 
     def finish(self, frames: bytes, *, drops_waiting: bool = False) -> None:
         """Send last frames and take no more.
@@ -301,16 +272,15 @@ class Outbox:
             return
         self._max_bytes = inf  # these frames are the answer to a limit, and must not meet it
         waiting = self._waiting
-        if waiting is not None and drops_waiting:
-            waiting.items.clear()
-            waiting.item_bytes = 0
         if waiting is None:
             self.put(frames)
             waiting = self._waiting
-        elif frames:
-            waiting.serial += 1
-            waiting.items[waiting.serial] = (frames, inf)
-            waiting.item_bytes += len(frames)
+        else:
+            self._backlog.advance(self)
+            if drops_waiting:
+                waiting.forget_unbound()
+            if frames:
+                waiting.add(frames)
         self.is_finishing = True
         self.send = len
         if waiting is None and self._transport is not None:
@@ -318,19 +288,18 @@ class Outbox:
 
     def discard(self) -> None:
         """Forget everything; the connection is gone."""
-        self._waiting = None
+        if self._waiting is not None:
+            self._waiting.forget_all()
+            self._waiting = None
+            self._backlog.leave(self)
         self._transport = None
-        self._backlog.discard(self)
         self.is_finishing = True
         self.send = len
 
     def forget(self, key: str) -> None:
         """Drop the waiting value of a channel that the client has left."""
-        waiting = self._waiting
-        if waiting is not None:
-            dropped = waiting.items.pop(key, None)
-            if dropped is not None:
-                waiting.item_bytes -= len(dropped[0])
+        if self._waiting is not None:
+            self._waiting.forget(key)
 
     def purge(self, now: float) -> None:
         """Drop cached values past their deadline; O(frames waiting).
@@ -344,10 +313,7 @@ class Outbox:
         if waiting.head_deadline <= now:
             self.break_off()
             return
-        for key in [key for key, (_, deadline) in waiting.items.items() if deadline <= now]:
-            waiting.item_bytes -= len(waiting.items.pop(key)[0])
-        waiting.earliest = min((deadline for _, deadline in waiting.items.values()), default=inf)
-        waiting.earliest = min(waiting.earliest, waiting.head_deadline)
+        waiting.purge(now)
 
     def has_stalled(self, now: float) -> bool:
         """Whether the client took nothing for as long as it may; ask at regular intervals.
@@ -368,13 +334,25 @@ class Outbox:
         if self._transport is not None and not self.is_finishing:
             self._transport.on_slow()
 
-    def _check_bytes(self, waiting: _Waiting) -> None:
-        if len(waiting.head) + waiting.item_bytes > self._max_bytes and self._transport:
-            self._transport.on_slow()
+    def yield_room(self) -> None:
+        """Others need the room: have the connection closed, or end it if it is closing already."""
+        if self.is_finishing:
+            self.break_off()
+        else:
+            self.give_up()
+
+    def _check_bytes(self, waiting: Waiting, added: int, *, is_asked: bool) -> None:
+        transport = self._transport
+        if transport is None or self._max_bytes == inf:
+            return
+        # A single frame is never too much: JSON may make an event larger than its limit.
+        if not is_asked and waiting.unasked_bytes > max(self._max_bytes, added):
+            transport.on_slow()
+        self._backlog.make_room(self)
 
     def _drained(self, transport: Transport) -> None:
         self._waiting = None
-        self._backlog.discard(self)
+        self._backlog.leave(self)
         if not self.is_finishing:
             self.send = transport.send
         transport.on_drained()
@@ -385,6 +363,66 @@ class Outbox:
         self.discard()
         if transport is not None:
             transport.on_broken()
+
+
+class Backlog(Total):
+    """The outboxes that have something waiting; owned by the Broker.
+
+    They stand in a line, whoever has taken nothing for the longest first.
+
+    Attributes:
+        n_closed: connections that had to go for the others.
+    """
+
+    __slots__ = ("_line", "_max_bytes", "_on_full", "n_closed")
+
+    def __init__(self, max_bytes: float = inf, on_full: Callable[[], None] = lambda: None) -> None:
+        """Make an empty one.
+
+        Args:
+            max_bytes: that may wait.
+            on_full: called when connections had to go.
+        """
+        super().__init__()
+        self._line: OrderedDict[Outbox, None] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._on_full = on_full
+        self.n_closed = 0
+
+    def __len__(self) -> int:
+        """Connections."""
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[Outbox]:
+        """The slowest first."""
+        return iter(self._line)
+
+    def enter(self, outbox: Outbox) -> None:
+        """Something waits there from now on."""
+        self._line[outbox] = None
+
+    def advance(self, outbox: Outbox) -> None:
+        """Its socket took something, or it has been told to go: it is the last to be asked."""
+        self._line.move_to_end(outbox)
+
+    def leave(self, outbox: Outbox) -> None:
+        """Nothing waits there any more; harmless twice."""
+        self._line.pop(outbox, None)
+
+    def make_room(self, newest: Outbox) -> None:
+        """Past the ceiling, close the slowest connections; if that is not enough, ``newest``."""
+        if self.n_bytes <= self._max_bytes:
+            return
+        for _ in range(CLOSINGS_PER_CALL):
+            slowest = next(iter(self._line))
+            self.n_closed += not slowest.is_finishing
+            slowest.yield_room()
+            if self.n_bytes <= self._max_bytes:
+                break
+        else:
+            self.n_closed += not newest.is_finishing
+            newest.yield_room()
+        self._on_full()
 
 
 class _Discard(Outbox):

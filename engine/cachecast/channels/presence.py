@@ -6,21 +6,33 @@ connection said about the user stands until then (protocol.md 2.6 and 9.5).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from cachecast.protocol.codec import JSON
 
 if TYPE_CHECKING:
+    from cachecast.protocol.codec import Codec
     from cachecast.protocol.session import Member
 
 __all__ = ["PresenceRoster"]
+
+#: Members from which on what is said of each is kept as it is sent: some 250 bytes a member, where
+#: saying it anew takes longer than the ``send``: 1.3 ms for ten thousand, each time one joins.
+LARGE: Final = 256
+
+_EVENT: Final = "pusher_internal:subscription_succeeded"
 
 
 class PresenceRoster:
     """The members of one channel, in the order they came."""
 
-    __slots__ = ("_connections", "_members")
+    __slots__ = ("_connections", "_hash", "_ids", "_members")
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
+        # Of a large roster: pieces of the frame that a newcomer gets, by user.
+        self._ids: dict[str, bytes] = {}
+        self._hash: dict[str, bytes] = {}
         self._connections: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -43,6 +55,8 @@ class PresenceRoster:
         if key in self._members:
             return False
         self._members[key] = member
+        if self._ids:
+            self._encode(member)
         return True
 
     def leave(self, member: Member) -> bool:
@@ -53,17 +67,49 @@ class PresenceRoster:
             return False
         del self._connections[key]
         del self._members[key]
+        self._ids.pop(key, None)
+        self._hash.pop(key, None)
         return True
+
+    def _encode(self, member: Member) -> None:
+        key = member.key
+        self._ids[key] = JSON.escape(member.user_id)
+        info = {} if member.user_info is None else member.user_info
+        self._hash[key] = b"%b:%b" % (JSON.escape(key), JSON.escape(info))
+
+    def success_frame(self, codec: Codec, channel: str) -> bytes:
+        """The frame that confirms a subscription, with all who are there; O(members).
+
+        Every JSON client of a large roster gets the pieces that are kept; msgpack, whose clients
+        are few, is encoded each time.
+        """
+        if len(self._members) < LARGE or codec is not JSON:
+            return codec.system_frame(_EVENT, self.success_data(), channel)
+        if not self._ids:
+            for member in self._members.values():
+                self._encode(member)
+        data = b'{\\"presence\\":{\\"ids\\":[%b],\\"hash\\":{%b},\\"count\\":%d}}' % (
+            b",".join(self._ids.values()),
+            b",".join(self._hash.values()),
+            len(self._members),
+        )
+        return JSON.system_frame_of(_EVENT, data, channel)
 
     def success_data(self) -> dict[str, Any]:
         """``data`` of the success frame; every id is a key of the hash, as .NET needs it.
 
-        O(members), once for each join; the limit of 100 members is hosted Pusher's reason too.
+        A member without ``user_info`` has an empty object there: Swift reads the hash as one of
+        dictionaries, and shows nobody if one of them is null (protocol.md 2.5).
+
+        O(members); see :meth:`success_frame`. Hosted Pusher has a limit of 100 members.
         """
         return {
             "presence": {
                 "ids": [member.user_id for member in self._members.values()],
-                "hash": {key: member.user_info for key, member in self._members.items()},
+                "hash": {
+                    key: {} if member.user_info is None else member.user_info
+                    for key, member in self._members.items()
+                },
                 "count": len(self._members),
             }
         }

@@ -1,16 +1,19 @@
 """The command line: ``cachecast``.
 
-``serve`` runs a node; ``remote`` has the commands that talk to any Pusher-compatible server, and
-``tools`` those that talk to none.
+``serve`` runs a node; ``remote`` has the commands that talk to any Pusher-compatible server,
+``tools`` those that talk to none, and ``harnesses`` those that start another program.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
+from trio import TrioInternalError
 
+from cachecast import __version__
+from cachecast.cli.harnesses import bench, load
 from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
 from cachecast.cli.tools import check_config, generate, sign
@@ -20,7 +23,7 @@ __all__ = ["cachecast", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cachecast", prog_name="cachecast")
+@click.version_option(__version__, prog_name="cachecast")
 def cachecast() -> None:
     """A realtime broker that speaks the Pusher Channels protocol.
 
@@ -30,8 +33,16 @@ def cachecast() -> None:
 
 for _command in (
     serve_command, publish, subscribe, channels, cache, terminate, check_config, generate, sign,
+    load, bench,
 ):  # fmt: skip
     cachecast.add_command(_command)
+
+
+#: A node does not try to go on: which of its parts would fail next is a matter of chance.
+_OUT_OF_MEMORY: Final = (
+    "out of memory, so it has ended. Raise the limit (`ulimit -v`, the container's), or lower "
+    "max_cache_bytes and max_connections."
+)
 
 
 def main() -> None:
@@ -49,7 +60,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (EngineError, UnicodeEncodeError, BaseExceptionGroup) as error:
+    except (
+        EngineError,
+        UnicodeEncodeError,
+        MemoryError,
+        BaseExceptionGroup,
+        TrioInternalError,
+    ) as error:
         # Nurseries wrap what leaves them: a fault of an address, or what Ctrl-C interrupts.
         fault: BaseException = error
         while isinstance(fault, BaseExceptionGroup):
@@ -60,6 +77,8 @@ def main() -> None:
             _fail("an argument or a CACHECAST_ variable is not valid UTF-8")
         if isinstance(fault, EngineError):
             _fail(str(fault).strip())
+        if isinstance(fault, MemoryError) or isinstance(fault.__cause__, MemoryError):
+            _fail(_OUT_OF_MEMORY)
         raise
 
 

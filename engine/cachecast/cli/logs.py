@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from typing import TYPE_CHECKING
 
 import structlog
+
+if TYPE_CHECKING:
+    from cachecast.cli.sink import Sink
 
 __all__ = ["configure_logs"]
 
 
-def configure_logs(log_format: str, level: str) -> None:
-    """Send structlog to stderr.
+def configure_logs(log_format: str, level: str, sink: Sink) -> None:
+    """Send structlog to a sink, for the whole process.
 
     Args:
         log_format: ``console``, ``json``, or ``auto`` for console on a terminal.
         level: of ``debug``, ``info``, ``warning``, ``error``.
+        sink: of stderr; what it loses is logged.
     """
-    is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    is_console = log_format == "console" or (log_format == "auto" and sink.is_terminal)
     timestamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
     processors: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -29,7 +33,7 @@ def configure_logs(log_format: str, level: str) -> None:
         # The default formatter, rich's, prints local variables: payloads, secrets.
         processors.append(
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+                colors=sink.is_terminal and "NO_COLOR" not in os.environ,
                 exception_formatter=structlog.dev.plain_traceback,
             )
         )
@@ -38,11 +42,29 @@ def configure_logs(log_format: str, level: str) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
+    lines = _Lines(sink)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
+    )
+    log = structlog.get_logger("cachecast.logs")
+    # An error at any level: who reads only errors must know that some may be missing.
+    sink.on_loss = lambda n_lines: log.error(
+        "log lines dropped", lost=n_lines, since_start=sink.n_dropped
     )
     # Libraries must not write payloads or URLs with keys to our logs.
     logging.getLogger().setLevel(logging.WARNING)
+
+
+class _Lines:
+    """The end of structlog's chain: a line is on its way when it is in the queue."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def msg(self, line: str) -> None:
+        self._sink.put(line + "\n")
+
+    log = debug = info = warn = warning = err = error = exception = critical = fatal = failure = msg

@@ -18,9 +18,10 @@ from cachecast.config import DEMO_APP
 from cachecast.errors import EngineError
 from cachecast.protocol import auth, encryption
 from cachecast.protocol.channel_name import SERVER_TO_USER_PREFIX
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from cachecast.client import Client
@@ -45,21 +46,21 @@ def credentials(command: Callable[..., None]) -> Callable[..., None]:
         envvar="CACHECAST_APP_ID",
         default=DEMO_APP.id,
         show_default=True,
-        help="Of the app; or CACHECAST_APP_ID.",
+        help="Id of the app; or CACHECAST_APP_ID.",
     )
     @click.option(
         "--key",
         envvar="CACHECAST_APP_KEY",
         default=DEMO_APP.key,
         show_default=True,
-        help="Of the app; or CACHECAST_APP_KEY.",
+        help="Key of the app; or CACHECAST_APP_KEY.",
     )
     @click.option(
         "--secret",
         envvar="CACHECAST_APP_SECRET",
         default=DEMO_APP.secret,
         show_default="of the demonstration app",
-        help="Of the app; better as CACHECAST_APP_SECRET than on the command line.",
+        help="Secret of the app; better as CACHECAST_APP_SECRET than on the command line.",
     )
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own arguments
@@ -75,6 +76,7 @@ def _check_url(context: click.Context, option: click.Parameter, url: str) -> str
     try:
         parts = urlsplit(whole)
         is_server = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        is_server = is_server and not parts.query and not parts.fragment
     except ValueError:  # an open bracket, or a port that is no number
         is_server = False
     if not is_server:
@@ -88,7 +90,7 @@ _url = click.option(
     default=DEFAULT_URL,
     show_default=True,
     callback=_check_url,
-    help="Of the server; http, https, ws and wss mean the same host here. Or CACHECAST_URL.",
+    help="Address of the server; http, https, ws and wss mean the same. Or CACHECAST_URL.",
 )
 
 
@@ -108,7 +110,7 @@ class RequestError(EngineError):
 @click.argument("channel")
 @click.argument("event")
 @click.argument("data")
-@click.option("--socket-id", help="Of a connection that must not get it.")
+@click.option("--socket-id", help="Socket id of a connection that must not get it.")
 @_master_key
 @_url
 @credentials
@@ -117,6 +119,7 @@ def publish(
     encryption_master_key: str | None, url: str, app_id: str, key: str, secret: str,
 ) -> None:  # fmt: skip
     """Publish DATA as EVENT to CHANNEL; several channels are separated by commas."""
+    _warn_of_broken_json(data)
     names = [channel] if "," not in channel else channel.split(",")
     if any(name.startswith(ENCRYPTED_PREFIX) for name in names):
         # Each has a key of its own, and libraries refuse several at once for that reason.
@@ -131,8 +134,23 @@ def publish(
     click.echo(f"published {event} to {', '.join(names)}")
 
 
+def _warn_of_broken_json(data: str) -> None:
+    """Data may be any text, but who begins with a brace has most likely lost quotes to a shell."""
+    text = data.strip().lstrip("'")
+    if not text.startswith(("{", "[", '"')):
+        return
+    try:
+        read_json(msgspec.json.decode, data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        click.echo(
+            f"cachecast: DATA looks like JSON and is none ({error}): it is sent as text. A shell "
+            "takes quotes away unless they stand in '…'.",
+            err=True,
+        )
+
+
 @click.command()
-@click.option("--prefix", default="", help="Only names that start with it.")
+@click.option("--prefix", default="", help="Beginning of the names that are listed.")
 @_url
 @credentials
 def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
@@ -140,8 +158,12 @@ def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
     params = {"filter_by_prefix": prefix} if prefix else {}
     if prefix.startswith("presence-"):
         params["info"] = "user_count"
-    answer = _request(url, app_id, key, secret, "GET", "channels", params)
-    for name, info in sorted(answer.get("channels", {}).items()):
+    answer, _ = _request(url, app_id, key, secret, "GET", "channels", params)
+    found = answer.get("channels", {})
+    if not found:
+        starts = f" that start with {prefix}" if prefix else ""
+        click.echo(f"no occupied channels{starts}", err=True)
+    for name, info in sorted(found.items()):
         users = f"  {info['user_count']} users" if "user_count" in info else ""
         click.echo(f"{name}{users}")
 
@@ -153,7 +175,7 @@ def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
 def cache(channel: str, url: str, app_id: str, key: str, secret: str) -> None:
     """Show the cached value of CHANNEL and how long it will live; exit code 1 if it is empty."""
     path = f"channels/{quote(channel, safe='')}"
-    answer = _request(url, app_id, key, secret, "GET", path, {"info": "cache"})
+    answer, _ = _request(url, app_id, key, secret, "GET", path, {"info": "cache"})
     cached = answer.get("cache")
     if not cached:
         raise RequestError(f"{channel} has no cached value")
@@ -169,14 +191,27 @@ def cache(channel: str, url: str, app_id: str, key: str, secret: str) -> None:
 def terminate(user_id: str, url: str, app_id: str, key: str, secret: str) -> None:
     """Disconnect all connections that are signed in as USER_ID."""
     path = f"users/{quote(user_id, safe='')}/terminate_connections"
-    _request(url, app_id, key, secret, "POST", path, body=b"{}")
-    click.echo(f"terminated the connections of {user_id}")
+    _, headers = _request(url, app_id, key, secret, "POST", path, body=b"{}")
+    match headers.get("x-cachecast-closed"):
+        case None:
+            click.echo(
+                f"the server closes the connections that are signed in as {user_id}, if there are "
+                "any; it does not say"
+            )
+        case "0":
+            click.echo(f"nobody is signed in as {user_id}")
+        case "1":
+            click.echo(f"terminated 1 connection of {user_id}")
+        case number:
+            click.echo(f"terminated {number} connections of {user_id}")
 
 
 @click.command()
 @click.argument("channel")
-@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
-@click.option("--user-id", default="cli", show_default=True, help="Who to be on presence channels.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of events after which to end.")
+@click.option(
+    "--user-id", default="cli", show_default=True, help="Id of the user to be on presence channels."
+)
 @_master_key
 @_url
 @credentials
@@ -227,9 +262,11 @@ async def _report(client: Client, url: str, is_subscribed: trio.Event) -> None:
         told = event.json()
         if event.name == "pusher:state_change":
             if told["current"] == "unavailable" and client.last_ending is not None:
+                ending = client.last_ending
+                # With a code the server has spoken, so it is there.
+                advice = f" {_advise(ending.text)}" if ending.code == 1006 else ""
                 click.echo(
-                    f"cachecast: no connection to {url}: {client.last_ending.text}. Trying again; "
-                    "`cachecast serve` starts a server.",
+                    f"cachecast: no connection to {url}: {ending.text}. Trying again.{advice}",
                     err=True,
                 )
             elif told["previous"] == "unavailable":
@@ -238,6 +275,22 @@ async def _report(client: Client, url: str, is_subscribed: trio.Event) -> None:
             # Before that it is about the subscription, which is refused with the same words; one
             # with a code ends the connection, and is told above.
             click.echo(f"cachecast: {told.get('message')}", err=True)
+
+
+def _advise(text: str) -> str:
+    """What to do about a connection that failed, by the words of its error."""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        if any(word in text for word in ("expired", "not yet valid", "not valid for", "mismatch")):
+            return "The server needs another certificate, or --url another name."
+        if (named := os.environ.get("SSL_CERT_FILE")) is None:
+            return "SSL_CERT_FILE names a file with the authority to trust, if it is your own."
+        is_there = "has no such authority" if os.access(named, os.R_OK) else "cannot be read"
+        return f"SSL_CERT_FILE names {named}, which {is_there}."
+    if "[SSL" in text or "TLS" in text:
+        return "Does the server speak TLS on that port? http:// and ws:// do without."
+    if any(word in text for word in ("HTTP", "disconnected without", "hung up", "reset by peer")):
+        return "Is it a Pusher server, and does it want https:// or wss://?"
+    return "Is it running? `cachecast serve` starts one."
 
 
 def _with_scheme(url: str, plain: str) -> str:
@@ -250,8 +303,10 @@ def _with_scheme(url: str, plain: str) -> str:
 def _request(
     url: str, app_id: str, key: str, secret: str, method: str, path: str,
     params: dict[str, str] | None = None, body: bytes = b"",
-) -> dict[str, Any]:  # fmt: skip
-    """Send a signed request and read its answer.
+) -> tuple[dict[str, Any], Mapping[str, str]]:  # fmt: skip
+    """Send a signed request and read its answer: body and headers.
+
+    It is signed from ``/apps/`` on: what the server is reached under is its proxy's business.
 
     Raises:
         RequestError: the server cannot be reached or refuses; its words are kept.
@@ -271,10 +326,8 @@ def _request(
             trust_env="CACHECAST_USE_PROXY" in os.environ,
         )
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise RequestError(
-            f"{base} cannot be reached: {error or type(error).__name__}. "
-            "Is it running? `cachecast serve` starts one."
-        ) from None
+        text = str(error) or type(error).__name__
+        raise RequestError(f"{base} cannot be reached: {text}. {_advise(text)}") from None
     if response.status_code >= 400:
         raise RequestError(
             f"{base} answered {response.status_code}: {response.text.strip()[:1000]}"
@@ -283,4 +336,4 @@ def _request(
         answer = msgspec.json.decode(response.content)
     except msgspec.DecodeError:
         raise RequestError(f"{base} answered something that is not JSON") from None
-    return answer if isinstance(answer, dict) else {}
+    return answer if isinstance(answer, dict) else {}, response.headers

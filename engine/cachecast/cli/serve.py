@@ -22,6 +22,7 @@ from cachecast.cli.process import (
     raise_file_limit,
     settle_garbage_collector,
 )
+from cachecast.cli.sink import Sink, own_streams
 from cachecast.config import DEMO_APP, FileConfig, load_config
 from cachecast.errors import ConfigError
 from cachecast.server import Server, serve
@@ -39,18 +40,23 @@ _log = structlog.get_logger("cachecast.serve")
 
 
 @click.command(name="serve")
-@click.option("--config", "path", type=click.Path(path_type=Path), help="TOML file.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="Configuration file in TOML."
+)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on, 0 for any.  [default: 6001]")
 @click.option("--app-id", help="Id of the one app to serve.")
-@click.option("--app-key", help="Its key.")
-@click.option("--app-secret", help="Its secret; better given as CACHECAST_APP_SECRET.")
+@click.option("--app-key", help="Key of that app.")
+@click.option("--app-secret", help="Secret of that app; better given as CACHECAST_APP_SECRET.")
 @click.option("--cache-ttl", help="Lifetime of cached values in seconds, at most 1800.")
 @click.option("--cluster", help="Region of this node.")
 @click.option("--tls-cert", help="PEM file with the certificate chain; read again on SIGHUP.")
-@click.option("--tls-key", help="PEM file with its key.")
+@click.option("--tls-key", help="PEM file with the certificate's key.")
 @click.option("--admin-host", help="Address of /up, /ready and /metrics.  [default: 127.0.0.1]")
-@click.option("--admin-port", help="Its port.  [default: the one after --port, if free]")
+@click.option(
+    "--admin-port",
+    help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
+)
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
@@ -66,10 +72,15 @@ def serve_command(path: Path | None, **options: object) -> None:
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
-    config = load_config(path, environ=os.environ, flags=flags)
-    check_exposure(config)
-    server = config.server
-    configure_logs(server.log_format, server.log_level)
+    with own_streams() as sinks:
+        config = load_config(path, environ=os.environ, flags=flags)
+        check_exposure(config)
+        configure_logs(config.server.log_format, config.server.log_level, sinks[1])
+        _prepare_process(config.server)
+        trio.run(_run, config, sinks)
+
+
+def _prepare_process(server: ServerConfig) -> None:
     is_sealed = disable_core_dumps()
     n_files = raise_file_limit()
     lock_limit = lock_memory() if server.locks_memory else None
@@ -85,7 +96,6 @@ def serve_command(path: Path | None, **options: object) -> None:
             "locked memory has a limit, past which this node gets none; raise `ulimit -l`",
             max_locked_bytes=lock_limit,
         )
-    trio.run(_run, config)
 
 
 def check_exposure(config: FileConfig) -> None:
@@ -110,7 +120,15 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _run(config: FileConfig) -> None:
+async def _run(config: FileConfig, sinks: tuple[Sink, Sink]) -> None:
+    async with trio.open_nursery() as nursery:
+        for sink in sinks:
+            nursery.start_soon(sink.run)
+        await _run_node(config, sinks[1])
+        nursery.cancel_scope.cancel()
+
+
+async def _run_node(config: FileConfig, log: Sink) -> None:
     options = config.server
     tls = (
         TlsTerms(options.tls_cert, options.tls_key)
@@ -123,13 +141,19 @@ async def _run(config: FileConfig) -> None:
         trio.CancelScope() as life,
     ):
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
+            broker.lost_log_lines = lambda: log.n_dropped
             server = await _start(nursery, broker, config, tls)
+            reloads, wanted = trio.open_memory_channel[None](1)
+            nursery.start_soon(_run_reloads, tls, wanted)
             settle_garbage_collector()
             _announce(config, server)
             async for number in signals:
                 if number != signal.SIGHUP:
                     break
-                _reload(tls)
+                try:
+                    reloads.send_nowait(None)
+                except trio.WouldBlock:
+                    pass  # one waits already, and will find the same files
             life.deadline = trio.current_time() + options.exit_limit_s
             nursery.start_soon(_end_at_second_signal, signals, life)
             await _end(broker, server, options)
@@ -189,12 +213,13 @@ def _announce(config: FileConfig, server: Server) -> None:
             f"enabledTransports: ['ws']}})\n"
             f"  publish   {command} publish cache-prices tick '{{\"eur\":1.08}}' "
             f"--url http{s}://{address}\n"
-            f"  listen    {command} subscribe cache-prices --url ws{s}://{address}"
+            f"  listen    {command} subscribe cache-prices --url ws{s}://{address}",
+            file=sys.stdout,
         )
     admin = ""
     if server.admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{server.admin_port})"
-    click.echo(f"Cachecast ready on http{s}://{address}{admin}")
+    click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
     _log.info("ready", host=options.host, port=server.port, admin_port=server.admin_port)
 
 
@@ -206,22 +231,24 @@ def _command() -> str:
     return f"{sys.executable} -m cachecast" if program.endswith("__main__.py") else program
 
 
-def _reload(tls: TlsTerms | None) -> None:
-    if tls is None:
-        _log.info("SIGHUP ignored: no certificate is configured")
-        return
-    try:
-        tls.reload()
-        _log.info("certificate reloaded")
-    except ConfigError as error:
-        _log.warning("certificate not reloaded, the old one stays", error=str(error))
+async def _run_reloads(tls: TlsTerms | None, wanted: trio.MemoryReceiveChannel[None]) -> None:
+    """Read the certificate again whenever that is wanted, in a thread: its disk may stand still."""
+    async for _ in wanted:
+        if tls is None:
+            _log.info("SIGHUP ignored: no certificate is configured")
+            continue
+        try:
+            await trio.to_thread.run_sync(tls.reload, abandon_on_cancel=True)
+            _log.info("certificate reloaded")
+        except ConfigError as error:
+            _log.warning("certificate not reloaded, the old one stays", error=str(error))
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
     """Drain clients, then deliver what webhooks still wait for."""
     _log.info("draining", connections=broker.clients.n_sessions, within_s=options.drain_s)
     await server.drain(options.drain_s, code=options.drain_code)
-    await broker.webhooks.wait_flushed()
+    await broker.webhooks.flush(options.webhook_flush_s)
     _log.info("drained")
 
 

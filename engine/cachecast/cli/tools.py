@@ -7,8 +7,8 @@ import secrets
 import time
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+from urllib.parse import quote, urlencode
 
 import click
 import msgspec
@@ -17,8 +17,15 @@ from cachecast.apps import App, KeyPair, Webhook
 from cachecast.cli.remote import credentials
 from cachecast.cli.serve import check_exposure
 from cachecast.config import FileConfig, ServerConfig, load_config
+from cachecast.errors import BadMessageError
 from cachecast.protocol import auth
+from cachecast.protocol.http_api import is_socket_id
+from cachecast.protocol.identity import read_member, read_user
+from cachecast.protocol.json_text import read_json
 from cachecast.server.tls import load_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["check_config", "generate", "sign"]
 
@@ -89,7 +96,7 @@ def generate() -> None:
 
 
 @generate.command(name="app")
-@click.option("--name", default="", help="For people; not sent anywhere.")
+@click.option("--name", default="", help="Name of the app for people; not sent anywhere.")
 def generate_app(name: str) -> None:
     """Print a new app, ready to be put into a configuration file.
 
@@ -119,8 +126,26 @@ def sign() -> None:
 def sign_channel(
     socket_id: str, channel: str, channel_data: str | None, app_id: str, key: str, secret: str
 ) -> None:
-    """Sign a subscription to a private or presence channel."""
+    """Sign a subscription to a private or presence channel.
+
+    A presence channel needs CHANNEL_DATA, JSON with a user_id; or '' on a connection that is signed
+    in, whose user it then is.
+    """
     del app_id
+    _check_socket_id(socket_id)
+    if channel.startswith("presence-"):
+        if channel_data is None:
+            raise click.UsageError(
+                f"{channel} is a presence channel, and CHANNEL_DATA is missing: for example "
+                "'{\"user_id\":\"1\"}', exactly as it will be sent; or '' on a connection that is "
+                "signed in."
+            )
+        if channel_data and _member(channel_data, "user_id") is None:
+            raise click.UsageError("CHANNEL_DATA must be a JSON object with a user_id.")
+        if channel_data:
+            _check_identity(read_member, channel_data)
+    elif not channel.startswith("private-"):
+        click.echo(f"cachecast: {channel} is public: it needs no signature", err=True)
     _show(auth.subscription_text(socket_id, channel, channel_data), key, secret)
 
 
@@ -129,16 +154,22 @@ def sign_channel(
 @click.argument("user_data")
 @credentials
 def sign_user(socket_id: str, user_data: str, app_id: str, key: str, secret: str) -> None:
-    """Sign a user's sign-in."""
-    del app_id
+    """Sign a user's sign-in, unless USER_DATA is such that it would be refused."""
+    _check_socket_id(socket_id)
+    user_id = _member(user_data, "id")
+    if not (isinstance(user_id, str) and user_id):
+        raise click.UsageError("USER_DATA must be a JSON object whose id is a non-empty string.")
+    _check_identity(read_user, user_data, App(id=app_id, key=key, secret=secret))
     _show(auth.signin_text(socket_id, user_data), key, secret)
 
 
 @sign.command(name="request")
 @click.argument("method", type=click.Choice(["GET", "POST"], case_sensitive=False))
 @click.argument("path")
-@click.option("--body", default="", help="Exactly as it will be sent.")
-@click.option("--param", "params", multiple=True, help="NAME=VALUE of the query; may be repeated.")
+@click.option("--body", default="", help="Body of the request, exactly as it will be sent.")
+@click.option(
+    "--param", "params", multiple=True, help="Parameter of the query, NAME=VALUE; may be repeated."
+)
 @click.option("--timestamp", type=int, help="Unix seconds instead of now.")
 @credentials
 def sign_request(
@@ -147,7 +178,7 @@ def sign_request(
 ) -> None:  # fmt: skip
     """Sign an HTTP API request; PATH may be given without /apps/ID."""
     if not path.startswith(("/apps/", "/users/")):
-        path = f"/apps/{app_id}/{path.lstrip('/')}"
+        path = f"/apps/{quote(app_id, safe='')}/{path.lstrip('/')}"
     query = dict(param.partition("=")[::2] for param in params)
     now = float(timestamp) if timestamp is not None else time.time()
     signed = auth.sign_request(
@@ -157,6 +188,28 @@ def sign_request(
     click.echo(f"string to sign:\n{text}\n")
     click.echo(f"auth_signature: {signed['auth_signature']}\n")
     click.echo(f"request target:\n{path}?{urlencode(signed)}")
+
+
+def _check_socket_id(text: str) -> None:
+    if not is_socket_id(text):
+        raise click.UsageError(f"SOCKET_ID must look like 1234.5678, is {text!r}.")
+
+
+def _check_identity(read: Callable[..., object], *args: object) -> None:
+    """Sign nothing that the broker would refuse, and say by which rule."""
+    try:
+        read(*args)
+    except BadMessageError as error:
+        raise click.UsageError(error.message) from None
+
+
+def _member(text: str, name: str) -> object:
+    """A member of a JSON object; None if there is none, or no object."""
+    try:
+        value = read_json(msgspec.json.decode, text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _show(text: str, key: str, secret: str) -> None:

@@ -63,9 +63,9 @@ class Channel:
 
     @property
     def members(self) -> Mapping[str, Any]:
-        """The users of a presence channel: user id -> user_info. A live, read-only view.
+        """The users of a presence channel: user id -> user_info, None where there is none.
 
-        Between two connections it is the last roster known.
+        A live, read-only view; between two connections it is the last roster known.
         """
         return self._subscription.members
 

@@ -18,6 +18,7 @@ from cachecast.client.link import Link, LinkSettings
 from cachecast.client.target import dialer, find_target
 from cachecast.errors import ConfigError
 from cachecast.protocol.close_codes import Reaction
+from cachecast.runtime import require_trio
 
 if TYPE_CHECKING:
     import ssl
@@ -328,7 +329,7 @@ async def connect(
         auth_endpoint: the same over HTTP, as pusher-js does.
         user_authenticator: asked for signing in.
         user_auth_endpoint: the same over HTTP.
-        auth_headers: sent to both endpoints.
+        auth_headers: sent to both endpoints, and to where they redirect on the same host.
         encryption_master_key: 32 bytes, or the base64 of them, where no authorizer gives the
             ``shared_secret`` of an encrypted channel.
         cluster: of hosted Pusher, for example ``eu``; instead of ``url``.
@@ -344,24 +345,27 @@ async def connect(
         dial: opens the byte stream, TLS included, instead of the network (tests, proxies).
 
     Raises:
+        RuntimeError: on entering, if another loop than Trio runs the caller.
         ConfigError: on entering, for arguments that cannot work.
         RefusedError: on leaving, see above.
     """
+    require_trio("connect")
     target = find_target(url, key, cluster)
     settings = LinkSettings(
         headers or {}, activity_s, pong_limit_s, handshake_limit_s, max_message_length
     )
     async with AsyncExitStack() as stack:
         if auth_endpoint is not None or user_auth_endpoint is not None:
-            # Imported where it is needed, for it takes 70 ms (libraries.md 6) and most do not.
+            # Imported where it is needed, for it takes 70 ms and most do not.
             import httpx2  # noqa: PLC0415
 
-            http = await stack.enter_async_context(httpx2.AsyncClient(headers=auth_headers))
+            http = await stack.enter_async_context(httpx2.AsyncClient())
             if auth_endpoint is not None:
                 _refuse_two(secret, authorizer)
-                authorizer = HttpEndpoint(http, auth_endpoint).authorize
+                authorizer = HttpEndpoint(http, auth_endpoint, auth_headers).authorize
             if user_auth_endpoint is not None:
-                user_authenticator = HttpEndpoint(http, user_auth_endpoint).authenticate
+                endpoint = HttpEndpoint(http, user_auth_endpoint, auth_headers)
+                user_authenticator = endpoint.authenticate
         credentials = Credentials(
             key,
             secret=secret,

@@ -8,6 +8,7 @@ that pusher-js uses too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ import trio
 from cachecast.client.wire import encode_data
 from cachecast.errors import AuthError, BadMessageError, ConfigError, EngineError
 from cachecast.protocol import auth, encryption
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -35,9 +37,20 @@ __all__ = [
 
 T = TypeVar("T")
 
+_decode_answer = msgspec.json.Decoder(dict[str, Any]).decode
+
 #: Attempts to ask an authorizer again after a reconnection: it often restarts with the server.
 RETRIES: Final = 5
 RETRY_FIRST_S: Final = 1.0
+
+#: For an endpoint's whole answer, redirects included.
+ANSWER_LIMIT_S: Final = 10.0
+#: An answer holds a signature, a presence user and a key: some 2 KB.
+MAX_ANSWER_BYTES: Final = 256 * 1024
+#: Enough for http -> https -> the host's canonical name -> the path's.
+MAX_REDIRECTS: Final = 5
+#: For giving an answer's connection back, also when cancelled.
+CLOSE_LIMIT_S: Final = 1.0
 
 #: ``(socket_id, channel)`` -> ``auth``, and ``channel_data`` or ``shared_secret`` where needed.
 #: Raises :class:`~cachecast.errors.AuthError` to refuse; anything else counts as a passing trouble.
@@ -165,11 +178,19 @@ class Credentials:
 
 
 class HttpEndpoint:
-    """The user's backend, asked as pusher-js asks: a form POST, a JSON answer."""
+    """The user's backend, asked as pusher-js asks: a form POST, a JSON answer.
 
-    def __init__(self, http: httpx2.AsyncClient, url: str) -> None:
+    It may redirect, as a browser would follow: 307 and 308 repeat the POST, the others make a GET
+    of it. The headers (a token, most likely) go to the endpoint's own origin and no further, and
+    nothing goes from https to http.
+    """
+
+    def __init__(
+        self, http: httpx2.AsyncClient, url: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._http = http
         self._url = url
+        self._headers = dict(headers or {})
 
     async def authorize(self, socket_id: str, channel: str) -> Mapping[str, str | None]:
         """An :data:`Authorizer`."""
@@ -180,19 +201,71 @@ class HttpEndpoint:
         return await self._ask({"socket_id": socket_id})
 
     async def _ask(self, form: dict[str, str]) -> Mapping[str, str | None]:
-        response = await self._http.post(self._url, data=form)
-        if response.status_code >= 500:
-            response.raise_for_status()  # passing trouble, not a refusal
-        if response.status_code != 200:
-            raise AuthError(
-                f"{self._url} answered {response.status_code}: {response.text[:200].strip()}",
-                http_status=response.status_code,
-            )
+        with trio.move_on_after(ANSWER_LIMIT_S):
+            return await self._follow(form)
+        raise TimeoutError(f"{self._url} did not answer within {ANSWER_LIMIT_S:g} s")
+
+    async def _follow(self, form: dict[str, str]) -> Mapping[str, str | None]:
+        # Without compression, a bound on what is read is one on what it unfolds to.
+        headers = {**self._headers, "Accept-Encoding": "identity"}
+        request = self._http.build_request("POST", self._url, data=form, headers=headers)
+        asked = self._url
+        for _ in range(MAX_REDIRECTS + 1):
+            status, body, location = await self._send(request)
+            if location is None:
+                return self._read(asked, status, body)
+            url = request.url.join(location)
+            if url.scheme not in {"http", "https"} or (request.url.scheme, url.scheme) == (
+                "https", "http",
+            ):  # fmt: skip
+                raise AuthError(f"{asked} redirects to {url}, which is not followed")
+            if _origin(url) != _origin(request.url):
+                headers = {"Accept-Encoding": "identity"}
+            asked = f"{url}, to which {self._url} redirects with {status},"
+            if status in {307, 308} and request.method == "POST":
+                request = self._http.build_request("POST", url, data=form, headers=headers)
+            else:
+                request = self._http.build_request("GET", url, headers=headers)
+        raise AuthError(f"{self._url} redirects more than {MAX_REDIRECTS} times")
+
+    async def _send(self, request: httpx2.Request) -> tuple[int, bytes, str | None]:
+        """Status and body, or where it redirects to."""
+        response = await self._http.send(request, stream=True, follow_redirects=False)
+        try:
+            if response.status_code in {301, 302, 303, 307, 308}:
+                location = response.headers.get("location")
+                if location is not None:
+                    return response.status_code, b"", location
+            if response.status_code >= 500:
+                response.raise_for_status()  # passing trouble, not a refusal
+            body = b""
+            async with aclosing(response.aiter_bytes()) as parts:
+                async for part in parts:
+                    body += part
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise AuthError(
+                            f"{request.url} answered with more than {MAX_ANSWER_BYTES} bytes, "
+                            "which is no authorization"
+                        )
+            return response.status_code, body, None
+        finally:
+            # The rest is not read: the connection ends, if there is one.
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
+                await response.aclose()
+
+    def _read(self, asked: str, status: int, body: bytes) -> Mapping[str, str | None]:
+        if status != 200:
+            text = body[:200].decode("utf-8", "replace").strip()
+            raise AuthError(f"{asked} answered {status}: {text}", http_status=status)
         try:
             # Of any content: pusher-js ignores what else a backend says, and so does _read().
-            return msgspec.json.decode(response.content, type=dict[str, Any])
+            return read_json(_decode_answer, body)
         except (ValueError, RecursionError) as error:
-            raise AuthError(f"{self._url} did not answer with an authorization: {error}") from None
+            raise AuthError(f"{asked} did not answer with an authorization: {error}") from None
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 async def ask(

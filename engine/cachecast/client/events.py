@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from cachecast.errors import BadMessageError, EngineError, LimitError
+from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["CACHE_MISS", "Event", "EventQueue", "WhenFull"]
 
 CACHE_MISS = "pusher:cache_miss"
+
+_decode = msgspec.json.Decoder().decode
 
 #: What a consumer is woken with; None ends its ``async for``.
 Ending = EngineError | trio.ClosedResourceError | None
@@ -64,7 +67,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             BadMessageError: it is not JSON; publishers may send plain text.
         """
         try:
-            return msgspec.json.decode(self.data)
+            return read_json(_decode, self.data)
         except (ValueError, RecursionError) as error:
             raise BadMessageError(f"Data of {self.name} is not JSON: {error}") from None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from cachecast.client.credentials import ask
-from cachecast.errors import AuthError, EngineError
+from cachecast.errors import AuthError, BadMessageError, EngineError
+from cachecast.protocol.identity import read_user_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,6 @@ __all__ = ["Identity"]
 
 #: A wish that came to nothing is one that was never made.
 _NOBODY: Final = "This client has not signed in"
-
-
-class _UserData(msgspec.Struct, frozen=True):
-    id: str
 
 
 class Identity:
@@ -162,9 +158,6 @@ class Identity:
 def _id_in(user_data: str) -> str:
     """Read the user's id as pusher-js does: a string, and not empty (protocol.md 5.1)."""
     try:
-        user_id = msgspec.json.decode(user_data, type=_UserData).id
-    except (ValueError, RecursionError) as error:
-        raise AuthError(f"Invalid user_data: {error}") from None
-    if not user_id:
-        raise AuthError("Invalid user_data: id is empty")
-    return user_id
+        return read_user_data(user_data).id
+    except BadMessageError as error:
+        raise AuthError(error.message) from None

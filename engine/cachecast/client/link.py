@@ -4,13 +4,13 @@ The rules of this file:
 
 * One task writes, out of one bounded queue, and is never timed out inside a message: cancelling
   trio-websocket's ``send_message`` half way leaves half a frame on the wire, and the next message
-  lands inside it (libraries.md 2.5). Whoever cancels the writer throws the connection away.
+  lands inside it. Whoever cancels the writer throws the connection away.
 * The stream is ours. trio-websocket's ``aclose`` waits for ever for a peer that does not answer,
   and does not close the transport after an oversize message, so the last word is always
   ``aclose_forcefully``.
 * Whatever goes wrong in here becomes an :class:`~cachecast.client.backoff.Ending`. trio-websocket's
   reader task lets through what a server can cause: wsproto's ``LocalProtocolError`` for a Ping
-  after our Close (libraries.md 2.5), h11's for an answer that is no HTTP (seen in our tests). So
+  after our Close, h11's for an answer that is no HTTP (seen in our tests). So
   that task has a nursery of its own, and all that comes out of it is taken for the server's doing.
 """
 
@@ -330,7 +330,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 def _describe(failure: BaseException) -> str:
     if isinstance(failure, trio_websocket.ConnectionRejected):
-        return f"the server answered HTTP {failure.status_code} instead of a WebSocket"
+        words = (failure.body or b"")[:500].decode("utf-8", "replace").strip()
+        text = f"the server answered HTTP {failure.status_code} instead of a WebSocket"
+        return f"{text}: {words}" if words else text
     # Trio puts the reason into the cause: an SSL error under a BrokenResourceError without a
     # text, the errors of all addresses under one OSError.
     text, cause = str(failure) or type(failure).__name__, failure.__cause__

@@ -31,7 +31,7 @@ _OTHERS = (
 _NAMELESS = ("Invalid key", "Invalid format", "Invalid signature", "Invalid channel",
              "Invalid auth", "Missing parameter")  # fmt: skip
 
-_SIGN_IN = re.compile(r"::user::|user_data|sign[- ]?in\b|signed in", re.IGNORECASE)
+_SIGN_IN = re.compile(r"::user::|user_data|user id|sign[- ]?in\b|signed in", re.IGNORECASE)
 
 #: What cannot stand in a channel name separates the words of a text (protocol.md 2.2).
 _SEPARATORS = re.compile(r"[^A-Za-z0-9_\-=@,.;#]+")

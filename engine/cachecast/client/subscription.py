@@ -47,7 +47,7 @@ class Subscription:
         was_active: whether it ever was, so that somebody may be reading.
         channel_data: to be signed for a presence channel.
         request_scope: of the task that asks the authorizer, while there is one.
-        members: the roster of a presence channel, user id -> user_info.
+        members: the roster of a presence channel, user id -> user_info; None where there is none.
         my_id: whom the server knows us as on a presence channel.
         count: subscribers, where the app announces them (protocol.md 2.10).
         key: of an encrypted channel.
@@ -85,7 +85,8 @@ class Subscription:
         """
         if self.name.is_presence:
             data = message.data_as(wire.PresenceData)
-            self._roster = dict(data.presence.hash)
+            # No user_info is an empty object here, null with clones, and absent in member_added.
+            self._roster = {key: info or None for key, info in data.presence.hash.items()}
             self.members = MappingProxyType(self._roster)
         self.phase = Phase.ACTIVE
         self.was_active = True
@@ -134,7 +135,7 @@ class Subscription:
         name = message.event
         if name == "pusher_internal:member_added":
             member = message.data_as(wire.MemberData)
-            self._roster[str(member.user_id)] = member.user_info
+            self._roster[str(member.user_id)] = member.user_info or None
         elif name == "pusher_internal:member_removed":
             self._roster.pop(str(message.data_as(wire.MemberData).user_id), None)
         elif name == "pusher_internal:subscription_count":

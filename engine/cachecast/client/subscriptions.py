@@ -17,6 +17,8 @@ from cachecast.client.credentials import Authorization, ask
 from cachecast.client.subscription import Phase, Subscription
 from cachecast.errors import AuthError, RemoteProtocolError, SubscriptionError
 from cachecast.protocol.channel_name import Kind, parse_channel_name
+from cachecast.protocol.json_text import read_json
+from cachecast.protocol.messages import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,11 +276,14 @@ class _ChannelData(msgspec.Struct, frozen=True):
     user_id: str | int
 
 
+_decode_channel_data = msgspec.json.Decoder(_ChannelData).decode
+
+
 def _user_id_in(channel_data: str) -> str:
     try:
-        return str(msgspec.json.decode(channel_data, type=_ChannelData).user_id)
+        return str(read_json(_decode_channel_data, channel_data).user_id)
     except (ValueError, RecursionError) as error:
-        raise AuthError(f"Invalid channel_data: {error}") from None
+        raise AuthError(f"Invalid channel_data: {fault_of(error)}") from None
 
 
 def _nothing() -> None:

@@ -6,11 +6,13 @@ exactly those places: ``data`` may be a JSON string, an object or absent, ids ma
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from cachecast.errors import BadMessageError
+from cachecast.protocol.json_text import read_json, write_json
 
 __all__ = [
     "ErrorData",
@@ -26,6 +28,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_read_text = msgspec.json.Decoder(str).decode
+
 
 class ServerMessage(msgspec.Struct, frozen=True, gc=False):
     """One message from the server, its ``data`` still unread."""
@@ -37,19 +41,9 @@ class ServerMessage(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def text(self) -> str:
-        """``data`` as an event shows it: the string, or the JSON of anything else.
-
-        Raises:
-            BadMessageError: a string that is no text (half of a surrogate pair, say); until now
-                only its end had been looked for.
-        """
+        """``data`` as an event shows it: the string, or the JSON of anything else."""
         raw = bytes(self.data)
-        if not raw.startswith(b'"'):
-            return raw.decode()
-        try:
-            return msgspec.json.decode(raw, type=str)
-        except ValueError as error:
-            raise BadMessageError(f"Invalid data in {self.event}: {error}") from None
+        return read_json(_read_text, raw) if raw.startswith(b'"') else raw.decode()
 
     def data_as(self, kind: type[T]) -> T:
         """Read ``data`` as ``kind``, whether it is an object or a string that holds one.
@@ -58,10 +52,13 @@ class ServerMessage(msgspec.Struct, frozen=True, gc=False):
             BadMessageError: it is something else; the text names event, field and rule.
         """
         try:
-            return msgspec.json.decode(self.text or "{}", type=kind, strict=False)
+            data: T = read_json(
+                partial(msgspec.json.decode, type=kind, strict=False), self.text or "{}"
+            )
         except (ValueError, RecursionError) as error:
             rule = str(error).replace("`$", "`data")
             raise BadMessageError(f"Invalid data in {self.event}: {rule}") from None
+        return data
 
 
 class EstablishedData(msgspec.Struct, frozen=True, gc=False):
@@ -131,7 +128,7 @@ def decode(payload: str | bytes) -> ServerMessage:
     if isinstance(payload, bytes):
         raise BadMessageError("Invalid message: binary, where the protocol has only text")
     try:
-        return _decode(payload)
+        return read_json(_decode, payload)
     except (ValueError, RecursionError) as error:
         raise BadMessageError(f"Invalid message: {error}") from None
 
@@ -146,4 +143,4 @@ def encode(event: str, data: object, channel: str | None = None) -> str:
 
 def encode_data(value: object) -> str:
     """JSON as text."""
-    return msgspec.json.encode(value).decode()
+    return write_json(value).decode()

@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
 
-from cachecast.errors import AuthError
+from cachecast.errors import AuthError, clip
 
 if TYPE_CHECKING:
     import hashlib
@@ -40,7 +40,8 @@ __all__ = [
 _INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
 
-#: Key -> secret of the app at hand, or None if the key is not one of its keys.
+#: Key -> secret of the app at hand, or None if the key is not one of its keys. May raise
+#: :class:`~cachecast.errors.AuthError` where more can be said of the key.
 SecretOf = Callable[[str], bytes | None]
 
 #: A request is expired when |server - given| reaches this; 599 s pass (the reference verifier).
@@ -104,24 +105,26 @@ def verify_client(auth: str | None, text: str, expected: str, secret_of: SecretO
         raise AuthError(f"Invalid key in subscription auth data: '{key[:64]}'")
     if not _equal(sign(secret, text.encode("utf-8", "surrogatepass")), signature):
         raise AuthError(
-            f"Invalid signature: Expected HMAC SHA256 hex digest of {expected}, "
+            f"Invalid signature: Expected HMAC SHA256 hex digest of {clip(expected)}, "
             f"but got {signature[:128]}"
         )
 
 
 def parse_query(query: str) -> list[tuple[str, str]]:
-    """Percent-decode a query string into pairs, in order.
+    """Percent-decode a query string into pairs, in order, names in lower case.
 
     Libraries differ in what they encode (PHP encodes commas, Python sends them raw), so the
-    signed text is built from decoded values (6.2).
+    signed text is built from decoded values (6.2). Names are signed in lower case, and so they are
+    read: ``AUTH_KEY`` is ``auth_key``, as for the reference verifier.
     """
     if "%" in query or "+" in query:
         return [
-            (unquote_plus(key), unquote_plus(value))
+            (unquote_plus(key).lower(), unquote_plus(value))
             for key, _, value in (part.partition("=") for part in query.split("&") if part)
         ]
     return [
-        (key, value) for key, _, value in (part.partition("=") for part in query.split("&") if part)
+        (key.lower(), value)
+        for key, _, value in (part.partition("=") for part in query.split("&") if part)
     ]
 
 
@@ -131,11 +134,10 @@ def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
     Args:
         method: upper case.
         path: raw, as in the request line.
-        params: decoded; ``auth_signature`` is left out here.
+        params: decoded, names in lower case; ``auth_signature`` is left out here.
     """
-    pairs = [(key.lower(), value) for key, value in params]
     # By key only: elements of an array (``channels[]``) are signed in the order they were given.
-    pairs.sort(key=itemgetter(0))
+    pairs = sorted(params, key=itemgetter(0))
     signed = [f"{key}={value}" for key, value in pairs if key != "auth_signature"]
     return f"{method}\n{path}\n{'&'.join(signed)}"
 
@@ -144,9 +146,9 @@ def sign_request(
     key: str, secret: bytes, method: str, path: str, params: Mapping[str, str], body: bytes,
     unix_now: float,
 ) -> dict[str, str]:  # fmt: skip
-    """The query parameters of a signed request, ``params`` included."""
+    """The query parameters of a signed request, ``params`` included; names in lower case."""
     signed = {
-        **params,
+        **{name.lower(): value for name, value in params.items()},
         "auth_key": key,
         "auth_timestamp": str(int(unix_now)),
         "auth_version": "1.0",
@@ -163,19 +165,37 @@ def verify_request(
     path: str,
     params: list[tuple[str, str]],
     body: bytes,
-    secret: bytes,
+    secret_of: SecretOf,
     unix_now: float,
+    *,
+    tail: str = "",
 ) -> None:
-    """Verify an HTTP API request: version, timestamp, signature, then the body's MD5.
+    """Verify an HTTP API request: key, version, timestamp, signature, then the body's MD5.
 
     ``body_md5`` is part of the signed text whenever it is given, also for an empty body: Pusher's
     Python library sends it on GETs. A body without ``body_md5`` is refused, for nothing would
     protect it.
 
+    Args:
+        method: upper case.
+        path: raw, as it was received.
+        params: from :func:`parse_query`.
+        body: the bytes that came.
+        secret_of: finds the secret of an active key.
+        unix_now: seconds.
+        tail: of the path, where a proxy has left a prefix in front that the signer did not know
+            of: a signature over it counts as well.
+
     Raises:
-        AuthError: status 401, with a text that says what to compare.
+        AuthError: status 401, with a text that says what to compare; 400 for an unknown key.
     """
     given = dict(params)
+    key = given.get("auth_key")
+    if key is None:
+        raise AuthError("Missing parameter: auth_key")
+    secret = secret_of(key)
+    if secret is None:
+        raise AuthError("Unknown auth_key", http_status=400)
     if "auth_version" not in given:
         raise AuthError("Version required")
     if given["auth_version"] != "1.0":
@@ -185,11 +205,14 @@ def verify_request(
     if signature is None:
         raise AuthError("Missing parameter: auth_signature")
     text = request_text(method, path, params)
-    if not _equal(sign(secret, text.encode("utf-8", "surrogatepass")), signature):
-        shown = text.replace("\n", "\\n")
+    if not _is_signed(text, secret, signature) and not (
+        tail and _is_signed(request_text(method, tail, params), secret, signature)
+    ):
+        shown = clip(text.replace("\n", "\\n"))
+        either = f" (or the same with {tail} for the path)" if tail else ""
         raise AuthError(
             f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", '
-            f'your_secret_key), but you sent "{signature[:128]}"'
+            f'your_secret_key){either}, but you sent "{signature[:128]}"'
         )
     digest = given.get("body_md5")
     if digest is None:
@@ -197,6 +220,10 @@ def verify_request(
             raise AuthError("Missing parameter: body_md5")
     elif not _equal(md5(body, usedforsecurity=False).hexdigest(), digest):
         raise AuthError("Invalid body_md5: it is not the MD5 of the body that arrived")
+
+
+def _is_signed(text: str, secret: bytes, signature: str) -> bool:
+    return _equal(sign(secret, text.encode("utf-8", "surrogatepass")), signature)
 
 
 def _check_timestamp(given: str | None, unix_now: float) -> None:

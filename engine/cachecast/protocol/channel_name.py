@@ -15,10 +15,17 @@ import msgspec
 
 from cachecast.errors import BadChannelNameError
 
-__all__ = ["MAX_LENGTH", "SERVER_TO_USER_PREFIX", "ChannelName", "Kind", "parse_channel_name"]
+__all__ = [
+    "MAX_LENGTH",
+    "SERVER_TO_USER_PREFIX",
+    "ChannelName",
+    "Kind",
+    "is_user_id",
+    "parse_channel_name",
+]
 
-#: Characters. Pusher documents 164, but every server library lets 200 through, so 200 is what
-#: breaks nothing (protocol.md 2.2).
+#: The longest name, in characters. Pusher documents 164, but every server library lets 200 through,
+#: so 200 is what breaks nothing (protocol.md 2.2).
 MAX_LENGTH = 200
 
 SERVER_TO_USER_PREFIX = "#server-to-user-"
@@ -73,6 +80,14 @@ class ChannelName(msgspec.Struct, frozen=True, gc=False):
         return self.kind in _SIGNED
 
     @property
+    def is_hidden(self) -> bool:
+        """Whether the channel is the protocol's own, so that nobody counts it or is told of it.
+
+        ``GET /channels`` leaves such channels out on hosted Pusher too (protocol.md 9.5).
+        """
+        return self.kind is Kind.SERVER_TO_USER
+
+    @property
     def user_id(self) -> str:
         """The user of a ``#server-to-user-`` channel; empty for all other kinds."""
         if self.kind is Kind.SERVER_TO_USER:
@@ -94,13 +109,18 @@ _PREFIXES: tuple[tuple[str, Kind, bool], ...] = (
 )
 
 
+def is_user_id(text: str) -> bool:
+    """Whether ``#server-to-user-ID`` can name a user of that id, as far as characters go."""
+    return _ALLOWED.fullmatch(text) is not None
+
+
 @lru_cache(maxsize=8192)
 def parse_channel_name(text: str, max_length: int = MAX_LENGTH) -> ChannelName:
     """Read a channel name.
 
     Args:
         text: the name as the client or the publisher gave it.
-        max_length: in characters.
+        max_length: the longest name that is taken, in characters.
 
     Raises:
         BadChannelNameError: empty, too long, or a character outside ``A-Z a-z 0-9 _-=@,.;``;
@@ -114,7 +134,7 @@ def parse_channel_name(text: str, max_length: int = MAX_LENGTH) -> ChannelName:
         )
     if text[0] == "#":
         user_id = text.removeprefix(SERVER_TO_USER_PREFIX)
-        if user_id != text and _ALLOWED.fullmatch(user_id):
+        if user_id != text and is_user_id(user_id):
             return ChannelName(text, Kind.SERVER_TO_USER)
         raise BadChannelNameError(f"Invalid channel name '{text}'")
     if not _ALLOWED.fullmatch(text):

@@ -20,7 +20,8 @@ import msgspec
 
 from cachecast.errors import BadMessageError
 from cachecast.protocol import frames
-from cachecast.protocol.messages import ClientMessage, Publication
+from cachecast.protocol.json_text import REPLACING, read_json
+from cachecast.protocol.messages import ClientMessage, Publication, fault_of
 
 __all__ = [
     "JSON",
@@ -38,6 +39,7 @@ MSGPACK_SUBPROTOCOL: Final = "cachecast.v1.msgpack"
 _encode = msgspec.json.Encoder().encode
 _strict_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 _decode_message = msgspec.json.Decoder(ClientMessage).decode
+_decode_any = msgspec.json.Decoder().decode
 
 _ENCRYPTED: Final = "private-encrypted-"
 
@@ -56,7 +58,7 @@ class Codec(Protocol):
 
     Attributes:
         index: position in what is kept a codec each, see ``channels.channel.Recipients``.
-        subprotocol: what a client offers to get it; None is the default.
+        subprotocol: the WebSocket subprotocol that a client offers to get it; None is the default.
         opcode: TEXT or BINARY, of both directions.
     """
 
@@ -68,8 +70,8 @@ class Codec(Protocol):
         """Read one message.
 
         Args:
-            payload: of one whole message; of a text message valid UTF-8, as the frame parser
-                leaves it.
+            payload: the bytes of one whole message; of a text message valid UTF-8, as the frame
+                parser leaves it.
 
         Raises:
             BadMessageError: it is not a map with an ``event``; the text names the fault.
@@ -81,10 +83,10 @@ class Codec(Protocol):
         """A frame of the protocol's own.
 
         Args:
-            event: with its ``pusher:`` or ``pusher_internal:`` prefix.
-            data: JSON-encodable.
-            channel: left out if None.
-            is_object: send ``data`` as an object in JSON too; only ``pusher:error``,
+            event: the event's name with its ``pusher:`` or ``pusher_internal:`` prefix.
+            data: a value that JSON can say.
+            channel: the channel that the frame names; None for none.
+            is_object: whether to send ``data`` as an object in JSON too; only ``pusher:error``,
                 ``pusher:signin_success`` and ``pusher:subscription_error`` are so (1.7).
         """
 
@@ -105,11 +107,11 @@ class JsonCodec:
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""
         try:
-            return _decode_message(payload)
+            return read_json(_decode_message, payload)
         except msgspec.ValidationError as error:
-            raise BadMessageError(f"Invalid message: {error}") from None
+            raise BadMessageError(f"Invalid message: {fault_of(error)}") from None
         except (ValueError, RecursionError) as error:
-            raise BadMessageError(f"Invalid JSON: {error}") from None
+            raise BadMessageError(f"Invalid JSON: {fault_of(error)}") from None
 
     def system_frame(
         self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
@@ -120,6 +122,17 @@ class JsonCodec:
         if channel is not None:
             wire.channel = channel
         return frames.server_frame(frames.TEXT, _encode(wire))
+
+    @staticmethod
+    def escape(data: object) -> bytes:
+        """A piece of JSON as it stands inside of ``data``, for :meth:`system_frame_of`."""
+        return _encode(_encode(data).decode())[1:-1]
+
+    @staticmethod
+    def system_frame_of(event: str, escaped: bytes, channel: str) -> bytes:
+        """The frame of :meth:`system_frame`, whose ``data`` was put together from pieces."""
+        head = _encode(_Wire(event, channel))[:-1]
+        return frames.server_frame(frames.TEXT, b'%b,"data":"%b"}' % (head, escaped))
 
     def publication_frame(self, publication: Publication) -> bytes:
         """Build the frame of one publication; see :meth:`Codec.publication_frame`."""
@@ -155,9 +168,9 @@ class MsgpackCodec:
         try:
             return _decode_message(to_json(value))
         except msgspec.ValidationError as error:
-            raise BadMessageError(f"Invalid message: {error}") from None
+            raise BadMessageError(f"Invalid message: {fault_of(error)}") from None
         except (ValueError, TypeError, RecursionError) as error:
-            raise BadMessageError(f"Invalid msgpack: {error}") from None
+            raise BadMessageError(f"Invalid msgpack: {fault_of(error)}") from None
 
     def system_frame(
         self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
@@ -193,11 +206,20 @@ class MsgpackCodec:
 def unpack(payload: bytes) -> Any:  # noqa: ANN401 - whatever was packed
     """Read one msgpack value; binary values come through, and :func:`to_json` refuses them.
 
+    Half a character in a string becomes U+FFFD, as it does in JSON (protocol.md 9.5).
+
     Raises:
-        BadMessageError: not msgpack, bytes left over, an extension value, or nested too deeply.
+        BadMessageError: not msgpack, bytes left over, a string of bytes that are no text, an
+            extension value, or nested too deeply.
     """
     try:
-        return msgpack.unpackb(payload, raw=False, strict_map_key=True, ext_hook=_refuse_ext)
+        return msgpack.unpackb(
+            payload,
+            raw=False,
+            unicode_errors=REPLACING,
+            strict_map_key=True,
+            ext_hook=_refuse_ext,
+        )
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise BadMessageError(f"Invalid msgpack: {str(error) or type(error).__name__}") from None
 
@@ -232,7 +254,7 @@ def _pack_with(message: dict[str, Any], data: str | bytes | msgspec.Raw) -> byte
     or some thousand levels.
     """
     try:
-        return _pack(message | {"data": msgspec.json.decode(data)})
+        return _pack(message | {"data": read_json(_decode_any, data)})
     except (ValueError, OverflowError, RecursionError):
         return _pack(message | {"data": _text_of(data)})
 

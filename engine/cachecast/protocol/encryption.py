@@ -22,6 +22,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from cachecast.errors import AuthError, BadMessageError, ConfigError
+from cachecast.protocol.json_text import mend_text
 
 __all__ = ["KEY_BYTES", "NONCE_BYTES", "channel_key", "decrypt", "encrypt", "parse_key",
            "parse_master_key"]  # fmt: skip
@@ -89,9 +90,10 @@ def encrypt(key: bytes, plaintext: str, nonce: bytes | None = None) -> str:
     """Seal ``plaintext`` for one channel.
 
     Args:
-        key: of :func:`channel_key`.
-        plaintext: encrypted as it is; libraries differ in whether they JSON-encode a string
-            first, so that is the caller's decision (protocol.md 8).
+        key: the channel's key of :func:`channel_key`, 32 bytes.
+        plaintext: encrypted as it is, but for half a surrogate pair, which becomes U+FFFD;
+            libraries differ in whether they JSON-encode a string first, so that is the caller's
+            decision (protocol.md 8).
         nonce: 24 bytes, never used twice with one key; None lets PyNaCl draw it from the
             system's randomness.
 
@@ -101,7 +103,7 @@ def encrypt(key: bytes, plaintext: str, nonce: bytes | None = None) -> str:
     Raises:
         ValueError: the key or the nonce has the wrong length.
     """
-    sealed = SecretBox(key).encrypt(plaintext.encode(), nonce)
+    sealed = SecretBox(key).encrypt(mend_text(plaintext).encode(), nonce)
     return msgspec.json.encode(_Sealed(_base64(sealed.nonce), _base64(sealed.ciphertext))).decode()
 
 
@@ -109,7 +111,7 @@ def decrypt(key: bytes, data: str) -> str:
     """Open what :func:`encrypt`, or a Pusher library, has sealed.
 
     Args:
-        key: of the channel, 32 bytes.
+        key: the channel's key, 32 bytes.
         data: the event's ``data`` as it came.
 
     Raises:

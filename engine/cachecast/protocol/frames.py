@@ -17,6 +17,7 @@ from cachecast.errors import RemoteProtocolError
 __all__ = [
     "BINARY",
     "CLOSE",
+    "CONTINUATION",
     "PING",
     "PONG",
     "TEXT",
@@ -89,7 +90,7 @@ def split_frames(data: bytes) -> list[tuple[int, bytes]]:
     return frames
 
 
-def _unmask(payload: bytes, key: bytes) -> bytes:
+def _unmask(payload: bytes | bytearray, key: bytes | bytearray) -> bytes:
     # One XOR of two big integers is the fastest unmasking that Python has without C code.
     size = len(payload)
     mask = key * (size // 4) + key[: size % 4]
@@ -101,61 +102,78 @@ def _unmask(payload: bytes, key: bytes) -> bytes:
 class FrameParser:
     """Client frames from a byte stream, for one connection.
 
-    Give it bytes with :meth:`feed`, which returns whole messages; fragments are joined inside and
-    control frames come through at once. At the first broken rule it stops for good and
-    :attr:`violation` says how to answer; what was complete before is still returned.
+    Give it bytes with :meth:`feed` and take messages out with :meth:`take`, one at a time: whoever
+    takes them may stop at any and go on later. Fragments are joined inside and control frames come
+    through at once. At the first broken rule it stops for good and :attr:`violation` says how to
+    answer; what was complete before has been given out.
 
     An idle connection holds no buffer.
     """
 
-    __slots__ = ("_buffer", "_fragments", "_max_bytes", "_opcode", "violation")
+    __slots__ = ("_at", "_buffer", "_fragments", "_max_bytes", "_opcode", "violation")
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_bytes = max_message_bytes
-        self._buffer = b""
+        self._buffer: bytes | bytearray = b""
+        self._at = 0
         self._fragments: bytearray | None = None
         self._opcode = 0
         self.violation: RemoteProtocolError | None = None
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of unfinished frames and messages that are held."""
-        return len(self._buffer) + len(self._fragments or b"")
+        """Bytes that have not been taken out, and of unfinished messages."""
+        return len(self._buffer) - self._at + len(self._fragments or b"")
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Take in bytes, give out what they complete.
+    def feed(self, data: bytes) -> None:
+        """Take in bytes; they follow what has not been taken out. None after a CLOSE."""
+        if self.violation is not None or self._opcode == CLOSE:
+            return
+        rest = self._buffer
+        if not rest:
+            self._buffer = data
+            return
+        if not isinstance(rest, bytearray):  # which grows in place: large frames come in many parts
+            rest = self._buffer = bytearray(rest)
+        del rest[: self._at]
+        self._at = 0
+        rest += data
+
+    def take(self) -> tuple[int, bytes] | None:
+        """Take out the next message, or None where none is complete.
 
         Returns:
-            ``[(opcode, payload), ...]`` with opcode TEXT, BINARY, CLOSE, PING or PONG; text is
-            valid UTF-8, still as bytes. Nothing comes after a CLOSE (RFC 6455 1.4).
+            Opcode TEXT, BINARY, CLOSE, PING or PONG with the payload; text is valid UTF-8, still as
+            bytes. Or CONTINUATION and nothing: a fragment that completes no message. It costs as
+            much as one that does, so its sender is charged for it.
         """
-        messages: list[tuple[int, bytes]] = []
-        if self.violation is not None or self._opcode == CLOSE:
-            return messages
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        at, end = 0, len(data)
         try:
-            while end - at >= 2:
-                head, size = self._head(data, at)
-                if size < 0 or end - at - head < size:
-                    break
-                body = at + head
-                payload = _unmask(data[body : body + size], data[body - 4 : body])
-                self._frame(data[at], payload, messages)
-                at = end if self._opcode == CLOSE else body + size
+            return self._take()
         except RemoteProtocolError as error:
             # Without its frames, which hold this parser and the connection that called it: a
             # cycle for every client that breaks a rule.
             self.violation = error.with_traceback(None)
             self._fragments = None
-            return messages
-        if at < end:
-            self._buffer = data[at:]
-        return messages
+            self._buffer, self._at = b"", 0
+            return None
 
-    def _head(self, data: bytes, at: int) -> tuple[int, int]:
+    def _take(self) -> tuple[int, bytes] | None:
+        data, at = self._buffer, self._at
+        if len(data) - at >= 2:
+            head, size = self._head(data, at)
+            body = at + head
+            end = body + size
+            if size >= 0 and end <= len(data):
+                message = self._frame(data[at], _unmask(data[body:end], data[body - 4 : body]))
+                if end == len(data) or message[0] == CLOSE:
+                    data, end = b"", 0
+                self._buffer, self._at = data, end
+                return message
+        if at:
+            self._buffer, self._at = data[at:], 0
+        return None
+
+    def _head(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
         """Length of a frame's head with its mask, and of its payload; -1 if not all there yet."""
         first, second = data[at], data[at + 1]
         self._check_start(first, second)
@@ -192,28 +210,27 @@ class FrameParser:
         elif opcode != CONTINUATION and self._fragments is not None:
             raise RemoteProtocolError("New message inside another one", close_code=1002)
 
-    def _frame(self, first: int, payload: bytes, messages: list[tuple[int, bytes]]) -> None:
+    def _frame(self, first: int, payload: bytes) -> tuple[int, bytes]:
         opcode, is_final = first & 0x0F, first & 0x80
         if opcode >= CLOSE:
             if opcode == CLOSE:
                 _check_close(payload)
                 self._opcode = CLOSE
                 self._fragments = None
-            messages.append((opcode, payload))
-            return
+            return opcode, payload
         if self._fragments is not None:  # then this is its continuation: _check_start saw to it
             self._fragments += payload
             if not is_final:
-                return
+                return CONTINUATION, b""
             opcode, payload = self._opcode, bytes(self._fragments)
             self._fragments = None
         elif not is_final:
             self._opcode = opcode
             self._fragments = bytearray(payload)
-            return
+            return CONTINUATION, b""
         if opcode == TEXT and not payload.isascii():
             _check_utf8(payload)
-        messages.append((opcode, payload))
+        return opcode, payload
 
 
 def _check_close(payload: bytes) -> None:

@@ -11,15 +11,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+import msgpack
 import msgspec
 
 from cachecast.errors import BadChannelNameError, BadMessageError, BadRequestError, LimitError
 from cachecast.protocol.channel_name import ChannelName, parse_channel_name
 from cachecast.protocol.codec import to_json, unpack
+from cachecast.protocol.json_text import mend_text, read_json, write_json
 from cachecast.protocol.messages import has_reserved_prefix, too_large_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cachecast.apps import App
 
@@ -27,7 +29,10 @@ __all__ = [
     "EventRequest",
     "Route",
     "encode_body",
+    "encode_members",
+    "find_answer_type",
     "find_route",
+    "join_members",
     "make_event",
     "read_batch",
     "read_channel_info",
@@ -39,6 +44,12 @@ __all__ = [
 EVENT_INFO: Final = frozenset({"user_count", "subscription_count"})
 CHANNEL_INFO: Final = frozenset({"user_count", "subscription_count", "cache"})
 
+JSON_TYPE: Final = "application/json"
+#: ``vnd.msgpack`` is the registered one; the others are what people wrote before it was.
+MSGPACK_TYPES: Final = frozenset(
+    {"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"}
+)
+
 
 class Route(msgspec.Struct, frozen=True, gc=False):
     """Where a request goes.
@@ -47,33 +58,51 @@ class Route(msgspec.Struct, frozen=True, gc=False):
         name: of the endpoint, for example ``events`` or ``channel``.
         app_id: None on the short path of the Python library, which names the app by its key.
         argument: the decoded channel name or user id, empty where there is none.
-        method: the one it takes.
+        method: the one it takes; where that is GET, HEAD too.
+        tail: the raw path from ``/apps/`` on, if something stands in front of it, else empty.
     """
 
     name: str
     app_id: str | None
     argument: str
     method: str
+    tail: str = ""
 
 
 @lru_cache(maxsize=512)
 def find_route(path: str) -> Route | None:
     """Find the endpoint of a raw path, or None for 404.
 
-    ``/apps/ID/...`` may have any prefix before it, as proxies leave it (protocol.md 1.1); the
-    Python library's ``/users/UID/terminate_connections`` stands alone (5.3).
+    ``/apps/ID/...`` may have any prefix before it, as proxies leave it (protocol.md 1.1), also one
+    in which there is an ``apps`` of its own; so may the Python library's short path,
+    ``/users/UID/terminate_connections`` (5.3). Parts are decoded once.
     """
     parts = path.split("/")
-    if len(parts) == 4 and parts[1] == "users" and parts[3] == "terminate_connections":
-        return Route("terminate", None, unquote(parts[2]), "POST")
-    try:
-        at = parts.index("apps")
-    except ValueError:
-        return None
-    return _find_in_app(parts[at + 1 :])
+    for at in range(max(0, len(parts) - _MOST_PARTS), len(parts)):
+        route = _find_in_app(parts[at + 1 :]) if parts[at] == "apps" else None
+        if route is not None:
+            return _with_tail(route, parts, at)
+    match parts[-3:]:
+        case ["users", user, "terminate_connections"] if len(parts) > 3:
+            route = Route("terminate", None, unquote(user), "POST")
+            return _with_tail(route, parts, len(parts) - 3)
+        case _:
+            return None
+
+
+#: Of an endpoint's path, ``apps`` included.
+_MOST_PARTS: Final = 5
+
+
+def _with_tail(route: Route, parts: list[str], at: int) -> Route:
+    if at < 2 and not parts[0]:
+        return route  # nothing stands in front
+    return msgspec.structs.replace(route, tail="/" + "/".join(parts[at:]))
 
 
 def _find_in_app(parts: list[str]) -> Route | None:
+    if parts:
+        parts[0] = unquote(parts[0])
     match parts:
         case [app, "events" | "batch_events" as endpoint]:
             return Route(endpoint, app, "", "POST")
@@ -192,7 +221,7 @@ def make_event(
         TypeError: the data has no JSON form.
     """
     names = [channels] if isinstance(channels, str) else list(channels)
-    return _check_event(_Event(name, encode_data(data), names, None, socket_id), app)
+    return _check_event(_Event(mend_text(name), encode_data(data), names, None, socket_id), app)
 
 
 def read_channel_info(
@@ -206,14 +235,62 @@ def read_channel_info(
     return _read_info(dict(params).get("info"), allowed)
 
 
-def encode_body(value: object) -> bytes:
-    """A JSON response body."""
-    return msgspec.json.encode(value)
+def encode_body(value: object, kind: str = JSON_TYPE) -> bytes:
+    """A response body of a media type from :func:`find_answer_type`."""
+    return msgspec.json.encode(value) if kind == JSON_TYPE else _pack(value)
+
+
+def encode_members(members: Mapping[str, object], kind: str) -> bytes:
+    """A part of an object that is too large to be encoded in one go; see :func:`join_members`."""
+    if kind == JSON_TYPE:
+        return msgspec.json.encode(members)[1:-1]
+    return b"".join(_pack(name) + _pack(value) for name, value in members.items())
+
+
+def join_members(name: str, parts: Iterable[bytes], n_members: int, kind: str) -> bytes:
+    """The body ``{name: {...}}`` of parts that have ``n_members`` together."""
+    if kind == JSON_TYPE:
+        return b'{"%b":{%b}}' % (name.encode(), b",".join(part for part in parts if part))
+    # A map of one, then a map with a length of 32 bits.
+    head = b"\x81" + _pack(name) + b"\xdf" + n_members.to_bytes(4, "big")
+    return head + b"".join(parts)
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+@lru_cache(maxsize=64)
+def find_answer_type(accept: bytes) -> str:
+    """The media type to answer in: JSON, unless ``Accept`` likes msgpack better.
+
+    What is listed first wins among equals, and whoever accepts neither gets JSON all the same
+    (RFC 9110 12.5.1).
+    """
+    given: dict[str, tuple[float, int]] = {}
+    for place, item in enumerate(accept.decode("latin-1").lower().split(",")):
+        kind, *params = (part.strip() for part in item.split(";"))
+        quality = next((_quality(param[2:]) for param in params if param.startswith("q=")), 1.0)
+        given.setdefault(kind, (quality, -place))
+    found = [given[kind] for kind in (JSON_TYPE, "application/*", "*/*") if kind in given]
+    best, answer = found[0] if found else (0.0, 0), JSON_TYPE
+    for kind in MSGPACK_TYPES & given.keys():
+        if given[kind][0] > 0 and given[kind] > best:
+            best, answer = given[kind], kind
+    return answer
+
+
+def _quality(text: str) -> float:
+    try:
+        return min(max(float(text), 0.0), 1.0)
+    except ValueError:
+        return 1.0
 
 
 def _decode(decode: Any, body: bytes) -> Any:  # noqa: ANN401 - a msgspec decoder and its type
     try:
-        return decode(body)
+        return read_json(decode, body)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"Invalid body: {error}\n") from None
 
@@ -234,14 +311,16 @@ def _read_msgpack(body: bytes, kind: type[Any]) -> Any:  # noqa: ANN401 - an ins
 def encode_data(data: object) -> str:
     """Event data as the text that subscribers get: strings as they are, all else as JSON.
 
+    Half a surrogate pair, which Python's strings may hold and UTF-8 may not, becomes U+FFFD.
+
     Raises:
         TypeError: it has no JSON form.
     """
     if isinstance(data, str):
-        return data
+        return mend_text(data)
     if isinstance(data, bytes | bytearray | memoryview):
         raise TypeError("data is binary, which has no JSON form; encode it first")
-    return msgspec.json.encode(data).decode()
+    return write_json(data).decode()
 
 
 def _from_query(params: Sequence[tuple[str, str]]) -> _Event:

@@ -5,13 +5,19 @@ Shapes are the wire's own (protocol.md 1 to 5); ``codec`` turns them into bytes 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from cachecast.errors import BadMessageError
+from cachecast.protocol.json_text import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
+    "RULES",
     "ChannelData",
     "ClientMessage",
     "Publication",
@@ -20,11 +26,29 @@ __all__ = [
     "UnsubscribeData",
     "UserData",
     "as_text",
+    "fault_of",
     "has_reserved_prefix",
     "too_large_text",
 ]
 
 T = TypeVar("T")
+
+#: What each field that a client may get wrong has to be; hosted Pusher's words for ``user_info``
+#: (pusher-http-php#32), for people search the web for them.
+RULES: Final = {
+    "auth": "auth must be a string of the form key:signature",
+    "channel": "channel must be a string",
+    "channel_data": "channel_data must be a string that holds JSON",
+    "event": "event must be a string",
+    "id": "id must be a non-empty string",
+    "user_data": "user_data must be a string that holds JSON",
+    "user_id": "user_id must be a non-empty string, or a whole number of at most 2^53",
+    "user_info": "user_info is invalid - if supplied it must be a type of hash (a JSON object)",
+    "watchlist": "watchlist must be a list of user ids, which are strings",
+}
+
+#: Where msgspec names a field: one that is missing, or the first on the way to what is wrong.
+_FIELD: Final = re.compile(r"field `(\w+)`|at `\$\.(\w+)")
 
 _RESERVED = ("pusher:", "pusher_internal:")
 _DOCS_URL = "https://pusher.com/docs/channels/server_api/http-api#publishing-events"
@@ -35,7 +59,30 @@ def as_text(data: str | msgspec.Raw) -> str:
     if isinstance(data, str):
         return data
     raw = bytes(data)
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else raw.decode()
+    return read_json(_read_text, raw) if raw.startswith(b'"') else raw.decode()
+
+
+def fault_of(error: Exception) -> str:
+    """Say in plain words what is wrong with a message that could not be read.
+
+    Args:
+        error: whatever reading it raised, of msgspec or of a limit of Python's.
+
+    Returns:
+        The field and its rule, where a field is at fault.
+    """
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error)
+    found = _FIELD.search(str(error))
+    if found is None:
+        return "it must be an object"
+    field = found[1] or found[2]
+    return RULES[field]
+
+
+_read_text = msgspec.json.Decoder(str).decode
 
 
 def has_reserved_prefix(event: str) -> bool:
@@ -55,8 +102,8 @@ class ClientMessage(msgspec.Struct, frozen=True, gc=False):
     """One message from a client, its ``data`` still unread.
 
     Attributes:
-        event: for example ``pusher:subscribe`` or ``client-typing``.
-        channel: top-level channel; only client events have one.
+        event: the event's name, for example ``pusher:subscribe`` or ``client-typing``.
+        channel: the channel beside it; only client events have one.
         data: JSON as it came. Clients send a string, an object or nothing (protocol.md 1.5), so
             its type is decided by whoever reads it.
     """
@@ -66,19 +113,18 @@ class ClientMessage(msgspec.Struct, frozen=True, gc=False):
     data: msgspec.Raw = msgspec.Raw(b"")
 
     def data_as(self, kind: type[T]) -> T:
-        """Read ``data`` as ``kind``, also where it is a JSON string that holds JSON (2.3).
+        """Read ``data`` as one of the three kinds below, also where a string holds it (2.3).
 
         Raises:
             BadMessageError: it is something else; the text names event, field and rule.
         """
         raw = bytes(self.data)
         try:
-            if raw.startswith(b'"'):
-                return msgspec.json.decode(msgspec.json.decode(raw, type=str), type=kind)
-            return msgspec.json.decode(raw or b"null", type=kind)
+            text = read_json(_read_text, raw) if raw.startswith(b'"') else raw or b"null"
+            data: T = read_json(_READERS[kind], text)
         except (ValueError, RecursionError) as error:
-            rule = str(error).replace("`$", "`data")
-            raise BadMessageError(f"Invalid data in {self.event}: {rule}") from None
+            raise BadMessageError(f"Invalid data in {self.event}: {fault_of(error)}") from None
+        return data
 
 
 class SubscribeData(msgspec.Struct, frozen=True, gc=False):
@@ -110,6 +156,11 @@ class SignInData(msgspec.Struct, frozen=True, gc=False):
     user_data: str
 
 
+_READERS: Final[dict[type[Any], Callable[[bytes | str], Any]]] = {
+    kind: msgspec.json.Decoder(kind).decode for kind in (SubscribeData, UnsubscribeData, SignInData)
+}
+
+
 class UserData(msgspec.Struct, frozen=True, gc=False):
     """What ``user_data`` holds (5.1); ``user_info`` stays raw, and is empty where it is absent."""
 
@@ -122,10 +173,10 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     """One event published to one channel.
 
     Attributes:
-        event: its name.
-        channel: where to.
+        event: the event's name.
+        channel: the channel that it is published to.
         data: the published string, or raw JSON for a client event, relayed as it came.
-        user_id: of the member who triggered a client event on a presence channel.
+        user_id: id of the member who triggered a client event on a presence channel; else None.
         exclude: socket id of the connection that must not get it.
     """
 

@@ -18,20 +18,21 @@ import msgspec
 from cachecast.errors import (
     AuthError,
     BadMessageError,
+    ClientEventError,
     RefusedError,
     RemoteProtocolError,
     SubscriptionError,
+    clip,
 )
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
+from cachecast.protocol.identity import Member, User, read_member, read_user
 from cachecast.protocol.messages import (
-    ChannelData,
     ClientMessage,
     Publication,
     SignInData,
     SubscribeData,
     UnsubscribeData,
-    UserData,
     too_large_text,
 )
 from cachecast.protocol.rate_limit import TokenBucket
@@ -57,43 +58,10 @@ __all__ = [
 MAX_FAULTS: Final = 10
 FAULT_WINDOW_S: Final = 10.0
 
-#: Messages that may come in one burst: a library that reconnects subscribes to everything at once.
+#: Messages that may come in one burst, and for each channel that a connection may have: a library
+#: that reconnects subscribes to everything at once.
 MESSAGE_BURST: Final = 2_000
-
-
-class Member(msgspec.Struct, frozen=True, gc=False):
-    """Who a presence subscription stands for.
-
-    Attributes:
-        user_id: as the authorizer signed it, string or number (protocol.md 9.5).
-        user_info: raw JSON, or None where the authorizer gave none.
-    """
-
-    user_id: str | int
-    user_info: msgspec.Raw | None = None
-
-    @property
-    def key(self) -> str:
-        """What two connections of one user share."""
-        return str(self.user_id)
-
-
-class User(msgspec.Struct, frozen=True, gc=False):
-    """Who signed in.
-
-    Attributes:
-        id: non-empty.
-        user_data: the signed text, sent back in ``signin_success``.
-        user_info: raw JSON or None; a presence channel shows it.
-        watchlist: at most the app's limit.
-        is_watchlist_cut: more ids were given (4302).
-    """
-
-    id: str
-    user_data: str
-    user_info: msgspec.Raw | None
-    watchlist: tuple[str, ...]
-    is_watchlist_cut: bool
+MESSAGES_PER_CHANNEL: Final = 2
 
 
 class Subscribe(msgspec.Struct, frozen=True, gc=False):
@@ -136,16 +104,17 @@ class Session:
     """One client of one app. Slots only, and nothing built before it is needed.
 
     Attributes:
-        app: whose key it connected with.
+        app: the app whose key it connected with.
         socket_id: ``digits.digits``; server libraries refuse anything else (1.4).
-        codec: of both directions.
-        outbox: where answers go; set by the transport.
+        codec: the codec of both directions.
+        outbox: the queue that answers go to; set by the transport.
         subscriptions: channel name -> the edge that the hub made for it.
         user: set once signed in.
-        active_at: when the client was last heard, in the broker's seconds.
-        authorize_by: when it must have shown a signature; infinity for most apps.
+        active_at: the time when the client was last heard, in the broker's seconds.
+        authorize_by: the time by which it must have shown a signature, in the broker's seconds;
+            infinity for most apps.
         must_pong: whether a ping without an answer ends it (not before protocol 5).
-        wheel_slot: of the heartbeat.
+        wheel_slot: its place in the heartbeat's wheel.
     """
 
     __slots__ = (
@@ -193,7 +162,9 @@ class Session:
         """
         self.active_at = now
         if self._message_bucket is None:
-            self._message_bucket = TokenBucket(self.app.messages_per_s, MESSAGE_BURST, now)
+            app = self.app
+            burst = max(MESSAGE_BURST, MESSAGES_PER_CHANNEL * app.max_channels_per_connection)
+            self._message_bucket = TokenBucket(app.messages_per_s, burst, now)
         if not self._message_bucket.take(now):
             raise RefusedError(
                 f"Too many messages: more than {self.app.messages_per_s:g} per second"
@@ -203,8 +174,8 @@ class Session:
         """Understand one message.
 
         Args:
-            payload: of one whole WebSocket message.
-            now: the broker's seconds.
+            payload: the bytes of one whole WebSocket message.
+            now: the present, in the broker's seconds.
 
         Raises:
             RemoteProtocolError: how to answer it stands in the error.
@@ -216,7 +187,7 @@ class Session:
             return self._client_event(message, now)
         handler = _HANDLERS.get(event)
         if handler is None:
-            raise RemoteProtocolError(f"Unsupported event received on socket: {event[:200]}")
+            raise RemoteProtocolError(f"Unsupported event received on socket: {clip(event, 200)}")
         return handler(self, message)
 
     def _subscribe(self, message: ClientMessage) -> Request:
@@ -229,9 +200,7 @@ class Session:
             raise
         except RemoteProtocolError as error:
             # Every refusal is told on the channel too: Echo's .error() hears only that (2.9).
-            raise SubscriptionError(
-                error.message, channel=data.channel, status=error.http_status
-            ) from None
+            raise SubscriptionError(error.message, channel=data.channel) from None
 
     def _authorize(self, data: SubscribeData) -> Subscribe:
         name = parse_channel_name(data.channel, self.app.max_channel_name_length)
@@ -265,7 +234,7 @@ class Session:
                 )
             member = Member(self.user.id, self.user.user_info)
         else:
-            member = self._read_member(name, channel_data)
+            member = read_member(channel_data)
         too_long = len(member.key) > self.app.max_user_id_length
         info_bytes = len(bytes(member.user_info)) if member.user_info is not None else 0
         if too_long or info_bytes > self.app.max_presence_member_bytes:
@@ -279,20 +248,12 @@ class Session:
             )
         return member
 
-    def _read_member(self, name: ChannelName, channel_data: str) -> Member:
-        try:
-            data = msgspec.json.decode(channel_data, type=ChannelData)
-        except (ValueError, RecursionError) as error:
-            raise SubscriptionError(f"Invalid channel_data: {error}", channel=name.text) from None
-        if data.user_id == "":
-            raise SubscriptionError("Invalid channel_data: user_id is empty", channel=name.text)
-        return Member(data.user_id, _present(data.user_info))
-
     def _unsubscribe(self, message: ClientMessage) -> Request:
         channel = message.data_as(UnsubscribeData).channel
         if channel not in self.subscriptions:
             raise RemoteProtocolError(
-                f"No current subscription to channel {channel[:200]}, or subscription in progress"
+                f"No current subscription to channel {clip(channel, 200)}, "
+                "or subscription in progress"
             )
         return Unsubscribe(channel)
 
@@ -310,7 +271,7 @@ class Session:
         if edge is None:
             raise ClientEventError(
                 f"Cannot broadcast client event (connection not subscribed to channel "
-                f"{channel[:200]})",
+                f"{clip(channel, 200)})",
                 channel,
             )
         if not edge.channel.name.allows_client_events:
@@ -354,38 +315,21 @@ class Session:
         except AuthError as error:
             error.close_code = 4009
             raise
-        try:
-            user = msgspec.json.decode(data.user_data, type=UserData)
-        except (ValueError, RecursionError) as error:
-            raise BadMessageError(f"Invalid user_data: {error}") from None
-        if not user.id:
-            raise BadMessageError("Invalid user_data: id must be a non-empty string")
-        if len(user.id) > self.app.max_user_id_length:
-            raise BadMessageError(
-                f"Invalid user_data: id is longer than {self.app.max_user_id_length} characters"
-            )
+        user = read_user(data.user_data, self.app)
         if self.user is not None and self.user.id != user.id:
             raise RemoteProtocolError("Connection is already signed in as another user")
-        limit = self.app.max_watchlist_ids
-        return SignIn(
-            User(
-                user.id,
-                data.user_data,
-                _present(user.user_info),
-                tuple(dict.fromkeys(user.watchlist))[:limit],
-                len(set(user.watchlist)) > limit,
-            )
-        )
+        return SignIn(user)
 
     # --- out
 
     def put(self, event: str, data: object, channel: str | None = None) -> None:
-        """Send a frame of the protocol's own to this client."""
-        self.outbox.put(self.codec.system_frame(event, data, channel))
+        """Answer this client with a frame of the protocol's own."""
+        self.outbox.put(self.codec.system_frame(event, data, channel), is_asked=True)
 
     def put_object(self, event: str, data: object, channel: str | None = None) -> None:
         """The same for the three events whose data is an object on the wire."""
-        self.outbox.put(self.codec.system_frame(event, data, channel, is_object=True))
+        frame = self.codec.system_frame(event, data, channel, is_object=True)
+        self.outbox.put(frame, is_asked=True)
 
     def error_frame(self, error: RemoteProtocolError) -> bytes:
         """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
@@ -395,7 +339,7 @@ class Session:
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Tell the client of an error that leaves the connection open."""
-        self.outbox.put(self.error_frame(error))
+        self.outbox.put(self.error_frame(error), is_asked=True)
         if isinstance(error, SubscriptionError):
             self.put_object(
                 "pusher:subscription_error",
@@ -415,19 +359,6 @@ class Session:
             raise RefusedError(
                 f"Too many invalid messages: {MAX_FAULTS} within {FAULT_WINDOW_S:.0f} seconds"
             )
-
-
-def _present(info: msgspec.Raw) -> msgspec.Raw | None:
-    """``user_info`` as it was signed, or None where it is absent or null."""
-    return info if bytes(info) not in {b"", b"null"} else None
-
-
-class ClientEventError(RemoteProtocolError):
-    """A refused client event; its frame names the channel, as some clients expect (section 4)."""
-
-    def __init__(self, message: str, channel: str, close_code: int | None = None) -> None:
-        super().__init__(message, close_code=close_code)
-        self.channel = channel[:200]
 
 
 def _ping(session: Session, message: ClientMessage) -> Request:

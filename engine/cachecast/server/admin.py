@@ -18,7 +18,7 @@ _METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 def handle_admin(broker: Broker, request: Request) -> Response:
     """Answer one request of the admin address."""
     if request.method not in {"GET", "HEAD"}:
-        return Response(405, b"Only GET\n", "text/plain", ("Allow: GET",))
+        return Response(405, b"Only GET\n", "text/plain", ("Allow: GET, HEAD",))
     match request.path:
         case "/up":
             return Response(200, b'{"health":"OK"}')

@@ -3,7 +3,7 @@
 For services that have such a server already and want Pusher clients on one of its paths. It costs
 two tasks and trio-websocket's 41 to 54 us a frame; ``serve`` is the fast way.
 
-trio-websocket 0.12.2 has edges that this file contains (libraries.md 2.5). Its reader task, which
+trio-websocket 0.12.2 has edges that this file contains. Its reader task, which
 lives in the host's nursery, raises whenever it wants to say something after a Close has been sent,
 so :func:`_calm` makes that impossible. A cancelled send leaves half a frame on the wire and
 ``aclose`` waits for ever for a peer that does not answer: so nothing here is cancelled but to end
@@ -60,6 +60,7 @@ class _BridgedTransport:
         self._buffer = b""
         self._wants_flush = False
         self._wakeup = trio.Event()
+        self._has_read = trio.Event()
         self.session: Session | None = None
         self.scope = trio.CancelScope()
         self.is_closing = False
@@ -96,6 +97,7 @@ class _BridgedTransport:
                 self._buffer = b""
                 if self._wants_flush:
                     session.outbox.flush(self._clients.now())
+                    self._has_read.set()
         except _ENDED:
             pass
         self.scope.cancel()
@@ -131,12 +133,14 @@ class _BridgedTransport:
                 if session.outbox.is_finishing:
                     continue
                 if isinstance(message, str) == speaks_msgpack:
-                    self._clients.finish(
-                        session, frames.close_frame(1003, "This connection speaks another codec")
-                    )
+                    text = "This connection speaks another codec"
+                    self._clients.finish(session, frames.close_frame(1003, text), 1003, text)
                 else:
                     payload = message.encode() if isinstance(message, str) else message
                     self._clients.receive(session, payload)
+                while session.outbox.is_pacing and not session.outbox.is_finishing:
+                    self._has_read = trio.Event()
+                    await self._has_read.wait()
         except _ENDED:
             pass
         if not self.is_closing:  # else the writer waits for the client's Close
@@ -196,7 +200,11 @@ async def bridge(
         except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
             _log.error("connection failed", handler="bridge", traceback=format_exc())
         finally:
-            broker.clients.close(session)
+            closed = connection.closed  # by the client: what we close ourselves is forgotten before
+            if closed is None:
+                broker.clients.close(session)
+            else:
+                broker.clients.close(session, closed.code, "closed by the client")
             session.outbox.discard()
     finally:
         await _end(connection)

@@ -1,34 +1,42 @@
 """Pusher's HTTP API: one function for each endpoint, verify -> Broker -> response.
 
 Bodies of errors are plain text ending in a newline, as hosted Pusher's are (protocol.md 6.1);
-success is always 200 with JSON, because Python's library parses it and PHP's wants exactly 200.
+success is always 200 with JSON, because Python's library parses it and PHP's wants exactly 200;
+or with the same in msgpack, for who asks for it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from cachecast.broker.admission import is_foreign
+from cachecast.broker.admission import check_request, find_hub, find_secret
 from cachecast.broker.views import occupied_channels
-from cachecast.errors import AuthError, BadRequestError, RefusedError, RemoteProtocolError
+from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
 from cachecast.protocol import auth
 from cachecast.protocol.frames import payload_of
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
+    JSON_TYPE,
+    MSGPACK_TYPES,
     EventRequest,
     Route,
     encode_body,
+    encode_members,
+    find_answer_type,
     find_route,
+    join_members,
     read_batch,
     read_channel,
     read_channel_info,
     read_event,
     read_plain_event,
 )
+from cachecast.server.handshake import find_key, refuse_without_upgrade
 from cachecast.server.http_messages import Deferred, Request, Response
 
 if TYPE_CHECKING:
@@ -45,10 +53,15 @@ Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
 
-_MSGPACK_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack"})
 #: Occupied channels listed between two checkpoints: a hundred thousand at once take a third of a
 #: second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
+
+#: How many connections a termination has closed; the body is the protocol's, and says nothing.
+CLOSED_HEADER: Final = "X-Cachecast-Closed"
+#: The same of members, and of connections of a user that are ended.
+USERS_PER_STEP: Final = 2_000
+CLOSINGS_PER_STEP: Final = 50
 
 
 class _Call:
@@ -67,33 +80,96 @@ class _Call:
 
     @property
     def is_msgpack(self) -> bool:
+        """Whether the body is msgpack."""
         kind = self.request.headers.get(b"content-type")
         if kind is None or kind == b"application/json":
             return False
-        return kind.partition(b";")[0].strip().lower() in _MSGPACK_TYPES
+        return kind.partition(b";")[0].strip().lower().decode("latin-1") in MSGPACK_TYPES
+
+    @property
+    def answer_type(self) -> str:
+        """The media type that the caller likes best, of those that there are."""
+        accept = self.request.headers.get(b"accept")
+        return JSON_TYPE if accept is None else find_answer_type(accept)
+
+    def answer(self, value: object, status: int = 200, *headers: str) -> Response:
+        """A success, in the form that the caller asked for."""
+        kind = self.answer_type
+        return Response(status, encode_body(value, kind), kind, headers)
+
+    def answer_empty(self) -> Response:
+        """What most publishes are answered with."""
+        return _EMPTY if self.answer_type == JSON_TYPE else self.answer({})
 
 
 def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Deferred:
     """Answer one request of the HTTP API, which came over TLS or did not."""
     route = find_route(request.path)
     if route is None:
-        return _error(404, "404 NOT FOUND\n")
+        return _find_nothing(broker, request)
     hub: Hub | None = None
     try:
         params = auth.parse_query(request.query)
         hub = _find_hub(broker, route, params)
-        if request.method != route.method:
+        if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
+            _note(broker, hub, route.name, 405, f"This path takes {route.method}")
             response = _error(405, f"This path takes {route.method}\n")
-            response.headers = (f"Allow: {route.method}",)
+            allowed = "GET, HEAD" if route.method == "GET" else route.method
+            response.headers = (f"Allow: {allowed}",)
             return response
-        _verify(broker, hub, request, params, is_tls=is_tls)
+        auth.verify_request(
+            request.method,
+            request.path,
+            params,
+            request.body,
+            partial(find_secret, hub, broker.clients.find_hub),
+            broker.unix_now(),
+            tail=route.tail,
+        )
+        check_request(hub, broker.config.cluster, is_tls=is_tls)
+        coding = request.headers.get(b"content-encoding")
+        if coding is not None and request.body and coding.lower() != b"identity":
+            _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
+            return _refuse_coding(hub, coding)
+        request.app_id = hub.app.id
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
     except RemoteProtocolError as error:
-        return _refuse(broker, hub, error)
+        return _refuse(broker, hub, route, error)
 
 
-def _refuse(broker: Broker, hub: Hub | None, error: RemoteProtocolError) -> Response:
+def _find_nothing(broker: Broker, request: Request) -> Response:
+    """What to say of a path that is none: most likely a WebSocket client is behind a bad proxy."""
+    if find_key(request.path) is None and b"sec-websocket-key" not in request.headers:
+        _note(broker, None, "none", 404, "Path not found")
+        return _error(404, "404 NOT FOUND\n")
+    response = refuse_without_upgrade(request)
+    _note(broker, None, "websocket", response.status, "No usable upgrade")
+    broker.clients.refusals[f"http {response.status}"] += 1
+    return response
+
+
+def _refuse_coding(hub: Hub, coding: bytes) -> Response:
+    hub.counters.refusals["http 415"] += 1
+    response = _error(
+        415,
+        f"Content-Encoding {coding[:64].decode('latin-1')} is not supported: send the body as it "
+        "is, without compression\n",
+    )
+    response.headers = ("Accept-Encoding: identity",)
+    return response
+
+
+def _note(broker: Broker, hub: Hub | None, route: str, status: int, reason: str) -> None:
+    """Say why a request was refused, for an operator; its path and query are the client's words."""
+    app_id = None if hub is None else hub.app.id
+    broker.clients.journal.note(
+        "HTTP request refused", app=app_id, code=status, reason=reason, route=route
+    )
+
+
+def _refuse(broker: Broker, hub: Hub | None, route: Route, error: RemoteProtocolError) -> Response:
+    _note(broker, hub, route.name, error.http_status, error.message)
     refusals = hub.counters.refusals if hub is not None else broker.clients.refusals
     refusals[f"http {error.http_status}"] += 1
     return _error(error.http_status, error.message.rstrip("\n") + "\n")
@@ -106,10 +182,7 @@ def _error(status: int, text: str) -> Response:
 def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
     """The app of a request: by its path, or on the Python library's short path by its key."""
     if route.app_id is not None:
-        hub = broker.hubs.get(route.app_id)
-        if hub is None:
-            raise BadRequestError(f"Unknown app {route.app_id[:64]!r}\n", http_status=404)
-        return hub
+        return find_hub(broker.hubs, route.app_id)
     key = dict(params).get("auth_key")
     if key is None:
         raise AuthError("Missing parameter: auth_key")
@@ -117,33 +190,6 @@ def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
     if hub is None:
         raise AuthError("Unknown auth_key", http_status=400)
     return hub
-
-
-def _verify(broker: Broker, hub: Hub, request: Request, params: Params, *, is_tls: bool) -> None:
-    """Who asks, and whether the app may be served here at all."""
-    key = dict(params).get("auth_key")
-    if key is None:
-        raise AuthError("Missing parameter: auth_key")
-    secret = hub.app.secret_of(key)
-    if secret is None:
-        is_known = broker.clients.find_hub(key) is not None
-        raise AuthError(
-            "Not authorized for that app" if is_known else "Unknown auth_key", http_status=400
-        )
-    auth.verify_request(
-        request.method, request.path, params, request.body, secret, broker.unix_now()
-    )
-    if hub.app.is_tls_only and not is_tls:
-        raise RefusedError(
-            "Application only accepts SSL connections, use https://", http_status=403
-        )
-    if is_foreign(hub.app, broker.config.cluster):
-        raise RefusedError(
-            f"App {hub.app.id} not in this cluster. Did you forget to specify the cluster?",
-            http_status=403,
-        )
-    if not hub.app.is_enabled:
-        raise RefusedError("Application disabled", http_status=403)
 
 
 # --- publishing
@@ -162,7 +208,7 @@ def _publish(
             try:
                 await delivery.publish(hub, requests)
             except RemoteProtocolError as error:
-                return _refuse(call.broker, hub, error)
+                return _refuse(call.broker, hub, call.route, error)
             return answer()
 
         return Deferred(publish_later)
@@ -172,11 +218,11 @@ def _publish(
 def _events(call: _Call) -> Response | Deferred:
     event = read_event(call.request.body, call.params, call.hub.app, is_msgpack=call.is_msgpack)
     if not event.info:
-        return _publish(call, [event], lambda: _EMPTY)
+        return _publish(call, [event], call.answer_empty)
 
     def answer() -> Response:
         channels = {name.text: _info(call, name.text, event.info) for name in event.channels}
-        return Response(200, encode_body({"channels": channels}))
+        return call.answer({"channels": channels})
 
     return _publish(call, [event], answer)
 
@@ -186,16 +232,16 @@ def _batch_events(call: _Call) -> Response | Deferred:
 
     def answer() -> Response:
         if not any(event.info for event in events):
-            return _EMPTY
+            return call.answer_empty()
         batch = [_info(call, event.channels[0].text, event.info) for event in events]
-        return Response(200, encode_body({"batch": batch}))
+        return call.answer({"batch": batch})
 
     return _publish(call, events, answer)
 
 
 def _plain_event(call: _Call) -> Response | Deferred:
     event = read_plain_event(call.request.body, call.route.argument, call.params, call.hub.app)
-    return _publish(call, [event], lambda: Response(202, b"{}"))
+    return _publish(call, [event], lambda: call.answer({}, 202))
 
 
 def _info(call: _Call, channel: str, wanted: frozenset[str]) -> Info:
@@ -223,23 +269,26 @@ def _channels(call: _Call) -> Response | Deferred:
         )
     occupied = call.hub.channels
     if len(occupied) <= CHANNELS_PER_STEP:
-        return _channels_response([_encode_channels(occupied.items(), prefix, info)])
+        return call.answer({"channels": _describe_channels(occupied.items(), prefix, info)})
 
     async def collect() -> Response:
         items = list(occupied.items())
+        kind = call.answer_type
         parts: list[bytes] = []
+        n_found = 0
         for at in range(0, len(items), CHANNELS_PER_STEP):
-            parts.append(_encode_channels(items[at : at + CHANNELS_PER_STEP], prefix, info))
+            found = _describe_channels(items[at : at + CHANNELS_PER_STEP], prefix, info)
+            n_found += len(found)
+            parts.append(encode_members(found, kind))
             await trio.lowlevel.checkpoint()
-        return _channels_response(parts)
+        return Response(200, join_members("channels", parts, n_found, kind), kind)
 
     return Deferred(collect)
 
 
-def _encode_channels(
+def _describe_channels(
     channels: Iterable[tuple[str, Channel]], prefix: str, info: frozenset[str]
-) -> bytes:
-    """The members of a JSON object, without its braces."""
+) -> dict[str, Info]:
     found: dict[str, Info] = {}
     for name, state in occupied_channels(channels, prefix).items():
         found[name] = entry = {}
@@ -247,11 +296,7 @@ def _encode_channels(
             entry["user_count"] = state.user_count or 0
         if "subscription_count" in info:
             entry["subscription_count"] = state.subscription_count
-    return encode_body(found)[1:-1]
-
-
-def _channels_response(parts: Iterable[bytes]) -> Response:
-    return Response(200, b'{"channels":{%b}}' % b",".join(part for part in parts if part))
+    return found
 
 
 def _channel(call: _Call) -> Response:
@@ -275,12 +320,27 @@ def _channel(call: _Call) -> Response:
             )
         event = call.broker.read_cache(app_id, text)
         body["cache"] = event and {"data": event.data, "ttl": ceil(event.ttl_s)}
-    return Response(200, encode_body(body))
+    return call.answer(body)
 
 
-def _users(call: _Call) -> Response:
+def _users(call: _Call) -> Response | Deferred:
     ids = call.broker.users(call.hub.app.id, call.route.argument)
-    return Response(200, encode_body({"users": [{"id": user_id} for user_id in ids]}))
+    if len(ids) <= USERS_PER_STEP or call.answer_type != JSON_TYPE:
+        return call.answer({"users": [{"id": user_id} for user_id in ids]})
+
+    async def collect() -> Response:
+        parts: list[bytes] = []
+        for at in range(0, len(ids), USERS_PER_STEP):
+            parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
+            await trio.lowlevel.checkpoint()
+        return Response(200, b'{"users":[%b]}' % b",".join(parts))
+
+    return Deferred(collect)
+
+
+def _encode_users(ids: Iterable[str]) -> bytes:
+    """The members of a JSON array, without its brackets."""
+    return encode_body([{"id": user_id} for user_id in ids])[1:-1]
 
 
 def _stats(call: _Call) -> Response:
@@ -289,7 +349,7 @@ def _stats(call: _Call) -> Response:
     body = {"occupied": state.occupied, "connection_count": state.subscription_count}
     if state.user_count is not None:
         body["user_count"] = state.user_count
-    return Response(200, encode_body(body))
+    return call.answer(body)
 
 
 def _cache(call: _Call) -> Response:
@@ -299,17 +359,25 @@ def _cache(call: _Call) -> Response:
         response = _error(404, f"No value is cached on {call.route.argument}\n")
         response.headers = ("Cache-Control: no-store",)
         return response
-    etag = f'"{blake2b(event.frame, digest_size=12).hexdigest()}"'
+    kind = call.answer_type
+    if kind == JSON_TYPE:
+        body = payload_of(event.frame)
+    else:
+        body = encode_body(
+            {"event": event.name, "channel": event.channel, "data": event.data}, kind
+        )
+    etag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
     # What remains, rounded down: a cache in between subtracts the Age once more, which errs to the
     # safe side; it must never serve the value one instant too long.
     fresh = (
         f"ETag: {etag}",
         f"Age: {int(event.age_s)}",
         f"Cache-Control: max-age={int(event.ttl_s)}",
+        "Vary: Accept",
     )
     if not _etags(call.request).isdisjoint({etag, "*"}):
         return Response(304, b"", headers=fresh)
-    return Response(200, payload_of(event.frame), headers=fresh)
+    return Response(200, body, kind, fresh)
 
 
 def _etags(request: Request) -> set[str]:
@@ -320,9 +388,25 @@ def _etags(request: Request) -> set[str]:
 # --- users
 
 
-def _terminate(call: _Call) -> Response:
-    call.broker.terminate(call.hub.app.id, call.route.argument)
-    return _EMPTY
+def _terminate(call: _Call) -> Response | Deferred:
+    clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
+    left = len(hub.users.sessions_of(user_id))
+
+    def answer(n_closed: int) -> Response:
+        return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")
+
+    if left <= CLOSINGS_PER_STEP:
+        return answer(clients.terminate(hub, user_id))
+
+    async def terminate_all() -> Response:
+        """Those who are signed in now; whoever comes back meanwhile is another matter."""
+        n_closed = 0
+        for _ in range(0, left, CLOSINGS_PER_STEP):
+            n_closed += clients.terminate(hub, user_id, CLOSINGS_PER_STEP)
+            await trio.lowlevel.checkpoint()
+        return answer(n_closed)
+
+    return Deferred(terminate_all)
 
 
 _ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Deferred]]] = {

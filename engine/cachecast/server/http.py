@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from functools import partial
 from socket import SHUT_WR
+from time import perf_counter
 from traceback import format_exc
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.http_messages import Request, Response
     from cachecast.server.listen import Server
+    from cachecast.server.poller import Share
 
 __all__ = ["HttpConnection"]
 
@@ -35,6 +37,9 @@ MAX_WAITING_BYTES: Final = 256 * 1024
 
 #: Answers to pipelined requests that are joined before they are handed over.
 JOIN_BYTES: Final = 64 * 1024
+
+#: Seconds of answering pipelined requests before others have their turn.
+ANSWER_S: Final = 0.000_5
 
 #: Responses of HTTP clients are nobody's deliveries.
 _COUNTERS: Final = AppCounters()
@@ -48,12 +53,17 @@ class HttpConnection:
     Attributes:
         wheel_slot: of the server's timeouts.
         sock: handed over to a WebSocket by an upgrade.
+        share: of those who have not said who they are, until a request is verified; then that of
+            the app whose secret signed it.
+        app_id: of that app.
     """
 
     __slots__ = (
         "_handle",
         "_is_busy",
         "_is_closing",
+        "_is_heard_out",
+        "_is_parting",
         "_is_timed",
         "_out",
         "_out_bytes",
@@ -62,9 +72,11 @@ class HttpConnection:
         "_requests",
         "_server",
         "_watched",
+        "app_id",
         "fd",
         "is_open",
         "send",
+        "share",
         "sock",
         "wheel_slot",
     )
@@ -74,6 +86,7 @@ class HttpConnection:
         sock: socket.socket | TlsSocket,
         server: Server,
         handle: Callable[[Request], Response | Deferred],
+        share: Share,
         *,
         can_upgrade: bool = True,
     ) -> None:
@@ -83,12 +96,15 @@ class HttpConnection:
             sock: non-blocking, registered with the server's poller by the caller.
             server: owns poller, limits and timeouts.
             handle: answers a request.
+            share: to begin with.
             can_upgrade: whether WebSockets may begin here; the admin address has none.
         """
         self.sock = sock
         self.fd = sock.fileno()
         self.send: Callable[[bytes], int] = sock.send
         self.is_open = True
+        self.share = share
+        self.app_id: str | None = None
         self.wheel_slot = 0
         self._server = server
         self._handle = handle
@@ -99,6 +115,8 @@ class HttpConnection:
         self._out_bytes = 0
         self._is_busy = False
         self._is_closing = False
+        self._is_heard_out = False
+        self._is_parting = False
         self._is_timed = True
         self._watched = (True, False)
 
@@ -110,8 +128,12 @@ class HttpConnection:
     # --- in
 
     def on_readable(self) -> None:
-        """Read once and answer every request that is complete with it."""
+        """Read once and answer every request that is complete with it, or go on with answering."""
         if not self.is_open:  # upgraded or closed earlier in this turn of the Poller
+            return
+        if self._requests and not self._is_closing:
+            self._answer()
+            self._read_decrypted()
             return
         sock = self.sock
         try:
@@ -123,7 +145,11 @@ class HttpConnection:
         except OSError as error:
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
                 # A client that does not trust the certificate, say; one that just left says less.
-                self._server.broker.clients.refusals["tls"] += 1
+                clients = self._server.broker.clients
+                clients.refusals["tls"] += 1
+                clients.journal.note(
+                    "TLS handshake failed", app=None, code=None, reason=error.reason or ""
+                )
             self.abort()
             return
         if not data:
@@ -131,6 +157,7 @@ class HttpConnection:
             return
         if self._is_closing:
             return
+        self._is_heard_out = len(data) < RECV_BYTES
         self._parser.feed(data)
         if self._requests:
             self._is_timed = False  # the next request has a time limit of its own
@@ -160,18 +187,7 @@ class HttpConnection:
 
     def _answer(self) -> None:
         """Answer complete requests in order, until one has to wait or the client must read."""
-        while (request := self._next()) is not None:
-            if request.is_upgrade:
-                self._server.upgrade(self, request, self._parser.rest)
-                return
-            answer = self._handle(request)
-            if isinstance(answer, Deferred):
-                self._is_busy = True
-                self._server.nursery.start_soon(self._answer_later, answer, request)
-            else:
-                self._write(answer, request)
-                if self._out_bytes > JOIN_BYTES:
-                    self._flush()
+        self._answer_requests()
         if not self.is_open:
             return
         if not (self._requests or self._is_busy or self._is_closing):
@@ -183,6 +199,38 @@ class HttpConnection:
             # and not within the `send` of each, which costs more than the rest of that call.
             self._server.poller.at_end_of_turn(self, self._flush)
         self._watch()
+
+    def _answer_requests(self) -> None:
+        """The part of it that handles requests; many of them let others have a turn in between."""
+        until = 0.0
+        while (request := self._next()) is not None:
+            if request.is_upgrade:
+                self._server.upgrade(self, request, self._parser.rest)
+                return
+            answer = self._handle(request)
+            if request.app_id is not self.app_id and request.app_id is not None:
+                self._speak_for(request.app_id)
+            if isinstance(answer, Deferred):
+                self._is_busy = True
+                self._is_heard_out = False
+                self._server.nursery.start_soon(self._answer_later, answer, request)
+                return
+            self._write(answer, request)
+            if self._out_bytes > JOIN_BYTES:
+                self._flush()
+            if self._requests:
+                now = perf_counter()
+                until = until or now + ANSWER_S
+                if now > until and self.is_open:
+                    self._server.poller.again(self.fd, self)
+                    return
+
+    def _speak_for(self, app_id: str) -> None:
+        """From now on it is served in the turns of the app whose secret it has shown to know."""
+        self.app_id = app_id
+        server = self._server
+        server.poller.move(self.fd, server.poller.share_of(app_id))
+        server.room.note_verified(self)
 
     def _answer_parser(self) -> None:
         """Say what is due before a request is complete: a refusal, or that its body may come."""
@@ -211,6 +259,8 @@ class HttpConnection:
         response: Response | None = None
         try:
             response = await deferred.run()
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # Around one client's connection, as in the Poller: a bug of ours that one request
             # finds must not end the nursery that all others live in.
@@ -230,7 +280,14 @@ class HttpConnection:
     def _write(self, response: Response, request: Request | None = None) -> None:
         """Queue a response; without a request it refuses one that was not understood."""
         if request is None:
-            self._server.broker.clients.refusals[f"http {response.status}"] += 1
+            clients = self._server.broker.clients
+            clients.refusals[f"http {response.status}"] += 1
+            clients.journal.note(
+                "HTTP request refused",
+                app=None,
+                code=response.status,
+                reason=response.body.decode(errors="replace"),
+            )
         keeps_alive = request is not None and request.keeps_alive
         keeps_alive = keeps_alive and not self._server.is_draining
         data = encode_response(response, self._server.date, keeps_alive=keeps_alive)
@@ -239,16 +296,20 @@ class HttpConnection:
         self._out.append(data)
         self._out_bytes += len(data)
         self._is_closing = not keeps_alive
+        self._is_parting = request is not None and not request.keeps_alive
 
     def _flush(self) -> None:
         """Hand over the answers that wait; harmless when none does, or the connection is gone."""
         data = b"".join(self._out)
         self._out.clear()
         self._out_bytes = 0
-        if self._is_closing:
+        if not self._is_closing:
+            if data:
+                self._outbox.put(data)
+        elif self._is_parting and self._is_heard_out and not self._parser.has_begun:
+            self._part(data)
+        else:
             self.linger(data)
-        elif data:
-            self._outbox.put(data)
 
     def refuse(self, response: Response) -> None:
         """Answer and close."""
@@ -265,6 +326,27 @@ class HttpConnection:
             or self._outbox.waiting_bytes
         )
 
+    def _part(self, last: bytes) -> None:
+        """Send the last answer to a client that asked for the end, and close if that took all.
+
+        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can come that
+        would reset the connection over the answer. Most who ask come for one request each, and
+        waiting for their end would cost as much as a fifth of it.
+        """
+        self._outbox.put(last)
+        if not self.is_open:
+            return
+        if self._outbox.waiting_bytes:
+            self.linger(b"")
+            return
+        sock = self.sock
+        if isinstance(sock, TlsSocket):
+            try:
+                sock.shutdown(SHUT_WR)  # without TLS's goodbye the answer may have been cut short
+            except OSError:
+                pass
+        self.abort()
+
     def linger(self, last: bytes) -> None:
         """Send last bytes, then wait a moment for the client's end.
 
@@ -274,6 +356,7 @@ class HttpConnection:
         self._is_closing = True
         server = self._server
         server.timeouts.schedule(self, server.now() + server.config.close_timeout_s)
+        server.room.note_answered(self)
         if last:
             self._outbox.finish(last)
 
@@ -330,7 +413,7 @@ class HttpConnection:
             self.abort()
 
     def on_slow(self) -> None:
-        """Not used: reading stops long before too much could wait."""
+        """The node has no room for what this client does not read; of its own it has little."""
         self.abort()
 
     def on_broken(self) -> None:
@@ -348,5 +431,6 @@ class HttpConnection:
         """Let go of the socket, which an upgrade takes over, and of all else."""
         self.is_open = False
         self._server.timeouts.cancel(self)
+        self._server.room.leave(self)
         self._outbox.discard()
         self._parser.close()

@@ -11,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Deferred", "Request", "Response", "encode_response", "text_response"]
+__all__ = ["Deferred", "Request", "Response", "encode_response", "has_token", "text_response"]
 
 
 class Request(msgspec.Struct, gc=False):
@@ -19,12 +19,16 @@ class Request(msgspec.Struct, gc=False):
 
     Attributes:
         method: upper case.
-        path: raw, as in the request line, for that is what was signed.
+        path: raw, as in the request line, for that is what was signed; without scheme and host,
+            which a target in absolute form has in front of it.
         query: raw.
-        headers: names in lower case; repeated ones joined by a comma (RFC 9110 5.3).
+        headers: names in lower case, values without the white space around them; repeated ones
+            joined by a comma (RFC 9110 5.3).
         body: decoded from its chunks.
         keeps_alive: whether the client wants the connection kept.
         is_upgrade: whether it asks for a WebSocket.
+        is_1_0: whether it came as HTTP/1.0, which cannot be upgraded.
+        app_id: of the app whose secret signed it, once that has been verified.
     """
 
     method: str
@@ -34,6 +38,8 @@ class Request(msgspec.Struct, gc=False):
     body: bytes
     keeps_alive: bool
     is_upgrade: bool
+    is_1_0: bool = False
+    app_id: str | None = None
 
 
 class Response(msgspec.Struct, gc=False):
@@ -49,6 +55,12 @@ class Deferred(msgspec.Struct, gc=False):
     """An answer that has to wait; ``run`` is called once, in a task of the server's nursery."""
 
     run: Callable[[], Awaitable[Response]]
+
+
+def has_token(headers: dict[bytes, bytes], name: bytes, token: bytes) -> bool:
+    """Whether a header that is a list has an element; ``token`` is in lower case."""
+    value = headers.get(name, b"").lower()
+    return value == token or token in (part.strip(b" \t") for part in value.split(b","))
 
 
 def text_response(status: int, text: str) -> Response:

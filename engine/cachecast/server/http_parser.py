@@ -1,8 +1,8 @@
 """Requests from a byte stream: httptools, and the limits that it does not set.
 
 httptools parses and refuses what is malformed; it limits neither the size of a head nor the number
-of headers, and it accepts a missing Host and odd transfer codings (libraries.md 2.2), so those
-checks stand here.
+of headers, and it accepts a missing Host and odd transfer codings, so those checks stand here
+(DESIGN.md 8).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 
-from cachecast.server.http_messages import Request, Response, text_response
+from cachecast.server.http_messages import Request, Response, has_token, text_response
 from cachecast.server.repeated_head import RepeatedHead
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class RequestParser:
         "_body_bytes",
         "_can_upgrade",
         "_config",
+        "_declined",
         "_head_bytes",
         "_headers",
         "_is_head_done",
@@ -68,8 +69,10 @@ class RequestParser:
         self.rest = b""
         self._config = config
         self._can_upgrade = can_upgrade
+        self._declined: dict[bytes, bytes] | None = None
         self._max_headers = config.max_headers
-        self._repeated = RepeatedHead(config.max_head_bytes, config.max_body_bytes)
+        # None until there has been a request: who comes with one and leaves repeats nothing.
+        self._repeated: RepeatedHead | None = None
         self._reset()
         self._parser: Any = httptools.HttpRequestParser(self)
 
@@ -86,7 +89,7 @@ class RequestParser:
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._body = bytearray()  # in one piece, however small the chunks are
         self._n_headers = 0
         self._head_bytes = 0
         self._body_bytes = 0
@@ -94,9 +97,9 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Take in bytes; what they complete is appended to :attr:`requests`."""
-        is_start = not self.has_begun
-        if is_start:
-            data = data[self._repeated.take(data, self.requests) :]
+        is_start, repeated = not self.has_begun, self._repeated
+        if is_start and repeated is not None:
+            data = data[repeated.take(data, self.requests) :]
             if not data:
                 return
         n_requests, n_body = len(self.requests), self._body_bytes
@@ -107,8 +110,11 @@ class RequestParser:
                 self.refusal = text_response(400, f"Malformed HTTP request: {error}")
         else:
             if len(self.requests) != n_requests:
-                if is_start:
-                    self._repeated.learn(data, self.requests[n_requests])
+                if repeated is None:
+                    limits = self._config.max_head_bytes, self._config.max_body_bytes
+                    self._repeated = RepeatedHead(*limits)
+                elif is_start:
+                    repeated.learn(data, self.requests[n_requests])
                 return
             # What brings neither a request nor body is head, chunk extension or trailer, and none
             # of them may go on for ever: the parser keeps what it has of an unfinished header.
@@ -132,6 +138,7 @@ class RequestParser:
             # An offer that we do not take: Java's HttpClient makes one for HTTP/2 with every
             # request. httptools has stopped in front of the body, so it reads all that again.
             self.requests.pop()
+            self._declined = request.headers
             self._parser = httptools.HttpRequestParser(self)
             data = _head_without_upgrade(request) + rest
 
@@ -149,6 +156,9 @@ class RequestParser:
         key = name.lower()
         if self._is_head_done:
             return  # a trailer: nothing that came behind the body may change what it means
+        # White space around a value is no part of it (RFC 9110 5.5), and httptools leaves in what
+        # stands behind.
+        value = value.strip(b" \t")
         if key in self._headers:
             if key in _SINGLE:
                 self._refuse(400, f"Header {key.decode('latin-1')} given twice")
@@ -182,30 +192,34 @@ class RequestParser:
         self._body_bytes += len(part)
         if self._body_bytes > self._config.max_body_bytes:
             self._refuse(413, f"Request body larger than {self._config.max_body_bytes} bytes")
-        self._body.append(part)
+        self._body += part
 
     def on_message_complete(self) -> None:
         """Parser: the request is complete."""
         parser = self._parser
         self.owes_continue = False
         path, _, query = self._url.decode("latin-1").partition("?")
+        headers = self._headers
+        if self._declined is not None:
+            headers, self._declined = self._declined, None
         is_1_0 = parser.get_http_version() == "1.0"
         is_upgrade = (
             parser.should_upgrade()
             and self._can_upgrade
             and not is_1_0
-            and self._headers.get(b"upgrade", b"").lower() == b"websocket"
+            and has_token(headers, b"upgrade", b"websocket")
         )
         self.requests.append(
             Request(
                 parser.get_method().decode("latin-1"),
-                path,
+                path if path.startswith("/") else _path_of(path),
                 query,
-                self._headers,
-                b"".join(self._body),
+                headers,
+                bytes(self._body),
                 # HTTP/1.0 keeps a connection only if told so, in a header not worth its bytes.
                 parser.should_keep_alive() and not is_1_0,
                 is_upgrade,
+                is_1_0,
             )
         )
         self._reset()
@@ -215,9 +229,21 @@ class RequestParser:
         raise _RefusedHeadError
 
 
+def _path_of(target: str) -> str:
+    """The path of a target in absolute form (RFC 9112 3.2.2); ``*`` is left as it is."""
+    _, is_absolute, rest = target.partition("://")
+    if not is_absolute:
+        return target
+    _, slash, path = rest.partition("/")
+    return slash + path or "/"
+
+
 def _head_without_upgrade(request: Request) -> bytes:
     query = f"?{request.query}" if request.query else ""
-    lines = [f"{request.method} {request.path}{query} HTTP/1.1".encode("latin-1")]
+    version = "1.0" if request.is_1_0 else "1.1"
+    lines = [f"{request.method} {request.path}{query} HTTP/{version}".encode("latin-1")]
+    if not request.keeps_alive:
+        lines.append(b"Connection: close")
     lines += [
         name + b": " + value
         for name, value in request.headers.items()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import resource
+import select
 import socket
 from email.utils import formatdate
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,36 +15,38 @@ import trio
 from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
 from cachecast.errors import ConfigError
+from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
 from cachecast.server.endpoints import handle
+from cachecast.server.forwarded import is_forwarded_tls
+from cachecast.server.handshake import refuse_handshake
 from cachecast.server.http import HttpConnection
 from cachecast.server.poller import Poller
+from cachecast.server.room import Room
 from cachecast.server.tls import TlsSocket
-from cachecast.server.upgrade import refuse_handshake, upgrade
+from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.broker import Broker
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog
     from cachecast.config import BrokerConfig
     from cachecast.server.http_messages import Deferred, Request, Response
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Server", "serve"]
 
-#: Connections accepted in one turn of the Poller; a storm must not hold up those who are in.
-ACCEPTS_PER_TURN: Final = 64
-
 #: The kernel cuts it to net.core.somaxconn; a storm waits there instead of being refused.
 BACKLOG: Final = 65_535
-
-#: Kept free of clients: listeners, webhooks, logs, the certificate files.
-RESERVED_FDS: Final = 64
 
 #: Bytes the kernel may hold unsent for one socket. Beyond it they wait in the Outbox, where a
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
+
+#: Whoever comes here speaks first, so the kernel wakes us when there is something to read, and not
+#: before that as well. It hands over those who say nothing all the same, after this time.
+DEFER_ACCEPT_S: Final = 1
 
 #: Answers of accept() that mean "not now" and must not end the listener.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -67,32 +68,60 @@ class _Listener:
         self.is_paused = False
         self.is_starved = False
         self.is_admin = is_admin
+        self.share = server.poller.operators if is_admin else server.poller.listeners
         self._server = server
+        # Says whether somebody waits at a tenth of what accept() takes to say that nobody does.
+        self._waiting = select.poll()
+        self._waiting.register(sock, select.POLLIN)
 
     def on_readable(self) -> None:
         """Accept what waits, a bounded number."""
-        for _ in range(ACCEPTS_PER_TURN):
-            if self._server.is_full:
+        for _ in range(self._server.room.accepts_per_turn(is_admin=self.is_admin)):
+            if not self._accept():
+                return
+            if not self._waiting.poll(0):
+                break
+        else:
+            return
+        if self.is_starved:
+            self.is_starved = False
+            _log.info("accepting again")
+
+    def _accept(self) -> bool:
+        """Take one in; False where there is no room for another."""
+        room, is_admin = self._server.room, self.is_admin
+        going = None
+        if not room.has_free(is_admin=is_admin):
+            going = room.find_going(is_admin=is_admin)
+            if going is None:
                 self._pause("no file descriptors left")
-                return
-            try:
-                sock, _ = self.sock.accept()
-            except BlockingIOError:
-                if self.is_starved:
-                    self.is_starved = False
-                    _log.info("accepting again")
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(str(error))
-                    return
-                continue  # that one client has gone already
-            try:
-                self._server.accept(sock, is_admin=self.is_admin)
-            except OSError:
-                sock.close()  # gone between the two calls: ssl looks at the peer and complains
+                return False
+        try:
+            sock, _ = self.sock.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._make_do(str(error))
+                return False
+            return True  # that one client has gone already
+        if going is not None:
+            going.abort()
+        try:
+            self._server.accept(sock, is_admin=is_admin)
+        except OSError:
+            sock.close()  # gone between the two calls: ssl looks at the peer and complains
+        return True
+
+    def _make_do(self, reason: str) -> None:
+        """Go on with one HTTP connection less; others than clients have used up the files."""
+        going = self._server.room.find_going(is_admin=False)
+        if going is None:
+            self._pause(reason)
+        else:
+            going.abort()
 
     def _pause(self, reason: str) -> None:
+        if self._server.room.is_listening:
+            return  # to newcomers, who will have been listened to at the next turn
         self.is_paused = True
         if not self.is_starved:  # once, and not at every try until all who wait are in
             self.is_starved = True
@@ -101,7 +130,7 @@ class _Listener:
 
     def resume(self) -> None:
         """Accept again after a pause."""
-        if self.is_paused and not self._server.is_full:
+        if self.is_paused:
             self.is_paused = False
             self._server.poller.watch(self.sock.fileno(), self)
 
@@ -109,8 +138,9 @@ class _Listener:
         """Never watched for."""
 
     def abort(self) -> None:
-        """Stop listening."""
+        """Stop listening: nobody finds it any more, whoever asked for it."""
         if self.sock.fileno() >= 0:
+            self._server.listeners.remove(self)
             self._server.poller.remove(self.sock.fileno())
             self.sock.close()
 
@@ -123,6 +153,8 @@ class Server:
         port: it listens on, of clients.
         admin_port: of the admin address, None if it has none.
         is_draining: whether it is on its way out.
+        listeners: that are open.
+        room: who of those that connect may stay.
         date: of HTTP responses, renewed every second.
     """
 
@@ -137,30 +169,25 @@ class Server:
         self.broker = broker
         self.config: BrokerConfig = broker.config
         self.nursery = nursery
-        self.poller: Poller = Poller()
+        self.poller: Poller = Poller(broker.clock)
         self.now: Callable[[], float] = broker.clock
         self.timeouts: Wheel[HttpConnection] = Wheel(self.now())
-        self.http_backlog: set[Outbox] = set()
+        self.http_backlog: Backlog = broker.backlog
         self.is_draining: bool = False
         self.date: str = formatdate(usegmt=True)
         self.port: int = 0
         self.admin_port: int | None = None
         self._tls = tls
         self._trusts_proxy = trusts_proxy
-        self._listeners: list[_Listener] = []
-        self._max_sockets = _max_sockets()
+        self.listeners: list[_Listener] = []
+        self.room: Room = Room(self)
         self._handle_admin: Callable[[Request], Response | Deferred] = partial(handle_admin, broker)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether another socket might not find a file descriptor."""
-        return len(self.poller) >= self._max_sockets
 
     def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
         """Accept connections from a listening socket, which the server owns from now on."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
         listener = _Listener(self, sock, is_admin=is_admin)
-        self._listeners.append(listener)
+        self.listeners.append(listener)
         self.poller.add(sock.fileno(), listener)
         port: int = sock.getsockname()[1]
         if is_admin:
@@ -178,9 +205,11 @@ class Server:
             wrapped,
             self,
             self._handle_admin if is_admin else self._handle,
+            self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
         self.poller.add(connection.fd, connection)
+        self.room.enter(connection, is_admin=is_admin)
         self.timeouts.schedule(connection, self.now() + self.config.request_timeout_s)
 
     def _handle(self, request: Request) -> Response | Deferred:
@@ -188,10 +217,7 @@ class Server:
 
     def is_secure(self, request: Request) -> bool:
         """Whether a client came over TLS, here or as far as a trusted proxy."""
-        if self._tls is not None:
-            return True
-        forwarded = request.headers.get(b"x-forwarded-proto", b"").lower()
-        return self._trusts_proxy and forwarded in {b"https", b"wss"}
+        return self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
 
     def upgrade(self, connection: HttpConnection, request: Request, rest: bytes) -> None:
         """Turn a connection into a WebSocket, or answer why not."""
@@ -203,9 +229,8 @@ class Server:
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
-        for listener in self._listeners:
+        for listener in list(self.listeners):
             listener.abort()
-        self._listeners.clear()
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -220,7 +245,7 @@ class Server:
         """
         self.is_draining = True
         self.broker.clients.is_draining = True
-        for listener in self._listeners:
+        for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()
         sessions = [s for hub in self.broker.hubs.values() for s in hub.sessions.values()]
@@ -241,27 +266,30 @@ class Server:
             if isinstance(handler, HttpConnection) and handler.is_idle:
                 handler.abort()
 
+    async def run_poller(self) -> None:
+        """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
+        readers = self.broker.heartbeat.readers
+        readers.append(self.poller)
+        try:
+            await self.poller.run()
+        finally:
+            readers.remove(self.poller)
+
     async def run_timeouts(self) -> None:
         """Once a second: end what took too long, renew the date, accept again after a pause."""
         while True:
             await trio.sleep(TICK_S)
             self.date = formatdate(usegmt=True)
-            for listener in self._listeners:
+            for listener in self.listeners:
                 listener.resume()
             while True:
-                due = self.timeouts.pop_due(self.now(), 200)
+                # Nobody took too long whose bytes lie here and have not been read.
+                due = self.timeouts.pop_due(self.poller.read_until(), 200)
                 for connection in due:
                     self.poller.guard(connection, connection.on_timeout)
                 await trio.lowlevel.checkpoint()
                 if len(due) < 200:
                     break
-
-
-def _max_sockets() -> float:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return inf
-    return max(limit - RESERVED_FDS, limit // 2)
 
 
 def open_listener(address: str) -> socket.socket:
@@ -313,6 +341,8 @@ def _set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
 
 
 async def serve(
@@ -336,13 +366,15 @@ async def serve(
         address: ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`.
         tls: certificate and key; None serves plain text.
         admin_address: of ``/up``, ``/ready`` and ``/metrics``, always plain text.
-        trusts_proxy: believe ``X-Forwarded-Proto``, for apps that accept TLS only.
+        trusts_proxy: believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that accept TLS
+            only.
         falls_back: take any free port where the admin address's is taken.
         task_status: gets the :class:`Server` once it listens.
 
     Raises:
         ConfigError: an address cannot be listened on.
     """
+    require_trio("serve")
     listeners = [(open_listener(address), False)]
     if admin_address is not None:
         try:
@@ -355,5 +387,5 @@ async def serve(
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)
-        nursery.start_soon(server.poller.run)
+        nursery.start_soon(server.run_poller)
         task_status.started(server)

@@ -1,8 +1,14 @@
-"""One selector inside one Trio task: all client sockets, no task for any of them.
+"""Selectors inside one Trio task: all client sockets, no task for any of them, and turns for all.
 
 A selector's own file descriptor is itself waitable, so one task awaits *it* and then reads every
 ready socket without blocking. An idle connection costs 0.5 KiB that way instead of the 5 to 20 KiB
-of a task, and accepting one costs no scheduling (design.md 3 has the figures).
+of a task, and accepting one costs no scheduling (DESIGN.md 7 has the figures).
+
+The same once more makes it fair: each :class:`Share` (an app, those who have not said who they
+are, the operators, the listeners) has a selector of its own, and what the task awaits is a selector
+of those. Shares take turns, so whoever becomes ready waits for as many slices of a turn as other
+shares are busy, never for all the sockets of another app; and a question costs what is ready, not
+what waits already.
 
 The rule of this file: handlers are synchronous, do a bounded amount of work and never let an
 exception mean anything for anybody else.
@@ -10,7 +16,8 @@ exception mean anything for anybody else.
 
 from __future__ import annotations
 
-import selectors
+import time
+from collections import deque
 from time import perf_counter
 from traceback import format_exc
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
@@ -18,23 +25,41 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import structlog
 import trio
 
+from cachecast.server import selector
+from cachecast.server.selector import READ, WRITE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Handler", "Poller"]
+    from cachecast.server.selector import Selector
 
-#: Handlers between two checkpoints, and seconds; whichever comes first.
-HANDLERS_PER_TURN: Final = 128
+__all__ = ["Handler", "Poller", "Share"]
+
+#: Seconds between two checkpoints, and of one share while others wait.
 TURN_S: Final = 0.001
 
-READ: Final = selectors.EVENT_READ
-WRITE: Final = selectors.EVENT_WRITE
+#: Kept for the end of a node that runs out of memory.
+SPARE_BYTES: Final = 4 * 1024 * 1024
+
+#: For each share that was found ready, before all are asked again: a few times what that cost, so
+#: that a thousand busy apps do not make the Poller ask all the time.
+ASK_PAUSE_S: Final = 0.000_002
+
+#: What no selector knows of.
+AGAIN: Final = 1 << 20
+ABORT: Final = 1 << 21
 
 _log = structlog.get_logger("cachecast.server")
 
 
 class Handler(Protocol):
-    """What is registered for a socket."""
+    """What is registered for a socket.
+
+    Attributes:
+        share: whose turns it is served in; only :meth:`Poller.move` changes it.
+    """
+
+    share: Share
 
     def on_readable(self) -> None:
         """Read what is there; do not block."""
@@ -46,50 +71,194 @@ class Handler(Protocol):
         """Close the socket without a word and forget everything; harmless twice."""
 
 
-class Poller:
-    """Waits for all sockets of a server. Owned by ``serve``, whose nursery runs :meth:`run`."""
+class Share:
+    """Connections that take turns as one. Made by the Poller; its fields are the Poller's too.
+
+    Attributes:
+        selector: of its sockets; None while it has none, so that idle apps cost no descriptor.
+        n_sockets: those that nobody listens to at the moment included.
+        batch: who was ready when it was last asked and has not been served, the first one last.
+        again: descriptors whose handlers have something to do that the selector does not know of.
+        is_in_line: whether it waits for its turn or has it.
+        asked_at: when ``batch`` was asked for, in the broker's seconds.
+        read_until: what had arrived by then has been read; holds while it is in the line.
+    """
+
+    __slots__ = (
+        "again",
+        "asked_at",
+        "batch",
+        "is_in_line",
+        "n_sockets",
+        "read_until",
+        "selector",
+    )
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        # Handlers that have more to read than the selector knows of: decrypted TLS records.
-        self._again: dict[int, Handler] = {}
-        # Handlers that want neither: a selector cannot hold them.
-        self._paused: dict[int, Handler] = {}
+        self.selector: Selector | None = None
+        self.n_sockets = 0
+        self.batch: list[tuple[int, int]] = []
+        self.again: dict[int, int] = {}
+        self.is_in_line = False
+        self.asked_at = 0.0
+        self.read_until = 0.0
+
+
+class Poller:
+    """Waits for all sockets of a server. Owned by ``serve``, whose nursery runs :meth:`run`.
+
+    Attributes:
+        newcomers: connections that have not shown which app they may speak for.
+        operators: those of the admin address, and its listener.
+        listeners: of the clients.
+        max_wait_s: the longest that something which had arrived waited to be read, since start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make it.
+
+        Args:
+            clock: the broker's seconds, in which :meth:`read_until` answers.
+        """
+        self._clock = clock
+        self._selector = selector.open_selector()
+        self._handlers: dict[int, Handler] = {}
+        # All others are watched for reading and nothing else, and need no entry.
+        self._writers: set[int] = set()
+        self._deaf: set[int] = set()
+        self._shares: dict[str, Share] = {}
+        self._open_shares: dict[int, Share] = {}
+        self._line: deque[Share] = deque()
+        self._asked_at = clock()
+        self._woke_at = self._asked_at
+        self._ask_again_at = 0.0
+        self._is_waiting = False
+        self._has_slept = False
         self._is_in_turn = False
+        # Address space and no more, until somebody writes to it, which nobody does.
+        self._spare: bytes | bytearray = bytearray(SPARE_BYTES)
         self._at_end: list[tuple[Handler, Callable[[], None]]] = []
+        self.newcomers = Share()
+        self.operators = Share()
+        self.listeners = Share()
+        self.max_wait_s: float = 0.0
 
     def __len__(self) -> int:
-        """Sockets, paused ones included."""
-        return len(self._selector.get_map()) + len(self._paused)
+        """Sockets, those that nobody listens to included."""
+        return len(self._handlers)
+
+    @property
+    def n_selectors(self) -> int:
+        """File descriptors that it needs for itself."""
+        return 1 + len(self._open_shares)
 
     def handlers(self) -> Iterator[Handler]:
         """All handlers."""
-        yield from [key.data for key in list(self._selector.get_map().values())]
-        yield from list(self._paused.values())
+        yield from list(self._handlers.values())
+
+    def share_of(self, app_id: str) -> Share:
+        """The share of an app's connections."""
+        share = self._shares.get(app_id)
+        if share is None:
+            share = self._shares[app_id] = Share()
+        return share
+
+    # --- who is watched
 
     def add(self, fd: int, handler: Handler) -> None:
         """Watch a new socket for reading."""
-        self._selector.register(fd, READ, handler)
+        self._handlers[fd] = handler
+        self._join(handler.share, fd, READ)
 
     def watch(self, fd: int, handler: Handler, *, reads: bool = True, writes: bool = False) -> None:
         """Change what a socket is watched for, or whose it is."""
-        events = (READ if reads else 0) | (WRITE if writes else 0)
-        if fd in self._paused:
-            if events:
-                del self._paused[fd]
-                self._selector.register(fd, events, handler)
-        elif events:
-            self._selector.modify(fd, events, handler)
-        else:
-            self._selector.unregister(fd)
-            self._paused[fd] = handler
+        old, before = self._handlers[fd].share, self._events(fd)
+        self._handlers[fd] = handler
+        (self._deaf.discard if reads else self._deaf.add)(fd)
+        (self._writers.add if writes else self._writers.discard)(fd)
+        events = self._events(fd)
+        if old is not handler.share:
+            self._leave(old, fd, before)
+            self._join(handler.share, fd, events)
+        elif before != events:
+            own = old.selector
+            assert own is not None
+            if before and events:
+                own.modify(fd, events)
+            elif events:
+                own.register(fd, events)
+            else:
+                own.unregister(fd)
+
+    def move(self, fd: int, share: Share) -> None:
+        """Serve a socket in the turns of another share from now on."""
+        handler, events = self._handlers[fd], self._events(fd)
+        due = handler.share.again.get(fd)
+        self._leave(handler.share, fd, events)
+        handler.share = share
+        self._join(share, fd, events)
+        if due is not None:
+            share.again[fd] = due
+            self._wake(share)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching; must happen before the socket is closed."""
+        share = self._handlers[fd].share
+        self._leave(share, fd, self._events(fd))
+        del self._handlers[fd]
+        self._deaf.discard(fd)
+        self._writers.discard(fd)
+
+    def _events(self, fd: int) -> int:
+        return (0 if fd in self._deaf else READ) | (WRITE if fd in self._writers else 0)
+
+    def _join(self, share: Share, fd: int, events: int) -> None:
+        if share.selector is None:
+            share.selector = selector.open_selector()
+            self._open_shares[share.selector.fileno()] = share
+            self._selector.register(share.selector.fileno(), READ)
+        share.n_sockets += 1
+        if events:
+            share.selector.register(fd, events)
+
+    def _leave(self, share: Share, fd: int, events: int) -> None:
+        own = share.selector
+        assert own is not None
+        if events:
+            own.unregister(fd)
+        share.again.pop(fd, None)
+        share.n_sockets -= 1
+        if not share.n_sockets:
+            self._selector.unregister(own.fileno())
+            del self._open_shares[own.fileno()]
+            own.close()
+            share.selector = None
+
+    # --- who is served
 
     def again(self, fd: int, handler: Handler) -> None:
-        """Call ``on_readable`` at the next turn whatever the selector says."""
-        self._again[fd] = handler
+        """Call ``on_readable`` at the next turn of the handler's share, whatever its selector says.
+
+        For decrypted TLS records, and for whoever stopped in the middle because others wait.
+        """
+        handler.share.again.setdefault(fd, AGAIN)
+        self._wake(handler.share)
+
+    def abort_soon(self, fd: int, handler: Handler) -> None:
+        """Abort a handler at the next turn of its share, whoever finds out that it must go.
+
+        For one that leaves a thousand channels, in the midst of a fan-out that others wait for.
+        """
+        handler.share.again[fd] = ABORT
+        self._wake(handler.share)
+
+    def _wake(self, share: Share) -> None:
+        self._enqueue(share, self._asked_at)
+        if self._is_waiting:
+            trio.lowlevel.notify_closing(self._selector.fileno())  # wakes run(); nothing is closed
 
     def at_end_of_turn(self, handler: Handler, action: Callable[[], None]) -> None:
-        """Do something for a connection when all who are ready now have been served.
+        """Do something for a connection when all who are served in this turn have been.
 
         Outside of a turn it is done at once. A turn is bounded, so this waits 1 ms at most.
         """
@@ -98,73 +267,164 @@ class Poller:
         else:
             action()
 
-    def remove(self, fd: int) -> None:
-        """Stop watching; must happen before the socket is closed."""
-        if self._paused.pop(fd, None) is None:
-            self._selector.unregister(fd)
-        self._again.pop(fd, None)
+    def read_until(self, app_id: str | None = None) -> float:
+        """The instant up to which all that had arrived has been read, in the broker's seconds.
+
+        Whoever judges silence judges by it: after a pause of the process the answers lie in the
+        sockets. O(shares that are busy).
+
+        Args:
+            app_id: of the app whose connections are meant; None means all.
+        """
+        if not self._line:
+            self._ask()
+        if app_id is not None:
+            return self.read_until_of(self.share_of(app_id))
+        return min((share.read_until for share in self._line), default=self._asked_at)
+
+    def read_until_of(self, share: Share) -> float:
+        """The same of one share, as it was when all were last asked."""
+        return share.read_until if share.is_in_line else self._asked_at
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the oldest of what has arrived has been waiting to be read, at most."""
+        if not self._line:
+            return 0.0
+        return self._clock() - max(self.read_until(), self._woke_at)
 
     async def run(self) -> NoReturn:
         """Serve all sockets for ever; at the end, however it comes, abort every one of them."""
-        selector = self._selector
         try:
             while True:
-                ready = self._find_ready()
-                if ready:
-                    await self._turns(ready)
+                if not self._line or perf_counter() > self._ask_again_at:
+                    self._ask()
+                if self._line:
+                    self._turn()
+                    await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(selector.fileno())
+                    await self._wait()
         finally:
+            self._spare = b""
             for handler in self.handlers():
                 handler.abort()
-            selector.close()
+            self._selector.close()
 
-    def _find_ready(self) -> list[tuple[Handler, int]]:
-        """Who is ready now.
+    async def _wait(self) -> None:
+        """Wait until somebody is ready, by way of Trio, which costs more than to ask."""
+        self._is_waiting = True
+        try:
+            await trio.lowlevel.wait_readable(self._selector.fileno())
+        except trio.ClosedResourceError:
+            pass  # see again()
+        finally:
+            self._is_waiting = False
+        self._has_slept = True
 
-        Asked again after every turn: a busy server finds somebody and is spared Trio's wait, which
-        costs more than the question.
+    def _ask(self) -> None:
+        """Put the shares that have become ready into the line."""
+        before, self._asked_at = self._asked_at, self._clock()
+        if self._has_slept:
+            self._has_slept = False
+            self._woke_at = self._asked_at
+        found = self._selector.poll(0, len(self._open_shares) or 1)
+        for fd, _ in found:
+            # Who is not in the line was not ready when all were asked before.
+            self._enqueue(self._open_shares[fd], before)
+        if len(found) > 1:
+            self._ask_again_at = perf_counter() + ASK_PAUSE_S * len(found)
+
+    def _enqueue(self, share: Share, read_until: float) -> None:
+        if not share.is_in_line:
+            share.is_in_line = True
+            share.read_until = read_until
+            self._line.append(share)
+
+    def _turn(self) -> None:
+        """Serve those who are ready, share after share, for a bounded time."""
+        line = self._line
+        until = perf_counter() + TURN_S
+        self._is_in_turn = True
+        while line:
+            share = line.popleft()
+            if self._serve_share(share, until):
+                line.append(share)
+            else:
+                share.is_in_line = False
+            if perf_counter() > until:
+                break
+        self._is_in_turn = False
+        if self._at_end:
+            at_end, self._at_end = self._at_end, []
+            for handler, action in at_end:
+                self.guard(handler, action)
+
+    def _serve_share(self, share: Share, until: float) -> bool:
+        """Serve one share until all who were ready have been, or its time is up.
+
+        Returns:
+            Whether it must come again without being asked.
         """
-        ready = [(key.data, events) for key, events in self._selector.select(0)]
-        if self._again:
-            again, self._again = self._again, {}
-            ready += [(handler, READ) for handler in again.values()]
-        return ready
-
-    async def _turns(self, ready: list[tuple[Handler, int]]) -> None:
-        """Serve who is ready, letting others run after each bounded part."""
-        at = 0
-        while at < len(ready):
-            until = perf_counter() + TURN_S
-            self._is_in_turn = True
-            for handler, events in ready[at : at + HANDLERS_PER_TURN]:
-                at += 1
+        handlers, batch = self._handlers, share.batch
+        if not batch:
+            if share.selector is None:
+                return False
+            share.asked_at = self._asked_at
+            batch = share.batch = share.selector.poll(0, share.n_sockets)
+            if share.again:
+                batch += [(fd, AGAIN) for fd in share.again]
+            batch.reverse()
+        while batch:
+            fd, events = batch.pop()
+            handler = handlers.get(fd)
+            if handler is not None:  # it may have left while it waited here
+                if events == AGAIN:
+                    # Looked up only now: it may be due to one who has left, and whose number
+                    # another one has.
+                    events = handler.share.again.pop(fd, 0)
+                elif events != READ or fd in self._deaf:
+                    events = self._wanted(fd, events)
                 self._serve(handler, events)
-                if perf_counter() > until:
-                    break
-            self._is_in_turn = False
-            if self._at_end:
-                at_end, self._at_end = self._at_end, []
-                for handler, action in at_end:
-                    self.guard(handler, action)
-            await trio.lowlevel.checkpoint()
+                if batch and perf_counter() > until:
+                    return True
+        # To a turn exactly, which costs no look at the clock.
+        waited_s = self._asked_at - max(share.read_until, self._woke_at)
+        self.max_wait_s = max(self.max_wait_s, waited_s)
+        share.read_until = share.asked_at
+        return bool(share.again)
+
+    def _wanted(self, fd: int, events: int) -> int:
+        """What is watched for of what has happened; a failure is told as either."""
+        if events & ~(READ | WRITE):
+            events |= READ | WRITE
+        return events & self._events(fd)
 
     def guard(self, handler: Handler, action: Callable[[], None]) -> None:
         """Do something for one connection outside of a turn, as safely as in one."""
         try:
             action()
+        except MemoryError:
+            self._spare = b""
+            raise
         except Exception:  # noqa: BLE001 - see _serve
             _log.error("connection failed", handler=type(handler).__name__, traceback=format_exc())
             handler.abort()
 
     def _serve(self, handler: Handler, events: int) -> None:
         try:
-            if events & READ:
+            if events & (READ | AGAIN):
                 handler.on_readable()
             if events & WRITE:
                 handler.on_writable()
+            if events & ABORT:
+                handler.abort()
+        except MemoryError:
+            # Nobody's own fault, and which part of a node without memory fails next is chance: it
+            # ends, for which it needs some.
+            self._spare = b""
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # One client can end only its own connection, whatever bytes it sends and whatever
-            # bug of ours they find: design.md invariant 12.
+            # bug of ours they find: DESIGN.md invariant 12.
             _log.error("connection failed", handler=type(handler).__name__, traceback=format_exc())
             handler.abort()

@@ -23,12 +23,15 @@ __all__ = ["RepeatedHead"]
 _REQUEST_LINE: Final = re.compile(rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n")
 
 #: The one header whose value may differ; the head's end makes sure that nothing else is a match.
-_LENGTH: Final = re.compile(rb"(?:^|\r\n)content-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
+_LENGTH: Final = re.compile(
+    rb"(?:^|\r\n)content-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE
+)
 
 _HEAD_END: Final = b"\r\n\r\n"
 
-#: Headers of requests that are more than a head and a body of a length behind it.
-_MEANS_MORE: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"connection"})
+#: Headers of requests that are more than a head and a body of a length behind it. An offer to
+#: upgrade that was not taken is none of them: the same lines would not be taken again.
+_MEANS_MORE: Final = frozenset({b"transfer-encoding", b"expect"})
 
 
 class RepeatedHead:
@@ -51,10 +54,14 @@ class RepeatedHead:
             request: the first one in it.
         """
         line = _REQUEST_LINE.match(data)
-        if line is None or not request.keeps_alive or not _MEANS_MORE.isdisjoint(request.headers):
+        if line is None or not request.keeps_alive or request.is_upgrade:
+            return
+        if not _MEANS_MORE.isdisjoint(request.headers):
             return
         lines = data[line.end() : data.find(_HEAD_END, line.end()) + len(_HEAD_END)]
         length = _LENGTH.search(lines)
+        if length is None and b"content-length" in request.headers:
+            return  # written in a way that is not recognized: there may be a body all the same
         if length is None:
             self._before, self._after = lines, b""
         else:

@@ -7,47 +7,26 @@ upgrade (protocol.md 9.2), so whatever is wrong with app or path is said inside 
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from typing import TYPE_CHECKING, Final
 
 from cachecast.errors import RefusedError, RemoteProtocolError
 from cachecast.protocol.auth import parse_query
 from cachecast.protocol.codec import JSON, MSGPACK, Codec
 from cachecast.protocol.frames import accept_token, close_frame
-from cachecast.server.http_messages import Response
+from cachecast.server.handshake import find_key
 from cachecast.server.tls import TlsSocket
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections import Counter
-
+    from cachecast.broker.clients import Clients
     from cachecast.server.http import HttpConnection
     from cachecast.server.http_messages import Request
     from cachecast.server.listen import Server
 
-__all__ = ["refuse_handshake", "upgrade"]
+__all__ = ["upgrade"]
 
 #: Offered by Pusher's Swift library, which wants it confirmed.
 _PUSHER_SUBPROTOCOL: Final = "pusher-channels-protocol-7"
-
-
-def refuse_handshake(request: Request) -> Response | None:
-    """What is wrong with the handshake itself (RFC 6455 4.2.1), or None."""
-    headers = request.headers
-    if request.method != "GET":
-        return _text(405, "A WebSocket handshake is a GET", "Allow: GET")
-    if headers.get(b"sec-websocket-version") != b"13":
-        return _text(
-            426, "WebSocket version 13 is needed", "Sec-WebSocket-Version: 13", "Upgrade: websocket"
-        )
-    try:
-        key = b64decode(headers.get(b"sec-websocket-key", b""), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != 16:
-        return _text(400, "Sec-WebSocket-Key must be 16 bytes in base64")
-    return None
 
 
 def upgrade(server: Server, connection: HttpConnection, request: Request, rest: bytes) -> None:
@@ -56,7 +35,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
     Args:
         server: that the connection belongs to.
         connection: gives up its socket.
-        request: that passed :func:`refuse_handshake`.
+        request: that passed :func:`~cachecast.server.handshake.refuse_handshake`.
         rest: bytes that came behind the handshake.
     """
     headers = request.headers
@@ -66,11 +45,12 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
     origin = headers.get(b"origin")
     try:
         app = server.broker.clients.admit(
-            _key(request.path, server.broker.clients.refusals),
+            _key(request.path, server.broker.clients),
             protocol,
             origin.decode("latin-1") if origin is not None else None,
             is_tls=server.is_secure(request),
         )
+        server.room.check(app)
     except RemoteProtocolError as error:
         connection.linger(preface + _refusal(codec, error))
         return
@@ -85,17 +65,19 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
         server.poller.again(websocket.fd, websocket)
 
 
-def _key(path: str, refusals: Counter[str]) -> str:
-    """The app key of ``/any/prefix/app/KEY``.
+def _key(path: str, clients: Clients) -> str:
+    """The app key of a path.
 
     Raises:
         RefusedError: 4005; the path is none of ours. It is counted, as ``admit`` counts its own.
     """
-    parts = path.rstrip("/").split("/")
-    if len(parts) < 3 or parts[-2] != "app":
-        refusals["4005"] += 1
-        raise RefusedError("Path not found", close_code=4005)
-    return parts[-1]
+    key = find_key(path)
+    if key is None:
+        error = RefusedError("Path not found", close_code=4005)
+        clients.refusals["4005"] += 1
+        clients.journal.refused("connection refused", error, app=None)
+        raise error
+    return key
 
 
 def _choose(offered: str) -> tuple[str | None, Codec]:
@@ -119,7 +101,3 @@ def _refusal(codec: Codec, error: RemoteProtocolError) -> bytes:
     data = {"code": error.close_code, "message": error.message}
     frame = codec.system_frame("pusher:error", data, is_object=True)
     return frame + close_frame(error.close_code, error.message)
-
-
-def _text(status: int, text: str, *headers: str) -> Response:
-    return Response(status, f"{text}\n".encode(), "text/plain; charset=utf-8", headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from socket import SHUT_WR
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol import frames
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RECV_BYTES", "WebSocket"]
 
-#: Of one read, and so what one handler may be busy with: some thirty signed requests or a few
-#: hundred small frames, one to two milliseconds. 64 KiB of pipelined publishes held everybody else
-#: up for more than ten.
+#: Of one read, which bounds what waits here to be handled.
 RECV_BYTES: Final = 16 * 1024
 
+#: What one handler may be busy with before others get their turn. 16 KiB are some thirty signed
+#: requests or a few hundred subscriptions, which take many times that.
+HANDLER_S: Final = 0.001
+
+#: What brings no message and costs as much.
+_NO_MESSAGE: Final = frozenset({frames.PONG, frames.CONTINUATION})
 
 #: What a client that was told to go may still send before its connection is cut off. Enough for
 #: whatever was on its way; a flood would be read for all of ``close_timeout_s``.
@@ -36,10 +41,23 @@ class WebSocket:
     """A connection after its upgrade; the Transport of its session's Outbox.
 
     It is all there is for an idle client besides the session and the outbox: no task, no timer,
-    no buffer.
+    no buffer. What has been read is handled message by message until time is up, or until the
+    client must read before more of what it asks for is answered (``Outbox.is_pacing``); the rest
+    waits in the parser, and nothing more is read before it has been handled.
     """
 
-    __slots__ = ("_clients", "_parser", "_poller", "_session", "_sock", "_unheard", "fd", "send")
+    __slots__ = (
+        "_clients",
+        "_is_behind",
+        "_parser",
+        "_poller",
+        "_session",
+        "_sock",
+        "_unheard",
+        "fd",
+        "send",
+        "share",
+    )
 
     def __init__(
         self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, max_bytes: int
@@ -49,8 +67,10 @@ class WebSocket:
         self._clients = clients
         self._parser = FrameParser(max_bytes)
         self._session: Session | None = None
+        self._is_behind = False
         self._unheard = 0
         self.fd = sock.fileno()
+        self.share = poller.newcomers
         # The socket's own bound method: what the fan-out calls is the kernel's send and no more.
         self.send: Callable[[bytes], int] = sock.send
 
@@ -61,13 +81,25 @@ class WebSocket:
 
     def open(self, app: App, codec: Codec, protocol: str | None, preface: bytes) -> None:
         """Begin the conversation; ``preface`` is the 101 response, sent with the first frame."""
+        self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
         self._session = self._clients.open(app, codec, self, protocol, preface)
 
     # --- in
 
     def on_readable(self) -> None:
-        """Read once and handle every message that is complete with it."""
+        """Go on with what was read, or read once more."""
+        session = self._session
+        if session is None:
+            return
+        if session.outbox.is_pacing:
+            self._pause()
+        elif self._is_behind:
+            self._handle(session)
+        else:
+            self._read()
+
+    def _read(self) -> None:
         try:
             data = self._sock.recv(RECV_BYTES)
         except BlockingIOError:
@@ -78,8 +110,6 @@ class WebSocket:
             self.abort()
             return
         self.feed(data)
-        if isinstance(self._sock, TlsSocket) and self._session and self._sock.pending():
-            self._poller.again(self.fd, self)
 
     def _goes_on(self, data: bytes) -> bool:
         """Whether a client that was told to go talks on and on instead."""
@@ -90,40 +120,65 @@ class WebSocket:
 
     def feed(self, data: bytes) -> None:
         """Handle bytes from the client."""
-        session = self._session
-        if session is None:
-            return
-        for opcode, payload in self._parser.feed(data):
-            if opcode == frames.CLOSE:
-                self._on_close(session, payload)
+        if self._session is not None:
+            self._parser.feed(data)
+            self._handle(self._session)
+
+    def _handle(self, session: Session) -> None:
+        """Handle messages until there is none, time is up or the client must read first."""
+        until = perf_counter() + HANDLER_S
+        take = self._parser.take
+        while (message := take()) is not None:
+            self._on_message(session, *message)
+            if self._session is None:
                 return
-            if session.outbox.is_finishing:
-                continue
-            if opcode == frames.PING:
-                self._clients.touch(session)
-                session.outbox.put(server_frame(frames.PONG, payload))
-            elif opcode == frames.PONG:
-                self._clients.touch(session)
-            elif opcode != session.codec.opcode:
-                self._finish(session, close_frame(1003, "This connection speaks another codec"))
-            else:
-                self._clients.receive(session, payload)
+            if session.outbox.is_pacing:
+                self._pause()
+                return
+            if perf_counter() >= until:
+                self._is_behind = True
+                self._poller.again(self.fd, self)
+                return
+        self._is_behind = False
         violation = self._parser.violation
-        if violation is not None and self._session is not None:
-            self._finish(session, close_frame(violation.close_code, violation.message))
+        if violation is not None:
+            self._finish(session, violation.close_code, violation.message)
+        elif isinstance(self._sock, TlsSocket) and self._sock.pending():
+            self._poller.again(self.fd, self)
+
+    def _pause(self) -> None:
+        """Read and handle nothing before the client has read; :meth:`on_writable` goes on."""
+        self._is_behind = True
+        self._poller.watch(self.fd, self, reads=False, writes=True)
+
+    def _on_message(self, session: Session, opcode: int, payload: bytes) -> None:
+        if opcode == frames.CLOSE:
+            self._on_close(session, payload)
+        elif session.outbox.is_finishing:
+            pass
+        elif opcode == frames.PING:
+            self._clients.touch(session)
+            session.outbox.put(server_frame(frames.PONG, payload), is_asked=True)
+        elif opcode in _NO_MESSAGE:
+            self._clients.touch(session)
+        elif opcode != session.codec.opcode:
+            self._finish(session, 1003, "This connection speaks another codec")
+        else:
+            self._clients.receive(session, payload)
 
     def _on_close(self, session: Session, payload: bytes) -> None:
         if session.outbox.is_finishing:
             self.abort()
             return
-        self._finish(session, close_frame(frames.close_code_of(payload)))
+        code = frames.close_code_of(payload)
+        self._clients.finish(session, close_frame(code), code, "closed by the client")
         # Nothing more will come; what is left to send is the answer.
         if self._session is not None and not session.outbox.waiting_bytes:
             self.abort()
 
-    def _finish(self, session: Session, last: bytes) -> None:
+    def _finish(self, session: Session, code: int | None, message: str) -> None:
         if not session.outbox.is_finishing:
-            self._clients.finish(session, last)
+            self._clients.finish(session, close_frame(code, message), code, message)
 
     # --- out: what the Outbox calls
 
@@ -132,9 +187,15 @@ class WebSocket:
         self._poller.watch(self.fd, self, writes=True)
 
     def on_writable(self) -> None:
-        """Flush what waits."""
-        if self._session is not None:
-            self._session.outbox.flush(self._clients.now())
+        """Flush what waits, and go on with what the client asked for meanwhile."""
+        session = self._session
+        if session is None:
+            return
+        outbox = session.outbox
+        outbox.flush(self._clients.now())
+        if self._is_behind and outbox.waiting_bytes and not outbox.is_pacing:
+            self._poller.watch(self.fd, self, writes=True)
+            self._poller.again(self.fd, self)
 
     def on_drained(self) -> None:
         """Go back to watching for reads only; a closing client's answer is still read.
@@ -146,6 +207,8 @@ class WebSocket:
         if session is None:
             return
         self._poller.watch(self.fd, self)
+        if self._is_behind:
+            self._poller.again(self.fd, self)
         if session.outbox.is_finishing and self._parser.violation is not None:
             try:
                 self._sock.shutdown(SHUT_WR)
@@ -158,8 +221,11 @@ class WebSocket:
             self._clients.disconnect_slow(self._session)
 
     def on_broken(self) -> None:
-        """The outbox found the socket broken, or gave a closing client enough time."""
-        self.abort()
+        """The outbox found the socket broken, or gave a closing client enough time.
+
+        In the midst of a fan-out, perhaps; what it leaves behind is tidied in its own app's time.
+        """
+        self._poller.abort_soon(self.fd, self)
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""

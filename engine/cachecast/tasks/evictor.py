@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.channels.cache import CacheStore
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog
 
 __all__ = ["Evictor"]
 
@@ -51,7 +51,7 @@ class Evictor:
     def __init__(
         self,
         cache: CacheStore,
-        backlog: set[Outbox],
+        backlog: Backlog,
         clock: Callable[[], float],
         purge_subscribers: Callable[[float], None] = lambda _now: None,
     ) -> None:

@@ -1,8 +1,9 @@
-"""The task that delivers: channels take turns, a bounded batch of recipients each.
+"""The task that delivers: apps take turns, and their channels, a bounded batch of recipients each.
 
 Why a task between publisher and sockets: the publisher's own task may be cancelled and must not
 leave half a channel served; and one task that delivers keeps the order of each channel, while a
-channel of ten thousand holds up one of ten by a batch, not by a sweep.
+channel of ten thousand holds up one of ten by a batch, not by a sweep. And an app with a thousand
+busy channels holds up another's only one by a batch, not by a thousand.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import trio
 
 if TYPE_CHECKING:
     from collections import deque
+    from collections.abc import Callable
 
-    from cachecast.channels.channel import Channel
     from cachecast.channels.hub import Hub
 
 __all__ = ["Fanout"]
@@ -22,21 +23,37 @@ __all__ = ["Fanout"]
 #: Calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8 us each.
 SENDS_PER_TURN: Final = 128
 
-#: Of them for one channel while others wait, so that whoever has just become ready need not wait
-#: for a whole turn of a channel that has ten thousand.
+#: Publishers who wait for room and are asked after a turn, those first who have waited longest: two
+#: thousand at once would hold up everybody else.
+WOKEN_PER_TURN: Final = 32
+
+#: Seconds after which a turn ends all the same: some sends find that somebody has left, or must.
+TURN_S: Final = 0.001
+
+#: Of the sends for one channel while others wait, so that whoever has just become ready need not
+#: wait for a whole turn of a channel that has ten thousand.
 SENDS_PER_CHANNEL: Final = 32
 
 
 class Fanout:
-    """Owns the order in which channels deliver; :meth:`run` is its task."""
+    """Owns the order in which channels deliver; :meth:`run` is its task.
 
-    def __init__(self, ready: deque[tuple[Hub, Channel]]) -> None:
+    Attributes:
+        lag_s: from a publication to the ``send`` to its last recipient, of the latest one.
+        max_lag_s: the worst since start.
+    """
+
+    def __init__(self, line: deque[Hub], clock: Callable[[], float]) -> None:
         """Make it.
 
         Args:
-            ready: the line of channels that have something to deliver; hubs append to it.
+            line: hubs that have something to deliver; they append themselves to it.
+            clock: the broker's seconds.
         """
-        self._ready = ready
+        self._line = line
+        self._clock = clock
+        self.lag_s = 0.0
+        self.max_lag_s = 0.0
         self._wakeup: trio.Event | None = None
         self._waiting_for_room = trio.lowlevel.ParkingLot()
 
@@ -52,21 +69,25 @@ class Fanout:
         """
         await self._waiting_for_room.park()
 
+    def release(self) -> None:
+        """Wake whoever waits for room: nothing will be delivered any more. Never yields."""
+        self._waiting_for_room.unpark_all()
+
     @property
     def is_idle(self) -> bool:
         """Whether everything that was published has been handed over."""
-        return not self._ready
+        return not self._line
 
     async def wait_idle(self) -> None:
         """Wait until everything that was published has been handed over."""
-        while self._ready:
+        while self._line:
             await self._waiting_for_room.park()
         await trio.lowlevel.checkpoint()
 
     async def run(self) -> NoReturn:
         """Deliver for ever. A sweep once begun is finished, whatever happens to its publisher."""
         while True:
-            if self._ready:
+            if self._line or self._waiting_for_room:
                 await trio.lowlevel.checkpoint()
             else:
                 self._wakeup = trio.Event()
@@ -76,17 +97,20 @@ class Fanout:
 
     def deliver_turn(self) -> None:
         """Deliver one turn's worth; synchronous so that tests can step."""
-        ready = self._ready
-        used = 0
-        while ready and used < SENDS_PER_TURN:
-            hub, channel = ready.popleft()
+        line = self._line
+        used, until = 0, 0.0
+        while line and used < SENDS_PER_TURN:
+            hub = line.popleft()
             left = SENDS_PER_TURN - used
-            cost, done_bytes = channel.deliver(min(left, SENDS_PER_CHANNEL) if ready else left)
+            is_alone = not line and len(hub.ready) == 1
+            cost, since = hub.deliver(left if is_alone else min(left, SENDS_PER_CHANNEL))
             used += cost or 1  # a turn is bounded also where the recipients have left
-            hub.undelivered_bytes -= done_bytes
-            if channel.has_queued:
-                ready.append((hub, channel))
-            else:
-                channel.is_ready = False
+            now = self._clock()
+            if since is not None:
+                self.lag_s = now - since
+                self.max_lag_s = max(self.max_lag_s, self.lag_s)
+            until = until or now + TURN_S
+            if now > until:
+                break
         if self._waiting_for_room:
-            self._waiting_for_room.unpark_all()
+            self._waiting_for_room.unpark(count=WOKEN_PER_TURN)

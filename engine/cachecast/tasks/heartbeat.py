@@ -9,6 +9,7 @@ Source: Pusher's WebSocket protocol page, "Ping and pong messages" and "Connecti
 from __future__ import annotations
 
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import trio
@@ -19,11 +20,11 @@ from cachecast.protocol import frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachecast.channels.outbox import Outbox
+    from cachecast.channels.outbox import Backlog, Outbox
     from cachecast.config import BrokerConfig
     from cachecast.protocol.session import Session
 
-__all__ = ["Disconnector", "Heartbeat"]
+__all__ = ["Disconnector", "Heartbeat", "Reader"]
 
 TICK_S: Final = 1.0
 
@@ -32,6 +33,9 @@ SESSIONS_PER_STEP: Final = 200
 
 #: Connections ended between two checkpoints; each leaves its channels and tells those in them.
 CLOSINGS_PER_STEP: Final = 50
+
+#: Seconds of either: one that leaves a thousand channels is as much work as a hundred others.
+STEP_S: Final = 0.001
 
 _PING: Final = frames.server_frame(frames.PING, b"")
 
@@ -43,10 +47,35 @@ class Disconnector(Protocol):
         """Say why, close, and forget the session."""
 
 
+class Reader(Protocol):
+    """What the heartbeat needs of whoever reads the clients' sockets.
+
+    Attributes:
+        max_wait_s: the longest that something which had arrived waited to be read, since start.
+    """
+
+    max_wait_s: float
+
+    def read_until(self, app_id: str | None = None) -> float:
+        """The instant up to which all that had arrived has been read, in the broker's seconds.
+
+        Args:
+            app_id: of the app whose connections are meant; None means all.
+        """
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the oldest of what has arrived has been waiting to be read, at most."""
+
+
 class Heartbeat:
     """Watches all sessions of a node.
 
+    Nobody is judged for silence before what had arrived was read: after a pause of the process, or
+    while it is overloaded, the answers lie in the sockets.
+
     Attributes:
+        readers: those who read the clients' sockets; servers come and go.
         lag_s: how late the loop woke this task at the last tick; the node's loop lag.
         max_lag_s: the worst since start.
     """
@@ -54,7 +83,7 @@ class Heartbeat:
     def __init__(
         self,
         config: BrokerConfig,
-        backlog: set[Outbox],
+        backlog: Backlog,
         clock: Callable[[], float],
         broker: Disconnector,
     ) -> None:
@@ -66,6 +95,7 @@ class Heartbeat:
         #: When a session was pinged that has not been seen to answer.
         self._pinged_at: dict[Session, float] = {}
         self._closing: dict[Outbox, float] = {}
+        self.readers: list[Reader] = []
         self.lag_s = 0.0
         self.max_lag_s = 0.0
 
@@ -84,70 +114,112 @@ class Heartbeat:
 
     async def run(self) -> NoReturn:
         """Check once a second, for ever."""
+        was_paused = False
         while True:
-            due = trio.current_time() + TICK_S
+            looked_at, due = self._clock(), trio.current_time() + TICK_S
             await trio.sleep_until(due)
             self.lag_s = trio.current_time() - due
             self.max_lag_s = max(self.max_lag_s, self.lag_s)
-            await self.step()
+            # Those who are read by tasks of a host service have no reader to ask: after a pause of
+            # the process, or of the machine, they get one second to be heard.
+            was_paused = not was_paused and self._clock() - looked_at > 2 * TICK_S
+            if not was_paused:
+                await self.step()
 
     async def step(self) -> None:
         """Check everyone who is due, yielding after each bounded part."""
         while True:
             now = self._clock()
             sessions = self._wheel.pop_due(now, SESSIONS_PER_STEP)
-            for session in sessions:
-                self._check(session, now)
+            await self._check_all(sessions, now)
             await trio.lowlevel.checkpoint()
             if len(sessions) < SESSIONS_PER_STEP:
                 break
-        now = self._clock()
-        stalled = [outbox for outbox in self._backlog if outbox.has_stalled(now)]
-        overdue = [outbox for outbox, deadline in self._closing.items() if deadline <= now]
+        heard_until = self._heard_until()
+        stalled = [outbox for outbox in self._backlog if outbox.has_stalled(heard_until)]
+        overdue = [outbox for outbox, deadline in self._closing.items() if deadline <= heard_until]
+        until = perf_counter() + STEP_S
         for number, outbox in enumerate([*stalled, *overdue], 1):
             if number <= len(stalled):
                 outbox.give_up()
             else:
                 outbox.break_off()
-            if not number % CLOSINGS_PER_STEP:
+            if not number % CLOSINGS_PER_STEP or perf_counter() > until:
                 await trio.lowlevel.checkpoint()
+                until = perf_counter() + STEP_S
         self._closing = {
             outbox: deadline for outbox, deadline in self._closing.items() if not outbox.is_gone
         }
 
-    def _schedule(self, session: Session, due: float) -> None:
-        self._wheel.schedule(session, min(due, session.authorize_by))
+    def _heard_until(self, app_id: str | None = None) -> float:
+        """What had arrived by then has been read, by all who read."""
+        return min([self._clock(), *(reader.read_until(app_id) for reader in self.readers)])
 
-    def _check(self, session: Session, now: float) -> None:
+    @property
+    def ready_wait_s(self) -> float:
+        """Seconds that the oldest of what has arrived has been waiting to be read."""
+        return max((reader.wait_s for reader in self.readers), default=0.0)
+
+    @property
+    def max_ready_wait_s(self) -> float:
+        """The worst of it since those who read began."""
+        return max([self.ready_wait_s, *(reader.max_wait_s for reader in self.readers)])
+
+    async def _check_all(self, sessions: list[Session], now: float) -> None:
+        until = perf_counter() + STEP_S
+        for session in sessions:
+            if session.outbox.is_finishing:
+                continue  # it has ended since, in one of the pauses of this loop
+            self._check(session, now, self._heard_until(session.app.id))
+            if perf_counter() > until:
+                await trio.lowlevel.checkpoint()
+                until = perf_counter() + STEP_S
+
+    def _schedule(self, session: Session, due: float, now: float = 0.0) -> None:
+        """Look at a session when it is due; not again at ``now``, whose turn is under way."""
+        due = min(due, session.authorize_by)
+        self._wheel.schedule(session, due if due > now else now + TICK_S)
+
+    def _check(self, session: Session, now: float, heard_until: float) -> None:
+        """Ping, or end, a session that is due.
+
+        Args:
+            session: not on the wheel any more.
+            now: the broker's seconds.
+            heard_until: what had arrived by then has been read; the measure of silence.
+        """
         config = self._config
-        if now >= session.authorize_by:
+        if heard_until >= session.authorize_by:
             self._broker.disconnect(session, 4009, "Connection not authorized within timeout")
             return
+        if session.outbox.is_pacing:
+            # Its answers lie unread until it has read ours. Whether it does is what ends it or not.
+            session.active_at = now
         pinged_at = self._pinged_at.get(session, inf)
         if session.active_at >= pinged_at:
             del self._pinged_at[session]
             pinged_at = inf
         if pinged_at == inf:
-            self._check_silence(session, now)
+            self._check_silence(session, now, heard_until)
         # The pong has its whole time from the ping on, however late the ping was: after a sleep
         # of the machine everybody has been silent for hours.
-        elif session.must_pong and now - pinged_at >= config.pong_timeout_s:
+        elif session.must_pong and heard_until - pinged_at >= config.pong_timeout_s:
             self._broker.disconnect(session, 4201, "Pong reply not received")
-        elif not session.must_pong and now - session.active_at >= config.max_inactivity_s:
+        elif not session.must_pong and heard_until - session.active_at >= config.max_inactivity_s:
             self._broker.disconnect(session, 4202, "Closed after inactivity")
         elif session.must_pong:
-            self._schedule(session, pinged_at + config.pong_timeout_s)
+            self._schedule(session, pinged_at + config.pong_timeout_s, now)
         else:
-            self._schedule(session, session.active_at + config.max_inactivity_s)
+            self._schedule(session, session.active_at + config.max_inactivity_s, now)
 
-    def _check_silence(self, session: Session, now: float) -> None:
+    def _check_silence(self, session: Session, now: float, heard_until: float) -> None:
         """Ping whoever has been silent for long enough."""
         config = self._config
         due = session.active_at + config.activity_timeout_s
-        if now >= due:
+        if heard_until >= due:
             self._pinged_at[session] = now
             session.outbox.put(_PING)
             if session.outbox.is_finishing:
                 return  # the ping met a broken socket, and the session has been forgotten
             due = now + min(config.pong_timeout_s, config.activity_timeout_s)
-        self._schedule(session, due)
+        self._schedule(session, due, now)

@@ -16,12 +16,12 @@ import structlog
 import trio
 
 if TYPE_CHECKING:
-    from cachecast.tasks.webhooks import WebhookEvent
+    from cachecast.events import AppEvent
 
 __all__ = ["Hook", "Hooks"]
 
 #: Called with the app's id and the event.
-Hook = Callable[[str, "WebhookEvent"], Awaitable[None]]
+Hook = Callable[[str, "AppEvent"], Awaitable[None]]
 
 MAX_QUEUED_EVENTS: Final = 10_000
 
@@ -46,7 +46,7 @@ class Hooks:
                 returned, which arms the next one.
         """
         self._hooks: dict[str, list[Hook]] = {}
-        self._queue: deque[tuple[str, WebhookEvent]] = deque()
+        self._queue: deque[tuple[str, AppEvent]] = deque()
         self._wakeup = trio.Event()
         self._on_miss_done = on_miss_done
         self.dropped = 0
@@ -59,7 +59,7 @@ class Hooks:
         """Whether any hook asked for the event."""
         return name in self._hooks
 
-    def notify(self, app_id: str, event: WebhookEvent) -> None:
+    def notify(self, app_id: str, event: AppEvent) -> None:
         """Queue an event. Never yields."""
         if event.name not in self._hooks:
             return
@@ -85,10 +85,12 @@ class Hooks:
                     self._on_miss_done(app_id, event.channel)
             await trio.lowlevel.checkpoint()
 
-    async def _call(self, hook: Hook, app_id: str, event: WebhookEvent) -> None:
+    async def _call(self, hook: Hook, app_id: str, event: AppEvent) -> None:
         try:
             with trio.fail_after(HOOK_LIMIT_S):
                 await hook(app_id, event)
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - it is logged
             # The embedder's code may fail in any way; that must not stop the node. It stands
             # beside a webhook delivery, the other place that calls foreign code.

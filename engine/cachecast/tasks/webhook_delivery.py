@@ -12,27 +12,34 @@ Source: Pusher's "Webhooks" page, the server libraries' validators (protocol.md 
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+from collections import OrderedDict
 from contextlib import aclosing
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 import trio
 
+from cachecast.events import AppEvent
 from cachecast.protocol.auth import sign
+from cachecast.tasks.turns import MAX_REQUESTS, Standing, Turns
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import httpx2
 
     from cachecast.apps import App, Webhook
+    from cachecast.tasks.turns import Turn
 
-__all__ = ["Courier", "Endpoint", "WebhookEvent", "open_client"]
+__all__ = ["Courier", "Endpoint", "open_client"]
 
 #: For the whole of one try: connect, send, answer (protocol.md 7).
 ANSWER_LIMIT_S: Final = 4.0
@@ -47,11 +54,6 @@ FIRST_BACKOFF_S: Final = 1.0
 #: No pause is longer, so that a receiver that is back is noticed within a minute. Makes about 16
 #: tries in five minutes.
 MAX_BACKOFF_S: Final = 60.0
-
-#: Requests of the whole node that are open at once, and so its sockets to receivers. A try waits
-#: here *before* its 4 s begin: in the client's own pool the wait would count, and receivers that
-#: hang would make the deliveries of other tenants fail.
-MAX_REQUESTS: Final = 100
 
 #: How much of an answer's body is read to keep its connection; real ones are empty or "OK".
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -72,34 +74,9 @@ _OWN_HEADERS: Final = frozenset(
 _log = structlog.get_logger("cachecast.webhooks")
 
 
-class WebhookEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One event as it stands in a webhook's body (protocol.md 7).
-
-    Attributes:
-        name: one of ``cachecast.apps.WEBHOOK_EVENTS``.
-        channel: where it happened.
-        user_id: of ``member_added`` and ``member_removed``, and of a ``client_event`` on a
-            presence channel.
-        event, data, socket_id: of a ``client_event``; ``data`` is always a string.
-        subscription_count: of the event of that name; 0 is a value.
-    """
-
-    name: str
-    channel: str
-    user_id: str | None = None
-    event: str | None = None
-    data: str | None = None
-    socket_id: str | None = None
-    subscription_count: int | None = None
-
-    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
-        """Leave out what users said: an event must not carry it into a log."""
-        return f"WebhookEvent({self.name!r}, {self.channel!r})"
-
-
 class _Body(msgspec.Struct):
     time_ms: int
-    events: Sequence[WebhookEvent]
+    events: Sequence[AppEvent]
 
 
 class Endpoint:
@@ -110,9 +87,13 @@ class Endpoint:
         place: host and path of it, which is what may be logged.
         app_id: whose it is.
         next_log_at: when its failures may be logged again.
+        standing, trying_since: of its turns.
     """
 
-    __slots__ = ("_hook", "_key", "_secret", "app_id", "next_log_at", "place", "url")
+    __slots__ = (
+        "_hook", "_key", "_secret", "app_id", "next_log_at", "place", "standing", "trying_since",
+        "url",
+    )  # fmt: skip
 
     def __init__(self, app: App, hook: Webhook) -> None:
         parts = urlsplit(hook.url)
@@ -122,6 +103,8 @@ class Endpoint:
         self.place = f"{parts.hostname}{port}{parts.path}"
         self.app_id = app.id
         self.next_log_at = -float("inf")
+        self.standing = Standing.NEW
+        self.trying_since: OrderedDict[Turn, float] = OrderedDict()
         self._hook = hook
         oldest = app.key_pairs[0]
         self._key, self._secret = oldest.key, oldest.secret.encode()
@@ -169,8 +152,8 @@ def open_client() -> httpx2.AsyncClient:
 class Courier:
     """Takes batches to their URLs.
 
-    Never more than :data:`MAX_REQUESTS` requests are open at once; further tries wait for their
-    turn in order. Who calls decides how many wait.
+    A try waits for its turn *before* its 4 s begin: in the client's own pool the wait would count,
+    and receivers that hang would make the deliveries of other tenants fail.
     """
 
     def __init__(
@@ -189,10 +172,20 @@ class Courier:
         self._client = client
         self._unix_now = unix_now
         self._jitter = jitter
-        self._turns = trio.CapacityLimiter(MAX_REQUESTS)
+        self._turns = Turns()
+        self._last_chance = trio.Event()
+        self._unreachable: set[Endpoint] = set()
+
+    def begin_last_chance(self) -> None:
+        """From now on whatever waits is tried once more at once, and then given up.
+
+        A URL that does not even answer is given up as a whole: its other events would wait as long
+        for nothing. They count as ``failed``, and the caller says how many there were.
+        """
+        self._last_chance.set()
 
     async def deliver(
-        self, endpoint: Endpoint, events: Sequence[WebhookEvent], outcomes: Counter[str]
+        self, endpoint: Endpoint, events: Sequence[AppEvent], outcomes: Counter[str]
     ) -> bool:
         """Post events until they are accepted, or until five minutes after the first try.
 
@@ -210,17 +203,23 @@ class Courier:
         last_try_at = float("inf")
         n_tries = 0
         while True:
-            async with self._turns:
+            async with self._turns.hold(endpoint) as turn:
+                if endpoint in self._unreachable:
+                    outcomes["failed"] += len(events)
+                    return False
                 now = trio.current_time()
                 if n_tries == 0:
                     last_try_at = now + RETRY_FOR_S
                 else:
                     outcomes["retried"] += len(events)
-                failure = await self._try(endpoint, events)
+                failure = await self._try(endpoint, events, turn)
             n_tries += 1
             if failure is None:
                 outcomes["delivered"] += len(events)
                 return True
+            if self._last_chance.is_set():
+                outcomes["failed"] += len(events)
+                return False
             now = trio.current_time()
             if now >= last_try_at:
                 outcomes["failed"] += len(events)
@@ -230,9 +229,10 @@ class Courier:
             pause_s = self._jitter() * min(
                 MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(n_tries - 1, 9)
             )
-            await trio.sleep_until(min(now + pause_s, last_try_at))
+            with trio.move_on_at(min(now + pause_s, last_try_at)):
+                await self._last_chance.wait()
 
-    async def _try(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> str | None:
+    async def _try(self, endpoint: Endpoint, events: Sequence[AppEvent], turn: Turn) -> str | None:
         """Post once. Returns why it was not accepted, fit for a log, or None if it was."""
         # An event that cannot be encoded fails before any other await; this keeps the checkpoint.
         await trio.lowlevel.checkpoint()
@@ -240,9 +240,11 @@ class Courier:
         failure = f"no answer within {ANSWER_LIMIT_S:g} s"
         try:
             with trio.move_on_after(ANSWER_LIMIT_S):
-                response = await self._send(endpoint, events)
+                response = await self._send(endpoint, events, turn)
                 status = response.status_code
                 await _discard_body(response)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001
             # One of the two places in the engine that catch everything. Names that do not
             # resolve, TLS, half answers, a header value that no client can encode: the list has
@@ -250,10 +252,14 @@ class Courier:
             # Exception and passes.
             failure = _describe(error)
         if status is None:
+            if self._last_chance.is_set():
+                self._unreachable.add(endpoint)
             return failure
         return None if 200 <= status < 300 else f"status {status}"
 
-    async def _send(self, endpoint: Endpoint, events: Sequence[WebhookEvent]) -> httpx2.Response:
+    async def _send(
+        self, endpoint: Endpoint, events: Sequence[AppEvent], turn: Turn
+    ) -> httpx2.Response:
         """Sign anew and send; returns when the head of the answer is here.
 
         Anew, because Pusher's Python library refuses a ``time_ms`` that is older than 300 s.
@@ -267,6 +273,7 @@ class Courier:
         url = request.url
         request.extensions["target"] = url.raw_path
         request.url = url.copy_with(username="", password="", query=None, fragment=None)
+        request.extensions["trace"] = partial(_look_up_first, turn)
         credentials = (url.username, url.password) if url.userinfo else None
         return await self._client.send(request, auth=credentials, stream=True)
 
@@ -286,6 +293,35 @@ class Courier:
             app=endpoint.app_id, url=endpoint.place, failure=failure, tries=n_tries,
             events=n_events,
         )  # fmt: skip
+
+
+async def _look_up_first(turn: Turn, event: str, info: Mapping[str, object]) -> None:
+    """Resolve the name of a new connection once before the HTTP client does, in a thread of ours.
+
+    Nobody can stop a look-up. The client's would hold one of the 40 threads that the whole process
+    has, long after its request was given up, and a few names whose servers are silent would keep
+    everybody else from connecting. Ours holds the request's turn, and the client asks only for
+    names that are answered. What the answer is, is its business.
+    """
+    if event != "connection.connect_tcp.started":
+        return
+    host, port = str(info["host"]), cast("int", info["port"])
+    if not _is_address(host):
+        try:
+            await trio.to_thread.run_sync(
+                socket.getaddrinfo, host, port, abandon_on_cancel=True,
+                limiter=cast("trio.CapacityLimiter", turn),
+            )  # fmt: skip
+        except OSError:
+            pass
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _discard_body(response: httpx2.Response) -> None:

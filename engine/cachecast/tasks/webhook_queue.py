@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cachecast.apps import App
+    from cachecast.events import AppEvent
     from cachecast.metrics import AppCounters
-    from cachecast.tasks.webhook_delivery import WebhookEvent
 
 __all__ = ["GRACE_S", "AppQueue", "UrlQueue"]
 
@@ -63,7 +63,7 @@ class _Item:
     __slots__ = ("event", "miss", "queued_at", "urls_queue")
 
     def __init__(
-        self, event: WebhookEvent, urls_queue: UrlQueue, miss: _Miss | None, queued_at: float
+        self, event: AppEvent, urls_queue: UrlQueue, miss: _Miss | None, queued_at: float
     ) -> None:
         self.event = event
         self.urls_queue = urls_queue
@@ -76,10 +76,10 @@ class _Held:
 
     __slots__ = ("event", "followers", "held_at")
 
-    def __init__(self, event: WebhookEvent, held_at: float) -> None:
+    def __init__(self, event: AppEvent, held_at: float) -> None:
         self.event = event
         self.held_at = held_at
-        self.followers: list[WebhookEvent] = []
+        self.followers: list[AppEvent] = []
 
 
 class UrlQueue:
@@ -216,7 +216,7 @@ class AppQueue:
         """Everything not yet delivered, given up or dropped."""
         return self.n_waiting + self.n_in_flight
 
-    def add(self, event: WebhookEvent, now: float, *, has_grace: bool) -> None:
+    def add(self, event: AppEvent, now: float, *, has_grace: bool) -> None:
         """Sort an event in: it is held, or swallows a held one, or waits its turn.
 
         Args:
@@ -263,11 +263,11 @@ class AppQueue:
             self._close_miss(item, is_accepted=is_accepted)
         self._wake_if_empty()
 
-    def _concerns_any(self, event: WebhookEvent) -> bool:
+    def _concerns_any(self, event: AppEvent) -> bool:
         names = _PAIR_OF.get(event.name, (event.name,))
         return any(url.endpoint.wants(name, event.channel) for url in self.urls for name in names)
 
-    def _swallows(self, event: WebhookEvent, now: float) -> bool:
+    def _swallows(self, event: AppEvent, now: float) -> bool:
         """Whether it is an arrival whose departure is still held; both are forgotten then."""
         departure = _DEPARTURE_OF.get(event.name)
         if departure is None:
@@ -278,7 +278,7 @@ class AppQueue:
         self._enqueue_followers(held, now)
         return True
 
-    def _place(self, event: WebhookEvent, now: float, *, has_grace: bool) -> None:
+    def _place(self, event: AppEvent, now: float, *, has_grace: bool) -> None:
         vacated = self.held.get(("channel_vacated", event.channel, None))
         # Without grace, too, a departure must not overtake those that still wait for theirs.
         if event.name in _DEPARTURES and (has_grace or self.held):
@@ -290,7 +290,7 @@ class AppQueue:
         else:
             self._enqueue(event, now)
 
-    def _enqueue(self, event: WebhookEvent, now: float) -> None:
+    def _enqueue(self, event: AppEvent, now: float) -> None:
         urls = [url for url in self.urls if url.endpoint.wants(event.name, event.channel)]
         miss = _Miss(len(urls)) if event.name == "cache_miss" else None
         for url in urls:

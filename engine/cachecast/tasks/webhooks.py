@@ -30,6 +30,7 @@ event:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -41,7 +42,6 @@ from cachecast.tasks.webhook_delivery import (
     CLOSE_GRACE_S,
     LOG_INTERVAL_S,
     Courier,
-    WebhookEvent,
     open_client,
 )
 from cachecast.tasks.webhook_queue import AppQueue
@@ -52,10 +52,11 @@ if TYPE_CHECKING:
     import httpx2
 
     from cachecast.apps import App
+    from cachecast.events import AppEvent
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
 
-__all__ = ["WebhookEvent", "Webhooks"]
+__all__ = ["Webhooks"]
 
 #: Requests under way to one URL. With one, a channel whose receiver fails would stop all others
 #: for five minutes; with very many, a receiver that comes back would be overrun. Browsers settled
@@ -103,6 +104,9 @@ class Webhooks:
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
         self._n_flushing = 0
+        self._life = trio.CancelScope()
+        self._is_over = trio.Event()
+        self._failed_before: Counter[str] = Counter()
 
     def wants(self, app_id: str, name: str) -> bool:
         """Whether an event of that name is worth :meth:`notify`. O(1).
@@ -113,7 +117,7 @@ class Webhooks:
         queue = self._queues.get(app_id)
         return queue is not None and name in queue.names
 
-    def notify(self, app_id: str, event: WebhookEvent) -> None:
+    def notify(self, app_id: str, event: AppEvent) -> None:
         """Queue an event. Never yields, never blocks; O(URLs of the app)."""
         queue = self._queues.get(app_id)
         if queue is None or event.name not in queue.names:
@@ -137,12 +141,33 @@ class Webhooks:
             client = self._open_client()
             self._courier = Courier(client, self._unix_now, self._jitter)
             try:
-                await self._run_nursery()
+                with self._life:
+                    await self._run_nursery()
             finally:
                 self._report_unsent()
+                self._queues.clear()
+                self._is_over.set()
                 with trio.move_on_after(CLOSE_GRACE_S, shield=True):
                     await client.aclose()
         await trio.sleep_forever()
+
+    async def flush(self, within_s: float) -> None:
+        """Deliver what waits, within so many seconds, and end: nothing is taken or queued any more.
+
+        Every event has one try more, also those that wait for their next one. It does not last
+        longer than that: what fails then is lost, counted and logged, and so is what is left when
+        the time is over. If cancelled, :meth:`run` goes on, but without further tries.
+        """
+        if self._queues and self._courier is not None:
+            self._failed_before = Counter(
+                {app_id: queue.outcomes["failed"] for app_id, queue in self._queues.items()}
+            )
+            self._courier.begin_last_chance()
+            with trio.move_on_after(within_s):
+                await self.wait_flushed()
+            self._life.cancel()
+            await self._is_over.wait()
+        await trio.lowlevel.checkpoint()
 
     async def wait_flushed(self) -> None:
         """Wait until nothing is queued; from now on and until then no grace and no batch window.
@@ -179,10 +204,13 @@ class Webhooks:
                 self._nursery = None
 
     def _report_unsent(self) -> None:
-        for queue in self._queues.values():
-            if queue.n_queued:
-                queue.outcomes["dropped"] += queue.n_queued
-                _log.warning("webhook events lost at stop", app=queue.app.id, lost=queue.n_queued)
+        for app_id, queue in self._queues.items():
+            queue.outcomes["dropped"] += queue.n_queued
+            lost = queue.n_queued
+            if app_id in self._failed_before:
+                lost += queue.outcomes["failed"] - self._failed_before[app_id]
+            if lost:
+                _log.warning("webhook events lost at stop", app=app_id, lost=lost)
 
     def _start_tasks(self, queue: AppQueue) -> None:
         """Start what the state of a queue asks for and does not have yet."""

@@ -17,6 +17,7 @@ import trio
 
 from cachecast.protocol import auth, frames
 from cachecast.protocol.codec import MSGPACK, Codec
+from cachecast.protocol.json_text import read_json
 from cachecast.testing.socket import MemorySocket
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cachecast.testing.network import MemoryNetwork
 
 __all__ = ["ClientClosedError", "MemoryClient", "Message"]
+
+_decode = msgspec.json.Decoder().decode
 
 #: Any four bytes do (RFC 6455 5.3); always the same ones make failures reproducible.
 _MASK = b"\x37\xfa\x21\x3d"
@@ -68,7 +71,7 @@ class Message(msgspec.Struct, frozen=True):
         Raises:
             msgspec.DecodeError: it is text that is not JSON.
         """
-        return msgspec.json.decode(self.data) if isinstance(self.data, str) else self.data
+        return read_json(_decode, self.data) if isinstance(self.data, str) else self.data
 
 
 class MemoryClient:

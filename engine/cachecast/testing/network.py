@@ -19,14 +19,16 @@ from cachecast.broker import Broker, open_broker
 from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
 from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.runtime import require_trio
 from cachecast.server.listen import Server
-from cachecast.server.poller import READ, WRITE, Handler, Poller
+from cachecast.server.poller import Handler, Poller, Share
+from cachecast.server.selector import READ, WRITE
 from cachecast.testing.client import ClientClosedError, MemoryClient
 from cachecast.testing.socket import MemorySocket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from cachecast.bus.base import Bus
 
@@ -59,6 +61,7 @@ async def open_test_broker(
         config: None serves :data:`TEST_APP`.
         bus: to other nodes; by default this node is alone.
     """
+    require_trio("open_test_broker")
     start = trio.current_time()
     async with open_broker(
         config or BrokerConfig(apps=(TEST_APP,)),
@@ -78,10 +81,14 @@ class _MemoryPoller(Poller):
     (``typing.override`` needs Python 3.12.)
     """
 
-    def __init__(self) -> None:  # no call of super(): there is no selector
+    def __init__(self, clock: Callable[[], float]) -> None:  # no super(): there is no selector
+        self._clock = clock
+        self.newcomers = self.operators = self.listeners = Share()
+        self.max_wait_s = 0.0
         self.sockets: dict[int, MemorySocket] = {}
         self._watched: dict[int, tuple[Handler, int]] = {}
         self._touched: dict[int, None] = {}
+        self._again: set[int] = set()
         self._wakeup = trio.Event()
         self._is_serving = False
 
@@ -105,13 +112,49 @@ class _MemoryPoller(Poller):
         self._watched[fd] = handler, (READ if reads else 0) | (WRITE if writes else 0)
         self.touch(fd)
 
+    @property
+    def n_selectors(self) -> int:  # type: ignore[explicit-override]
+        """None."""
+        return 0
+
+    def share_of(self, app_id: str) -> Share:  # type: ignore[explicit-override]
+        """All share one here: there is no load that could be unfair."""
+        del app_id
+        return self.newcomers
+
+    def move(self, fd: int, share: Share) -> None:  # type: ignore[explicit-override]
+        """Nobody has turns here."""
+
     def again(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
-        """Only TLS asks for it, and there is none here."""
-        raise NotImplementedError
+        """Call ``on_readable`` again, whatever there is to read."""
+        del handler
+        self._again.add(fd)
+        self.touch(fd)
+
+    def abort_soon(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
+        """At once, for tests look right behind it."""
+        del fd
+        handler.abort()
+
+    def read_until(self, app_id: str | None = None) -> float:  # type: ignore[explicit-override]
+        """Everything has been read: what a client sends is served at once."""
+        del app_id
+        return self._clock()
+
+    def read_until_of(self, share: Share) -> float:  # type: ignore[explicit-override]
+        """The same."""
+        del share
+        return self._clock()
+
+    @property
+    def wait_s(self) -> float:  # type: ignore[explicit-override]
+        """Nothing waits."""
+        return 0.0
 
     def remove(self, fd: int) -> None:  # type: ignore[explicit-override]
         """Stop watching."""
         del self._watched[fd]
+        self._again.discard(fd)
         self.sockets.pop(fd, None)
 
     def touch(self, fd: int) -> None:
@@ -138,9 +181,12 @@ class _MemoryPoller(Poller):
             return
         handler, watched = self._watched[fd]
         can_read = bool(sock.inbound or sock.has_ended)
-        ready = (READ if can_read else 0) | (WRITE if sock.room > 0 else 0)
-        if ready & watched:
-            self._serve(handler, ready & watched)
+        ready = ((READ if can_read else 0) | (WRITE if sock.room > 0 else 0)) & watched
+        if fd in self._again:
+            self._again.discard(fd)
+            ready |= READ
+        if ready:
+            self._serve(handler, ready)
             self.touch(fd)  # there may be more
 
     async def run(self) -> NoReturn:  # type: ignore[explicit-override]
@@ -192,7 +238,7 @@ class MemoryNetwork:
         self.broker = broker
         self.server = Server(broker, nursery, None, trusts_proxy=True)
         self.server.poller._selector.close()  # noqa: SLF001 - opened before we could say so
-        self.server.poller = self.poller = _MemoryPoller()
+        self.server.poller = self.poller = _MemoryPoller(broker.clock)
         self._fds = count(1)
 
     def open(
@@ -218,7 +264,7 @@ class MemoryNetwork:
             headers: more of them.
         """
         app = app or self.broker.config.apps[0]
-        target = path or f"/app/{app.key_pairs[-1].key}"
+        target = path or f"/app/{quote(app.key_pairs[-1].key, safe='')}"
         if protocol is not None:
             separator = "&" if "?" in target else "?"
             target += f"{separator}{urlencode({'protocol': protocol, 'client': 'memory'})}"
@@ -283,7 +329,7 @@ class MemoryNetwork:
         app = app or self.broker.config.apps[0]
         pair = app.key_pairs[-1]
         raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        target = f"/apps/{app.id}{path}"
+        target = f"/apps/{quote(app.id, safe='')}{path}"
         query = auth.sign_request(
             pair.key, pair.secret.encode(), method, target, params or {}, raw,
             self.broker.unix_now(),
@@ -334,7 +380,7 @@ async def open_memory_network(broker: Broker) -> AsyncIterator[MemoryNetwork]:
     """Serve a Broker in memory until the end of the block, which drops all connections."""
     async with trio.open_nursery() as nursery:
         network = MemoryNetwork(broker, nursery)
-        nursery.start_soon(network.poller.run)
+        nursery.start_soon(network.server.run_poller)
         nursery.start_soon(network.server.run_timeouts)
         try:
             yield network

@@ -29,6 +29,11 @@ export function createStage({ Pusher, PusherWithEncryption, Echo, emit }) {
     pusher.user.watchlist.bind_global((event, data) => tell(client, 'watchlist', { event, data }));
   };
 
+  const subscribe = (client, channel) => {
+    const joined = clients.get(client).subscribe(channel);
+    joined.bind_global((event, data) => tell(client, 'event', { channel, event, data }));
+  };
+
   return {
     open({ client, key, options, encryption }) {
       const Class = encryption ? PusherWithEncryption : Pusher;
@@ -38,8 +43,11 @@ export function createStage({ Pusher, PusherWithEncryption, Echo, emit }) {
       return clients.get(client).connection.socket_id;
     },
     subscribe({ client, channel }) {
-      const joined = clients.get(client).subscribe(channel);
-      joined.bind_global((event, data) => tell(client, 'event', { channel, event, data }));
+      subscribe(client, channel);
+    },
+    // In one go, so that all of it leaves before anything can come back.
+    subscribe_all({ client, channels }) {
+      channels.forEach((channel) => subscribe(client, channel));
     },
     bind({ client, channel, event }) {
       clients

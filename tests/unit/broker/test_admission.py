@@ -5,9 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cachecast.broker.admission import check_protocol_version
+from cachecast.broker.admission import (
+    check_protocol_version,
+    check_request,
+    find_hub,
+    find_own_hub,
+    find_secret,
+)
 from cachecast.config import BrokerConfig
-from cachecast.errors import RefusedError
+from cachecast.errors import AuthError, BadRequestError, RefusedError
 from cachecast.testing import TEST_APP, open_test_broker
 
 KEY = TEST_APP.key
@@ -60,6 +66,13 @@ def test_a_version_may_be_required():
         ({"allowed_origins": ("*",)}, {"origin": "https://[a.test"}, 4009),
         ({"allowed_origins": ("a.test",)}, {"origin": ""}, 4009),
         ({"allowed_origins": ("a.test",)}, {"origin": None}, None),
+        ({"allowed_origins": ("null",)}, {"origin": "null"}, None),
+        ({"allowed_origins": ("null",)}, {"origin": "https://null"}, 4009),
+        ({"allowed_origins": ("null",)}, {"origin": "file://"}, 4009),
+        ({"allowed_origins": ("file://",)}, {"origin": "file://"}, None),
+        ({"allowed_origins": ("file://",)}, {"origin": "file://host"}, 4009),
+        ({"allowed_origins": ("file://",)}, {"origin": "null"}, 4009),
+        ({"allowed_origins": ("*",)}, {"origin": "null"}, None),
     ],
 )
 async def test_who_is_admitted(autojump_clock, fields, arguments, code):
@@ -74,3 +87,48 @@ async def test_who_is_admitted(autojump_clock, fields, arguments, code):
 
         assert caught.value.close_code == code
         assert broker.statistics().apps[0].refusals == {str(code): 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"cluster": "eu", "is_tls_only": True}, 4001, "App {id} not in this cluster."),
+        ({"is_tls_only": True, "is_enabled": False}, 4000, "Application only accepts SSL conn"),
+        ({"is_enabled": False}, 4003, "Application disabled"),
+    ],
+)  # fmt: skip
+async def test_a_request_and_a_connection_are_refused_for_the_same_reasons(
+    autojump_clock, fields, code, text
+):
+    """In the words that each side knows."""
+    async with open_test_broker(BrokerConfig(apps=(_app(**fields),))) as broker:
+        hub = find_hub(broker.hubs, TEST_APP.id)
+        with pytest.raises(RefusedError) as by_http:
+            check_request(hub, None, is_tls=False)
+        with pytest.raises(RefusedError) as by_socket:
+            broker.clients.admit(KEY, "7", None, is_tls=False)
+
+        assert by_http.value.message.startswith(text.format(id=TEST_APP.id))
+        assert (by_http.value.http_status, by_socket.value.close_code) == (403, code)
+
+
+async def test_who_is_not_here_is_unknown(autojump_clock):
+    """An embedder is told so of an app in another cluster, too; a request has to sign first."""
+    other = _app(id="other", key="other-key", cluster="eu")
+    async with open_test_broker(BrokerConfig(apps=(TEST_APP, other))) as broker:
+        for find in (
+            lambda: find_hub(broker.hubs, "nobody"),
+            lambda: find_own_hub(broker.hubs, "nobody", None),
+            lambda: find_own_hub(broker.hubs, "other", None),
+        ):
+            with pytest.raises(BadRequestError, match="Unknown app") as caught:
+                find()
+            assert caught.value.http_status == 404
+        hub = find_own_hub(broker.hubs, TEST_APP.id, "any")
+        by_key = broker.clients.find_hub
+
+        assert find_secret(hub, by_key, KEY) == TEST_APP.secret.encode()
+        assert find_secret(hub, by_key, "nobody") is None
+        with pytest.raises(AuthError, match="Not authorized for that app") as refused:
+            find_secret(hub, by_key, "other-key")
+        assert refused.value.http_status == 400

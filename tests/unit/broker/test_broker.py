@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from base64 import b64encode
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -13,7 +14,13 @@ import trio.testing
 
 from cachecast.broker import open_broker
 from cachecast.config import BrokerConfig
-from cachecast.errors import BadRequestError, BusError, ConfigError, LimitError
+from cachecast.errors import (
+    BadRequestError,
+    BrokerClosedError,
+    BusError,
+    ConfigError,
+    LimitError,
+)
 from cachecast.protocol.encryption import decrypt, parse_key
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.unit.bus.slow_bus import SlowBus
@@ -332,3 +339,196 @@ def test_the_broker_counts_the_time_that_the_machine_sleeps():
 
     assert clock.args == (getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC),)
     assert clock() <= clock()
+
+
+async def test_a_user_that_cannot_sign_in_cannot_be_sent_to(autojump_clock, cachecast_broker):
+    """The rule is in the text, where publishing would only have named a channel."""
+    with pytest.raises(BadRequestError, match="Invalid user id 'e:2': id has invalid characters"):
+        await cachecast_broker.send_to_user(TEST_APP.id, "e:2", "e", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a"),
+        KeyboardInterrupt(),
+        SystemExit(3),
+        BaseExceptionGroup("", [KeyboardInterrupt()]),
+        ExceptionGroup("", [KeyError("b")]),
+    ],
+)
+async def test_what_the_body_raises_comes_out_as_it_is(autojump_clock, error):
+    """No nursery of ours wraps it: ``except`` around the broker works as around any other code."""
+    with pytest.raises(type(error)) as caught:
+        async with open_test_broker():
+            raise error
+
+    assert caught.value is error
+
+
+async def test_a_cancelled_body_is_cancelled_and_waits_for_nothing(autojump_clock):
+    with trio.move_on_after(1) as scope:
+        async with open_test_broker(), trio.open_nursery():
+            await trio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert trio.current_time() == scope.deadline
+
+
+# --- subscribers in this process
+
+
+def _fill(broker, channel):
+    """Publish until no more fits."""
+    with suppress(trio.WouldBlock):
+        while True:
+            broker.publish_nowait(APP, channel, "t", "x" * 10_000)
+
+
+@pytest.mark.parametrize("n_publishers", [1, 2, 20])
+async def test_a_subscriber_that_does_nothing_else_misses_nothing(
+    autojump_clock, cachecast_broker, n_publishers
+):
+    """However many tasks publish as fast as they can: they wait for it."""
+    seen = []
+
+    async def publish():
+        for n in range(6_000 // n_publishers):
+            await cachecast_broker.publish(APP, "plain", "t", n)
+
+    async with (
+        cachecast_broker.subscribe(APP, "plain") as events,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(n_publishers):
+            nursery.start_soon(publish)
+        async for event in events:
+            seen.append(event.json())
+            if len(seen) == 6_000:
+                break
+
+    assert sorted(seen) == sorted(list(range(6_000 // n_publishers)) * n_publishers)
+
+
+async def test_publishers_wait_for_a_busy_subscriber_and_not_for_one_that_has_stopped(
+    autojump_clock, cachecast_broker
+):
+    """For thirty seconds in which it takes nothing; then it hears of its gap, and others go on."""
+    started = trio.current_time()
+    async with (
+        cachecast_broker.subscribe(APP, "plain") as stopped,
+        cachecast_broker.subscribe(APP, "plain") as slow,
+    ):
+        taken = []
+
+        async def take_slowly():
+            async for event in slow:
+                taken.append(event.json())
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_slowly)
+            for n in range(500):
+                cachecast_broker.publish_nowait(APP, "plain", "t", n)
+            with pytest.raises(trio.WouldBlock):
+                cachecast_broker.publish_nowait(APP, "plain", "t", 500)
+            await cachecast_broker.publish(APP, "other", "t", "nobody is in the way here")
+            assert trio.current_time() == started
+            for n in range(500, 2_000):
+                await cachecast_broker.publish(APP, "plain", "t", n)
+            assert 30 <= trio.current_time() - started < 60
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+        assert taken == list(range(2_000))
+        assert [(await anext(stopped)).json() for _ in range(500)] == list(range(500))
+        with pytest.raises(LimitError):
+            await anext(stopped)
+
+
+async def test_a_subscriber_of_a_cache_channel_keeps_nobody_waiting(
+    autojump_clock, cachecast_broker
+):
+    """The newest value is all that waits."""
+    async with cachecast_broker.subscribe(APP, "cache-x") as events:
+        for n in range(5_000):
+            cachecast_broker.publish_nowait(APP, "cache-x", "t", n)
+        assert (await anext(events)).json() == 4_999
+
+
+# --- the end
+
+
+async def test_whatever_is_asked_of_a_broker_that_has_ended_says_so(autojump_clock):
+    """Nothing is taken as if it would be delivered."""
+    async with open_test_broker() as broker:
+        pass
+
+    async def hook(app_id, event):
+        raise AssertionError
+
+    for ask in (
+        lambda: broker.publish(APP, "cache-x", "t", 1),
+        lambda: broker.publish_batch(APP, [("x", "t", 1)]),
+        lambda: broker.send_to_user(APP, "u", "t", 1),
+        lambda: broker.subscribe(APP, "x").__aenter__(),
+    ):
+        with pytest.raises(BrokerClosedError, match="has ended"):
+            await ask()
+    for ask in (
+        lambda: broker.publish_nowait(APP, "x", "t", 1),
+        lambda: broker.terminate(APP, "u"),
+        lambda: broker.channels(APP),
+        lambda: broker.channel(APP, "x"),
+        lambda: broker.users(APP, "presence-x"),
+        lambda: broker.read_cache(APP, "cache-x"),
+        lambda: broker.authorize_channel(APP, "1.1", "private-x"),
+        lambda: broker.authenticate_user(APP, "1.1", {"id": "u"}),
+        lambda: broker.on("cache_miss", hook),
+    ):
+        with pytest.raises(BrokerClosedError, match="has ended"):
+            ask()
+    assert broker.statistics().is_draining
+
+
+async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_clock):
+    """Whatever they wait for: the fan-out or a subscriber."""
+    ended = []
+
+    async def publish(broker, channel):
+        with pytest.raises(BrokerClosedError):
+            await broker.publish(APP, channel, "t", "late")
+        ended.append(channel)
+
+    config = BrokerConfig(apps=(TEST_APP,), max_undelivered_bytes=100_000)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with (
+                open_test_broker(config) as broker,
+                broker.subscribe(APP, "plain"),
+                open_memory_network(broker) as network,
+            ):
+                for _ in range(300):
+                    (await network.connect()).send(
+                        {"event": "pusher:subscribe", "data": {"channel": "busy"}}
+                    )
+                for channel in ("plain", "busy"):
+                    _fill(broker, channel)
+                    nursery.start_soon(publish, broker, channel)
+                await trio.lowlevel.checkpoint()
+                assert ended == []
+                scope.cancel()
+
+    assert sorted(ended) == ["busy", "plain"]
+
+
+async def test_an_attach_that_outlives_its_broker_gives_no_subscriber(autojump_clock):
+    async with trio.open_nursery() as nursery:
+
+        async def subscribe(broker):
+            with pytest.raises(BrokerClosedError):
+                async with broker.subscribe(APP, "x"):
+                    raise AssertionError
+
+        async with open_test_broker(bus=SlowBus(attach_s=10.0)) as broker:
+            nursery.start_soon(subscribe, broker)
+            await trio.sleep(1)

@@ -9,7 +9,13 @@ import pytest
 import trio
 import trio.testing
 
-from cachecast.broker.subscriber import MAX_WAITING_EVENTS, Subscriber
+from cachecast.broker.subscriber import (
+    EVENTS_PER_TURN,
+    FULL_EVENTS,
+    MAX_WAITING_EVENTS,
+    ROOM_EVENTS,
+    Subscriber,
+)
 from cachecast.errors import LimitError
 from cachecast.protocol.messages import Publication
 
@@ -145,3 +151,80 @@ async def test_client_events_come_as_text_with_their_sender():
     event = await anext(subscriber)
 
     assert (event.data, event.user_id, event.json()) == ('{"a": 1}', "u1", {"a": 1})
+
+
+# --- publishers wait for it
+
+
+async def test_what_waits_is_taken_without_a_turn_for_others_between_and_not_for_ever():
+    """Publishers in this process would run ahead of it; others must have their turn too."""
+    subscriber, turns = _make(), []
+    for n in range(300):
+        subscriber.offer(_event(n))
+
+    async def watch():
+        while len(turns) < 300:
+            turns.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.lowlevel.checkpoint()
+        turns.clear()
+        await _take(subscriber, 300)
+        assert 300 // EVENTS_PER_TURN - 1 <= len(turns) <= 300 // EVENTS_PER_TURN + 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_is_full_long_before_anything_is_lost_and_has_room_once_half_is_taken():
+    subscriber = _make()
+    for n in range(FULL_EVENTS):
+        assert subscriber.has_room()
+        subscriber.offer(_event(n))
+    assert not subscriber.has_room()
+    woken = trio.Event()
+
+    async def wait():
+        await subscriber.wait_room()
+        woken.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await _take(subscriber, FULL_EVENTS - ROOM_EVENTS - 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not woken.is_set()
+        await _take(subscriber, 1)
+        await woken.wait()
+    assert subscriber.has_room()
+
+
+async def test_one_that_takes_nothing_for_too_long_holds_nobody_any_longer(autojump_clock):
+    """It gets what waits, then the error; time counts from when it last took something."""
+    subscriber = Subscriber(is_cache=False, clock=trio.current_time, stall_timeout_s=30.0)
+    await trio.sleep(100)
+    for n in range(FULL_EVENTS + 1):
+        subscriber.offer(_event(n))
+    await trio.sleep(20)
+    await _take(subscriber, 1)
+    started = trio.current_time()
+    while not subscriber.has_room():
+        await subscriber.wait_room()
+    subscriber.offer(_event("lost"))
+
+    assert trio.current_time() - started == 30
+    assert subscriber.has_room()
+    assert await _take(subscriber, FULL_EVENTS) == [str(n) for n in range(1, FULL_EVENTS + 1)]
+    with pytest.raises(LimitError, match="500 of which it took none for 30 seconds"):
+        await anext(subscriber)
+
+
+async def test_its_end_frees_those_who_wait_for_it():
+    subscriber = _make()
+    for n in range(FULL_EVENTS):
+        subscriber.offer(_event(n))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subscriber.wait_room)
+        await trio.testing.wait_all_tasks_blocked()
+        subscriber.close()
+    assert subscriber.has_room()

@@ -11,6 +11,7 @@ import trio.testing
 
 from cachecast.bus.base import Envelope
 from cachecast.bus.local import LocalBus
+from cachecast.channels.waiting import PACE_BYTES
 from cachecast.config import BrokerConfig
 from cachecast.errors import BusError
 from cachecast.protocol.channel_name import parse_channel_name
@@ -216,3 +217,27 @@ async def test_the_end_of_the_broker_ends_those_who_wait(autojump_clock, slow):
 
     assert slow.attaching == []
     assert client.is_closed
+
+
+async def test_a_client_whose_channels_are_attached_all_at_once_is_paced_all_the_same(
+    autojump_clock,
+):
+    """Its transport reads on while the bus works; the answers wait for its reading."""
+    async with (
+        open_test_broker(BrokerConfig(apps=(TEST_APP,)), bus=SlowBus()) as broker,
+        open_memory_network(broker) as network,
+    ):
+        for number in range(100):
+            await broker.publish(TEST_APP.id, f"cache-{number}", "tick", "x" * 10_000)
+        client = await network.connect()
+        client.stop_reading()
+        for number in range(100):
+            client.send(client.subscription(f"cache-{number}"))
+        await trio.sleep(5)
+        assert PACE_BYTES < broker.statistics().outbox_bytes < 2 * PACE_BYTES
+        for _ in range(100):
+            client.read(20_000)
+            await trio.sleep(1)
+
+        assert len([m for m in client.messages if m.event == "tick"]) == 100
+        client.drop()

@@ -191,18 +191,48 @@ def test_a_value_larger_than_the_ceiling_is_not_kept() -> None:
     assert counters.cache_capacity_evictions == 2
 
 
-def test_the_other_app_loses_its_oldest_at_the_nodes_ceiling() -> None:
-    """The oldest of all apps, counted for the app that loses it."""
-    store, first = _store(node_entries=2)
+def test_at_the_nodes_ceiling_who_holds_most_loses_its_oldest() -> None:
+    """One app's flood costs another nothing, however old its values are."""
+    store, first = _store(node_entries=4)
+    second = AppCounters()
+    store.add_app("2", TTL_S, 10, 10_000, second)
+    for channel in ("cache-a", "cache-b"):
+        store.put("1", channel, b"", 0.0)
+
+    for number in range(20):
+        store.put("2", f"cache-{number}", b"", 1.0)
+
+    assert store.n_entries("1") == 2
+    assert (first.cache_capacity_evictions, second.cache_capacity_evictions) == (0, 18)
+    assert store.get("2", "cache-19", 1.0) is not None
+    assert store.get("2", "cache-17", 1.0) is None
+
+
+def test_who_held_all_there_is_makes_room_for_who_comes_later() -> None:
+    """In bytes as in entries; until both have an equal share."""
+    store, first = _store(node_bytes=10 * (ENTRY_OVERHEAD_BYTES + 100))
+    second = AppCounters()
+    store.add_app("2", TTL_S, 100, 10**6, second)
+    for number in range(10):
+        store.put("1", f"cache-{number}", bytes(93), 0.0)
+    for number in range(10):
+        store.put("2", f"cache-{number}", bytes(93), 1.0)
+
+    assert (store.n_entries("1"), store.n_entries("2")) == (5, 5)
+    assert (first.cache_capacity_evictions, second.cache_capacity_evictions) == (5, 5)
+
+
+def test_at_the_nodes_ceiling_the_expired_goes_first_whoever_holds_it() -> None:
+    store, first = _store(node_entries=3)
     second = AppCounters()
     store.add_app("2", TTL_S, 10, 10_000, second)
     store.put("1", "cache-a", b"", 0.0)
-    store.put("2", "cache-a", b"", 1.0)
-
-    store.put("2", "cache-b", b"", 2.0)
+    for number in range(3):
+        store.put("2", f"cache-{number}", b"", TTL_S)
 
     assert store.n_entries("1") == 0
-    assert (first.cache_capacity_evictions, second.cache_capacity_evictions) == (1, 0)
+    assert (first.cache_evictions, first.cache_capacity_evictions) == (1, 0)
+    assert second.cache_capacity_evictions == 0
 
 
 def test_an_empty_app_gives_its_tables_back() -> None:

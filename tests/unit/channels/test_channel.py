@@ -147,6 +147,7 @@ def test_a_subscriber_that_is_closed_for_being_slow_leaves_in_mid_sweep() -> Non
     before, slow, after = (
         _join(channel, 1) + _join(channel, 1, room=0, max_bytes=5) + _join(channel, 1)
     )
+    slow.outbox.put(b"it waits already")
 
     def close(event: str) -> None:
         if event == "on_slow":

@@ -116,7 +116,8 @@ def test_a_channel_stands_in_line_once() -> None:
     hub.enqueue(channel, (b"12345", None))
     hub.enqueue(channel, (b"123", b"45"))
 
-    assert list(ready) == [(hub, channel)]
+    assert list(ready) == [hub]
+    assert list(hub.ready) == [channel]
     assert channel.is_ready
     assert hub.undelivered_bytes == channel.queued_bytes == 10 + POINTER_BYTES
 
@@ -131,8 +132,8 @@ def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None
     hub.subscribe(client.session, PLAIN, None)
     hub.enqueue(hub.channels["a"], (b"\x81\x03new", None))
 
-    for _, channel in ready:
-        channel.deliver(10)
+    while ready:
+        ready.popleft().deliver(10)
 
     assert bytes(client.socket.taken) == b"\x81\x03new"
 
@@ -144,3 +145,13 @@ def test_an_app_may_have_a_rate_of_publishing() -> None:
     assert bucket is not None
     assert bucket.take(0.0, 100.0)
     assert not bucket.take(0.0)
+
+
+def test_users_own_channels_are_not_counted() -> None:
+    """They are the protocol's business (protocol.md 9.5)."""
+    hub, _ = _hub()
+    session = Client().session
+    hub.subscribe(session, parse_channel_name("#server-to-user-u"), None)
+    hub.subscribe(session, PLAIN, None)
+
+    assert (hub.n_channels, hub.n_subscriptions, len(hub.channels)) == (1, 1, 2)

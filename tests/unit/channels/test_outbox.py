@@ -6,7 +6,15 @@ from math import inf
 
 import pytest
 
-from cachecast.channels.outbox import DISCARD, FLUSH_BYTES, FLUSH_CALLS, Outbox
+from cachecast.channels.outbox import (
+    CLOSINGS_PER_CALL,
+    DISCARD,
+    FLUSH_BYTES,
+    FLUSH_CALLS,
+    Backlog,
+    Outbox,
+)
+from cachecast.channels.waiting import ITEM_BYTES, PACE_BYTES, RESUME_BYTES
 from cachecast.metrics import AppCounters
 from cachecast.protocol.frames import TEXT, server_frame
 from tests.harness.lower import FakeSocket, make_outbox
@@ -29,31 +37,31 @@ def _drain(socket: FakeSocket, outbox: Outbox) -> list[str]:
 
 def test_a_socket_that_keeps_up_costs_nothing() -> None:
     """``send`` is the socket's own, nothing is kept and nothing is called."""
-    socket, backlog = FakeSocket(), set[Outbox]()
+    socket, backlog = FakeSocket(), Backlog()
     outbox = make_outbox(socket, backlog=backlog)
 
     outbox.put(_frame("a"))
 
     assert outbox.send == socket.send
-    assert (_texts(socket), outbox.waiting_bytes, backlog, socket.events) == (["a"], 0, set(), [])
+    assert (_texts(socket), outbox.waiting_bytes, len(backlog), socket.events) == (["a"], 0, 0, [])
 
 
 @pytest.mark.parametrize("room", range(12))
 def test_what_did_not_fit_follows_when_there_is_room(room: int) -> None:
     """Wherever the first frame was cut; in order, and nothing twice."""
-    socket, backlog = FakeSocket(room), set[Outbox]()
+    socket, backlog = FakeSocket(room), Backlog()
     outbox = make_outbox(socket, backlog=backlog)
     for text in ("one", "two", "three"):
         outbox.put(_frame(text))
 
     assert len(socket.taken) == room
     assert outbox.waiting_bytes == 5 + 5 + 7 - room
-    assert backlog == {outbox}
+    assert list(backlog) == [outbox]
     assert socket.events == ["wait_writable"]
     socket.room = inf
     outbox.flush(0.0)
     assert _texts(socket) == ["one", "two", "three"]
-    assert (outbox.waiting_bytes, backlog) == (0, set())
+    assert (outbox.waiting_bytes, len(backlog)) == (0, 0)
     assert socket.events == ["wait_writable", "on_drained"]
     assert outbox.send == socket.send
 
@@ -186,14 +194,14 @@ def test_leaving_a_channel_forgets_its_value() -> None:
 
 def test_an_outbox_that_has_forgotten_everything_drains_on_the_next_flush() -> None:
     """And is as good as new."""
-    socket, backlog = FakeSocket(0), set[Outbox]()
+    socket, backlog = FakeSocket(0), Backlog()
     outbox = make_outbox(socket, backlog=backlog)
     outbox.put(_frame("a"), "cache-a", 10.0)
     outbox.forget("cache-a")
 
     outbox.flush(0.0)
 
-    assert (backlog, outbox.send, socket.events[-1]) == (set(), socket.send, "on_drained")
+    assert (len(backlog), outbox.send, socket.events[-1]) == (0, socket.send, "on_drained")
 
 
 # --- deadlines
@@ -231,7 +239,7 @@ def test_a_socket_with_room_again_gets_nothing_past_its_deadline() -> None:
 
 def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
     """It can neither be taken back nor may it be completed."""
-    socket, backlog = FakeSocket(2), set[Outbox]()
+    socket, backlog = FakeSocket(2), Backlog()
     outbox = make_outbox(socket, backlog=backlog)
     outbox.put(_frame("a"), "cache-a", 10.0)
 
@@ -239,7 +247,7 @@ def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
     assert not outbox.is_gone
     outbox.purge(10.0)
 
-    assert (outbox.is_gone, backlog, socket.events[-1]) == (True, set(), "on_broken")
+    assert (outbox.is_gone, len(backlog), socket.events[-1]) == (True, 0, "on_broken")
     assert outbox.waiting_bytes == 0
 
 
@@ -292,13 +300,93 @@ def test_more_than_may_wait_is_reported_once_it_is_more() -> None:
 
 
 def test_half_a_frame_counts_too() -> None:
-    """What is kept of the first one."""
+    """What is kept of the first one; alone it may be as large as it likes."""
     socket = FakeSocket(1)
     outbox = make_outbox(socket, max_bytes=10)
 
     outbox.put(_frame("x" * 20))
+    assert socket.events == ["wait_writable"]
+    outbox.put(_frame(""))
 
     assert socket.events == ["wait_writable", "on_slow"]
+
+
+# --- what the client asked for
+
+
+def test_what_was_asked_for_never_makes_a_client_slow() -> None:
+    """However much it is; what was not asked for counts as if the rest was not there."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=10)
+    for _ in range(100):
+        outbox.put(_frame("x" * 100), is_asked=True)
+        outbox.put_with_value(_frame("yes"), _frame("x" * 100), "cache-a", 10.0)
+    outbox.put(_frame("12345678"))
+    assert "on_slow" not in socket.events
+
+    outbox.put(_frame(""))
+
+    assert socket.events == ["wait_writable", "on_slow"]
+
+
+def test_a_client_is_paced_from_one_mark_down_to_another() -> None:
+    """So that a socket that takes a little does not begin and end it with every frame."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("x" * (PACE_BYTES - 4)), is_asked=True)
+    assert not outbox.is_pacing
+    outbox.put(_frame(""), is_asked=True)
+    outbox.put(_frame("not asked for"))
+    assert outbox.is_pacing
+
+    socket.room = PACE_BYTES - RESUME_BYTES
+    outbox.flush(0.0)
+    assert outbox.is_pacing
+    socket.room = 20
+    outbox.flush(0.0)
+
+    assert not outbox.is_pacing
+    assert outbox.waiting_bytes > 0
+    _drain(socket, outbox)
+    assert not outbox.is_pacing
+
+
+def test_what_was_published_paces_nobody() -> None:
+    """It counts against the client instead."""
+    outbox = make_outbox(FakeSocket(0))
+
+    outbox.put(_frame("x" * 2 * PACE_BYTES))
+
+    assert not outbox.is_pacing
+
+
+def test_a_newer_value_in_place_of_one_that_was_asked_for_counts() -> None:
+    """Nobody asked for that one: or a slow reader would collect credit with each."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=100)
+    outbox.put(_frame("first"))
+    outbox.put_with_value(_frame("yes"), _frame("x" * 200), "cache-a", 10.0)
+
+    outbox.put(_frame("x" * 120), "cache-a", 10.0)
+
+    assert socket.events == ["wait_writable", "on_slow"]
+
+
+def test_of_a_head_that_is_half_sent_what_was_published_counts_as_sent_first() -> None:
+    """Asked for and not lie mixed there: never more is counted than really waits."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=30)
+    outbox.put(_frame("a" * 18), is_asked=True)
+    outbox.put(_frame("b" * 18))
+    socket.room = 20
+    outbox.flush(0.0)
+    waiting = outbox._waiting
+    assert waiting is not None
+    assert (outbox.waiting_bytes, waiting.asked_bytes) == (20, 20)
+    socket.room = 19
+    outbox.flush(0.0)
+
+    assert (outbox.waiting_bytes, waiting.asked_bytes, waiting.unasked_bytes) == (1, 1, 0)
 
 
 def test_newer_values_of_a_cache_channel_do_not_add_up() -> None:
@@ -341,13 +429,99 @@ def test_giving_up_asks_the_transport_once_it_makes_sense() -> None:
     assert socket.events.count("on_slow") == 1
 
 
+# --- the ceiling of the node
+
+
+def _slow(backlog: Backlog, *, closes: bool = True) -> tuple[FakeSocket, Outbox]:
+    """A connection that takes nothing and, when told to, says goodbye as a transport does."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, backlog=backlog)
+    if closes:
+        socket.on_event = lambda event: (
+            outbox.finish(_frame("slow"), drops_waiting=True) if event == "on_slow" else None
+        )
+    return socket, outbox
+
+
+def test_past_the_ceiling_whoever_took_nothing_for_the_longest_goes_first() -> None:
+    """And only as many as must; it is counted, and said once."""
+    said: list[str] = []
+    backlog = Backlog(4 * (1_000 + ITEM_BYTES), lambda: said.append("full"))
+    slow = [_slow(backlog) for _ in range(4)]
+    for _, outbox in slow:
+        outbox.put(b"x" * 1_000)
+    slow[0][0].room = 1
+    slow[0][1].flush(0.0)
+    assert [outbox.is_finishing for _, outbox in slow] == [False] * 4
+
+    slow[2][1].put(b"x" * 900)
+
+    assert [outbox.is_finishing for _, outbox in slow] == [False, True, False, False]
+    assert (backlog.n_closed, said) == (1, ["full"])
+    assert backlog.n_bytes <= 4 * (1_000 + ITEM_BYTES)
+
+
+def test_a_connection_that_is_closing_already_is_ended_when_its_room_is_needed() -> None:
+    """It has been told; it does not read that either."""
+    backlog = Backlog(1_800)
+    closing, other = _slow(backlog), _slow(backlog)
+    closing[0].room = 1
+    closing[1].put(b"x" * 1_000)
+    closing[1].finish(_frame("bye"))
+    other[1].put(b"x" * 300)
+    assert not closing[1].is_gone
+
+    other[1].put(b"x" * 200)
+
+    assert closing[1].is_gone
+    assert closing[0].events[-1] == "on_broken"
+    assert (other[1].is_finishing, backlog.n_closed) == (False, 0)
+
+
+def test_if_many_small_ones_do_not_make_enough_room_the_newest_goes_itself() -> None:
+    """So that no single frame closes hundreds, and the ceiling holds all the same."""
+    backlog = Backlog(200 * (ITEM_BYTES + 1))
+    small = [_slow(backlog) for _ in range(100)]
+    for _, outbox in small:
+        outbox.put(b"x")
+    _, greedy = _slow(backlog)
+
+    greedy.put(b"x" * 30_000)
+
+    assert greedy.is_finishing
+    assert sum(outbox.is_finishing for _, outbox in small) == CLOSINGS_PER_CALL
+    assert backlog.n_closed == CLOSINGS_PER_CALL + 1
+    assert backlog.n_bytes <= 200 * (ITEM_BYTES + 1)
+
+
+def test_a_transport_that_cannot_close_is_asked_and_left_alone() -> None:
+    """The ceiling is no reason to loop for ever."""
+    backlog = Backlog(100)
+    socket, outbox = _slow(backlog, closes=False)
+
+    outbox.put(b"x" * 200)
+
+    assert set(socket.events) == {"wait_writable", "on_slow"}
+
+
+def test_the_last_frames_are_not_held_against_the_ceiling() -> None:
+    """They are the answer to it."""
+    backlog = Backlog(10)
+    socket, outbox = _slow(backlog)
+
+    outbox.finish(_frame("goodbye"))
+
+    assert "on_slow" not in socket.events
+    assert _drain(socket, outbox) == ["goodbye"]
+
+
 # --- the end
 
 
 @pytest.mark.parametrize("when", ["put", "flush"])
 def test_a_broken_socket_is_reported_and_forgotten(when: str) -> None:
     """Everything after it goes nowhere, quietly."""
-    socket, backlog = FakeSocket(0), set[Outbox]()
+    socket, backlog = FakeSocket(0), Backlog()
     outbox = make_outbox(socket, backlog=backlog)
     if when == "flush":
         outbox.put(_frame("a"))
@@ -361,7 +535,7 @@ def test_a_broken_socket_is_reported_and_forgotten(when: str) -> None:
     outbox.keep(_frame("c"), 0, _frame("c"), None, inf)
     outbox.flush(0.0)
 
-    assert (outbox.is_gone, outbox.is_finishing, backlog) == (True, True, set())
+    assert (outbox.is_gone, outbox.is_finishing, len(backlog)) == (True, True, 0)
     assert socket.events[-1] == "on_broken"
     assert socket.events.count("on_broken") == 1
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cachecast.channels.presence import PresenceRoster
+from cachecast.channels.presence import LARGE, PresenceRoster
+from cachecast.protocol.codec import JSON, MSGPACK, Codec
 from cachecast.protocol.session import Member
 
 
@@ -39,13 +40,13 @@ def test_what_the_first_connection_said_stands_until_the_last_has_left() -> None
 
 
 def test_the_success_frame_has_every_id_as_a_key_of_the_hash() -> None:
-    """Numbers stay numbers in ``ids`` and become text as keys; no info is null."""
+    """Numbers stay numbers in ``ids`` and become text as keys; no info is an empty object."""
     roster = PresenceRoster()
     roster.join(Member(10))
     roster.join(Member("a", msgspec.Raw(b'{"n":1}')))
 
     assert msgspec.json.encode(roster.success_data()) == (
-        b'{"presence":{"ids":[10,"a"],"hash":{"10":null,"a":{"n":1}},"count":2}}'
+        b'{"presence":{"ids":[10,"a"],"hash":{"10":{},"a":{"n":1}},"count":2}}'
     )
     assert roster.user_ids == ["10", "a"]
 
@@ -67,3 +68,33 @@ def test_an_id_is_only_an_id(key: str) -> None:
     assert roster.join(Member(key))
     assert roster.leave(Member(key))
     assert len(roster) == 0
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_a_large_roster_says_what_a_small_one_says(codec: Codec) -> None:
+    """Put together from what is kept of each member, while they come and go."""
+    roster = PresenceRoster()
+    event, channel = "pusher_internal:subscription_succeeded", 'presence-"x"'
+
+    def check() -> None:
+        expected = codec.system_frame(event, roster.success_data(), channel)
+        assert roster.success_frame(codec, channel) == expected
+
+    check()
+    for n in range(LARGE - 3):
+        roster.join(Member(n))
+        roster.join(Member(n))
+    check()
+    infos = [None, b'{"name": "\\"\\u00e9\\\\"}', '"\U0001f600\u2028"'.encode(), b"[1,\n2]"]
+    members = [
+        Member(f'"{n}\\ \u00e9\n', None if info is None else msgspec.Raw(info))
+        for n, info in enumerate(infos)
+    ]
+    for member in members:
+        roster.join(member)
+        check()
+    for member in [members[1], Member(7), Member(7)]:
+        roster.leave(member)
+        check()
+    roster.join(members[1])
+    check()

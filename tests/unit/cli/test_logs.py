@@ -9,21 +9,24 @@ import sys
 SCRIPT = """
 import structlog
 from cachecast.cli.logs import configure_logs
-configure_logs({format!r}, {level!r})
-log = structlog.get_logger("x")
-log.debug("quiet")
-log.info("hello", app="3")
-secret = "s3cr3t"
-try:
-    1 // 0
-except ZeroDivisionError:
-    log.exception("failed")
+from cachecast.cli.sink import own_streams
+with own_streams() as (_, sink):
+    configure_logs({format!r}, {level!r}, sink)
+    log = structlog.get_logger("x")
+    log.debug("quiet")
+    log.info("hello", app="3")
+    secret = "s3cr3t"
+    try:
+        1 // 0
+    except ZeroDivisionError:
+        log.exception("failed")
+    {more}
 """
 
 
-def logged(log_format, level="info"):
+def logged(log_format, level="info", more="pass"):
     """What a process that logs so writes to stderr."""
-    script = SCRIPT.format(format=log_format, level=level)
+    script = SCRIPT.format(format=log_format, level=level, more=more)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
     )
@@ -49,3 +52,9 @@ def test_console_shows_tracebacks_without_local_variables():
 
 def test_colours_are_for_terminals():
     assert "\x1b" not in logged("console")
+
+
+def test_lines_that_were_lost_are_mentioned_at_every_level():
+    """Who reads only errors must know that some may be missing."""
+    *_, lost = map(json.loads, logged("json", "error", "sink.on_loss(7)").splitlines())
+    assert (lost["event"], lost["lost"], lost["level"]) == ("log lines dropped", 7, "error")

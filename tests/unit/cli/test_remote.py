@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from cachecast import TlsTerms
 from cachecast.cli import cachecast, main
-from cachecast.cli.remote import RequestError
+from cachecast.cli.remote import RequestError, _advise
+from cachecast.protocol.auth import sign
 from tests.server.node import Wire, make_app, running, until
 
 DEMO = {"id": "4242", "key": "app-key", "secret": "app-secret"}
@@ -77,7 +78,34 @@ async def test_channels_are_listed_with_their_users():
         await client.subscribe("b")
         assert (await cli(node, "channels")).stdout == "a\nb\n"
         assert (await cli(node, "channels", "--prefix", "b")).stdout == "b\n"
-        assert (await cli(node, "channels", "--prefix", "presence-")).stdout == ""
+        nothing = await cli(node, "channels", "--prefix", "presence-")
+        assert nothing.stdout == ""
+        assert nothing.stderr == "no occupied channels that start with presence-\n"
+
+
+async def test_no_channels_are_said_to_be_none():
+    """Not on stdout, where there is one a line."""
+    async with serving() as node:
+        nothing = await cli(node, "channels")
+        assert (nothing.stdout, nothing.stderr) == ("", "no occupied channels\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["{eur: 1.08}", '{"eur": 1.08', "[1, 2", '"eur": 1}', "'{\"eur\": 1}'", " {", "[" * 9_000],
+)
+async def test_text_that_was_meant_as_json_is_sent_with_a_warning(data):
+    async with serving() as node:
+        result = await cli(node, "publish", "cache-a", "tick", data)
+        assert "DATA looks like JSON and is none (" in result.stderr
+        assert result.stdout == "published tick to cache-a\n"
+        assert node.broker.read_cache("4242", "cache-a").data == data
+
+
+@pytest.mark.parametrize("data", ["plain", "", "1.5", "true", '{"a":1}', " [] ", '"text"', "a {"])
+async def test_json_and_plain_text_are_sent_without_a_word(data):
+    async with serving() as node:
+        assert (await cli(node, "publish", "cache-a", "tick", data)).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -107,10 +135,86 @@ async def test_subscriber_prints_the_cached_value_first_and_then_what_comes(chan
         ]
 
 
-async def test_terminate_disconnects_a_user():
+async def test_terminate_says_what_it_has_done():
     async with serving() as node:
-        result = await cli(node, "terminate", "user 1/2")
-        assert result.stdout == "terminated the connections of user 1/2\n"
+        for n_signed_in, said in (
+            (0, "nobody is signed in as user@1;2=3\n"),
+            (1, "terminated 1 connection of user@1;2=3\n"),
+            (2, "terminated 2 connections of user@1;2=3\n"),
+        ):
+            clients = [await node.client("/app/app-key") for _ in range(n_signed_in)]
+            for client in clients:
+                data = '{"id":"user@1;2=3"}'
+                text = f"{client.socket_id}::user::{data}".encode()
+                proof = f"app-key:{sign(b'app-secret', text)}"
+                await client.say("pusher:signin", {"auth": proof, "user_data": data})
+                await client.hear()
+            assert (await cli(node, "terminate", "user@1;2=3")).stdout == said
+            for client in clients:
+                assert (await client.closed())[0] == 4009
+
+
+async def answering(nursery, answer):
+    """A server that gives everybody one answer; its URL."""
+
+    async def speak(stream):
+        wire = Wire(stream)
+        await wire.until(b"\r\n\r\n")
+        await wire.say(answer)
+        await wire.aclose()
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, speak, 0, host="127.0.0.1"))
+    return f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+
+
+async def test_terminate_claims_nothing_that_the_server_does_not_say(nursery):
+    """Hosted Pusher answers with an empty object."""
+    url = await answering(nursery, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    result = await trio.to_thread.run_sync(lambda: run("terminate", "u", "--url", url))
+    assert result.stdout == (
+        "the server closes the connections that are signed in as u, if there are any; it does not "
+        "say\n"
+    )
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("prefix", ["/prefix", "/a/b/", "/apps", "/apps/v1"])
+@pytest.mark.parametrize("strips", [True, False])
+async def test_every_command_works_behind_a_proxy_with_a_prefix(prefix, strips, nursery):
+    """Whether the proxy passes the prefix on or not."""
+    async with serving(key="a+b=c é", id="i d") as node:
+        port = node.server.port
+
+        async def proxy(stream):
+            whole, start = b"", prefix.rstrip("/").encode() + b"/"
+            while b"\r\n\r\n" not in whole:
+                whole += await stream.receive_some()
+            assert whole.split(b" ")[1].startswith(start)
+            if strips:
+                whole = whole.replace(start, b"/", 1)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as server:
+                await server.send_all(whole)
+                async with trio.open_nursery() as both:
+                    both.start_soon(pump, stream, server)
+                    both.start_soon(pump, server, stream)
+
+        async def pump(source, target):
+            try:
+                async for data in source:
+                    await target.send_all(data)
+                await target.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+        (listener,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}{prefix}"
+        options = ("--url", url, "--key", "a+b=c é", "--app-id", "i d")
+        for command in (
+            ("publish", "private-cache-a", "tick", "1"), ("cache", "private-cache-a"),
+            ("channels",), ("terminate", "u 1"), ("subscribe", "private-cache-a", "--count", "1"),
+        ):  # fmt: skip
+            await trio.to_thread.run_sync(lambda command=command: run(*command, *options))
+        nursery.cancel_scope.cancel()
 
 
 async def test_refusal_keeps_the_servers_words():
@@ -126,7 +230,17 @@ async def test_refusal_keeps_the_servers_words():
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:abc", "http://[::1", "ftp://host", "http://", "http://host:99999", ""]
+    "url",
+    [
+        "http://127.0.0.1:abc",
+        "http://[::1",
+        "ftp://host",
+        "http://",
+        "http://host:99999",
+        "",
+        "http://host/?a=b",
+        "http://host/#a",
+    ],
 )
 @pytest.mark.parametrize("command", [("subscribe", "a"), ("channels",)])
 def test_what_names_no_server_is_refused_before_anything_is_sent(command, url):
@@ -141,7 +255,64 @@ async def test_scheme_may_be_left_out():
         await trio.to_thread.run_sync(lambda: run("channels", "--url", address))
 
 
-async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monkeypatch):
+async def test_tls_where_there_is_none_and_none_where_there_is_are_told_apart(tmp_path):
+    """Nobody is told to start a server that is there."""
+    async with serving() as node:
+        url = f"https://127.0.0.1:{node.server.port}"
+        with pytest.raises(RequestError, match="Does the server speak TLS on that port"):
+            await trio.to_thread.run_sync(lambda: run("channels", "--url", url))
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    terms = TlsTerms(tmp_path / "cert", tmp_path / "key")
+    async with running(make_app(**DEMO), unix_now=time.time, tls=terms, trusts=authority) as node:
+        url = f"http://127.0.0.1:{node.server.port}"
+        with pytest.raises(RequestError, match="does it want https:// or wss://"):
+            await trio.to_thread.run_sync(lambda: run("channels", "--url", url))
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate",
+         "SSL_CERT_FILE"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] unable to get local issuer", "SSL_CERT_FILE"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired", "another certificate"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] Hostname mismatch, certificate is not valid for 'a'",
+         "another name"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "speak TLS"),
+        ("the server answered HTTP 404 instead of a WebSocket", "a Pusher server"),
+        ("Server disconnected without sending a response.", "https://"),
+        ("[Errno 111] Connection refused", "cachecast serve"),
+        ("no connection within 10 s", "cachecast serve"),
+    ],
+)  # fmt: skip
+def test_advice_fits_the_fault(text, advice, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    assert advice in _advise(text)
+
+
+def test_file_of_authorities_that_does_not_help_is_named(tmp_path, monkeypatch):
+    fault = "[SSL: CERTIFICATE_VERIFY_FAILED] unable to get local issuer certificate"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing"))
+    assert _advise(fault) == f"SSL_CERT_FILE names {tmp_path / 'nothing'}, which cannot be read."
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    assert _advise(fault) == f"SSL_CERT_FILE names {__file__}, which has no such authority."
+
+
+async def test_subscriber_repeats_what_a_proxy_or_server_says_of_the_upgrade(nursery):
+    answer = b"HTTP/1.1 426 x\r\nContent-Length: 11\r\n\r\nlost header"
+    url = await answering(nursery, answer)
+    listener = await subscriber(nursery, "cache-a", "--url", url)
+    said = await listener.said()
+    assert "the server answered HTTP 426 instead of a WebSocket: lost header" in said
+    await listener.end(signal.SIGINT)
+    nursery.cancel_scope.cancel()
+
+
+async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monkeypatch, nursery):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(str(tmp_path / "key"))
@@ -154,8 +325,16 @@ async def test_authority_of_ones_own_is_trusted_by_every_command(tmp_path, monke
             ("publish", "cache-a", "tick", "1", "--url", url),
             ("subscribe", "cache-a", "--count", "1", "--url", url),
         ]
-        with pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED") as caught:
             await trio.to_thread.run_sync(lambda: run(*commands[0]))
+        assert "SSL_CERT_FILE names a file with the authority" in str(caught.value)
+        assert "serve" not in str(caught.value)
+        listener = await subscriber(nursery, "cache-a", "--url", url)
+        said = await listener.said()
+        assert "CERTIFICATE_VERIFY_FAILED" in said
+        assert "SSL_CERT_FILE names" in said
+        assert "serve" not in said
+        await listener.end(signal.SIGINT)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
         for command in commands:
             await trio.to_thread.run_sync(lambda command=command: run(*command))
@@ -296,14 +475,7 @@ def test_server_that_is_not_there_is_named_with_a_remedy():
 
 
 async def test_answer_that_is_no_json_is_an_error(nursery):
-    async def speak(stream):
-        wire = Wire(stream)
-        await wire.until(b"\r\n\r\n")
-        await wire.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-        await wire.aclose()
-
-    (listener,) = await nursery.start(partial(trio.serve_tcp, speak, 0, host="127.0.0.1"))
-    url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    url = await answering(nursery, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
     with pytest.raises(RequestError, match="not JSON"):
         await trio.to_thread.run_sync(lambda: run("channels", "--url", url))
     nursery.cancel_scope.cancel()

@@ -68,6 +68,11 @@ def test_signature_of_a_request_is_pushers_own(path):
     assert "request target:\n/apps/3/events?" in result.stdout
 
 
+def test_odd_app_id_is_encoded_as_every_command_sends_it():
+    result = run("sign", "request", "GET", "channels", "--app-id", "i d", *CREDENTIALS[2:])
+    assert "string to sign:\nGET\n/apps/i%20d/channels\n" in result.stdout
+
+
 def test_parameters_are_signed_decoded_and_sent_encoded():
     result = run(
         "sign", "request", "GET", "channels", "--param", "info=user_count,x", "--timestamp", "1",
@@ -77,10 +82,45 @@ def test_parameters_are_signed_decoded_and_sent_encoded():
     assert "info=user_count%2Cx" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("channel", "1.2", "presence-x"), "CHANNEL_DATA is missing"),
+        (("channel", "1.2", "presence-cache-x"), "CHANNEL_DATA is missing"),
+        (("channel", "1.2", "presence-x", "user"), "must be a JSON object with a user_id"),
+        (("channel", "1.2", "presence-x", "[]"), "must be a JSON object with a user_id"),
+        (("channel", "1.2", "presence-x", '{"id":"1"}'), "must be a JSON object with a user_id"),
+        (("channel", "12", "private-x"), "SOCKET_ID must look like 1234.5678, is '12'"),
+        (("user", "1.", '{"id":"1"}'), "SOCKET_ID must look like"),
+        (("user", "1.2", "{}"), "id is a non-empty string"),
+        (("user", "1.2", '{"id":1}'), "id is a non-empty string"),
+        (("user", "1.2", '{"id":""}'), "id is a non-empty string"),
+        (("user", "1.2", "ann"), "id is a non-empty string"),
+    ],
+)
+def test_what_no_server_would_accept_is_not_signed(arguments, fault):
+    result = run("sign", *arguments, *CREDENTIALS)
+    assert result.exit_code == 2
+    assert fault in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_presence_without_data_is_signed_where_it_is_meant():
+    """On a connection that is signed in the user comes from there (protocol.md 2.4)."""
+    result = run("sign", "channel", "1.2", "presence-x", "", *CREDENTIALS)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("string to sign:\n1.2:presence-x\n\nauth: ")
+
+
+def test_public_channel_is_said_to_need_no_signature():
+    result = run("sign", "channel", "1.2", "cache-x", *CREDENTIALS)
+    assert result.stderr == "cachecast: cache-x is public: it needs no signature\n"
+
+
 def test_secret_is_never_printed():
     for arguments in (
         ("channel", "1.1", "private-a"),
-        ("user", "1.1", "{}"),
+        ("user", "1.1", '{"id":"1"}'),
         ("request", "GET", "x"),
     ):
         assert SECRET not in run("sign", *arguments, *CREDENTIALS).output
@@ -140,6 +180,13 @@ def test_file_is_found_where_serve_would_find_it(tmp_path):
             "",
         ),
         ("x = ", None, "is not valid TOML", ""),
+        (
+            '[[apps]]\nid="1"\nkey="k"\nsecret="s\\n"',
+            "apps[0].keys",
+            "the secret of key 'k' must not begin or end",
+            "read from a file",
+        ),
+        ("[[apps]]\nid='1'\nkey='k#'\nsecret='s'", "apps[0].keys", "must not contain '?', '#'", ""),
         ("apps = []", "apps", "at least one app", "generate app"),
     ],
 )
@@ -173,3 +220,21 @@ def test_demonstration_credentials_beyond_loopback_are_a_fault(tmp_path):
     with pytest.raises(ConfigError, match="demonstration") as caught:
         run("check-config", str(path))
     assert caught.value.field == "server.host"
+
+
+def test_a_user_that_could_not_sign_in_is_not_signed():
+    """The signature would be good for nothing, and the rule is what whoever asks needs to hear."""
+    result = run("sign", "user", "1.2", '{"id":"e:2"}', *CREDENTIALS)
+
+    assert result.exit_code == 2
+    assert "Invalid user_data: id has invalid characters" in result.output
+
+
+def test_a_member_that_could_not_be_present_is_not_signed():
+    """What Laravel's `return true` makes, for example."""
+    result = run(
+        "sign", "channel", "1.2", "presence-x", '{"user_id":1,"user_info":true}', *CREDENTIALS
+    )
+
+    assert result.exit_code == 2
+    assert "user_info is invalid" in result.output

@@ -60,7 +60,6 @@ async def test_messages_that_are_none_are_counted_and_reported(autojump_clock, p
             "", "no JSON", "[]", '"text"', "{}", '{"event":1}', b"\x00binary", "[" * 50_000,
             '{"event":"e","channel":7}', '{"event":"pusher:error","data":"no object"}',
             '{"event":"pusher_internal:subscription_count","channel":"a","data":"{}"}',
-            '{"event":"e","channel":"a","data":"\\ud800"}',
         ]  # fmt: skip
         for message in rubbish:
             await peer.socket.send_message(message)
@@ -121,3 +120,17 @@ async def test_a_failure_that_was_told_is_not_raised_again_on_leaving(autojump_c
         await trio.sleep(1)
         with pytest.raises(RefusedError):
             await client.wait_connected()
+
+
+async def test_half_an_emoji_is_read_with_a_replacement(autojump_clock, pusher):
+    """Whoever sent it: JavaScript cuts strings there, and RFC 8259 allows it."""
+    async with pusher.connect() as client:
+        peer = await pusher.accept()
+        channel = await pusher.subscribed(client, peer, "a")
+        await peer.socket.send_message('{"event":"e\\ud83d","channel":"a","data":{"t":"\\ud83d"}}')
+        await peer.send("e", '{"t":"\\ud83d"}', "a")
+
+        first, second = await anext(channel), await anext(channel)
+        assert (first.name, first.json()) == ("e\ufffd", {"t": "\ufffd"})
+        assert (second.data, second.json()) == ('{"t":"\\ud83d"}', {"t": "\ufffd"})
+        assert client.statistics().bad_messages == 0

@@ -149,6 +149,130 @@ async def test_an_endpoint_may_say_more_than_it_was_asked():
         assert (await backend.authorize("1.1", "private-a"))["auth"] == "k:s"
 
 
+def redirects(*steps):
+    """A backend that answers each URL as it is told, and the requests that came."""
+    seen = []
+    answers = dict(steps)
+
+    def handler(request):
+        seen.append(request)
+        answer = answers[str(request.url)]
+        if isinstance(answer, tuple):
+            return httpx2.Response(answer[0], headers={"Location": answer[1]}, text="moved")
+        return httpx2.Response(200, json=answer) if isinstance(answer, dict) else answer
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+    headers = {"X-Token": "hush", "Authorization": "hush", "Cookie": "hush=1"}
+    return http, HttpEndpoint(http, "http://a.test/auth", headers), seen
+
+
+@pytest.mark.parametrize(
+    ("status", "method"), [(301, "GET"), (302, "GET"), (303, "GET"), (307, "POST"), (308, "POST")]
+)
+@pytest.mark.parametrize("location", ["/new?x=1", "http://a.test/new?x=1", "//a.test/new?x=1"])
+async def test_a_redirect_is_followed_as_browsers_do(status, method, location):
+    http, backend, seen = redirects(
+        ("http://a.test/auth", (status, location)), ("http://a.test/new?x=1", {"auth": "k:s"})
+    )
+    async with http:
+        assert await backend.authorize("1.1", "private-a") == {"auth": "k:s"}
+
+    second = seen[1]
+    assert (second.method, second.headers["x-token"]) == (method, "hush")
+    assert second.content == (seen[0].content if method == "POST" else b"")
+
+
+@pytest.mark.parametrize(
+    "location", ["https://a.test/new", "http://b.test/new", "http://a.test:81/new"]
+)
+async def test_another_origin_gets_the_question_and_no_headers(location):
+    """Not even if it sends the client back to where it came from."""
+    http, backend, seen = redirects(
+        ("http://a.test/auth", (307, location)), (location, (308, location + "er")),
+        (location + "er", {"auth": "k:s"}),
+    )  # fmt: skip
+    async with http:
+        assert await backend.authenticate("1.1") == {"auth": "k:s"}
+
+    assert [request.content for request in seen] == [b"socket_id=1.1"] * 3
+    assert "hush" in str(seen[0].headers.raw)
+    assert "hush" not in str([request.headers.raw for request in seen[1:]])
+
+
+async def test_a_redirect_out_of_tls_or_out_of_http_is_not_followed():
+    for target in ("http://c.test/", "ftp://c.test/"):
+        http, backend, seen = redirects(
+            ("http://a.test/auth", (307, "https://a.test/")), ("https://a.test/", (307, target))
+        )
+        async with http:
+            with pytest.raises(AuthError, match="which is not followed"):
+                await backend.authorize("1.1", "private-a")
+        assert len(seen) == 2
+
+
+async def test_redirects_end():
+    http, backend, seen = redirects(("http://a.test/auth", (307, "/auth")))
+    async with http:
+        with pytest.raises(AuthError, match="redirects more than 5 times"):
+            await backend.authorize("1.1", "private-a")
+    assert len(seen) == 6
+
+
+async def test_the_error_behind_a_redirect_names_both_addresses():
+    """A 301 from http to https makes a GET of the POST, which the backend does not take."""
+    http, backend, _ = redirects(
+        ("http://a.test/auth", (301, "https://a.test/auth")),
+        ("https://a.test/auth", httpx2.Response(405, text="POST only")),
+    )
+    async with http:
+        with pytest.raises(AuthError) as caught:
+            await backend.authorize("1.1", "private-a")
+    assert caught.value.message == (
+        "https://a.test/auth, to which http://a.test/auth redirects with 301, "
+        "answered 405: POST only"
+    )
+
+
+async def test_a_redirect_to_nowhere_is_a_refusal():
+    http, backend = endpoint(lambda request: httpx2.Response(302, text="x"))
+    async with http:
+        with pytest.raises(AuthError, match="answered 302: x"):
+            await backend.authorize("1.1", "private-a")
+
+
+@pytest.mark.parametrize("status", [200, 403])
+async def test_an_endless_answer_is_not_read_to_its_end(status):
+    given = []
+
+    async def endless():
+        while True:
+            given.append(1)
+            yield b" " * 65_536
+
+    http, backend = endpoint(lambda request: httpx2.Response(status, content=endless()))
+    async with http:
+        with pytest.raises(AuthError, match="more than 262144 bytes"):
+            await backend.authorize("1.1", "private-a")
+    assert len(given) <= 6
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for(autojump_clock):
+    """Nor one that trickles: the bound is on the whole, and what is asked may come back later."""
+    trickles = True
+
+    async def trickle():
+        while trickles:
+            await trio.sleep(1)
+            yield b" "
+
+    http, backend = endpoint(lambda request: httpx2.Response(200, content=trickle()))
+    async with http:
+        started = trio.current_time()
+        with pytest.raises(TimeoutError, match="auth did not answer within 10 s"):
+            await backend.authorize("1.1", "private-a")
+    assert 10 <= trio.current_time() - started < 12
+
+
 async def test_an_endpoint_in_trouble_is_no_refusal():
     """So it is asked again after a reconnection."""
     http, backend = endpoint(lambda request: httpx2.Response(503))

@@ -125,7 +125,7 @@ async def test_pings_of_the_server_are_answered_on_both_layers(autojump_clock, p
 
 
 async def test_a_ping_after_our_close_stays_inside(autojump_clock, pusher):
-    """trio-websocket's reader raises LocalProtocolError then (libraries.md 2.5)."""
+    """trio-websocket's reader raises LocalProtocolError then."""
     async with pusher.connect() as client:
         _, stream = await pusher.accept_stream()
         raw = bytearray(await stream.receive_some())
@@ -178,7 +178,7 @@ async def test_frames_that_are_none_cost_one_connection(autojump_clock, pusher, 
 
 
 async def test_an_oversize_message_costs_one_connection(autojump_clock, pusher):
-    """trio-websocket forgets to close the transport then (libraries.md 2.5)."""
+    """trio-websocket forgets to close the transport then."""
     async with pusher.connect(max_message_length=1000) as client:
         peer = await pusher.accept()
         await peer.send("big", "x" * 2000)

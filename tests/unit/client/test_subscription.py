@@ -77,3 +77,13 @@ def test_an_unknown_member_may_leave():
     event = one.receive(message("pusher_internal:member_removed", '{"user_id":"9"}'))
 
     assert event.name == "pusher:member_removed"
+
+
+@pytest.mark.parametrize("info", ["{}", "null"])
+def test_a_member_without_user_info_has_none_however_servers_say_it(info):
+    """The roster needs a key for each id; member_added leaves it out (protocol.md 2.5, 2.6)."""
+    one = subscription("presence-a")
+    one.activate(message("x", f'{{"presence":{{"hash":{{"1":{info}}}}}}}'))
+    one.receive(message("pusher_internal:member_added", '{"user_id":"2"}'))
+
+    assert dict(one.members) == {"1": None, "2": None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachecast.errors import BadChannelNameError
-from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
+from cachecast.protocol.channel_name import ChannelName, Kind, is_user_id, parse_channel_name
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,11 @@ def test_only_a_server_to_user_channel_names_a_user() -> None:
     """The id is what follows the prefix."""
     assert parse_channel_name("#server-to-user-u1").user_id == "u1"
     assert parse_channel_name("private-u1").user_id == ""
+
+
+def test_users_own_channels_are_hidden_and_no_others() -> None:
+    """From counts, lists, webhooks (protocol.md 9.5)."""
+    assert parse_channel_name("#server-to-user-u").is_hidden
+    assert not parse_channel_name("server-to-user-u").is_hidden
+    assert is_user_id("a@b.c,d;e=f-g_H9")
+    assert not is_user_id("")

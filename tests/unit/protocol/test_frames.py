@@ -9,7 +9,7 @@ import pytest
 from cachecast.errors import RemoteProtocolError
 from cachecast.protocol import frames
 from cachecast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
-from tests.harness.lower import client_frame
+from tests.harness.lower import client_frame, read_frames
 
 KIB64 = 64 * 1024
 EDGES = [0, 1, 125, 126, 127, 65_535, 65_536, KIB64 + 1]
@@ -101,7 +101,7 @@ def test_a_client_frame_of_any_size_is_unmasked(opcode: int, size: int) -> None:
     payload = (b"0123456789" * (size // 10 + 1))[:size]
     parser = FrameParser(KIB64 + 1)
 
-    assert parser.feed(client_frame(opcode, payload)) == [(opcode, payload)]
+    assert read_frames(parser, client_frame(opcode, payload)) == [(opcode, payload)]
     assert parser.violation is None
     assert parser.held_bytes == 0
 
@@ -115,7 +115,7 @@ def test_a_frame_that_comes_byte_by_byte_is_the_same_frame(size: int) -> None:
     cuts = [*range(20), *range(20, len(frame), 4_099), len(frame)]
     messages = []
     for start, end in pairwise(cuts):
-        messages += parser.feed(frame[start:end])
+        messages += read_frames(parser, frame[start:end])
 
     assert messages == [(BINARY, payload)]
 
@@ -125,9 +125,9 @@ def test_many_frames_in_one_piece_are_many_messages() -> None:
     parser = FrameParser(1_000)
     rest = client_frame(TEXT, b"three")
 
-    first = parser.feed(client_frame(TEXT, b"one") + client_frame(TEXT, b"two") + rest[:4])
+    first = read_frames(parser, client_frame(TEXT, b"one") + client_frame(TEXT, b"two") + rest[:4])
     held = parser.held_bytes
-    second = parser.feed(rest[4:])
+    second = read_frames(parser, rest[4:])
 
     assert (first, held, second) == ([(TEXT, b"one"), (TEXT, b"two")], 4, [(TEXT, b"three")])
 
@@ -146,7 +146,7 @@ def test_fragments_are_joined_and_control_frames_come_between() -> None:
     ]
 
     for data, messages in stream:
-        assert parser.feed(data) == messages
+        assert read_frames(parser, data) == messages
     assert parser.violation is None
 
 
@@ -155,9 +155,9 @@ def test_a_character_may_be_cut_between_fragments() -> None:
     parser = FrameParser(1_000)
     text = "😀".encode()
 
-    parser.feed(client_frame(TEXT, text[:2], is_final=False))
+    read_frames(parser, client_frame(TEXT, text[:2], is_final=False))
 
-    assert parser.feed(client_frame(CONTINUATION, text[2:])) == [(TEXT, text)]
+    assert read_frames(parser, client_frame(CONTINUATION, text[2:])) == [(TEXT, text)]
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,13 @@ def test_a_broken_rule_ends_it_with_the_right_code(frame: bytes, code: int) -> N
     """Nothing of the faulty message comes out, and nothing that follows."""
     parser = FrameParser(1_000)
 
-    messages = parser.feed(client_frame(PING, b"before") + frame + client_frame(PING, b"after"))
+    messages = read_frames(
+        parser, client_frame(PING, b"before") + frame + client_frame(PING, b"after")
+    )
 
     assert messages == [(PING, b"before")]
     assert _violation(parser)[0] == code
-    assert parser.feed(client_frame(PING)) == []
+    assert read_frames(parser, client_frame(PING)) == []
     assert parser.held_bytes == 0
 
 
@@ -216,7 +218,7 @@ def test_a_close_with_a_code_that_may_travel_is_a_close(code: int) -> None:
     parser = FrameParser(1_000)
     payload = code.to_bytes(2, "big") + "adiós".encode()
 
-    assert parser.feed(client_frame(CLOSE, payload)) == [(CLOSE, payload)]
+    assert read_frames(parser, client_frame(CLOSE, payload)) == [(CLOSE, payload)]
     assert parser.violation is None
 
 
@@ -224,11 +226,11 @@ def test_nothing_is_heard_after_a_close() -> None:
     """RFC 6455 1.4: further data is discarded, in the same piece and in later ones."""
     parser = FrameParser(1_000)
 
-    parser.feed(client_frame(TEXT, b"half", is_final=False))
-    first = parser.feed(client_frame(CLOSE) + client_frame(TEXT, b"late") + b"\xff")
+    read_frames(parser, client_frame(TEXT, b"half", is_final=False))
+    first = read_frames(parser, client_frame(CLOSE) + client_frame(TEXT, b"late") + b"\xff")
 
     assert first == [(CLOSE, b"")]
-    assert parser.feed(client_frame(TEXT, b"later")) == []
+    assert read_frames(parser, client_frame(TEXT, b"later")) == []
     assert parser.violation is None
     assert parser.held_bytes == 0
 
@@ -238,24 +240,56 @@ def test_a_message_of_exactly_the_limit_passes() -> None:
     parser = FrameParser(1_000)
     part = client_frame(TEXT, b"x" * 999, is_final=False) + client_frame(PING, b"y" * 125)
 
-    assert parser.feed(client_frame(TEXT, b"x" * 1_000)) == [(TEXT, b"x" * 1_000)]
-    assert parser.feed(part + client_frame(0, b"x"))[1] == (TEXT, b"x" * 1_000)
+    assert read_frames(parser, client_frame(TEXT, b"x" * 1_000)) == [(TEXT, b"x" * 1_000)]
+    assert read_frames(parser, part + client_frame(0, b"x"))[1] == (TEXT, b"x" * 1_000)
 
 
 def test_an_announced_length_is_refused_before_it_arrives() -> None:
     """On the head alone: nobody waits for 2^40 bytes."""
     parser = FrameParser(1_000)
 
-    assert parser.feed(b"\x82\xfe\x03\xe9") == []
+    assert read_frames(parser, b"\x82\xfe\x03\xe9") == []
     assert _violation(parser) == (1009, "Message larger than 1000 bytes")
+
+
+def test_messages_are_taken_one_by_one_and_what_comes_meanwhile_follows() -> None:
+    """Whoever takes them may stop at any, and go on later."""
+    parser = FrameParser(1_000)
+    parser.feed(b"".join(client_frame(TEXT, text) for text in (b"one", b"two", b"three")))
+
+    first = parser.take()
+    held = parser.held_bytes
+    parser.feed(client_frame(TEXT, b"four")[:5])
+    parser.feed(client_frame(TEXT, b"four")[5:])
+    rest = list(iter(parser.take, None))
+
+    assert first == (TEXT, b"one")
+    assert held == 9 + 11
+    assert [payload for _, payload in rest] == [b"two", b"three", b"four"]
+    assert parser.take() is None
+    assert parser.held_bytes == 0
+
+
+def test_a_fragment_that_completes_nothing_is_given_out_as_one() -> None:
+    """So that its sender can be charged for it; the bytes come with the message."""
+    parser = FrameParser(1_000)
+    parser.feed(client_frame(TEXT, b"a", is_final=False))
+    parser.feed(client_frame(CONTINUATION, b"", is_final=False))
+    parser.feed(client_frame(CONTINUATION, b"b"))
+
+    assert list(iter(parser.take, None)) == [
+        (CONTINUATION, b""),
+        (CONTINUATION, b""),
+        (TEXT, b"ab"),
+    ]
 
 
 def test_endless_empty_fragments_hold_nothing() -> None:
     """A message that never ends costs no memory while it says nothing."""
     parser = FrameParser(1_000)
-    parser.feed(client_frame(TEXT, b"", is_final=False))
+    read_frames(parser, client_frame(TEXT, b"", is_final=False))
 
-    parser.feed(client_frame(CONTINUATION, b"", is_final=False) * 1_000)
+    read_frames(parser, client_frame(CONTINUATION, b"", is_final=False) * 1_000)
 
     assert parser.held_bytes == 0
     assert parser.violation is None

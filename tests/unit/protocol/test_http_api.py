@@ -16,8 +16,11 @@ from cachecast.protocol.http_api import (
     Route,
     encode_body,
     encode_data,
+    encode_members,
+    find_answer_type,
     find_route,
     is_socket_id,
+    join_members,
     make_event,
     read_batch,
     read_channel_info,
@@ -61,7 +64,29 @@ def _channels(request: EventRequest) -> list[str]:
         ("/apps/3/channels/a/events", Route("plain_event", "3", "a", "POST")),
         ("/apps/3/users/u1/terminate_connections", Route("terminate", "3", "u1", "POST")),
         ("/users/u1/terminate_connections", Route("terminate", None, "u1", "POST")),
-        ("/behind/a/proxy/apps/3/events", Route("events", "3", "", "POST")),
+        ("/behind/a/proxy/apps/3/events", Route("events", "3", "", "POST", "/apps/3/events")),
+        ("//apps/3/events", Route("events", "3", "", "POST", "/apps/3/events")),
+        ("/apps/apps/3/channels", Route("channels", "3", "", "GET", "/apps/3/channels")),
+        (
+            "/apps/v1/apps/3/channels/apps",
+            Route("channel", "3", "apps", "GET", "/apps/3/channels/apps"),
+        ),
+        ("/apps/3/channels/apps/users", Route("users", "3", "apps", "GET")),
+        ("/apps/apps/events", Route("events", "apps", "", "POST")),
+        ("/apps/a%20b%2Bc/events", Route("events", "a b+c", "", "POST")),
+        ("/apps/a+b/channels/%2525", Route("channel", "a+b", "%25", "GET")),
+        (
+            "/app/apps/3/users/u/terminate_connections",
+            Route("terminate", "3", "u", "POST", "/apps/3/users/u/terminate_connections"),
+        ),
+        (
+            "/v1/users/u1/terminate_connections",
+            Route("terminate", None, "u1", "POST", "/users/u1/terminate_connections"),
+        ),
+        (
+            "/apps/users/u%201/terminate_connections",
+            Route("terminate", None, "u 1", "POST", "/users/u%201/terminate_connections"),
+        ),
         ("/apps/3/channels/%23server-to-user-u", Route("channel", "3", "#server-to-user-u", "GET")),
         ("/apps/3/channels/a%2Fusers", Route("channel", "3", "a/users", "GET")),
         ("/apps/3/channels/apps", Route("channel", "3", "apps", "GET")),
@@ -91,11 +116,71 @@ def test_every_endpoint_has_its_path(path: str, route: Route) -> None:
         "/apps/3/users/u1/terminate_connections/x",
         "/Apps/3/events",
         "/app/key",
+        "/apps//3/events",
+        "/apps/3/apps/events",
+        "/users//u1/terminate_connections",
+        "users/u1/terminate_connections",
     ],
 )
 def test_everything_else_is_404(path: str) -> None:
     """None, rather than a guess."""
     assert find_route(path) is None
+
+
+def test_a_path_of_nothing_but_slashes_and_apps_costs_no_more_than_another() -> None:
+    """Only the last parts can be an endpoint's, however many stand in front."""
+    path = "/apps" * 3_000
+
+    assert find_route(path) is None
+    assert find_route(f"{path}/3/events") == Route("events", "3", "", "POST", "/apps/3/events")
+
+
+# --- answers
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (b"*/*", "application/json"),
+        (b"", "application/json"),
+        (b"text/html", "application/json"),
+        (b"application/msgpack", "application/msgpack"),
+        (b"Application/X-MsgPack ; v=1", "application/x-msgpack"),
+        (b"application/vnd.msgpack, */*", "application/vnd.msgpack"),
+        (b"*/*, application/vnd.msgpack", "application/json"),
+        (b"application/json, application/msgpack", "application/json"),
+        (b"application/msgpack, application/json", "application/msgpack"),
+        (b"application/msgpack;q=0.5, application/json;q=0.4", "application/msgpack"),
+        (b"application/msgpack;q=0.5, application/json", "application/json"),
+        (b"application/*;q=0.1, application/msgpack;q=0.2", "application/msgpack"),
+        (b"application/json;q=0.1, */*, application/msgpack;q=0.2", "application/msgpack"),
+        (b"application/msgpack;q=0", "application/json"),
+        (b"application/json;q=0, application/msgpack;q=0", "application/json"),
+        (b"application/msgpack;q=nonsense", "application/msgpack"),
+        (b"application/msgpack;q=nan", "application/json"),
+        (b"application/x-msgpack;q=0.1,application/msgpack;q=9", "application/msgpack"),
+        (b"application/msgpackx", "application/json"),
+        (b"\xff;q=1,,;", "application/json"),
+    ],
+)
+def test_the_answer_has_the_form_that_is_liked_best(accept: bytes, kind: str) -> None:
+    """JSON for everybody who does not like msgpack better."""
+    assert find_answer_type(accept) == kind
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 1_000])
+def test_an_answer_in_parts_is_the_same_as_in_one(kind: str, size: int) -> None:
+    """However many members there are, and with an empty part among them."""
+    members = {f"channel-{n}": {"user_count": n} for n in range(size)}
+    items = list(members.items())
+    cut = [dict(items[:3]), {}, dict(items[3:])]
+    parts = [encode_members(part, kind) for part in cut]
+    read = json.loads if kind == "application/json" else msgpack.unpackb
+
+    body = join_members("channels", parts, size, kind)
+
+    assert read(body) == read(encode_body({"channels": members}, kind)) == {"channels": members}
 
 
 # --- events
@@ -228,7 +313,6 @@ def test_json_data_must_be_a_string(data: Any) -> None:
         b'{"name":"\xff"}',
         b"{",
         b"[" * 100_000,
-        rb'{"name":"\ud800","data":"","channel":"a"}',
         b'{"x":' * 10_000,
     ],
 )

@@ -7,8 +7,12 @@ import pytest
 
 from cachecast.errors import BadMessageError
 from cachecast.protocol.messages import (
+    RULES,
+    ChannelData,
     ClientMessage,
+    SignInData,
     SubscribeData,
+    UnsubscribeData,
     UserData,
     as_text,
     has_reserved_prefix,
@@ -81,9 +85,17 @@ def test_data_of_another_shape_is_refused_by_name(data: bytes) -> None:
 
 
 def test_a_refusal_names_the_field_as_the_client_knows_it() -> None:
-    """``data.channel``, not the decoder's own notation."""
-    with pytest.raises(BadMessageError, match=r"`data\.channel`"):
+    """And its rule, in no decoder's notation."""
+    with pytest.raises(BadMessageError, match=r"channel must be a string$"):
         _message(b'{"channel":7}').data_as(SubscribeData)
+
+
+def test_every_field_that_a_client_sends_has_a_rule_in_words() -> None:
+    """But those that are never looked into: whatever they hold, they cannot be at fault."""
+    kinds = (ClientMessage, SubscribeData, UnsubscribeData, SignInData, ChannelData, UserData)
+    fields = {field.name for kind in kinds for field in msgspec.structs.fields(kind)}
+
+    assert fields - {"data"} == RULES.keys()
 
 
 def test_user_info_of_a_sign_in_stays_as_it_was_written() -> None:

@@ -409,3 +409,43 @@ async def test_forced_end_frees_a_reader_that_waits_to_hand_over_a_message(nurse
     await until(lambda: not reader_tasks(nursery))
     await wire.aclose()
     nursery.cancel_scope.cancel()
+
+
+async def test_client_that_asks_for_more_than_it_reads_is_paced():
+    """As behind our own sockets: all of it comes, and little waits."""
+    async with hosting() as host:
+        for number in range(200):
+            await host.broker.publish(APP_ID, f"cache-{number}", "e", "x" * 10_000)
+        client = await host.handshake(receives=4096)
+        await client.hear()
+        requests = [message("pusher:subscribe", {"channel": f"cache-{i}"}) for i in range(200)]
+        seen, most = [], 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.wire.say, b"".join(frame(TEXT, r) for r in requests))
+            while len(seen) < 200:
+                heard = await client.hear()
+                if heard["event"] == "e":
+                    seen.append(heard["channel"])
+                most = max(most, host.broker.statistics().outbox_bytes)
+        assert seen == [f"cache-{number}" for number in range(200)]
+        assert most < 200_000
+        assert not host.broker.hubs[APP_ID].counters.slow_closes
+
+
+async def test_client_that_stops_reading_what_it_asked_for_is_closed_in_time():
+    async with hosting(make_app(stall_timeout_s=10)) as host:
+        for number in range(400):
+            await host.broker.publish(APP_ID, f"cache-{number}", "e", "x" * 10_000)
+        client = await host.handshake(receives=4096)
+        await client.hear()
+        requests = [message("pusher:subscribe", {"channel": f"cache-{i}"}) for i in range(400)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_if_heard, client, b"".join(frame(TEXT, r) for r in requests))
+            await until(lambda: any(outbox.is_pacing for outbox in host.broker.backlog))
+            counters = host.broker.hubs[APP_ID].counters
+            for _ in range(4):
+                await host.wait(11)
+            assert counters.slow_closes == 1
+            await host.wait(6)
+            await until(lambda: host.n_served == 1)
+            nursery.cancel_scope.cancel()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import pytest
 import trio
 
+from cachecast.server import http, poller
 from cachecast.server.http import MAX_WAITING_BYTES, HttpConnection
 from cachecast.server.http_messages import Deferred, Response
-from cachecast.server.websocket import RECV_BYTES
+from cachecast.server.websocket import RECV_BYTES, WebSocket
 from tests.server.node import (
     HOST,
     Client,
@@ -62,6 +65,57 @@ async def test_connection_closes_when_the_client_says_so():
         await wire.say(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert (await wire.answer()).headers["connection"] == "close"
         assert await wire.end() == b""  # and not after close_timeout_s
+
+
+CLOSING = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+
+
+async def test_who_asked_for_the_end_is_not_waited_for():
+    """All it had to say was read, and it says no more: RFC 9112 9.6."""
+    async with running() as node:
+        wire = await node.connect()
+        await wire.say(CLOSING)
+        assert (await wire.answer()).status == 404
+        assert not http_connections(node)
+        assert await wire.end() == b""
+
+
+async def test_who_talks_on_behind_its_last_request_hears_the_answer_all_the_same():
+    """Closing over bytes that were not read would reset the connection, and the answer with it."""
+    async with running() as node:
+        wire = await node.connect()
+        await wire.say(CLOSING + GET * 1_000)
+        assert (await wire.answer()).status == 404
+        assert len(http_connections(node)) == 1
+        assert await wire.end() == b""
+
+
+async def test_who_had_to_wait_for_its_last_answer_may_have_talked_on_meanwhile():
+    async with running() as node:
+        ready = trio.Event()
+
+        async def answer():
+            await ready.wait()
+            return Response(200, b"late")
+
+        node.server._handle = lambda request: Deferred(answer)
+        wire = await node.connect()
+        await wire.say(CLOSING)
+        await until(lambda: any(one._is_busy for one in http_connections(node)))
+        await wire.say(GET)
+        ready.set()
+        assert (await wire.answer()).text == "late"
+        assert await wire.end() == b""
+
+
+async def test_last_answer_leaves_whole_also_where_the_kernel_does_not_take_it_at_once():
+    async with running() as node:
+        node.server._handle = lambda request: Response(200, b"x" * 300_000)
+        wire = await node.connect(receives=4096)
+        await wire.say(CLOSING)
+        await until(lambda: node.server.http_backlog)
+        assert len((await wire.answer()).body) == 300_000
+        assert await wire.end() == b""
 
 
 async def test_http_1_0_is_answered_and_closed():
@@ -195,7 +249,7 @@ async def test_malformed_request_is_refused_and_costs_only_its_connection(head, 
 
 async def test_refusal_reaches_a_client_that_goes_on_sending():
     """Closing at once would reset the connection, and the reset overtake the answer."""
-    async with running(max_body_bytes=1_000) as node:
+    async with running(make_app(max_event_bytes=500), max_body_bytes=2_000) as node:
         wire = await node.connect()
         await wire.say(b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
         chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
@@ -286,6 +340,66 @@ async def test_slow_headers_do_not_move_the_time_limit():
             await wire.say(b"x")
             await node.wait(2.5)
         assert (await wire.answer()).status == 408
+
+
+async def test_pipelined_requests_let_others_have_their_turn(monkeypatch):
+    """Whoever sends many at once is answered in parts, in order, and reads no further meanwhile."""
+    monkeypatch.setattr(http, "ANSWER_S", -1)  # one request each time
+    monkeypatch.setattr(poller, "TURN_S", 0)
+    other = make_app(id="4", key="other", secret="other")
+    async with running(make_app(), other) as node:
+        wires = [await node.connect() for _ in range(2)]
+        asked = [
+            node.signed("GET", "channels"),
+            node.signed("GET", "channels", app_id="4", key="other", secret="other"),
+        ]
+        for wire, request in zip(wires, asked, strict=True):  # so that it is known who they are
+            await wire.say(request)
+            assert (await wire.answer()).status == 200
+        order = []
+        handle = node.server._handle
+
+        def note(request):
+            order.append(request.path.split("/")[2])
+            if len(order) == 10:
+                plain.send(asked[1])
+            return handle(request)
+
+        for connection in http_connections(node):
+            connection._handle = note
+        with socket.socket(fileno=os.dup(wires[1].stream.socket.fileno())) as plain:
+            await wires[0].say(asked[0] * 60)
+            for _ in range(60):
+                assert (await wires[0].answer()).status == 200
+        assert (await wires[1].answer()).status == 200
+        assert len(order) == 61
+        assert order.index("4") <= 14
+
+
+async def test_connection_is_served_in_the_turns_of_the_app_that_it_may_speak_for():
+    """Its last verified request says which; a key without the secret says nothing."""
+    other = make_app(id="4", key="other", secret="other")
+    async with running(make_app(), other) as node:
+        share_of, newcomers = node.server.poller.share_of, node.server.poller.newcomers
+        wire = await node.connect()
+        for request, status, share in (
+            (node.signed("GET", "channels", secret="wrong"), 401, newcomers),
+            (GET, 404, newcomers),
+            (node.signed("GET", "channels"), 200, share_of("3")),
+            (GET, 404, share_of("3")),
+            (node.signed("GET", "channels", app_id="4", key="other"), 401, share_of("3")),
+            (node.signed("GET", "channels", app_id="4", key="other", secret="other"), 200,
+             share_of("4")),
+        ):  # fmt: skip
+            await wire.say(request)
+            assert (await wire.answer()).status == status
+            (connection,) = http_connections(node)
+            assert connection.share is share
+        assert list(node.server.room._publishers) == [connection]
+        client = await node.client()
+        (websocket,) = [each for each in node.server.poller.handlers() if type(each) is WebSocket]
+        assert websocket.share is share_of("3")
+        await client.leave()
 
 
 async def test_each_pipelined_request_has_a_time_limit_of_its_own():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import h11
 import msgspec
 import pytest
@@ -248,6 +250,132 @@ def test_an_upgrade_leaves_what_came_behind_it() -> None:
     assert parser.rest == b"frame"
 
 
+@pytest.mark.parametrize(
+    ("header", "name", "value"),
+    [
+        (b"Upgrade: websocket ", b"upgrade", b"websocket"),
+        (b"A: \t b c\t \t", b"a", b"b c"),
+        (b"A:b ", b"a", b"b"),
+        (b"A: \t ", b"a", b""),
+        (b"A: b \r\nA:  c\t", b"a", b"b, c"),
+        (b"Transfer-Encoding: chunked ", b"transfer-encoding", b"chunked"),
+    ],
+)
+def test_white_space_around_a_value_is_no_part_of_it(header, name, value) -> None:
+    """RFC 9110 5.5."""
+    parser = _parser()
+
+    parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n0\r\n\r\n")
+
+    assert parser.requests[0].headers[name] == value
+
+
+def test_white_space_hides_neither_a_wish_nor_a_length() -> None:
+    """Expect and Content-Length, with blanks in front and behind."""
+    parser = _parser()
+
+    parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\nExpect:  100-Continue \r\n"
+                b"Content-Length: \t2\t\r\n\r\n")  # fmt: skip
+
+    assert parser.owes_continue
+    parser.feed(b"{}")
+    assert parser.requests[0].body == b"{}"
+
+
+@pytest.mark.parametrize(
+    "fold", [b"A: b\r\n c", b"A: b\r\n\tc", b"A:\r\n c", b"Transfer-Encoding:\r\n chunked"]
+)
+def test_a_value_folded_over_lines_is_refused(fold) -> None:
+    """RFC 9112 5.2: what one server reads as a value is another's next header."""
+    parser = _parser()
+
+    parser.feed(b"POST / HTTP/1.1\r\nHost: x\r\n" + fold + b"\r\n\r\n")
+
+    assert not parser.requests
+    assert parser.refusal is not None
+    assert parser.refusal.status == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"http://h/apps/1/channels?a=b", "/apps/1/channels", "a=b"),
+        (b"HTTPS://h:1/a%2Fb", "/a%2Fb", ""),
+        (b"http://u@[::1]:1//a", "//a", ""),
+        (b"http://h", "/", ""),
+        (b"http://h?a=http://b/c", "/", "a=http://b/c"),
+        (b"ws://h/app/k", "/app/k", ""),
+        (b"//h/a", "//h/a", ""),
+        (b"/a?b=http://c/d", "/a", "b=http://c/d"),
+        (b"/http://h/a", "/http://h/a", ""),
+    ],
+)
+def test_the_path_is_the_same_whatever_form_the_target_has(target, path, query) -> None:
+    """RFC 9112 3.2.2: a server must take the absolute form too."""
+    parser = _parser()
+
+    parser.feed(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert (parser.requests[0].path, parser.requests[0].query) == (path, query)
+
+
+def test_a_target_that_is_no_path_stays_as_it_is() -> None:
+    """``OPTIONS *`` is about the server and finds nothing here."""
+    parser = _parser()
+
+    parser.feed(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert parser.requests[0].path == "*"
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "connection"),
+    [
+        (b"websocket ", b"Upgrade"),
+        (b"WebSocket", b"keep-alive , Upgrade"),
+        (b"websocket", b"Upgrade\t"),
+        (b"h2c, websocket", b"upgrade,keep-alive"),
+    ],
+)
+def test_an_offer_of_a_websocket_is_found_among_others(upgrade, connection) -> None:
+    """Both headers are lists (RFC 9110 7.6.1 and 7.8)."""
+    parser = _parser()
+
+    parser.feed(b"GET /app/k HTTP/1.1\r\nHost: x\r\nConnection: " + connection
+                + b"\r\nUpgrade: " + upgrade + b"\r\n\r\nframe")  # fmt: skip
+
+    assert parser.requests[0].is_upgrade
+    assert parser.rest == b"frame"
+
+
+@pytest.mark.parametrize(
+    ("version", "upgrade", "connection", "keeps_alive"),
+    [
+        (b"1.1", b"h2c", b"Upgrade, HTTP2-Settings", True),
+        (b"1.1", b"h2c", b"close, Upgrade", False),
+        (b"1.0", b"websocket", b"Upgrade", False),
+    ],
+)
+def test_an_offer_that_is_not_taken_changes_nothing_and_can_still_be_seen(
+    version, upgrade, connection, keeps_alive
+) -> None:
+    """Whoever wanted a WebSocket is told what was missing; HTTP/1.0 needs no Host."""
+    parser = _parser()
+    host = b"" if version == b"1.0" else b"Host: x\r\n"
+
+    parser.feed(
+        b"POST /a HTTP/%b\r\n%bUpgrade: %b\r\nConnection: %b\r\nContent-Length: 4\r\n\r\nbo"
+        % (version, host, upgrade, connection)
+    )
+    parser.feed(b"dy")
+
+    (request,) = parser.requests
+    assert (request.body, request.is_upgrade) == (b"body", False)
+    assert (request.keeps_alive, request.is_1_0) == (keeps_alive, version == b"1.0")
+    assert request.headers[b"upgrade"] == upgrade
+    assert request.headers[b"connection"] == connection
+
+
 def test_a_client_that_waits_to_be_asked_for_its_body_is_noticed() -> None:
     """``Expect: 100-continue`` is owed until the body comes, and to HTTP/1.1 only (RFC 9110)."""
     parser = _parser()
@@ -262,3 +390,14 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_noticed() -> None:
     older = _parser()
     older.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
     assert not older.owes_continue
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_room_than_its_bytes():
+    parser = _parser(max_body_bytes=100_000)
+    parser.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    parser.feed(b"2\r\nab\r\n" * 20_000)
+
+    assert sys.getsizeof(parser._body) < 100_000
+    parser.feed(b"0\r\n\r\n")
+    assert parser.requests.popleft().body == b"ab" * 20_000

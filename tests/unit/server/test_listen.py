@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from functools import partial
 
@@ -10,9 +11,8 @@ import pytest
 import trio
 
 from cachecast import BrokerConfig, ConfigError, Server, open_broker, serve
-from cachecast.server import listen as module
 from cachecast.server.listen import open_listener
-from tests.server.node import HOST, KEY, make_app, no_new_fds, running, until
+from tests.server.node import HOST, KEY, TICK_S, make_app, no_new_fds, running, until
 
 GET = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -51,6 +51,21 @@ def test_taken_port_is_a_clear_error():
 def test_address_of_another_machine_is_a_clear_error():
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:0"):
         open_listener("192.0.2.1:0")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_DEFER_ACCEPT"), reason="not Linux")
+def test_the_kernel_hands_a_connection_over_with_its_first_bytes():
+    with open_listener("127.0.0.1:0") as listener, socket.socket() as client:
+        listener.setblocking(False)
+        client.connect(listener.getsockname())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        client.sendall(GET)
+        listener.settimeout(10)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.setblocking(False)
+            assert accepted.recv(1_000) == GET
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
@@ -99,19 +114,6 @@ async def test_cancelling_closes_every_socket_at_once():
                 await each.aclose()
 
 
-async def test_full_process_stops_accepting_and_goes_on_when_there_is_room(monkeypatch):
-    async with running() as node:
-        first = await node.client()
-        node.server._max_sockets = 2  # the listener and the first client
-        waiting = await node.connect()  # the kernel took it; nobody accepts it yet
-        await waiting.say(GET)
-        await until(lambda: any(entry["event"] == "accepting paused" for entry in node.logs))
-        await node.wait(1)  # it is asked again, and is still full
-        assert len(node.server.poller) == 2
-        await first.leave()
-        assert (await waiting.answer()).status == 404
-
-
 class _Exhausted:
     """A listening socket of a process, or system, without file descriptors."""
 
@@ -137,7 +139,7 @@ class _Exhausted:
 async def test_exhausted_system_pauses_accepting_without_spinning(number):
     async with running() as node:
         client = await node.client()
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, number)
         waiting = await node.connect()
         await waiting.say(GET)
@@ -151,7 +153,7 @@ async def test_exhausted_system_pauses_accepting_without_spinning(number):
 
 async def test_pause_is_logged_once_and_not_once_a_second():
     async with running() as node:
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, errno.EMFILE)
         await node.connect()
         await until(lambda: broken.tries >= 5)
@@ -163,19 +165,13 @@ async def test_pause_is_logged_once_and_not_once_a_second():
 
 async def test_client_that_left_before_it_was_accepted_stops_nobody():
     async with running() as node:
-        (listener,) = node.server._listeners
+        (listener,) = node.server.listeners
         broken = listener.sock = _Exhausted(listener.sock, errno.ECONNABORTED)
         waiting = await node.connect()
         await until(lambda: broken.tries)
         broken.number = None
         await waiting.say(GET)
         assert (await waiting.answer()).status == 404
-
-
-@pytest.mark.parametrize(("soft", "most"), [(1_000, 936), (100, 50), (10, 5), (-1, float("inf"))])
-def test_files_are_kept_back_for_what_is_not_a_client(monkeypatch, soft, most):
-    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (soft, soft))
-    assert module._max_sockets() == most
 
 
 async def test_stopping_to_listen_leaves_open_connections_alone():
@@ -245,6 +241,50 @@ async def test_draining_server_accepts_nobody_and_refuses_upgrades_with_4100():
         assert b'"code":4100' in await late.end()
         await held.say(GET[10:])
         assert (await held.answer()).headers["connection"] == "close"
+
+
+async def test_listener_that_is_paused_when_the_drain_begins_is_not_asked_to_go_on(monkeypatch):
+    """A full node is told to end: every client hears so, and nothing else happens."""
+    async with running() as node:
+        clients = [await node.client() for _ in range(3)]
+        (listener,) = node.server.listeners
+        listener._pause("full")
+        async with trio.open_nursery() as own:
+            own.start_soon(node.server.drain, 5 * TICK_S)
+            for client in clients:
+                assert (await client.closed())[0] == 4100
+                await client.wire.aclose()
+        for _ in range(3):
+            await node.wait(1)
+        assert node.server.listeners == []
+
+
+async def test_whoever_ends_a_listener_the_timer_does_not_find_it():
+    async with running(has_admin=True) as node:
+        for listener in list(node.server.listeners):
+            listener._pause("full")
+        node.server.listeners[0].abort()
+        await node.wait(1)
+        node.server.stop_listening()
+        node.server.stop_listening()
+        await node.wait(1)
+
+
+async def test_nobody_took_too_long_whose_request_lies_in_the_socket():
+    """As after a pause of the process: it is answered, and not with 408."""
+    async with running() as node:
+        wire = await node.connect()
+        await wire.say(GET[:10])
+        await until(lambda: any(each._parser.has_begun for each in node.server.room._newcomers))
+        sock = wire.stream.socket
+        with socket.socket(fileno=os.dup(sock.fileno())) as plain:
+            plain.setblocking(False)
+            plain.send(GET[10:])
+            node.clock.advance(3_600)
+            # The timer is woken before the Poller.
+            for connection in node.server.timeouts.pop_due(node.server.poller.read_until(), 10):
+                connection.on_timeout()
+        assert (await wire.answer()).status == 404
 
 
 async def test_date_of_responses_moves_on():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import pytest
 import structlog
 import trio
 
 from cachecast.server import poller as module
+from cachecast.server import selector
 from cachecast.server.poller import Poller
 from tests.server.node import no_new_fds, until
 
@@ -16,10 +18,11 @@ from tests.server.node import no_new_fds, until
 class Echo:
     """A handler that notes what happens to it."""
 
-    def __init__(self, poller, *, on_read=None):
+    def __init__(self, poller, share=None, *, on_read=None):
         self.sock, self.peer = socket.socketpair()
         self.sock.setblocking(False)
         self.poller = poller
+        self.share = share or poller.newcomers
         self.on_read = on_read or (lambda: None)
         self.reads = self.writes = self.aborts = 0
         self.got = b""
@@ -41,8 +44,9 @@ class Echo:
         self.peer.close()
 
 
-@pytest.fixture
-async def poller(nursery):
+@pytest.fixture(params=[selector.open_selector, selector.PortableSelector])
+async def poller(nursery, request, monkeypatch):
+    monkeypatch.setattr(selector, "open_selector", request.param)
     poller = Poller()
     with structlog.testing.capture_logs() as poller.logs, no_new_fds():
         async with trio.open_nursery() as own:
@@ -139,29 +143,6 @@ async def test_removed_handler_is_not_served_again(poller):
     assert handler.reads == 1
 
 
-async def test_others_run_between_bounded_parts(poller, monkeypatch):
-    """A thousand ready sockets do not hold up a task that has a line to run."""
-    monkeypatch.setattr(module, "TURN_S", 1000)  # so that the count decides
-    turns = 0
-    served_between = []
-    n_served = 0
-
-    def count():
-        nonlocal n_served
-        n_served += 1
-
-    handlers = [Echo(poller, on_read=count) for _ in range(1_000)]
-    for handler in handlers:
-        handler.peer.send(b"x")
-    while n_served < 1_000:
-        before = n_served
-        await trio.lowlevel.checkpoint()
-        served_between.append(n_served - before)
-        turns += 1
-    # Trio shuffles each round, so two turns may come between two of ours.
-    assert max(served_between) <= 2 * module.HANDLERS_PER_TURN
-
-
 async def test_slow_handlers_are_bounded_by_time(poller, monkeypatch):
     monkeypatch.setattr(module, "TURN_S", 0)  # every handler is slow
     n_served = 0
@@ -176,6 +157,143 @@ async def test_slow_handlers_are_bounded_by_time(poller, monkeypatch):
         before = n_served
         await trio.lowlevel.checkpoint()
         assert n_served - before <= 2
+
+
+async def test_app_that_floods_takes_turns_with_another_that_does_not(poller, monkeypatch):
+    """Whoever becomes ready waits for a slice of the flood, and not for all of it."""
+    monkeypatch.setattr(module, "TURN_S", 0)  # so that a slice is one handler
+    served = []
+    healthy = Echo(poller, poller.share_of("2"), on_read=lambda: served.append("healthy"))
+
+    def flood():
+        served.append("flood")
+        if len(served) == 10:
+            healthy.peer.send(b"x")
+
+    for _ in range(300):
+        Echo(poller, poller.share_of("1"), on_read=flood).peer.send(b"x")
+    await until(lambda: len(served) == 301)
+
+    assert served.index("healthy") <= 12
+
+
+async def test_busy_apps_take_turns_with_each_other(poller, monkeypatch):
+    monkeypatch.setattr(module, "TURN_S", 0)
+    served = []
+    for n in range(3):
+        for _ in range(10):
+            handler = Echo(poller, poller.share_of(str(n)), on_read=partial(served.append, n))
+            handler.peer.send(b"x")
+    await until(lambda: len(served) == 30)
+    assert served == [0, 1, 2] * 10
+
+
+async def test_handler_that_wants_to_be_called_again_takes_turns_with_others(poller, monkeypatch):
+    monkeypatch.setattr(module, "TURN_S", 0)
+    busy, healthy = Echo(poller, poller.share_of("1")), Echo(poller, poller.share_of("2"))
+    busy.on_readable = lambda: poller.again(busy.sock.fileno(), busy)
+    poller.again(busy.sock.fileno(), busy)
+    healthy.peer.send(b"x")
+    await until(lambda: healthy.got)
+    busy.abort()
+
+
+async def test_again_from_outside_of_a_turn_wakes_the_poller(poller):
+    handler = Echo(poller)
+    handler.on_readable = lambda: setattr(handler, "reads", 1)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    poller.again(handler.sock.fileno(), handler)
+    await until(lambda: handler.reads)
+
+
+async def test_again_is_heard_by_one_who_is_not_watched_for_reading(poller):
+    """Whoever stopped in the middle does not read on before it has caught up."""
+    handler = Echo(poller)
+    handler.on_readable = lambda: setattr(handler, "reads", handler.reads + 1)
+    fd = handler.sock.fileno()
+    handler.peer.send(b"x")
+    poller.watch(fd, handler, reads=False)
+    poller.again(fd, handler)
+    await until(lambda: handler.reads)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert handler.reads == 1
+
+
+async def test_moved_handler_is_served_in_the_turns_of_its_new_share(poller):
+    handler = Echo(poller)
+    other = Echo(poller)  # keeps the share that it leaves
+    poller.move(handler.sock.fileno(), poller.share_of("1"))
+    handler.peer.send(b"x")
+    await until(lambda: handler.got)
+    poller.watch(handler.sock.fileno(), handler, reads=False)
+    poller.move(handler.sock.fileno(), poller.newcomers)
+    poller.watch(handler.sock.fileno(), handler)
+    handler.peer.send(b"y")
+    await until(lambda: handler.got == b"xy")
+    assert poller.n_selectors == 2
+    other.peer.send(b"x")
+    await until(lambda: other.got)
+
+
+async def test_share_without_sockets_costs_no_file_descriptor(poller):
+    before = poller.n_selectors
+    handlers = [Echo(poller, poller.share_of(str(n))) for n in range(20)]
+    assert poller.n_selectors == before + 20
+    for handler in handlers:
+        handler.peer.send(b"x")
+    await until(lambda: all(handler.got for handler in handlers))
+    for handler in handlers:
+        handler.abort()
+    assert poller.n_selectors == before
+    again = Echo(poller, handlers[0].share)
+    again.peer.send(b"x")
+    await until(lambda: again.got)
+
+
+async def test_what_has_been_read_is_known_by_the_instant():
+    """Nobody may be judged for silence whose bytes lie in a socket."""
+    now = 100.0
+    poller = Poller(lambda: now)
+    quiet, handler = Echo(poller), Echo(poller, poller.share_of("1"))
+    now = 200.0
+    assert (poller.read_until(), poller.wait_s) == (200, 0)
+    handler.peer.send(b"x")
+    now = 300.0
+    assert poller.read_until() == 200
+    assert poller.wait_s == 100
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.run)
+        await until(lambda: handler.got)
+        assert poller.read_until() == 300
+        assert poller.max_wait_s == 100
+        nursery.cancel_scope.cancel()
+    assert quiet.aborts
+
+
+async def test_flood_does_not_hide_what_has_been_read_for_ever(poller, monkeypatch):
+    """An app whose clients talk without pause is judged like any other, a round later."""
+    monkeypatch.setattr(module, "TURN_S", 0)
+    now = 0.0
+    poller._clock = lambda: now
+
+    def talk():
+        nonlocal now
+        now += 1
+
+    for _ in range(10):
+        handler = Echo(poller, on_read=talk)
+        handler.on_read = lambda handler=handler: (talk(), handler.peer.send(b"x"))
+        handler.peer.send(b"x")
+    await until(lambda: poller.read_until() > 100)
+
+
+async def test_hang_up_is_told_to_one_who_only_writes(poller):
+    handler = Echo(poller)
+    poller.watch(handler.sock.fileno(), handler, reads=False, writes=True)
+    handler.peer.close()
+    await until(lambda: handler.writes)
+    assert not handler.reads
+    poller.watch(handler.sock.fileno(), handler, reads=False)
 
 
 async def test_cancelling_closes_everything_paused_ones_too():
@@ -223,3 +341,44 @@ async def test_failure_at_the_end_of_a_turn_ends_only_the_handler_it_is_for(poll
     await until(lambda: done and broken.aborts)
 
     assert (broken.aborts, healthy.aborts) == (1, 0)
+
+
+async def test_descriptor_that_is_used_again_does_not_inherit_what_was_due_to_another(poller):
+    """One who is to be aborted has gone by itself, and a newcomer got its number."""
+    share = poller.share_of("1")
+    first, going = Echo(poller, share), Echo(poller, share)
+    fd = going.sock.fileno()
+    newcomers = []
+
+    def replace():
+        going.abort()
+        newcomers.append(Echo(poller, share))
+
+    first.on_read = replace
+    poller.abort_soon(fd, going)
+    first.peer.send(b"x")
+    await until(lambda: newcomers)
+    assert fd in {newcomers[0].sock.fileno(), newcomers[0].peer.fileno()}
+    for _ in range(5):
+        await trio.lowlevel.checkpoint()
+
+    assert going.aborts == 1
+    assert newcomers[0].aborts == 0
+
+
+async def test_handler_that_is_to_be_aborted_is_at_its_next_turn_and_once(poller):
+    handler = Echo(poller, poller.share_of("1"))
+    poller.again(handler.sock.fileno(), handler)
+    poller.abort_soon(handler.sock.fileno(), handler)
+    poller.again(handler.sock.fileno(), handler)
+    assert not handler.aborts
+    await until(lambda: handler.aborts)
+    assert (handler.aborts, handler.reads, len(poller)) == (1, 0, 0)
+
+
+async def test_what_is_due_moves_with_the_handler(poller):
+    handler = Echo(poller)
+    handler.on_readable = lambda: setattr(handler, "reads", 1)
+    poller.again(handler.sock.fileno(), handler)
+    poller.move(handler.sock.fileno(), poller.share_of("1"))
+    await until(lambda: handler.reads)

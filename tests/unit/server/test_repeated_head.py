@@ -33,10 +33,11 @@ def request(body=b"{}", line=b"POST /apps/1/events?a=b HTTP/1.1\r\n", lines=LINE
 
 
 def learned(data):
-    """A memory that has seen the one request in ``data``."""
+    """A memory that has seen the one request in ``data``, which comes twice to be worth it."""
     parser = RequestParser(CONFIG, can_upgrade=True)
-    parser.feed(data)
-    assert parser.refusal is None
+    for _ in range(2):
+        parser.feed(data)
+        assert parser.refusal is None
     return parser._repeated
 
 
@@ -59,6 +60,15 @@ def test_repeated_lines_are_cut_out_with_their_body():
             b'{"number":22}', True, False,
         )
     ]  # fmt: skip
+
+
+def test_the_first_request_of_a_connection_is_not_remembered():
+    """Many come with one and leave; remembering costs a twentieth of their stay."""
+    parser = RequestParser(CONFIG, can_upgrade=True)
+
+    parser.feed(request())
+
+    assert parser._repeated is None or taken(parser._repeated, request()) == ([], 0)
 
 
 def test_lines_without_a_length_have_no_body():
@@ -107,8 +117,11 @@ def test_what_exceeds_a_limit_is_left_to_httptools_which_is_made_to_refuse_it():
 
 @pytest.mark.parametrize(
     "extra",
-    [b"Transfer-Encoding: chunked", b"Expect: x", b"Connection: close", b"Connection: keep-alive"],
-)
+    [
+        b"Transfer-Encoding: chunked", b"Expect: x", b"Connection: close",
+        b"Connection: Upgrade\r\nUpgrade: websocket",
+    ],
+)  # fmt: skip
 def test_lines_that_mean_more_than_a_body_of_a_length_are_not_remembered(extra):
     lines = b"Host: a\r\n" + extra + b"\r\n\r\n"
     parser = RequestParser(CONFIG, can_upgrade=True)
@@ -117,6 +130,34 @@ def test_lines_that_mean_more_than_a_body_of_a_length_are_not_remembered(extra):
 
     assert len(parser.requests) == 1
     assert taken(parser._repeated, data) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [b"Connection: keep-alive", b"Connection: keep-alive , x \t", b"Connection: Upgrade",
+     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"],
+)  # fmt: skip
+def test_words_about_the_connection_that_change_nothing_are_remembered(extra):
+    """Python's requests says keep-alive and Java's HttpClient offers h2c, each with every one."""
+    data = request(lines=LINES.replace(b"Host: a", b"Host: a\r\n" + extra))
+    requests, done = taken(learned(data), data)
+
+    assert done == len(data)
+    assert requests[0].body == b"{}"
+    assert requests[0].headers[b"connection"] == extra[12:].partition(b"\r\n")[0].strip()
+
+
+@pytest.mark.parametrize("length", [b"%d ", b"%d\t", b"\t%d \t", b"%010d", b"%d  "])
+def test_body_is_never_taken_for_a_request_however_its_length_is_written(length):
+    """It would be somebody else's words that are carried out."""
+    parser = RequestParser(CONFIG, can_upgrade=True)
+    body = b"GET /apps/1/stolen HTTP/1.1\r\nHost: a\r\n\r\n"
+    lines = b"Host: a\r\nContent-Length: " + length % len(body) + b"\r\n\r\n"
+    for _ in range(3):
+        parser.feed(b"POST /a HTTP/1.1\r\n" + lines + body)
+
+    assert parser.refusal is None
+    assert [(one.path, one.body) for one in parser.requests] == [("/a", body)] * 3
 
 
 def test_request_line_hidden_behind_an_empty_line_is_not_taken_for_a_header():
@@ -136,6 +177,10 @@ lines = st.sampled_from(
         LINES.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
         LINES.replace(b"%d", b"%d\r\nContent-Length: 1"),
         LINES.replace(b"%d", b"0%d"),
+        LINES.replace(b"%d", b"%d \t"),
+        LINES.replace(b"%d", b"000000000%d"),
+        LINES.replace(b"\r\n\r\n", b" \r\nConnection: keep-alive\t\r\n\r\n"),
+        LINES.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"),
     ]
 )
 targets = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7F), max_size=6)

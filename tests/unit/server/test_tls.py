@@ -232,17 +232,19 @@ async def test_many_messages_reach_a_slow_reader_whole_and_in_order(pair, author
         texts = [f"{number}:" + "x" * (number * 7_919 % 300_000) for number in range(60)]
         for text in texts:
             await node.broker.publish(APP_ID, "a", "e", text)
-        await until(lambda: node.broker._backlog)
+        await until(lambda: node.broker.backlog)
         await client.say("pusher:ping")
         for text in texts:
             assert (await client.hear())["data"] == text
         assert (await client.hear())["event"] == "pusher:pong"
-        await until(lambda: not node.broker._backlog)
+        await until(lambda: not node.broker.backlog)
 
 
 async def test_large_responses_and_requests_pass_under_tls(pair, authority):
     async with running(
-        make_app(max_event_bytes=1_900_000), tls=pair.terms(), trusts=authority
+        make_app(max_event_bytes=1_900_000, max_pending_bytes=2_000_000),
+        tls=pair.terms(),
+        trusts=authority,
     ) as node:
         data = "y" * 1_800_000
         body = {"name": "e", "channel": "cache-a", "data": data}

@@ -37,9 +37,9 @@ async def test_accept_token_is_the_rfcs():
             400,
             None,
         ),
-        (b"Upgrade: websocket", b"Upgrade: h2c", 404, None),
-        (b"keep-alive, Upgrade", b"keep-alive", 404, None),
-        (b"HTTP/1.1", b"HTTP/1.0", 404, None),
+        (b"Upgrade: websocket", b"Upgrade: h2c", 426, ("upgrade", "websocket")),
+        (b"keep-alive, Upgrade", b"keep-alive", 426, ("upgrade", "websocket")),
+        (b"HTTP/1.1", b"HTTP/1.0", 426, ("upgrade", "websocket")),
         (b"Host: localhost\r\n", b"", 400, None),
     ],
 )
@@ -65,6 +65,8 @@ async def test_faulty_handshake_is_answered_in_http(old, new, status, header):
         "/app/{key}/",
         "/any/prefix/app/{key}?protocol=7",
         "/app/app/{key}",
+        "http://localhost/app/{key}",
+        "WSS://localhost:1/any/prefix/app/{key}?protocol=7",
     ],
 )
 async def test_clients_of_all_kinds_are_admitted(path):
@@ -141,18 +143,63 @@ async def test_allowed_origins_and_clients_without_one_are_admitted():
         await node.client()
 
 
-async def test_proxys_word_counts_only_where_it_is_trusted():
+@pytest.mark.parametrize(
+    ("lines", "is_tls"),
+    [
+        (["X-Forwarded-Proto: https"], True),
+        (["X-Forwarded-Proto: WSS"], True),
+        (["X-Forwarded-Proto: https, https"], True),
+        (["X-Forwarded-Proto: HTTPS ,http"], True),
+        (["X-Forwarded-Proto: https", "X-Forwarded-Proto: http"], True),
+        (['Forwarded: for="[::1]:1";proto=https;by=a, for=b;proto=http'], True),
+        (["Forwarded: Proto=https", "Forwarded: proto=http"], True),
+        (["X-Forwarded-Proto: http"], False),
+        (["X-Forwarded-Proto: "], False),
+        (["X-Forwarded-Proto: http", "X-Forwarded-Proto: https"], False),
+        (["Forwarded: for=a;proto=http, for=b;proto=https"], False),
+        (["Forwarded: proto=https", "X-Forwarded-Proto: http"], False),
+    ],
+)
+async def test_proxys_word_counts_only_where_it_is_trusted(lines, is_tls):
+    """Of several proxies the first, for the client is on its other side."""
     async with running(make_app(is_tls_only=True), trusts_proxy=True) as node:
-        await node.client(f"/app/{KEY}", "X-Forwarded-Proto: https")
-        await node.client(f"/app/{KEY}", "X-Forwarded-Proto: WSS")
-        for lie in ("http", "https, http", ""):
-            client = await node.handshake(f"/app/{KEY}", f"X-Forwarded-Proto: {lie}")
+        if is_tls:
+            await node.client(f"/app/{KEY}", *lines)
+        else:
+            client = await node.handshake(f"/app/{KEY}", *lines)
             assert await client.refused() == (4000, 4000)
-        for pair in (("http", "https"), ("https", "http")):
-            client = await node.handshake(
-                f"/app/{KEY}", *(f"X-Forwarded-Proto: {scheme}" for scheme in pair)
-            )
-            assert await client.refused() == (4000, 4000)
+    async with running(make_app(is_tls_only=True)) as node:
+        client = await node.handshake(f"/app/{KEY}", *lines)
+        assert await client.refused() == (4000, 4000)
+
+
+async def test_pages_without_a_host_are_admitted_where_they_are_named():
+    """Files, sandboxed frames, web views of apps."""
+    async with running(make_app(allowed_origins=("null", "file://", "a.org"))) as node:
+        for origin in ("null", "file://", "https://a.org"):
+            await node.client(f"/app/{KEY}", f"Origin: {origin}")
+        for origin in ("https://null", "file://host", "https://file", "b.org"):
+            client = await node.handshake(f"/app/{KEY}", f"Origin: {origin}")
+            assert await client.refused() == (4009, 4009)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Upgrade: websocket\r\n", b"Upgrade: websocket \t\r\n"),
+        (b"keep-alive, Upgrade", b"keep-alive , Upgrade\t"),
+        (b"Version: 13", b"Version:13 "),
+        (NONCE, NONCE + b"  "),
+        (b"Host: localhost", b"Host: localhost\t"),
+    ],
+)
+async def test_blanks_around_a_header_say_nothing(old, new):
+    async with running() as node:
+        wire = await node.connect()
+        request = upgrade_request(f"/app/{KEY}", NONCE)
+        assert old in request
+        await wire.say(request.replace(old, new))
+        assert (await wire.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
 
 
 async def test_subprotocols_are_confirmed_if_they_are_ours():

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from cachecast.channels.cache import CacheStore
+from cachecast.channels.outbox import Backlog
 from cachecast.metrics import AppCounters
 from cachecast.tasks.evictor import (
     ENTRIES_PER_STEP,
@@ -92,7 +93,7 @@ async def test_a_shorter_lifetime_put_later_is_freed_within_the_longest_sleep(au
 
 async def test_a_step_frees_everything_due_and_yields_after_each_bounded_part(autojump_clock):
     """Invariant 10, of entries and of outboxes."""
-    backlog = set()
+    backlog = Backlog()
     cache, evictor = _make(backlog=backlog)
     for n in range(3 * ENTRIES_PER_STEP + 7):
         cache.put("1", f"cache-{n}", b"frame", trio.current_time())
@@ -121,7 +122,7 @@ async def test_a_step_frees_everything_due_and_yields_after_each_bounded_part(au
 
 async def test_slow_clients_and_slow_subscribers_give_their_copies_back_too(autojump_clock):
     """Invariant 5: what left the cache, or was replaced there, may still wait elsewhere."""
-    backlog, told = set(), []
+    backlog, told = Backlog(), []
     _, evictor = _make(backlog=backlog, purge_subscribers=told.append)
     slow = make_outbox(FakeSocket(0), backlog=backlog)
     slow.put(b"dead", "cache-x", 10.0)

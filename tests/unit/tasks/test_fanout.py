@@ -10,7 +10,7 @@ import trio.testing
 
 from cachecast.channels.hub import Hub
 from cachecast.protocol.channel_name import parse_channel_name
-from cachecast.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, Fanout
+from cachecast.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, WOKEN_PER_TURN, Fanout
 from tests.harness.lower import Client, make_app
 
 
@@ -18,22 +18,24 @@ class Node:
     """A hub, the line of its channels, and the task that serves them."""
 
     def __init__(self):
-        self.ready = deque()
-        self.hub = Hub(make_app(), self.ready, 0.0)
-        self.fanout = Fanout(self.ready)
+        self.now = 0.0
+        self.line = deque()
+        self.hub = Hub(make_app(), self.line, 0.0)
+        self.fanout = Fanout(self.line, lambda: self.now)
         self.n = 0
 
-    def fill(self, channel, n):
+    def fill(self, channel, n, hub=None):
         clients = []
         for _ in range(n):
             self.n += 1
             client = Client(socket_id=f"1.{self.n}")
-            self.hub.subscribe(client.session, parse_channel_name(channel), None)
+            (hub or self.hub).subscribe(client.session, parse_channel_name(channel), None)
             clients.append(client)
         return clients
 
-    def publish(self, channel, frame):
-        self.hub.enqueue(self.hub.channels[channel], (frame, None))
+    def publish(self, channel, frame, hub=None):
+        hub = hub or self.hub
+        hub.enqueue(hub.channels[channel], (frame, None), now=self.now)
         self.fanout.wake()
 
     def reached(self, clients):
@@ -82,6 +84,103 @@ def test_many_small_channels_do_not_hold_up_a_large_one():
     node.fanout.deliver_turn()
 
     assert node.reached(large) == SENDS_PER_CHANNEL
+
+
+def test_an_app_with_a_thousand_busy_channels_holds_up_another_by_a_part_of_a_turn():
+    node = Node()
+    other = Hub(make_app(id="2"), node.line, 0.0)
+    for n in range(1_000):
+        node.fill(f"c{n}", SENDS_PER_CHANNEL)
+        node.publish(f"c{n}", b"1")
+    (client,) = node.fill("x", 1, other)
+    node.fanout.deliver_turn()
+    node.publish("x", b"1", other)
+
+    node.fanout.deliver_turn()
+
+    assert bytes(client.socket.taken) == b"1"
+    while not node.fanout.is_idle:
+        node.fanout.deliver_turn()
+    assert (node.hub.is_ready, other.is_ready) == (False, False)
+
+
+def test_what_is_published_in_the_midst_of_a_turn_puts_an_app_in_line_once():
+    """A recipient that breaks off makes others hear of it, in a channel of the same app."""
+    node = Node()
+    clients = node.fill("x", 3)
+    heard = node.fill("y", 1)
+    clients[0].socket.error = ConnectionResetError()
+    clients[0].socket.on_event = lambda _: node.publish("y", b"gone")
+    node.publish("x", b"1")
+    node.fanout.deliver_turn()
+    while not node.fanout.is_idle:
+        node.fanout.deliver_turn()
+
+    assert bytes(heard[0].socket.taken) == b"gone"
+    assert node.hub.undelivered_bytes == 0
+    assert not node.hub.is_ready
+
+
+def test_a_turn_is_bounded_in_time_where_sends_take_long():
+    """One that finds that somebody has left may be as much work as a hundred others."""
+    node = Node()
+    clients = [node.fill(f"c{n}", 1)[0] for n in range(SENDS_PER_TURN)]
+
+    def take_time(event):
+        node.now += 0.01
+
+    for n, client in enumerate(clients):
+        client.socket.error = ConnectionResetError()
+        client.socket.on_event = take_time
+        node.publish(f"c{n}", b"1")
+    node.fanout.deliver_turn()
+
+    assert sum(bool(client.socket.events) for client in clients) == 2
+
+
+def test_lag_is_from_the_publication_to_the_last_send():
+    node = Node()
+    node.fill("x", 3 * SENDS_PER_TURN - 1)
+    node.now = 10.0
+    node.publish("x", b"1")
+    node.now = 11.0
+    node.fanout.deliver_turn()
+    assert node.fanout.lag_s == 0
+    node.now = 12.0
+    node.fanout.deliver_turn()
+    node.now = 13.5
+    node.fanout.deliver_turn()
+    assert node.fanout.lag_s == 3.5
+    node.fill("y", 1)
+    node.publish("y", b"1")
+    node.fanout.deliver_turn()
+
+    assert (node.fanout.lag_s, node.fanout.max_lag_s) == (0, 3.5)
+
+
+async def test_a_crowd_that_waits_for_room_is_woken_in_parts_and_to_the_last():
+    """Two thousand publishers who are asked at once hold up everybody else."""
+    node = Node()
+    woken = 0
+    node.fill("x", 1)
+    node.publish("x", b"1")
+
+    async def wait():
+        nonlocal woken
+        await node.fanout.wait_room()
+        woken += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * WOKEN_PER_TURN):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        node.fanout.deliver_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == WOKEN_PER_TURN
+        nursery.start_soon(node.fanout.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == 3 * WOKEN_PER_TURN
+        nursery.cancel_scope.cancel()
 
 
 def test_a_turn_is_bounded_also_where_nobody_is_left():

@@ -7,8 +7,8 @@ import structlog
 import trio
 import trio.testing
 
+from cachecast.events import AppEvent
 from cachecast.tasks.hooks import HOOK_LIMIT_S, MAX_QUEUED_EVENTS, Hooks
-from cachecast.tasks.webhooks import WebhookEvent
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def quiet():
 
 
 def _occupied(n):
-    return WebhookEvent("channel_occupied", f"c{n}")
+    return AppEvent("channel_occupied", f"c{n}")
 
 
 async def test_events_are_told_in_order_to_every_hook(autojump_clock):
@@ -37,7 +37,7 @@ async def test_events_are_told_in_order_to_every_hook(autojump_clock):
         nursery.start_soon(hooks.run)
         for n in range(3):
             hooks.notify("1", _occupied(n))
-            hooks.notify("1", WebhookEvent("channel_vacated", "x"))
+            hooks.notify("1", AppEvent("channel_vacated", "x"))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
@@ -104,13 +104,13 @@ async def test_a_miss_is_done_when_its_hooks_have_returned_or_when_it_was_droppe
     hooks.add("cache_miss", hook)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hooks.run)
-        hooks.notify("1", WebhookEvent("cache_miss", "cache-x"))
+        hooks.notify("1", AppEvent("cache_miss", "cache-x"))
         await trio.sleep(1)
         assert done == []
         await trio.sleep(1.5)
         assert done == [("1", "cache-x", 2)]
         nursery.cancel_scope.cancel()
     for n in range(MAX_QUEUED_EVENTS + 1):
-        hooks.notify("1", WebhookEvent("cache_miss", f"cache-{n}"))
+        hooks.notify("1", AppEvent("cache_miss", f"cache-{n}"))
 
     assert done[1:] == [("1", "cache-0", 2.5)]

@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import socket
+import threading
 import time
 from base64 import b64encode
 from collections import Counter
@@ -21,18 +22,18 @@ import trio
 import trio.testing
 
 from cachecast.apps import App, KeyPair, Webhook
+from cachecast.events import AppEvent
 from cachecast.tasks import webhook_delivery
+from cachecast.tasks.turns import MAX_REQUESTS, MAX_REQUESTS_PER_APP, Turns
 from cachecast.tasks.webhook_delivery import (
     ANSWER_LIMIT_S,
     MAX_ANSWER_BYTES,
-    MAX_REQUESTS,
     Courier,
     Endpoint,
-    WebhookEvent,
     open_client,
 )
 
-EVENT = WebhookEvent("client_event", "private-a", event="client-x", data="top-secret-payload")
+EVENT = AppEvent("client_event", "private-a", event="client-x", data="top-secret-payload")
 
 
 def make_endpoint(url="http://hook.test/path", hook=None, **options):
@@ -110,12 +111,12 @@ async def test_body_has_only_the_fields_of_its_events(autojump_clock):
         return httpx2.Response(200)
 
     events = [
-        WebhookEvent("channel_occupied", "a"),
-        WebhookEvent("member_added", "presence-a", user_id="7"),
-        WebhookEvent(
+        AppEvent("channel_occupied", "a"),
+        AppEvent("member_added", "presence-a", user_id="7"),
+        AppEvent(
             "client_event", "private-a", event="client-x", data="{}", socket_id="1.2", user_id="7"
         ),
-        WebhookEvent("subscription_count", "a", subscription_count=0),
+        AppEvent("subscription_count", "a", subscription_count=0),
     ]
     await make_courier(handler).deliver(make_endpoint(), events, Counter())
 
@@ -291,7 +292,7 @@ async def test_an_event_that_cannot_be_encoded_is_given_up(autojump_clock):
     outcomes = Counter()
     courier = make_courier(lambda request: httpx2.Response(200))
 
-    assert not await courier.deliver(make_endpoint(), [WebhookEvent("x", "\ud800")], outcomes)
+    assert not await courier.deliver(make_endpoint(), [AppEvent("x", "\ud800")], outcomes)
     assert outcomes["failed"] == 1
 
 
@@ -310,12 +311,8 @@ async def test_cancellation_is_not_taken_for_a_failure(autojump_clock):
     assert outcomes == Counter()
 
 
-async def test_waiting_for_a_free_request_does_not_count_against_the_receiver(
-    autojump_clock, monkeypatch
-):
-    """One receiver that hangs must not make another tenant's delivery fail."""
-    monkeypatch.setattr(webhook_delivery, "MAX_REQUESTS", 1)
-
+async def test_waiting_for_a_turn_does_not_count_against_the_receiver(autojump_clock):
+    """Only what is under way has its four seconds."""
     n_open = n_most = 0
 
     async def handler(request):
@@ -329,11 +326,11 @@ async def test_waiting_for_a_free_request_does_not_count_against_the_receiver(
     courier = make_courier(handler)
     outcomes = Counter()
     async with trio.open_nursery() as nursery:
-        for _ in range(3):
+        for _ in range(3 * MAX_REQUESTS_PER_APP):
             nursery.start_soon(courier.deliver, make_endpoint(), [EVENT], outcomes)
 
-    assert n_most == 1
-    assert outcomes == Counter(delivered=3)
+    assert MAX_REQUESTS_PER_APP / 2 < n_most < MAX_REQUESTS_PER_APP
+    assert outcomes == Counter(delivered=3 * MAX_REQUESTS_PER_APP)
 
 
 # --- what is logged
@@ -504,7 +501,9 @@ async def test_over_a_socket_a_refused_connection_is_told_in_the_systems_words()
     with socket_that_refuses() as address:
         async with open_client() as client:
             courier = Courier(client, time.time, lambda: 1.0)
-            failure = await courier._try(make_endpoint(f"http://{address}/"), [EVENT])
+            endpoint = make_endpoint(f"http://{address}/")
+            async with Turns().hold(endpoint) as turn:
+                failure = await courier._try(endpoint, [EVENT], turn)
 
     assert failure.startswith("ConnectError: all attempts to connect to 127.0.0.1")
 
@@ -519,6 +518,45 @@ class socket_that_refuses:  # noqa: N801
 
     def __exit__(self, *_):
         self.socket.close()
+
+
+async def test_names_that_nobody_answers_for_keep_no_other_app_from_connecting(monkeypatch):
+    """Their look-ups go on in threads long after the tries: as many as turns, and of their app."""
+    silence = threading.Event()
+    resolve = socket.getaddrinfo
+    asked = []
+
+    def getaddrinfo(host, *args, **options):
+        if str(host).endswith(".silent.test"):
+            asked.append(host)
+            silence.wait(20)
+            raise socket.gaierror("silent")
+        return resolve(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(webhook_delivery, "ANSWER_LIMIT_S", 0.01)
+    outcomes, good = Counter(), Counter()
+    async with (
+        open_receiver(ok) as (address, _),
+        open_client() as client,
+        trio.open_nursery() as lanes,
+    ):
+        courier = Courier(client, time.time, lambda: 1.0)
+        for number in range(60):
+            dead = make_endpoint(f"http://{number}.silent.test/", id="dead")
+            lanes.start_soon(courier.deliver, dead, [EVENT], outcomes)
+        await trio.sleep(0.3)
+        assert len(asked) > MAX_REQUESTS_PER_APP / 2
+
+        monkeypatch.setattr(webhook_delivery, "ANSWER_LIMIT_S", 10)
+        for _ in range(3):
+            name = address.replace("127.0.0.1", "localhost")
+            endpoint = make_endpoint(f"http://{name}/", id="good")
+            assert await courier.deliver(endpoint, [EVENT], good)
+        assert len(asked) <= MAX_REQUESTS_PER_APP
+        lanes.cancel_scope.cancel()
+        silence.set()
+    assert good == Counter(delivered=3)
 
 
 async def test_the_client_has_no_limits_that_compete_with_ours():

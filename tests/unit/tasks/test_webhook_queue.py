@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachecast.apps import App, Webhook
+from cachecast.events import AppEvent
 from cachecast.metrics import AppCounters
-from cachecast.tasks.webhook_delivery import WebhookEvent
 from cachecast.tasks.webhook_queue import GRACE_S, MAX_RELEASES_PER_STEP, AppQueue
 
 
@@ -22,7 +22,7 @@ def make_queue(*hooks, acknowledge_miss=lambda channel: None, **options):
 
 
 def client_event(channel, number):
-    return WebhookEvent("client_event", channel, data=str(number))
+    return AppEvent("client_event", channel, data=str(number))
 
 
 def take_all(queue, url):
@@ -71,8 +71,8 @@ def test_a_batch_is_in_order_of_time_across_channels():
 def test_followers_count_for_the_bound_and_survive_the_loss_of_what_they_wait_for():
     """The longest-waiting goes, even if it is held; what waited behind it is sent."""
     queue = make_queue(max_queued_webhook_events=2)
-    queue.add(WebhookEvent("channel_vacated", "a"), 0.0, has_grace=True)
-    queue.add(WebhookEvent("cache_miss", "a"), 1.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "a"), 0.0, has_grace=True)
+    queue.add(AppEvent("cache_miss", "a"), 1.0, has_grace=True)
 
     assert queue.n_waiting == 2
     assert not queue.items
@@ -89,11 +89,11 @@ def test_many_followers_and_urls_do_not_break_the_bound():
     """Swallowing a departure turns each follower into one event for each URL; still bounded."""
     hooks = [Webhook(url=f"http://{host}.test/") for host in "abc"]
     queue = make_queue(*hooks, max_queued_webhook_events=4)
-    queue.add(WebhookEvent("channel_vacated", "a"), 0.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "a"), 0.0, has_grace=True)
     for _ in range(3):
-        queue.add(WebhookEvent("subscription_count", "a"), 0.0, has_grace=True)
+        queue.add(AppEvent("subscription_count", "a"), 0.0, has_grace=True)
 
-    queue.add(WebhookEvent("channel_occupied", "a"), 1.0, has_grace=True)
+    queue.add(AppEvent("channel_occupied", "a"), 1.0, has_grace=True)
 
     assert queue.n_waiting == 4
     assert queue.outcomes["dropped"] == 9 - 4
@@ -103,7 +103,7 @@ def test_the_end_of_a_grace_does_not_break_the_bound():
     """A held event becomes one for each URL."""
     hooks = [Webhook(url=f"http://{host}.test/") for host in "abc"]
     queue = make_queue(*hooks, max_queued_webhook_events=2)
-    queue.add(WebhookEvent("channel_vacated", "a"), 0.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "a"), 0.0, has_grace=True)
     queue.release(GRACE_S, GRACE_S)
 
     assert queue.n_waiting == 2
@@ -113,8 +113,8 @@ def test_the_end_of_a_grace_does_not_break_the_bound():
 def test_a_second_departure_of_the_same_kind_changes_nothing():
     """A repeated channel_vacated neither prolongs the grace nor is sent twice."""
     queue = make_queue()
-    queue.add(WebhookEvent("channel_vacated", "a"), 0.0, has_grace=True)
-    queue.add(WebhookEvent("channel_vacated", "a"), 2.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "a"), 0.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "a"), 2.0, has_grace=True)
 
     assert queue.next_release_at() == GRACE_S
 
@@ -127,7 +127,7 @@ def test_one_step_lets_go_a_bounded_number():
     """Ten thousand graces that end together must not stop the loop."""
     queue = make_queue()
     for number in range(MAX_RELEASES_PER_STEP + 1):
-        queue.add(WebhookEvent("channel_vacated", f"a-{number}"), 0.0, has_grace=True)
+        queue.add(AppEvent("channel_vacated", f"a-{number}"), 0.0, has_grace=True)
 
     queue.release(GRACE_S, GRACE_S)
 
@@ -137,8 +137,8 @@ def test_one_step_lets_go_a_bounded_number():
 def test_departures_do_not_overtake_held_ones_when_the_grace_is_switched_off():
     """While flushing, a departure still goes behind those that are not released yet."""
     queue = make_queue()
-    queue.add(WebhookEvent("member_removed", "presence-a", user_id="1"), 0.0, has_grace=True)
-    queue.add(WebhookEvent("channel_vacated", "presence-a"), 0.0, has_grace=False)
+    queue.add(AppEvent("member_removed", "presence-a", user_id="1"), 0.0, has_grace=True)
+    queue.add(AppEvent("channel_vacated", "presence-a"), 0.0, has_grace=False)
 
     queue.release(inf, 0.0)
 
@@ -156,7 +156,7 @@ def test_a_miss_is_acknowledged_once_by_the_first_url_or_the_last(outcomes, ackn
         Webhook(url="http://a.test/"), Webhook(url="http://b.test/"),
         acknowledge_miss=acknowledged.append,
     )  # fmt: skip
-    queue.add(WebhookEvent("cache_miss", "cache-a"), 0.0, has_grace=True)
+    queue.add(AppEvent("cache_miss", "cache-a"), 0.0, has_grace=True)
     seen = []
     for url, is_accepted in zip(queue.urls, outcomes, strict=True):
         queue.settle(queue.take(url), is_accepted=is_accepted)
@@ -170,8 +170,8 @@ def test_a_dropped_miss_is_acknowledged():
     """Or the channel would be silent for good."""
     acknowledged = []
     queue = make_queue(acknowledge_miss=acknowledged.append, max_queued_webhook_events=1)
-    queue.add(WebhookEvent("cache_miss", "cache-a"), 0.0, has_grace=True)
-    queue.add(WebhookEvent("cache_miss", "cache-b"), 0.0, has_grace=True)
+    queue.add(AppEvent("cache_miss", "cache-a"), 0.0, has_grace=True)
+    queue.add(AppEvent("cache_miss", "cache-b"), 0.0, has_grace=True)
 
     assert acknowledged == ["cache-a"]
 
@@ -208,7 +208,7 @@ def test_whatever_happens_order_bound_and_accounts_hold(steps, bound, batches):
         if step == "tell":
             number += 1
             user_id = "7" if what.startswith("member") else None
-            event = WebhookEvent(what, channel, user_id=user_id, data=str(number))
+            event = AppEvent(what, channel, user_id=user_id, data=str(number))
             queue.add(event, now, has_grace=True)
         elif step == "take":
             url = queue.urls[what]

@@ -19,32 +19,33 @@ import trio
 import trio.testing
 
 from cachecast.apps import App, Webhook
+from cachecast.events import AppEvent
 from cachecast.metrics import AppCounters
-from cachecast.tasks.webhooks import MAX_LANES, WebhookEvent, Webhooks
+from cachecast.tasks.webhooks import MAX_LANES, Webhooks
 
 
 def occupied(channel):
-    return WebhookEvent("channel_occupied", channel)
+    return AppEvent("channel_occupied", channel)
 
 
 def vacated(channel):
-    return WebhookEvent("channel_vacated", channel)
+    return AppEvent("channel_vacated", channel)
 
 
 def added(channel, user_id):
-    return WebhookEvent("member_added", channel, user_id=user_id)
+    return AppEvent("member_added", channel, user_id=user_id)
 
 
 def removed(channel, user_id):
-    return WebhookEvent("member_removed", channel, user_id=user_id)
+    return AppEvent("member_removed", channel, user_id=user_id)
 
 
 def miss(channel):
-    return WebhookEvent("cache_miss", channel)
+    return AppEvent("cache_miss", channel)
 
 
 def client_event(channel, number):
-    return WebhookEvent("client_event", channel, event="client-x", data=str(number))
+    return AppEvent("client_event", channel, event="client-x", data=str(number))
 
 
 class Receiver:
@@ -299,6 +300,66 @@ async def test_a_url_that_is_down_does_not_stop_the_others(autojump_clock):
         assert webhooks.counters["1"]["delivered"] == 50
         assert webhooks.counters["2"]["delivered"] == 50
         assert webhooks.queued_events("1") == 50
+
+
+def make_tenant(number, n_urls=1):
+    hooks = [Webhook(url=f"http://{number}-{url}.dead.test/") for url in range(n_urls)]
+    return make_app(*hooks, id=f"dead-{number}", key=f"k{number}", secret="s")
+
+
+async def never(host):
+    await trio.sleep_forever()
+
+
+async def trickle(host):
+    """An answer that would come, a second too late."""
+    await trio.sleep(5)
+    return 200
+
+
+@pytest.mark.parametrize("silence", [never, trickle])
+@pytest.mark.parametrize(
+    ("n_tenants", "n_urls", "first_s"),
+    [(1, 60, 0.0), (4, 60, 0.0), (5, 60, 4.0), (24, 1, 0.0), (90, 1, 4.0), (200, 2, 12.0)],
+)
+@pytest.mark.slow
+async def test_receivers_that_are_silent_cost_other_apps_little_once_and_then_nothing(
+    silence, n_tenants, n_urls, first_s, autojump_clock
+):
+    """60 URLs of one tenant, or one of each of many: whoever answers is told at once."""
+    receiver = Receiver(
+        answer=lambda host, events: silence(host) if host.endswith(".dead.test") else 200
+    )
+    dead = [make_tenant(number, n_urls) for number in range(n_tenants)]
+    async with running(receiver, *dead, make_app()) as webhooks:
+        delays = []
+        for second in range(60):
+            for tenant in dead:
+                for number in range(3):
+                    webhooks.notify(tenant.id, client_event(f"private-{second}-{number}", number))
+            await trio.sleep(0.5)
+            at = trio.current_time()
+            webhooks.notify("1", client_event(f"private-{second}", second))
+            while webhooks.queued_events("1"):  # noqa: ASYNC110 - nothing announces it
+                await trio.sleep(0.01)
+            delays.append(trio.current_time() - at)
+            await trio.sleep(0.5)
+
+    assert delays[0] <= first_s + 0.1
+    assert max(delays[1:]) <= 0.1
+
+
+async def test_a_tenants_own_prompt_receiver_goes_before_its_silent_ones(autojump_clock):
+    receiver = Receiver(answer=lambda host, events: 200 if host == "up.test" else never(host))
+    hooks = [Webhook(url=f"http://{number}.test/") for number in range(60)]
+    app = make_app(*hooks, Webhook(url="http://up.test/"))
+    async with running(receiver, app) as webhooks:
+        for number in range(60):
+            webhooks.notify("1", client_event(f"private-{number}", number))
+            await trio.sleep(1)
+
+        at_once = [at for at, host, _ in receiver.requests if host == "up.test" and at > 15]
+        assert len(at_once) >= 44
 
 
 async def test_requests_to_one_url_are_bounded(autojump_clock):
@@ -592,6 +653,49 @@ async def test_wait_flushed_can_be_bounded_and_leaves_the_grace_as_it_was(autoju
         await trio.sleep(1)
 
         assert not any(name == "channel_vacated" for _, name, _ in receiver.told)
+
+
+async def test_a_flush_tries_everything_once_more_and_waits_for_no_retry(autojump_clock):
+    """What was refused and waits, what waits behind it, and what its receiver takes now."""
+    receiver = Receiver(answer=lambda host, events: 500)
+    async with running(receiver, make_app()) as webhooks:
+        for number in range(20):
+            webhooks.notify("1", client_event(f"private-{number % 10}", number))
+        await trio.sleep(100)
+        n_before = len(receiver.requests)
+        receiver.answer = lambda host, events: 200 if int(events[0]["data"]) % 2 else 500
+        at = trio.current_time()
+        with structlog.testing.capture_logs() as logs:
+            await webhooks.flush(5)
+
+    assert trio.current_time() == at
+    assert len(receiver.requests) == n_before + 20
+    assert webhooks.counters["1"]["delivered"] == webhooks.counters["1"]["failed"] == 10
+    assert logs == [
+        {"event": "webhook events lost at stop", "log_level": "warning", "app": "1", "lost": 10}
+    ]
+
+
+@pytest.mark.parametrize(("n_urls", "expected_s"), [(1, 4), (60, 5)])
+async def test_a_flush_lasts_no_longer_than_there_is_hope(n_urls, expected_s, autojump_clock):
+    """A receiver that never answers has one try, however many events wait; many have the limit."""
+    receiver = Receiver(
+        answer=lambda host, events: never(host) if host.endswith(".dead.test") else 200
+    )
+    async with running(receiver, make_tenant(0, n_urls), make_app()) as webhooks:
+        await trio.sleep(1)
+        for number in range(2_000):
+            webhooks.notify("dead-0", client_event(f"private-{number % 100}", number))
+            webhooks.notify("1", client_event(f"private-{number % 100}", number))
+        at = trio.current_time()
+        await webhooks.flush(5)
+        await webhooks.flush(5)
+
+        assert trio.current_time() - at == pytest.approx(expected_s)
+        assert webhooks.counters["1"]["delivered"] == 2_000
+        assert webhooks.counters["dead-0"].total() == n_urls * 2_000
+        assert webhooks.queued_events("dead-0") == 0
+        assert not webhooks.wants("1", "client_event")
 
 
 async def test_cancellation_leaves_nothing_running_and_names_the_loss(autojump_clock):

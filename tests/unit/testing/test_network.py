@@ -83,5 +83,14 @@ async def test_a_fault_of_ours_costs_the_connection_that_met_it(autojump_clock, 
     await good.subscribe("x")
 
     assert good.messages[-1].event.endswith("succeeded")
-    assert [log["event"] for log in logs] == ["connection failed"]
+    assert [log["event"] for log in logs] == ["connection failed", "connection ended"]
     assert bad.is_closed
+
+
+async def test_an_odd_key_and_id_are_encoded_as_clients_do(autojump_clock):
+    app = msgspec.structs.replace(TEST_APP, id="i d", key="a+b=c é")
+    config = BrokerConfig(apps=(app,))
+    async with open_test_broker(config) as broker, open_memory_network(broker) as network:
+        await network.connect()
+        for method in ("GET", "HEAD"):
+            assert (await network.request(method, "/channels")).status == 200

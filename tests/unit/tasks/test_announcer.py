@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from cachecast.tasks.counts import EVENTS_PER_STEP, run_counts
+from cachecast.tasks.announcer import EVENTS_PER_STEP, run_announcer
 
 
 async def test_it_announces_once_a_second_in_bounded_steps(autojump_clock):
@@ -16,6 +16,6 @@ async def test_it_announces_once_a_second_in_bounded_steps(autojump_clock):
         return len(calls) in {2, 3}
 
     with trio.move_on_after(3.5):
-        await run_counts(announce)
+        await run_announcer(announce)
 
     assert calls == [(n, EVENTS_PER_STEP) for n in (1, 2, 2, 2, 3)]

@@ -1,0 +1,25 @@
+"""The event loop that everything asynchronous in here needs: Trio, and no other."""
+
+from __future__ import annotations
+
+import trio
+
+__all__ = ["require_trio"]
+
+
+def require_trio(what: str) -> None:
+    """Say at once that another loop will not do, instead of failing somewhere inside Trio.
+
+    Args:
+        what: was called.
+
+    Raises:
+        RuntimeError: Trio does not run the caller.
+    """
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{what}() needs Trio: start the program with trio.run(main) instead of "
+            "asyncio.run(main())"
+        ) from None

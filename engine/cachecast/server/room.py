@@ -1,0 +1,165 @@
+"""Who may stay when open files run out: clients, publishers and operators have room each.
+
+Of the files that the process may open a reserve is kept from WebSockets. Out of it HTTP callers and
+operators get in at a node that is full, and newcomers too, for as long as it takes to hear so.
+"""
+
+from __future__ import annotations
+
+import resource
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from cachecast.errors import CapacityError
+
+if TYPE_CHECKING:
+    from cachecast.apps import App
+    from cachecast.server.http import HttpConnection
+    from cachecast.server.listen import Server
+
+__all__ = ["Room"]
+
+#: Connections accepted in one turn of the Poller; a storm must not hold up those who are in.
+ACCEPTS_PER_TURN: Final = 32
+
+#: Open files kept free of clients, and the part of a large limit that is. They are for HTTP, so
+#: that publishers get in and newcomers hear that the node is full, for operators, and 32 of them
+#: for what is no connection: listeners, selectors, webhooks, logs, the certificate files.
+RESERVED_FDS: Final = 64
+RESERVED_PART: Final = 32
+MAX_RESERVED_FDS: Final = 1_024
+
+#: Of the reserve: connections of the admin address.
+OPERATORS: Final = 8
+
+#: The Poller's own selectors, and one for an app; each further app with a client costs one more.
+FREE_SELECTORS: Final = 5
+
+#: HTTP connections looked at for one that can go, when there is no room.
+GOING_PER_TRY: Final = 64
+
+
+class Room:
+    """Counts those who are connected, and says who has to go for another.
+
+    Attributes:
+        max_clients: WebSockets that there may be.
+        max_http: HTTP connections of the clients' port beside that many.
+    """
+
+    def __init__(self, server: Server) -> None:
+        """Make it; ``server`` has the sockets."""
+        self.max_clients, self.max_http = _divide_files()
+        self._server = server
+        # Ordered sets of HTTP connections, the oldest first: of operators, of those who have shown
+        # a signature, of those who have not, and of those among them who have had the last answer
+        # they will get, as WebSockets have that were refused.
+        self._operators: dict[HttpConnection, None] = {}
+        self._publishers: dict[HttpConnection, None] = {}
+        # Newcomers with the instant at which they were accepted.
+        self._newcomers: dict[HttpConnection, float] = {}
+        self._answered: dict[HttpConnection, None] = {}
+
+    @property
+    def _n_http(self) -> int:
+        return len(self._publishers) + len(self._newcomers) + len(self._answered)
+
+    @property
+    def n_websockets(self) -> int:
+        """Clients: what is neither a listener nor HTTP."""
+        others = len(self._server.listeners) + len(self._operators) + self._n_http
+        return len(self._server.poller) - others
+
+    @property
+    def _n_spent(self) -> int:
+        """Open files that clients cost beside their own: a selector for each app that has any."""
+        return max(0, self._server.poller.n_selectors - FREE_SELECTORS)
+
+    def has_free(self, *, is_admin: bool) -> bool:
+        """Whether one more may be accepted without another having to go."""
+        if is_admin:
+            return len(self._operators) < OPERATORS
+        most = self.max_clients + self.max_http
+        return self.n_websockets + self._n_spent + self._n_http < most
+
+    def check(self, app: App) -> None:
+        """Whether there may be one more WebSocket; where there may not, it is told so.
+
+        Raises:
+            CapacityError: 4100; as many files are open as clients may have.
+        """
+        if self.n_websockets + self._n_spent >= self.max_clients:
+            self._server.broker.hubs[app.id].counters.refusals["4100"] += 1
+            raise CapacityError("Over capacity, reconnect later")
+
+    def accepts_per_turn(self, *, is_admin: bool) -> int:
+        """How many may be accepted before others have their turn.
+
+        Where each operator takes another's room, none must lose it without having been listened to.
+        """
+        return OPERATORS // 2 if is_admin else ACCEPTS_PER_TURN
+
+    @property
+    def _heard_until(self) -> float:
+        poller = self._server.poller
+        return poller.read_until_of(poller.newcomers)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether there are newcomers who will have been listened to in a moment."""
+        return bool(self._newcomers)
+
+    def find_going(self, *, is_admin: bool) -> HttpConnection | None:
+        """The connection that can be missed most, for another one; None if all are needed.
+
+        Who has been answered goes first; then, once all of them have been listened to, the newcomer
+        that has said too little for longest. Of publishers only one that waits for no answer.
+        """
+        if is_admin:
+            return next(iter(self._operators), None)
+        if self._answered:
+            return next(iter(self._answered))
+        if self._newcomers:
+            is_unheard = next(reversed(self._newcomers.values())) > self._heard_until
+            return None if is_unheard else next(iter(self._newcomers))
+        publishers = self._publishers
+        for _ in range(min(GOING_PER_TRY, len(publishers))):
+            connection = next(iter(publishers))
+            if connection.is_idle:
+                return connection
+            del publishers[connection]
+            publishers[connection] = None  # others are looked at next time
+        return None
+
+    def enter(self, connection: HttpConnection, *, is_admin: bool) -> None:
+        """A connection has been accepted."""
+        if is_admin:
+            self._operators[connection] = None
+        else:
+            self._newcomers[connection] = self._server.now()
+
+    def note_verified(self, connection: HttpConnection) -> None:
+        """A connection has shown a signature; called again whenever that is another app's."""
+        self._newcomers.pop(connection, None)
+        self._publishers[connection] = None
+
+    def note_answered(self, connection: HttpConnection) -> None:
+        """A connection gets its last answer; a newcomer's is short and in the kernel by then."""
+        if connection in self._newcomers:
+            del self._newcomers[connection]
+            self._answered[connection] = None
+
+    def leave(self, connection: HttpConnection) -> None:
+        """A connection has ended, or is a WebSocket now."""
+        for kind in (self._newcomers, self._answered, self._publishers, self._operators):
+            kind.pop(connection, None)
+
+
+def _divide_files() -> tuple[float, int]:
+    """How many WebSockets there may be, and HTTP connections beside that many."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return inf, MAX_RESERVED_FDS
+    reserve = max(RESERVED_FDS, min(limit // RESERVED_PART, MAX_RESERVED_FDS))
+    clients = max(limit - reserve, limit // 2)
+    return clients, max(1, (limit - clients) * 3 // 8)
