@@ -4,7 +4,8 @@ It goes through the same queue as publications, so everybody hears it in the sam
 
 A publisher waits while too much is queued; a client that comes and goes two hundred times a second
 does not. So a channel has at most ``MAX_WAITING_BYTES`` of these events in its queue, which no
-crowd of a hundred members fills by arriving at once. What happens beyond that is held here and made
+crowd of a hundred members fills by arriving at once; and of all of an app's channels no more than
+twice what publishers may. What happens beyond that is held here and made
 smaller: of a member only its last departure and arrival are told, and neither if it came and went
 while nobody else arrived; of counts only the last is one. What is left is said once the queue has
 room, and everybody's roster is right then. Some may hear once more of a member that their roster
@@ -173,7 +174,7 @@ class Announcements:
     def _say(self, hub: Hub, channel: Channel, user: str, news: _News) -> None:
         held = self.held.get(channel)
         if held is None:
-            if _has_room(channel):
+            if _has_room(hub, channel):
                 self._queue(hub, channel, news)
                 return
             held = self.held[channel] = _Held(hub)
@@ -200,7 +201,7 @@ class Announcements:
         if not hub.app.sends_subscription_counts or name.is_presence or name.is_hidden:
             return
         now = self._clock()
-        if channel.subscriptions and not _may_count(channel, now):
+        if channel.subscriptions and not _may_count(hub, channel, now):
             self.stale_counts[channel] = hub
         else:
             self._announce_count(hub, channel, now)
@@ -225,14 +226,14 @@ class Announcements:
             Whether there is more that may go.
         """
         now = self._clock()
-        due = [item for item in self.stale_counts.items() if _may_count(item[0], now)]
+        due = [item for item in self.stale_counts.items() if _may_count(item[1], item[0], now)]
         for channel, hub in due[:limit]:
             self._announce_count(hub, channel, now)
         return self._announce_held(limit - len(due)) or len(due) > limit
 
     def _announce_held(self, limit: int) -> bool:
         for channel, held in list(self.held.items()):
-            held.is_leaving |= _has_room(channel)
+            held.is_leaving |= _has_room(held.hub, channel)
             while held.is_leaving and held.news and limit > 0:
                 for news in held.news.pop(next(iter(held.news))):
                     self._queue(held.hub, channel, news)
@@ -247,11 +248,17 @@ class Announcements:
         self.held.pop(channel, None)
 
 
-def _may_count(channel: Channel, now: float) -> bool:
+def _may_count(hub: Hub, channel: Channel, now: float) -> bool:
     """Whether neither the throttle nor a full queue holds a channel's count back."""
     is_due = len(channel.subscriptions) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
-    return is_due and _has_room(channel)
+    return is_due and _has_room(hub, channel)
 
 
-def _has_room(channel: Channel) -> bool:
-    return channel.announcement_bytes < MAX_WAITING_BYTES
+def _has_room(hub: Hub, channel: Channel) -> bool:
+    """Whether more may wait in a channel, and in all of its app.
+
+    Twice what publishers may fill: they fill all of that again and again, and nothing would be
+    announced beside them.
+    """
+    is_full = hub.undelivered_bytes >= 2 * hub.app.max_undelivered_bytes
+    return channel.announcement_bytes < MAX_WAITING_BYTES and not is_full

@@ -79,6 +79,7 @@ class Broker:
         backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
+        step_locks: app id -> held by the one of its requests that is being answered in steps.
         unix_now: wall time in seconds, for signatures and webhooks.
         lost_log_lines: how many lines the process could not log; asked for the statistics.
     """
@@ -103,6 +104,7 @@ class Broker:
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
+        self.step_locks = {app_id: trio.Lock() for app_id in self.hubs}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app

@@ -40,7 +40,7 @@ from cachecast.server.handshake import find_key, refuse_without_upgrade
 from cachecast.server.http_messages import Deferred, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from cachecast.broker import Broker
     from cachecast.channels.channel import Channel
@@ -255,6 +255,20 @@ def _info(call: _Call, channel: str, wanted: frozenset[str]) -> Info:
     return found
 
 
+def _in_steps(call: _Call, work: Callable[[], Awaitable[Response]]) -> Deferred:
+    """Answer later with what takes many steps, one such request of an app after the other.
+
+    Two hundred at once would be two hundred steps between two turns of everybody else. If
+    cancelled, the rest of the steps is not done.
+    """
+
+    async def answer() -> Response:
+        async with call.broker.step_locks[call.hub.app.id]:
+            return await work()
+
+    return Deferred(answer)
+
+
 # --- reading
 
 
@@ -283,7 +297,7 @@ def _channels(call: _Call) -> Response | Deferred:
             await trio.lowlevel.checkpoint()
         return Response(200, join_members("channels", parts, n_found, kind), kind)
 
-    return Deferred(collect)
+    return _in_steps(call, collect)
 
 
 def _describe_channels(
@@ -335,7 +349,7 @@ def _users(call: _Call) -> Response | Deferred:
             await trio.lowlevel.checkpoint()
         return Response(200, b'{"users":[%b]}' % b",".join(parts))
 
-    return Deferred(collect)
+    return _in_steps(call, collect)
 
 
 def _encode_users(ids: Iterable[str]) -> bytes:
@@ -406,7 +420,7 @@ def _terminate(call: _Call) -> Response | Deferred:
             await trio.lowlevel.checkpoint()
         return answer(n_closed)
 
-    return Deferred(terminate_all)
+    return _in_steps(call, terminate_all)
 
 
 _ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Deferred]]] = {

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgpack
 import pytest
+import trio
 
 from cachecast import KeyPair
 from cachecast.server import endpoints
@@ -644,6 +645,43 @@ async def test_very_many_channels_are_listed_in_steps():
         }
         params = {"filter_by_prefix": "nothing"}
         assert (await node.ask("GET", "channels", params=params)).json == {"channels": {}}
+
+
+async def test_however_many_ask_for_all_channels_others_wait_for_one_step_of_an_app(monkeypatch):
+    monkeypatch.setattr(endpoints, "CHANNELS_PER_STEP", 2)
+    n_steps = 0
+    encode = endpoints.encode_members
+
+    def counting(*args):
+        nonlocal n_steps
+        n_steps += 1
+        return encode(*args)
+
+    monkeypatch.setattr(endpoints, "encode_members", counting)
+    most = 0
+    async with running() as node:
+        client = await node.client()
+        for n in range(10):
+            await client.subscribe(f"channel-{n}")
+
+        async def take_turns():
+            nonlocal most
+            while True:
+                before = n_steps
+                await trio.lowlevel.checkpoint()
+                most = max(most, n_steps - before)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            wires = [await node.connect() for _ in range(6)]
+            for wire in wires:
+                await wire.say(node.signed("GET", "channels"))
+            for wire in wires:
+                assert len((await wire.answer("GET")).json["channels"]) == 10
+                await wire.aclose()
+            nursery.cancel_scope.cancel()
+    assert n_steps == 30
+    assert most <= 2  # Trio runs the tasks of a turn in any order
 
 
 async def test_very_many_members_and_connections_are_dealt_with_in_steps(monkeypatch):
