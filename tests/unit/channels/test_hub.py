@@ -44,7 +44,7 @@ def test_a_session_holds_the_edge_that_the_hub_made() -> None:
     joined = hub.subscribe(connection, NAME, member)
 
     assert connection.session.subscriptions["presence-a"] is joined.edge
-    assert joined.edge.member is member
+    assert (joined.edge.member, joined.edge.name) == (member, NAME)
     assert joined.edge.channel is hub.channels["presence-a"]
 
 
@@ -120,6 +120,22 @@ def test_a_channel_stands_in_line_once() -> None:
     assert list(hub.ready) == [channel]
     assert channel.is_ready
     assert hub.undelivered_bytes == channel.queued_bytes == 10 + POINTER_BYTES
+
+
+def test_an_app_stays_in_line_until_everything_is_delivered() -> None:
+    """A part of its turn at a time, which it gives to its channels one after the other."""
+    hub, ready = _hub()
+    clients = [Client(), Client()]
+    for client in clients:
+        hub.subscribe(client.connection, PLAIN, None)
+    hub.enqueue(hub.channels["a"], Ready(b"1"), now=5.0)
+
+    assert ready.popleft().deliver(1) == (1, None)
+    assert (list(ready), hub.is_ready) == ([hub], True)
+    assert ready.popleft().deliver(1) == (1, 5.0)
+
+    assert (list(ready), hub.is_ready) == ([], False)
+    assert [bytes(client.socket.taken) for client in clients] == [b"1", b"1"]
 
 
 def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None:
