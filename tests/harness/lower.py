@@ -12,11 +12,14 @@ import msgpack
 import msgspec
 
 from cachecast.apps import App
+from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Backlog, Outbox
 from cachecast.metrics import AppCounters
 from cachecast.protocol import auth, frames
-from cachecast.protocol.codec import JSON, MSGPACK, Codec
+from cachecast.protocol.codec import MSGPACK
+from cachecast.protocol.messages import Publication
 from cachecast.protocol.session import Session
+from cachecast.protocol.wire import JSON_WEBSOCKET, Encoded, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +120,7 @@ class Client:
         self,
         app: App | None = None,
         socket_id: str = SOCKET_ID,
-        codec: Codec = JSON,
+        wire: Wire = JSON_WEBSOCKET,
         *,
         room: float = inf,
         now: float = 0.0,
@@ -126,13 +129,19 @@ class Client:
         self.app = app or make_app()
         self.socket = FakeSocket(room)
         self.outbox = make_outbox(self.socket, **outbox)
-        self.session = Session(self.app, socket_id, codec, self.outbox, now)
+        self.session = Session(self.app, socket_id, now)
+        self.connection = Connection(self.session, wire, self.outbox)
 
     def say(
         self, event: str, data: Any = ..., *, channel: str | None = None, now: float = 0.0
     ) -> Any:
         """Hand the session one message and return the request that it makes of it."""
-        return self.session.receive(self.encode(event, data, channel), now)
+        return self.receive(self.encode(event, data, channel), now)
+
+    def receive(self, payload: bytes, now: float = 0.0) -> Any:
+        """The same for the bytes of a message, as the broker does it."""
+        self.session.touch(now)
+        return self.session.receive(self.connection.wire.read(payload), now)
 
     def encode(self, event: str, data: Any = ..., channel: str | None = None) -> bytes:
         message: dict[str, Any] = {"event": event}
@@ -140,7 +149,7 @@ class Client:
             message["channel"] = channel
         if data is not ...:
             message["data"] = data
-        if self.session.codec is MSGPACK:
+        if self.connection.wire.codec is MSGPACK:
             packed: bytes = msgpack.packb(message)
             return packed
         return msgspec.json.encode(message)
@@ -162,6 +171,17 @@ def message_of(frame: bytes) -> Any:
     """The message in one server frame."""
     ((opcode, payload),) = frames.split_frames(frame)
     return decode(opcode, payload)
+
+
+class Ready(Encoded):
+    """Something to send whose frame a test has made itself, the same on every wire."""
+
+    def __init__(self, frame: bytes) -> None:
+        super().__init__(Publication("", "", ""))
+        self.frame = frame
+
+    def on(self, wire: Wire) -> bytes:
+        return self.frame
 
 
 def sign(text: str, *, key: str = KEY, secret: str = SECRET) -> str:

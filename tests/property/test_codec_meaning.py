@@ -16,6 +16,7 @@ from cachecast.errors import BadMessageError, BadRequestError, LimitError
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.http_api import EventRequest, read_batch, read_event
 from cachecast.protocol.messages import Publication
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 from tests.harness.lower import make_app, message_of
 
 pytestmark = pytest.mark.slow
@@ -57,12 +58,12 @@ def test_a_message_is_the_same_in_both_codecs(event: str, channel: str, data: An
 def test_a_publication_is_the_same_in_both_codecs(event: str, channel: str, data: str) -> None:
     """JSON has the string; msgpack its value where it has one."""
     publication = Publication(event, channel, data)
-    plain = message_of(JSON.publication_frame(publication))
-    packed = message_of(MSGPACK.publication_frame(publication))
+    plain = message_of(JSON_WEBSOCKET.event(publication))
+    packed = message_of(MSGPACK_WEBSOCKET.event(publication))
 
     assert plain == {"event": event, "channel": channel, "data": data}
     assert packed["data"] in (data, _value(data))
-    assert JSON.read_publication(JSON.publication_frame(publication)) == publication
+    assert JSON.read_event(JSON.event(publication)) == publication
 
 
 def _value(data: str) -> Any:
@@ -79,8 +80,8 @@ def test_a_client_event_is_relayed_with_the_meaning_it_had(data: Any) -> None:
         message = decode(dump({"event": "client-x", "data": data}))
         publication = Publication("client-x", "private-a", message.data)
 
-        for codec in (JSON, MSGPACK):
-            assert message_of(codec.publication_frame(publication))["data"] == data
+        for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET):
+            assert message_of(wire.event(publication))["data"] == data
 
 
 def _dump_json(value: Any) -> bytes:

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachecast.channels import waiting
-from cachecast.channels.cache import CacheStore
+from cachecast.channels.cache import CACHED_WIRE, CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
-from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Publication
 from cachecast.protocol.session import Member
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, Encoded
 from tests.harness.lower import Client, make_app
 
 pytestmark = pytest.mark.slow
@@ -94,8 +94,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         #: Numbers that were cached; the others are client events and the like.
         self.values: set[int] = set()
         self.now = 0.0
-        for codec, room in ((JSON, inf), (MSGPACK, 30), (JSON, 0)):
-            visitor = self._connect(room, codec)
+        for wire, room in ((JSON_WEBSOCKET, inf), (MSGPACK_WEBSOCKET, 30), (JSON_WEBSOCKET, 0)):
+            visitor = self._connect(room, wire)
             for text in ("cache-value", "plain"):
                 self._subscribe(visitor, text, "u")
 
@@ -105,15 +105,18 @@ class DeliveryMachine(RuleBasedStateMachine):
     # --- what clients do
 
     @precondition(lambda self: len(self.visitors) < 5)
-    @rule(room=st.sampled_from([inf, inf, 0, 10]), codec=st.sampled_from([JSON, JSON, MSGPACK]))
-    def client_connects(self, room: float, codec: Any) -> None:
-        self._connect(room, codec)
+    @rule(
+        room=st.sampled_from([inf, inf, 0, 10]),
+        wire=st.sampled_from([JSON_WEBSOCKET, JSON_WEBSOCKET, MSGPACK_WEBSOCKET]),
+    )
+    def client_connects(self, room: float, wire: Any) -> None:
+        self._connect(room, wire)
 
-    def _connect(self, room: float, codec: Any) -> Visitor:
+    def _connect(self, room: float, wire: Any) -> Visitor:
         client = Client(
             self.hub.app,
             "1.1",
-            codec,
+            wire,
             room=room,
             backlog=self.backlog,
             counters=self.hub.counters,
@@ -154,7 +157,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         member = Member(user) if name.is_presence else None
         users = self._users(text)
         try:
-            joined = self.hub.subscribe(visitor.client.session, name, member)
+            joined = self.hub.subscribe(visitor.client.connection, name, member)
         except SubscriptionError:
             event("presence channel full")
             assert member is not None
@@ -177,10 +180,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         number, deadline = self.last.get(text, (0, 0.0))
         assert (entry is not None) is (deadline > self.now)
         if entry is not None:
-            session = visitor.client.session
-            frame = entry.frame
-            if session.codec is MSGPACK:
-                frame = MSGPACK.publication_frame(JSON.read_publication(frame))
+            frame = entry.on(visitor.client.connection.wire)
             visitor.client.outbox.put(frame, text, entry.deadline, is_asked=True)
             visitor.owe(text, number)
             event("cached value replayed")
@@ -193,7 +193,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def _leave(self, visitor: Visitor, text: str) -> None:
         seat = visitor.seats.pop(text)
-        left = self.hub.unsubscribe(visitor.client.session, text)
+        left = self.hub.unsubscribe(visitor.client.connection, text)
 
         assert left.is_vacated is not any(text in other.seats for other in self.visitors)
         gone = seat.member is not None and seat.member.key not in self._users(text)
@@ -206,7 +206,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         visitor = data.draw(st.sampled_from([v for v in self.visitors if v.seats]))
         for text, seat in list(visitor.seats.items()):
             self._leave(visitor, text)
-            self.hub.subscribe(visitor.client.session, NAMES[text], seat.member)
+            self.hub.subscribe(visitor.client.connection, NAMES[text], seat.member)
             visitor.seats[text] = Seat(seat.member)
             if NAMES[text].is_cache:
                 self._replay(visitor, text)
@@ -237,16 +237,16 @@ class DeliveryMachine(RuleBasedStateMachine):
         excluded = data.draw(st.sampled_from([None, *self.visitors]))
         name, number = NAMES[text], self.number
         publication = Publication("ev", text, str(number))
-        frames = (JSON.publication_frame(publication), MSGPACK.publication_frame(publication))
+        encoded = Encoded(publication)
         deadline = inf
         if name.is_cache and is_server_side:
-            deadline = self.cache.put("3", text, frames[0], self.now).deadline
+            deadline = self.cache.put("3", text, encoded.on(CACHED_WIRE), self.now).deadline
             self.last[text] = (number, deadline)
             self.values.add(number)
         channel = self.hub.channels.get(text)
         if channel is not None:
             self.hub.enqueue(
-                channel, frames, excluded.client.session if excluded else None, deadline
+                channel, encoded, excluded.client.connection if excluded else None, deadline
             )
         for visitor in self.visitors:
             if text in visitor.seats and visitor is not excluded:

@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cachecast.channels.hub import Hub
 from cachecast.errors import RemoteProtocolError, SubscriptionError
 from cachecast.protocol import auth
-from cachecast.protocol.codec import JSON, MSGPACK
-from cachecast.protocol.messages import Publication
-from cachecast.protocol.session import ClientEvent, Ping, Pong, SignIn, Subscribe, Unsubscribe
+from cachecast.protocol.messages import Control, Publication
+from cachecast.protocol.session import ClientEvent, SignIn, Subscribe, Unsubscribe
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 from tests.harness.lower import KEY, SECRET, SOCKET_ID, Client, make_app, sign
 
 pytestmark = pytest.mark.slow
@@ -85,15 +85,15 @@ class SessionMachine(RuleBasedStateMachine):
     """A client that does what it may, what it may not, and what makes no sense."""
 
     @initialize(
-        codec=st.sampled_from([JSON, MSGPACK]),
+        wire=st.sampled_from([JSON_WEBSOCKET, MSGPACK_WEBSOCKET]),
         allows_client_events=st.booleans(),
         max_channels=st.integers(1, 4),
     )
-    def client_connects(self, codec: Any, allows_client_events: bool, max_channels: int) -> None:
+    def client_connects(self, wire: Any, allows_client_events: bool, max_channels: int) -> None:
         app = make_app(
             allows_client_events=allows_client_events, max_channels_per_connection=max_channels
         )
-        self.client = Client(app, codec=codec)
+        self.client = Client(app, wire=wire)
         self.session = self.client.session
         self.hub = Hub(app, deque(), 0.0)
         self.now = 0.0
@@ -161,7 +161,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.now += seconds
 
     def _pack(self, message: dict[str, Any]) -> bytes:
-        if self.session.codec is JSON:
+        if self.client.connection.wire is JSON_WEBSOCKET:
             return json.dumps(message).encode()
         try:
             packed: bytes = msgpack.packb(message)
@@ -174,10 +174,10 @@ class SessionMachine(RuleBasedStateMachine):
     def _receive(self, payload: bytes) -> None:
         before = len(self.client.socket.taken)
         try:
-            request = self.session.receive(payload, self.now)
+            request = self.client.receive(payload, self.now)
         except RemoteProtocolError as error:
             event(f"refused with {type(error).__name__}")
-            self.session.refuse(error)
+            self.client.connection.refuse(error)
         else:
             event(f"became {type(request).__name__}")
             self._check(request)
@@ -194,7 +194,7 @@ class SessionMachine(RuleBasedStateMachine):
             case Subscribe():
                 self._check_subscribe(request)
             case Unsubscribe(channel):
-                self.hub.unsubscribe(self.session, channel)
+                self.hub.unsubscribe(self.client.connection, channel)
             case ClientEvent(publication):
                 self._check_client_event(publication)
             case SignIn(user):
@@ -205,7 +205,7 @@ class SessionMachine(RuleBasedStateMachine):
                 assert user.watchlist == ("a",)
                 self.session.user = user
             case _:
-                assert isinstance(request, Ping | Pong)
+                assert request in (None, Control("pusher:pong", {}))
 
     def _check_signature(self, given: str, text: str) -> None:
         mac = hmac.new(SECRET.encode(), text.encode(), "sha256").hexdigest()
@@ -225,14 +225,14 @@ class SessionMachine(RuleBasedStateMachine):
             assert user.id == name.user_id
         assert (request.member is not None) is name.is_presence
         try:
-            self.hub.subscribe(self.session, name, request.member)
+            self.hub.subscribe(self.client.connection, name, request.member)
         except SubscriptionError:
             return
         roster = self.hub.channels[name.text].roster
         if roster is not None:
             # What others are told of a member must go out in both codecs.
-            for codec in (JSON, MSGPACK):
-                assert codec.system_frame("x", roster.success_data(), name.text)
+            for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET):
+                assert wire.control(Control("x", roster.success_data(), name.text))
 
     def _check_client_event(self, publication: Publication) -> None:
         edge = self.session.subscriptions[publication.channel]
@@ -240,8 +240,8 @@ class SessionMachine(RuleBasedStateMachine):
         assert edge.channel.name.allows_client_events
         assert publication.exclude == SOCKET_ID
         assert publication.user_id == (edge.member.user_id if edge.member else None)
-        for codec in (JSON, MSGPACK):
-            assert codec.publication_frame(publication)
+        for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET):
+            assert wire.event(publication)
 
 
 TestSession = SessionMachine.TestCase

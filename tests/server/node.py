@@ -487,7 +487,7 @@ async def running(
     failures = [entry for entry in logs if entry["event"] in FAILURES]
     assert not failures, failures
     assert broker.clients.n_sessions == 0
-    assert all(not hub.sessions and not hub.channels for hub in broker.hubs.values())
+    assert all(not hub.connections and not hub.channels for hub in broker.hubs.values())
 
 
 async def until(holds: Callable[[], Any]) -> None:

@@ -147,7 +147,7 @@ async def test_nothing_stays_of_connections_that_ended(is_tls, tmp_path):
                     node.wires.clear()
                     wires.clear()
                 await until(lambda: len(node.server.poller) == 1)
-                await until(lambda: not node.broker.hubs[APP_ID].sessions)
+                await until(lambda: not node.broker.hubs[APP_ID].connections)
             assert not node.broker.hubs[APP_ID].channels
             assert not node.broker.backlog
             assert not node.server.http_backlog

@@ -77,8 +77,8 @@ async def test_address_of_a_client_is_in_no_log_and_no_metric():
             await wire.say(upgrade_request(path, b"dGhlIHNhbXBsZSBub25jZQ=="))
             await wire.until(b"pusher:")
         await (await connect()).say(b"nonsense\r\n\r\n")
-        (session,) = node.broker.hubs[APP_ID].sessions.values()
-        node.broker.clients.disconnect_slow(session)
+        (connection,) = node.broker.hubs[APP_ID].connections.values()
+        node.broker.clients.disconnect_slow(connection)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(node.broker.clients, "admit", None)  # what breaks is logged with a trace
             wire = await connect()

@@ -260,9 +260,9 @@ async def test_close_code_decides_when_the_client_is_back_and_what_it_finds(code
             heard = await client.subscribe("cache-room")
             assert (await anext(heard)).data == "1"
             await states(client, 1)
-            (session,) = node.broker.hubs[APP_ID].sessions.values()
+            (connection,) = node.broker.hubs[APP_ID].connections.values()
             started = trio.current_time()
-            node.broker.clients.disconnect(session, code, "Go away")
+            node.broker.clients.disconnect(connection, code, "Go away")
             assert await states(client, 2) == ["unavailable", "connected"]
             assert (1 if code == 4100 else 0) <= trio.current_time() - started < 15
             assert (client.last_ending.code, client.last_ending.text) == (code, "Go away")

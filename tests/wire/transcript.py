@@ -32,6 +32,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cachecast.protocol import auth, frames
+from cachecast.protocol.wire import MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
     from cachecast.testing import MemoryClient, MemoryNetwork
@@ -114,7 +115,7 @@ class Stage:
 
     def _say(self, client: MemoryClient, line: str) -> None:
         if line.startswith("{"):
-            client.send(json.loads(line) if client.codec.index else line)
+            client.send(json.loads(line) if client.wire is MSGPACK_WEBSOCKET else line)
             return
         what, _, rest = line.partition(" ")
         if what == "subscribe":
@@ -137,7 +138,7 @@ class Stage:
     def _spell_out(self, line: str) -> str:
         name, text = line[0], line[3:].strip()
         what, _, rest = text.partition(" ")
-        data = {} if self.clients[name].codec.index else "{}"
+        data = {} if self.clients[name].wire is MSGPACK_WEBSOCKET else "{}"
         if what == "ok":
             text = _json({"event": "pusher_internal:subscription_succeeded", "channel": rest,
                           "data": data})  # fmt: skip

@@ -20,6 +20,7 @@ from cachecast import App, BrokerConfig, open_broker
 from cachecast.protocol import auth, frames
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Publication
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 from cachecast_bench.dialects.base import client_frame
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def calls() -> dict[str, Callable[[], object]]:
     """Return every call that is measured, by name."""
     parser = frames.FrameParser(65_536)
     masked = client_frame(_SUBSCRIBE)
-    packed = MSGPACK.publication_frame(_PUBLICATION)
+    packed = MSGPACK.event(_PUBLICATION)
     params = [("auth_key", "benchmark-key"), ("auth_version", "1.0"), ("body_md5", "0" * 32)]
     text = auth.request_text("POST", _PATH, params)
     token = f"benchmark-key:{auth.sign(_SECRET, b'1.1:private-a')}"
@@ -78,11 +79,11 @@ def calls() -> dict[str, Callable[[], object]]:
         return parser.take()
 
     return {
-        "encode JSON frame": lambda: JSON.publication_frame(_PUBLICATION),
-        "encode msgpack frame": lambda: MSGPACK.publication_frame(_PUBLICATION),
+        "encode JSON frame": lambda: JSON_WEBSOCKET.event(_PUBLICATION),
+        "encode msgpack frame": lambda: MSGPACK_WEBSOCKET.event(_PUBLICATION),
         "parse client frame": lambda: parse(masked),
         "decode subscribe": lambda: JSON.decode(_SUBSCRIBE),
-        "decode msgpack": lambda: MSGPACK.read_publication(packed),
+        "decode msgpack": lambda: MSGPACK.decode(packed),
         "sign request": lambda: auth.sign(_SECRET, text.encode()),
         "verify subscription": lambda: auth.verify_client(
             token, "1.1:private-a", "key:signature", lambda _: _SECRET

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cachecast.apps import App
+    from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
-    from cachecast.protocol.session import Session
 
 __all__ = [
     "check_app",
@@ -166,16 +166,16 @@ def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
     _check_quota(hub)
 
 
-def note_signature(hub: Hub, session: Session) -> None:
-    """Authorize a session that has shown a signature (protocol.md 1.8).
+def note_signature(hub: Hub, connection: Connection) -> None:
+    """Authorize a connection that has shown a signature (protocol.md 1.8).
 
     Raises:
         RefusedError: 4004; those who were faster have used up the app's quota.
     """
-    if session in hub.unauthorized:
+    if connection in hub.unauthorized:
         _check_quota(hub)
-        hub.unauthorized.discard(session)
-        session.authorize_by = inf
+        hub.unauthorized.discard(connection)
+        connection.authorize_by = inf
 
 
 def _check_quota(hub: Hub) -> None:
@@ -185,7 +185,7 @@ def _check_quota(hub: Hub) -> None:
     others out (Pusher's "Authorized connections" page). They are counted once they show one.
     """
     limit = hub.app.max_connections
-    if limit is not None and len(hub.sessions) - len(hub.unauthorized) >= limit:
+    if limit is not None and len(hub.connections) - len(hub.unauthorized) >= limit:
         raise RefusedError(f"{CLOSE_CODES[4004].reason} ({limit} connections)", close_code=4004)
 
 

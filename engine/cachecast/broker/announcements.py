@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cachecast.events import AppEvent
-from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.messages import Control
+from cachecast.protocol.wire import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.channels.channel import Channel
+    from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
-    from cachecast.protocol.session import Session
     from cachecast.tasks.fanout import Fanout
 
 __all__ = ["Announcements"]
@@ -50,19 +51,15 @@ class _News(msgspec.Struct, frozen=True, gc=False):
     """One protocol event.
 
     Attributes:
-        event: the event's name.
-        change: the change of the user whom it is about, or the event's name again.
-        data: the event's data.
-        channel: the channel that it names; None for none.
-        exclude: the session that is not told; None for none.
+        message: the event.
+        change: the change of the user whom it is about; None where it is about nobody.
+        exclude: the connection that is not told; None for none.
         n_joined: the channel's count of arrivals when it happened.
     """
 
-    event: str
-    change: str
-    data: object
-    channel: str | None
-    exclude: Session | None
+    message: Control
+    change: str | None = None
+    exclude: Connection | None = None
     n_joined: int = 0
 
 
@@ -136,7 +133,7 @@ class Announcements:
         change: str,
         user_id: str | int,
         user_info: msgspec.Raw | None = None,
-        newcomer: Session | None = None,
+        newcomer: Connection | None = None,
     ) -> None:
         """Queue to everyone in a presence channel that a member came or went.
 
@@ -150,11 +147,12 @@ class Announcements:
         """
         info = {} if user_info is None else {"user_info": user_info}
         data = {"user_id": user_id, **info}
-        news = _News(change, change, data, channel.name.text, newcomer, channel.n_joined)
+        message = Control(f"pusher_internal:{change}", data, channel.name.text)
+        news = _News(message, change, newcomer, channel.n_joined)
         self._say(hub, channel, str(user_id), news)
 
     def tell_watchers(
-        self, hub: Hub, user_id: str, change: str, newcomer: Session | None = None
+        self, hub: Hub, user_id: str, change: str, newcomer: Connection | None = None
     ) -> None:
         """Queue to those who watch a user that it went ``online`` or ``offline``.
 
@@ -162,13 +160,14 @@ class Announcements:
             hub: the app's hub.
             user_id: the user's id.
             change: the name of the event.
-            newcomer: the session that is left out: one that watches itself is given its state
+            newcomer: the connection that is left out: one that watches itself is given its state
                 otherwise.
         """
         channel = hub.users.watchers_of(user_id)
         if channel is not None:
             data = {"events": [{"name": change, "user_ids": [user_id]}]}
-            news = _News("watchlist_events", change, data, None, newcomer, channel.n_joined)
+            message = Control("pusher_internal:watchlist_events", data)
+            news = _News(message, change, newcomer, channel.n_joined)
             self._say(hub, channel, user_id, news)
 
     def _say(self, hub: Hub, channel: Channel, user: str, news: _News) -> None:
@@ -181,14 +180,9 @@ class Announcements:
         hub.counters.announcements_dropped += held.add(user, news)
 
     def _queue(self, hub: Hub, channel: Channel, news: _News) -> None:
-        speaks_json, speaks_msgpack = channel.recipients.by_codec
-        name = f"pusher_internal:{news.event}"
         hub.enqueue(
             channel,
-            (
-                JSON.system_frame(name, news.data, news.channel) if speaks_json else None,
-                MSGPACK.system_frame(name, news.data, news.channel) if speaks_msgpack else None,
-            ),
+            Encoded(news.message),
             news.exclude,
             now=self._clock(),
             is_announcement=True,
@@ -215,9 +209,9 @@ class Announcements:
             AppEvent("subscription_count", channel.name.text, subscription_count=count),
         )
         if count:
-            event = "subscription_count"
-            news = _News(event, event, {event: count}, channel.name.text, None)
-            self._queue(hub, channel, news)
+            data = {"subscription_count": count}
+            event = "pusher_internal:subscription_count"
+            self._queue(hub, channel, _News(Control(event, data, channel.name.text)))
 
     def announce_due(self, limit: int) -> bool:
         """Announce at most ``limit`` of what was held back and may go now. Never yields.

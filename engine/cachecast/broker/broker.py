@@ -38,7 +38,6 @@ from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError
 from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
-from cachecast.protocol.codec import JSON
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
 from cachecast.runtime import require_trio
@@ -271,14 +270,14 @@ class Broker:
         entry = self.delivery.cached(hub, channel, now)
         if entry is None:
             return None
-        publication = JSON.read_publication(entry.frame)
+        publication = entry.publication
         return CachedEvent(
             publication.event,
             channel,
             str(publication.data),
             now - entry.published_at,
             min(entry.deadline - now, self.cache.ttl_s(app_id)),  # the sum may be rounded up
-            entry.frame,
+            entry.message,
         )
 
     @asynccontextmanager
@@ -311,7 +310,7 @@ class Broker:
             if entry is None:
                 self.delivery.note_miss(hub, channel)
             else:
-                subscriber.offer(JSON.read_publication(entry.frame), entry.deadline)
+                subscriber.offer(entry.publication, entry.deadline)
         self.delivery.add_subscriber(app_id, channel, subscriber)
         try:
             yield subscriber

@@ -16,6 +16,7 @@ import trio
 
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
 from cachecast.broker.journal import Journal
+from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import (
     BadMessageError,
@@ -27,12 +28,9 @@ from cachecast.errors import (
     SubscriptionError,
 )
 from cachecast.events import AppEvent
-from cachecast.protocol.frames import close_frame
-from cachecast.protocol.messages import as_text
+from cachecast.protocol.messages import Control, as_text
 from cachecast.protocol.session import (
     ClientEvent,
-    Ping,
-    Pong,
     Session,
     SignIn,
     Subscribe,
@@ -49,8 +47,8 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
-    from cachecast.protocol.codec import Codec
-    from cachecast.protocol.session import User
+    from cachecast.protocol.session import Request, User
+    from cachecast.protocol.wire import Wire
     from cachecast.tasks.heartbeat import Heartbeat
 
 __all__ = ["Clients"]
@@ -115,7 +113,7 @@ class Clients:
         self.n_sessions = 0
 
     def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Have every session watched; once, at start."""
+        """Have every connection watched; once, at start."""
         self._heartbeat = heartbeat
 
     # --- connecting
@@ -154,17 +152,17 @@ class Clients:
     def open(
         self,
         app: App,
-        codec: Codec,
+        wire: Wire,
         transport: Transport,
         protocol: str | None = None,
         preface: bytes = b"",
-    ) -> Session:
-        """Begin a conversation; its first frame is ``connection_established``.
+    ) -> Connection:
+        """Begin a conversation; its first message is ``connection_established``.
 
         Args:
             app: the app that :meth:`admit` returned.
-            codec: the codec that the client offered.
-            transport: the owner of the socket; its outbox is the session's.
+            wire: what the client speaks.
+            transport: the owner of the socket; its outbox is the connection's.
             protocol: the protocol version as given to :meth:`admit`.
             preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
@@ -174,138 +172,135 @@ class Clients:
             transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
         )
         socket_id = _new_socket_id()
-        while socket_id in hub.sessions:
+        while socket_id in hub.connections:
             socket_id = _new_socket_id()
         now = self.now()
-        session = Session(app, socket_id, codec, outbox, now)
-        session.must_pong = protocol != "4"
+        connection = Connection(Session(app, socket_id, now), wire, outbox)
+        connection.must_pong = protocol != "4"
         if app.requires_authorization:
-            session.authorize_by = now + app.authorization_timeout_s
-            hub.unauthorized.add(session)
-        hub.sessions[socket_id] = session
+            connection.authorize_by = now + app.authorization_timeout_s
+            hub.unauthorized.add(connection)
+        hub.connections[socket_id] = connection
         hub.counters.connections_opened += 1
         self.n_sessions += 1
         if self._heartbeat is not None:
-            self._heartbeat.watch(session)
+            self._heartbeat.watch(connection)
         timeout_s = int(self._config.activity_timeout_s)
-        outbox.put(
-            preface
-            + codec.system_frame(
-                "pusher:connection_established",
-                {"socket_id": socket_id, "activity_timeout": timeout_s},
-            ),
-            is_asked=True,
-        )
+        data = {"socket_id": socket_id, "activity_timeout": timeout_s}
+        first = wire.control(Control("pusher:connection_established", data))
+        outbox.put(preface + first, is_asked=True)
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
-            self.close(session)
-        return session
+            self.close(connection)
+        return connection
 
     # --- listening
 
-    def receive(self, session: Session, payload: bytes) -> None:
+    def receive(self, connection: Connection, message: bytes) -> None:
         """Take one message from a client and do what it asks. Never yields.
 
         Whatever is wrong with it is answered here and costs only its own connection.
         """
         now = self.now()
+        session = connection.session
         try:
-            self._carry_out(session, session.receive(payload, now))
+            session.touch(now)
+            request = session.receive(connection.wire.read(message), now)
+            if request is not None:
+                self._carry_out(connection, request)
         except BadMessageError as error:
             try:
                 session.note_fault(now)
             except RefusedError as fatal:
-                self._refuse(session, fatal)
+                self._refuse(connection, fatal)
                 return
-            self._refuse(session, error)
+            self._refuse(connection, error)
         except RemoteProtocolError as error:
-            self._refuse(session, error)
+            self._refuse(connection, error)
 
-    def touch(self, session: Session) -> None:
+    def touch(self, connection: Connection) -> None:
         """Note a sign of life that is no message: a WebSocket ping or pong. Too many end it."""
         try:
-            session.touch(self.now())
+            connection.session.touch(self.now())
         except RefusedError as error:
-            self._refuse(session, error)
+            self._refuse(connection, error)
 
-    def _refuse(self, session: Session, error: RemoteProtocolError) -> None:
-        code = error.close_code
+    def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
+        session, code = connection.session, error.close_code
         hub = self._hubs[session.app.id]
         hub.counters.refusals["null" if code is None else str(code)] += 1
         if error.is_fatal:
-            self.disconnect(session, code or 4009, error.message)
+            self.disconnect(connection, code or 4009, error.message)
         else:
             self.journal.refused("refused", error, app=hub.app.id, socket_id=session.socket_id)
-            session.refuse(error)
+            connection.refuse(error)
 
-    def _carry_out(self, session: Session, request: object) -> None:
+    def _carry_out(self, connection: Connection, request: Request | Control) -> None:
         match request:
-            case Ping():
-                session.put("pusher:pong", {})
-            case Pong():
-                pass
+            case Control():
+                connection.say(request)
             case Subscribe():
-                if self._bus.is_attached(session.app.id, request.name.text):
-                    self._subscribe(session, request)
+                if self._bus.is_attached(connection.session.app.id, request.name.text):
+                    self._subscribe(connection, request)
                 else:
-                    self._nursery.start_soon(self._attach, session, request)
+                    self._nursery.start_soon(self._attach, connection, request)
             case Unsubscribe():
-                self._leave(session, request.channel)
+                self._leave(connection, request.channel)
             case ClientEvent():
-                self._relay(session, request)
+                self._relay(connection, request)
             case SignIn():
-                self._sign_in(session, request.user)
+                self._sign_in(connection, request.user)
 
     # --- channels
 
-    async def _attach(self, session: Session, request: Subscribe) -> None:
+    async def _attach(self, connection: Connection, request: Subscribe) -> None:
         """Have the bus listen to a channel before its first subscriber is answered.
 
         If cancelled, which only the end of the broker does, nobody is left to be answered.
         """
-        name = request.name
+        name, session = request.name, connection.session
         try:
             with trio.fail_after(ATTACH_LIMIT_S):
                 await self._bus.attach(session.app.id, name.text)
         except (BusError, trio.TooSlowError):
             text = "The other nodes cannot be reached, try again"
-            self._refuse(session, SubscriptionError(text, channel=name.text, status=503))
+            self._refuse(connection, SubscriptionError(text, channel=name.text, status=503))
             return
         # Its transport reads on while this waits, so many would be answered at once; and nothing
         # on the floors below tells anybody when a client has read.
-        while session.outbox.is_pacing and not session.outbox.is_finishing:  # noqa: ASYNC110
+        while connection.outbox.is_pacing and not connection.outbox.is_finishing:  # noqa: ASYNC110
             await trio.sleep(PACE_CHECK_S)
         # Much may have happened meanwhile: what the session checked before holds no more.
         limit = session.app.max_channels_per_connection
-        if session.outbox.is_finishing:
+        if connection.outbox.is_finishing:
             return
         if name.text in session.subscriptions:
             self._refuse(
-                session, RemoteProtocolError(f"Existing subscription to channel {name.text}")
+                connection, RemoteProtocolError(f"Existing subscription to channel {name.text}")
             )
         elif len(session.subscriptions) >= limit:
             text = f"Too many subscriptions: this connection may have {limit} channels"
             self._refuse(
-                session,
+                connection,
                 SubscriptionError(text, channel=name.text, kind="LimitReached", status=4100),
             )
         else:
             try:
-                self._subscribe(session, request)
+                self._subscribe(connection, request)
             except RemoteProtocolError as error:
-                self._refuse(session, error)
+                self._refuse(connection, error)
 
-    def _subscribe(self, session: Session, request: Subscribe) -> None:
+    def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         """Join, tell the others, confirm and replay in one step: DESIGN.md invariant 3.
 
         The others are told first, which costs the newcomer nothing: they hear it from the fan-out,
         after this step. Sending may find that the newcomer's socket is broken, which makes it leave
         at once; told afterwards, the others would keep a member who is gone.
         """
-        hub = self._hubs[session.app.id]
+        hub = self._hubs[connection.session.app.id]
         name, member = request.name, request.member
         if name.needs_auth:
-            note_signature(hub, session)
-        joined = hub.subscribe(session, name, member)
+            note_signature(hub, connection)
+        joined = hub.subscribe(connection, name, member)
         channel = joined.edge.channel
         if joined.is_occupied:
             self._notify(hub, AppEvent("channel_occupied", name.text))
@@ -313,23 +308,22 @@ class Clients:
             self._notify(hub, AppEvent("member_added", name.text, user_id=member.key))
             if not joined.is_occupied:
                 self._announcements.tell_members(
-                    hub, channel, "member_added", member.user_id, member.user_info, session
+                    hub, channel, "member_added", member.user_id, member.user_info, connection
                 )
         self._announcements.count_changed(hub, channel)
         if channel.roster is not None:
-            confirmation = channel.roster.success_frame(session.codec, name.text)
+            confirmation = channel.roster.success_frame(connection.wire, name.text)
         else:
-            confirmation = session.codec.system_frame(
-                "pusher_internal:subscription_succeeded", {}, name.text
-            )
+            message = Control("pusher_internal:subscription_succeeded", {}, name.text)
+            confirmation = connection.wire.control(message)
         if name.is_cache:
-            self._delivery.replay(hub, session, name, confirmation)
+            self._delivery.replay(hub, connection, name, confirmation)
         else:
-            session.outbox.put(confirmation, is_asked=True)
+            connection.outbox.put(confirmation, is_asked=True)
 
-    def _leave(self, session: Session, name: str) -> None:
-        hub = self._hubs[session.app.id]
-        left = hub.unsubscribe(session, name)
+    def _leave(self, connection: Connection, name: str) -> None:
+        hub = self._hubs[connection.session.app.id]
+        left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None:
             self._notify(hub, AppEvent("member_removed", name, user_id=member.key))
@@ -340,10 +334,11 @@ class Clients:
             self._notify(hub, AppEvent("channel_vacated", name))
         self._announcements.count_changed(hub, channel)
 
-    def _relay(self, session: Session, request: ClientEvent) -> None:
+    def _relay(self, connection: Connection, request: ClientEvent) -> None:
+        session = connection.session
         hub = self._hubs[session.app.id]
         publication = request.publication
-        name = session.subscriptions[publication.channel].channel.name
+        name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
             # A publisher would wait; a client cannot, and its channel's queue has a bound.
             raise ClientEventError(
@@ -365,30 +360,32 @@ class Clients:
 
     # --- users
 
-    def _sign_in(self, session: Session, user: User) -> None:
+    def _sign_in(self, connection: Connection, user: User) -> None:
+        session = connection.session
         hub = self._hubs[session.app.id]
-        note_signature(hub, session)
+        note_signature(hub, connection)
         before = session.user
         watchlist = user.watchlist if hub.app.allows_watchlists else ()
         user = msgspec.structs.replace(user, watchlist=watchlist)
-        # The index first, for the same reason as in _subscribe: the session may end at any put.
+        # The index first, for the same reason as in _subscribe: the connection may end at any put.
         session.user = user
         if before is not None:
-            hub.users.rewatch(session, before, user)
-        elif hub.users.add(session, user):
-            self._announcements.tell_watchers(hub, user.id, "online", session)
-        session.put_object("pusher:signin_success", {"user_data": user.user_data})
+            hub.users.rewatch(connection, before, user)
+        elif hub.users.add(connection, user):
+            self._announcements.tell_watchers(hub, user.id, "online", connection)
+        data = {"user_data": user.user_data}
+        connection.say(Control("pusher:signin_success", data, is_object=True))
         if user.is_watchlist_cut and hub.app.allows_watchlists:
             limit = hub.app.max_watchlist_ids
-            session.refuse(
+            connection.refuse(
                 RemoteProtocolError(
                     f"Watchlist limit reached: the first {limit} ids are used", close_code=4302
                 )
             )
         if watchlist:
-            self._send_watchlist(hub, session, watchlist)
+            self._send_watchlist(hub, connection, watchlist)
 
-    def _send_watchlist(self, hub: Hub, session: Session, watchlist: tuple[str, ...]) -> None:
+    def _send_watchlist(self, hub: Hub, connection: Connection, watchlist: tuple[str, ...]) -> None:
         """The present state of everyone who is watched (protocol.md 5.4)."""
         online = [user_id for user_id in watchlist if hub.users.is_online(user_id)]
         offline = [user_id for user_id in watchlist if not hub.users.is_online(user_id)]
@@ -397,16 +394,20 @@ class Clients:
             for name, ids in (("online", online), ("offline", offline))
             if ids
         ]
-        session.put("pusher_internal:watchlist_events", {"events": events})
+        connection.say(Control("pusher_internal:watchlist_events", {"events": events}))
 
     # --- saying goodbye
 
     def close(
-        self, session: Session, code: int | None = None, reason: str = "connection lost"
+        self, connection: Connection, code: int | None = None, reason: str = "connection lost"
     ) -> None:
-        """Forget a session: it leaves all channels and signs out. Never yields; harmless twice."""
+        """Forget a connection: it leaves all channels and signs out.
+
+        Never yields; harmless twice.
+        """
+        session = connection.session
         hub = self._hubs[session.app.id]
-        if hub.sessions.pop(session.socket_id, None) is None:
+        if hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
             "connection ended",
@@ -416,61 +417,63 @@ class Clients:
             socket_id=session.socket_id,
         )
         self.n_sessions -= 1
-        hub.unauthorized.discard(session)
+        hub.unauthorized.discard(connection)
         if self._heartbeat is not None:
-            self._heartbeat.unwatch(session)
+            self._heartbeat.unwatch(connection)
         for name in list(session.subscriptions):
-            self._leave(session, name)
+            self._leave(connection, name)
         user = session.user
-        if user is not None and hub.users.remove(session, user):
+        if user is not None and hub.users.remove(connection, user):
             self._announcements.tell_watchers(hub, user.id, "offline")
 
     def disconnect(
-        self, session: Session, code: int, message: str, *, drops_waiting: bool = False
+        self, connection: Connection, code: int, message: str, *, drops_waiting: bool = False
     ) -> None:
-        """Say why, close, and forget the session.
+        """Say why, close, and forget the connection.
 
-        Error frame and close frame both: each kind of client understands another of them
+        An error and a goodbye both: each kind of client understands another of them
         (protocol.md 1.7). The transport ends once they have left, or after ``close_timeout_s``.
         """
-        outbox: Outbox = session.outbox
+        outbox: Outbox = connection.outbox
         if outbox.is_finishing:
             return
         error = RemoteProtocolError(message, close_code=code)
-        last = session.error_frame(error) + close_frame(code, message)
-        self.finish(session, last, code, message, drops_waiting=drops_waiting)
+        self.finish(
+            connection, connection.wire.refusal(error), code, message, drops_waiting=drops_waiting
+        )
 
     def finish(
         self,
-        session: Session,
+        connection: Connection,
         last: bytes,
         code: int | None,
         reason: str,
         *,
         drops_waiting: bool = False,
     ) -> None:
-        """Forget a session, and send its connection the last frames it will get."""
-        self.close(session, code, reason)
+        """Forget a connection, and send it the last frames it will get."""
+        self.close(connection, code, reason)
         if self._heartbeat is not None:
-            self._heartbeat.watch_closing(session.outbox, self.now())
-        session.outbox.finish(last, drops_waiting=drops_waiting)
+            self._heartbeat.watch_closing(connection.outbox, self.now())
+        connection.outbox.finish(last, drops_waiting=drops_waiting)
 
-    def disconnect_slow(self, session: Session) -> None:
+    def disconnect_slow(self, connection: Connection) -> None:
         """Close a client that does not read; 4100 brings it back after a pause."""
-        if session.outbox.is_finishing:
+        if connection.outbox.is_finishing:
             return
+        session = connection.session
         self._hubs[session.app.id].counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
-            session, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
+            connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
         )
 
     def terminate(self, hub: Hub, user_id: str, limit: int | None = None) -> int:
         """Disconnect a signed-in user's connections, or so many (protocol.md 5.3); how many."""
-        sessions = hub.users.sessions_of(user_id)[:limit]
-        for session in sessions:
-            self.disconnect(session, 4009, "You got disconnected by the app.")
-        return len(sessions)
+        connections = hub.users.connections_of(user_id)[:limit]
+        for connection in connections:
+            self.disconnect(connection, 4009, "You got disconnected by the app.")
+        return len(connections)
 
 
 def _new_socket_id() -> str:

@@ -1,4 +1,4 @@
-"""From a publication to its recipients: encode once, write the cache, fix who gets it.
+"""From a publication to its recipients: write the cache, fix who gets it.
 
 Everything that is published on this node, or arrives from another one, passes through
 :meth:`Delivery.deliver`, and in it the cache write and the choice of recipients are one step
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.bus.base import Envelope
+from cachecast.channels.cache import CACHED_WIRE
 from cachecast.errors import BrokerClosedError, LimitError
 from cachecast.events import AppEvent
-from cachecast.protocol.codec import JSON, MSGPACK
-from cachecast.protocol.messages import Publication
+from cachecast.protocol.messages import Control, Publication
+from cachecast.protocol.wire import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.base import Bus
     from cachecast.channels.cache import CacheEntry, CacheStore
+    from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.http_api import EventRequest
-    from cachecast.protocol.session import Session
     from cachecast.tasks.fanout import Fanout
 
 __all__ = ["Delivery"]
@@ -192,21 +193,17 @@ class Delivery:
         channel = hub.channels.get(name.text)
         is_cached = name.is_cache and envelope.is_server_side
         hub.counters.publishes += 1
-        json_frame: bytes | None = None
+        encoded = Encoded(publication)
         deadline = inf
         now = self._clock()
         if is_cached:
-            json_frame = JSON.publication_frame(publication)
-            deadline = self._cache.put(hub.app.id, name.text, json_frame, now).deadline
+            frame = encoded.on(CACHED_WIRE)
+            deadline = self._cache.put(hub.app.id, name.text, frame, now).deadline
             if self._misses:
                 self._misses.pop((hub.app.id, name.text), None)
         if channel is not None:
-            speaks_json, speaks_msgpack = channel.recipients.by_codec
-            if speaks_json and json_frame is None:
-                json_frame = JSON.publication_frame(publication)
-            msgpack_frame = MSGPACK.publication_frame(publication) if speaks_msgpack else None
-            exclude = hub.sessions.get(publication.exclude) if publication.exclude else None
-            hub.enqueue(channel, (json_frame, msgpack_frame), exclude, deadline, now=now)
+            exclude = hub.connections.get(publication.exclude) if publication.exclude else None
+            hub.enqueue(channel, encoded, exclude, deadline, now=now)
             self._fanout.wake()
         if self._subscribers:
             for subscriber in self._subscribers.get((hub.app.id, name.text), ()):
@@ -227,7 +224,9 @@ class Delivery:
             hub.counters.cache_hits += 1
         return entry
 
-    def replay(self, hub: Hub, session: Session, name: ChannelName, confirmation: bytes) -> None:
+    def replay(
+        self, hub: Hub, connection: Connection, name: ChannelName, confirmation: bytes
+    ) -> None:
         """Confirm a subscription to a cache channel and give it the value, or say there is none.
 
         Must stand in the same step as the subscription itself. Both frames leave in one ``send``
@@ -235,20 +234,18 @@ class Delivery:
 
         Args:
             hub: of the app.
-            session: the new subscriber.
+            connection: the new subscriber.
             name: of the channel.
             confirmation: the ``subscription_succeeded`` frame.
         """
         entry = self.cached(hub, name.text, self._clock())
+        wire, outbox = connection.wire, connection.outbox
         if entry is None:
-            miss = session.codec.system_frame("pusher:cache_miss", {}, name.text)
-            session.outbox.put(confirmation + miss, is_asked=True)
+            miss = wire.control(Control("pusher:cache_miss", {}, name.text))
+            outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
-        frame = entry.frame
-        if session.codec is not JSON:
-            frame = session.codec.publication_frame(JSON.read_publication(frame))
-        session.outbox.put_with_value(confirmation, frame, name.text, entry.deadline)
+        outbox.put_with_value(confirmation, entry.on(wire), name.text, entry.deadline)
         hub.counters.deliveries += 1
 
     def note_miss(self, hub: Hub, channel: str) -> None:

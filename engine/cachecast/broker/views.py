@@ -27,7 +27,7 @@ class CachedEvent(msgspec.Struct, frozen=True):
         data: the text as published.
         age_s: seconds since it was published.
         ttl_s: seconds until it is gone; greater than 0.
-        frame: the frame that subscribers got.
+        message: the JSON of the message that subscribers got.
     """
 
     name: str
@@ -35,7 +35,7 @@ class CachedEvent(msgspec.Struct, frozen=True):
     data: str
     age_s: float
     ttl_s: float
-    frame: bytes
+    message: bytes
 
 
 class ChannelState(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ def app_statistics(hub: Hub, cache: CacheStore, n_webhook_events: int) -> AppSta
     copied["webhooks"] = dict(counters.webhooks)
     return AppStatistics(
         app_id=app_id,
-        connections=len(hub.sessions),
+        connections=len(hub.connections),
         subscriptions=hub.n_subscriptions,
         channels=hub.n_channels,
         users=len(hub.users),

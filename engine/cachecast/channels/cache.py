@@ -21,10 +21,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cachecast.protocol.codec import JSON
+from cachecast.protocol.frames import payload_of
+from cachecast.protocol.wire import JSON_WEBSOCKET
+
 if TYPE_CHECKING:
     from cachecast.metrics import AppCounters
+    from cachecast.protocol.messages import Publication
+    from cachecast.protocol.wire import Wire
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "CacheEntry", "CacheStore"]
+__all__ = ["CACHED_WIRE", "ENTRY_OVERHEAD_BYTES", "CacheEntry", "CacheStore"]
+
+#: The wire whose frames are kept. Nearly everybody is on it; for others a value is encoded again
+#: when they join, since a second copy would double what the memory of all values costs.
+CACHED_WIRE: Final = JSON_WEBSOCKET
 
 N_SHELVES: Final = 64
 
@@ -40,7 +50,7 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
     """One cached value; not tracked by the garbage collector, which would walk a million of them.
 
     Attributes:
-        frame: the JSON server frame, the same object that live subscribers got.
+        frame: the frame on ``CACHED_WIRE``, the same object that live subscribers got.
         published_at: seconds of the broker's clock.
         deadline: from then on it does not exist.
         size: bytes booked for it.
@@ -52,6 +62,20 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
     deadline: float
     size: int
     serial: int = 0
+
+    @property
+    def message(self) -> bytes:
+        """The JSON of the message, without what frames it."""
+        return payload_of(self.frame)
+
+    @property
+    def publication(self) -> Publication:
+        """What was published."""
+        return JSON.read_event(self.message)
+
+    def on(self, wire: Wire) -> bytes:
+        """Its frame on a wire."""
+        return self.frame if wire is CACHED_WIRE else wire.event(self.publication)
 
 
 class _Totals:

@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from cachecast.channels.outbox import DISCARD, Outbox
 from cachecast.channels.presence import PresenceRoster
-from cachecast.protocol.codec import JSON, MSGPACK
 
 if TYPE_CHECKING:
+    from cachecast.channels.connection import Connection
     from cachecast.metrics import AppCounters
     from cachecast.protocol.channel_name import ChannelName
-    from cachecast.protocol.session import Member, Session
+    from cachecast.protocol.session import Member
+    from cachecast.protocol.wire import Encoded, Wire
 
-__all__ = ["Channel", "Frames", "Recipients", "Subscription"]
-
-#: Codec index -> the frame, or None where no recipient speaks that codec.
-Frames = tuple[bytes | None, bytes | None]
+__all__ = ["Channel", "Recipients", "Subscription"]
 
 #: Bytes of frames that are joined for one ``send``. Twice as much would deliver more in a second,
 #: but the call is all copying by then, and small channels wait for it.
@@ -42,39 +40,45 @@ POINTER_BYTES: Final = 8
 
 
 class Subscription:
-    """The edge between a session and a channel.
+    """The edge between a connection and a channel.
 
     Attributes:
-        outbox: the session's, until the subscription ends.
+        outbox: the connection's, until the subscription ends.
         member: the user that it stands for on a presence channel; else None.
     """
 
-    __slots__ = ("channel", "member", "outbox", "session")
+    __slots__ = ("channel", "connection", "member", "outbox")
 
-    def __init__(self, session: Session, channel: Channel, member: Member | None) -> None:
-        self.session = session
+    def __init__(self, connection: Connection, channel: Channel, member: Member | None) -> None:
+        self.connection = connection
         self.channel = channel
         self.member = member
-        self.outbox: Outbox = session.outbox
+        self.outbox: Outbox = connection.outbox
+
+    @property
+    def name(self) -> ChannelName:
+        """The channel's name."""
+        return self.channel.name
 
 
 class Recipients:
-    """Who was subscribed at one moment, by codec.
+    """Who was subscribed at one moment, by wire.
 
     Attributes:
-        by_codec: the subscriptions of each.
+        by_wire: wire -> the subscriptions of those who speak it; mostly there is one wire.
         unbooked_bytes: bytes that the lists take, until the first publication that waits with them
             is charged for it: where members come and go, each one holds lists of its own.
     """
 
-    __slots__ = ("by_codec", "unbooked_bytes")
+    __slots__ = ("by_wire", "unbooked_bytes")
 
-    def __init__(self, subscriptions: dict[Session, Subscription]) -> None:
+    def __init__(self, subscriptions: dict[Connection, Subscription]) -> None:
         edges = list(subscriptions.values())
-        speaks_msgpack = [edge for edge in edges if edge.session.codec is MSGPACK]
-        if speaks_msgpack:
-            edges = [edge for edge in edges if edge.session.codec is JSON]
-        self.by_codec = (edges, speaks_msgpack)
+        wires = dict.fromkeys([connection.wire for connection in subscriptions])
+        self.by_wire: dict[Wire, list[Subscription]] = {
+            wire: edges if len(wires) == 1 else [e for e in edges if e.connection.wire is wire]
+            for wire in wires
+        }
         self.unbooked_bytes = POINTER_BYTES * len(subscriptions)
 
     def book(self) -> int:
@@ -87,7 +91,7 @@ class _Queued:
     """A publication that waits for its fan-out.
 
     Attributes:
-        size: bytes of its frames.
+        size: bytes of its frames, one for each wire of its recipients.
         booked: bytes it is charged for.
         at: when it was queued.
     """
@@ -96,8 +100,8 @@ class _Queued:
         "at",
         "booked",
         "deadline",
+        "encoded",
         "exclude",
-        "frames",
         "is_announcement",
         "recipients",
         "size",
@@ -105,7 +109,7 @@ class _Queued:
 
     def __init__(
         self,
-        frames: Frames,
+        encoded: Encoded,
         recipients: Recipients,
         exclude: Subscription | None,
         deadline: float,
@@ -114,12 +118,12 @@ class _Queued:
         is_announcement: bool,
     ) -> None:
         self.at = now
-        self.frames = frames
+        self.encoded = encoded
         self.recipients = recipients
         self.exclude = exclude
         self.deadline = deadline
         self.is_announcement = is_announcement
-        self.size = len(frames[0] or b"") + len(frames[1] or b"")
+        self.size = sum([len(encoded.on(wire)) for wire in recipients.by_wire])
         self.booked = self.size + recipients.book()
 
     def joins(self, other: _Queued) -> bool:
@@ -132,13 +136,13 @@ class _Queued:
 
 
 class _Sweep:
-    """A fan-out under way: what is left of it, codec by codec."""
+    """A fan-out under way: what is left of it, wire by wire."""
 
-    __slots__ = ("at", "batch", "codec")
+    __slots__ = ("at", "batch", "left")
 
     def __init__(self, batch: list[_Queued]) -> None:
         self.batch = batch
-        self.codec = 0
+        self.left = list(batch[0].recipients.by_wire.items())
         self.at = 0
 
 
@@ -146,7 +150,7 @@ class Channel:
     """One occupied channel.
 
     Attributes:
-        subscriptions: session -> subscription, in order of arrival.
+        subscriptions: connection -> subscription, in order of arrival.
         roster: the members of a presence channel; None on others.
         is_ready: whether it stands in the line of channels that have something to deliver.
         queued_bytes: bytes of what waits and what is being delivered.
@@ -176,7 +180,7 @@ class Channel:
 
     def __init__(self, name: ChannelName, counters: AppCounters) -> None:
         self.name = name
-        self.subscriptions: dict[Session, Subscription] = {}
+        self.subscriptions: dict[Connection, Subscription] = {}
         self.roster = PresenceRoster() if name.is_presence else None
         self.is_ready = False
         self.queued_bytes = 0
@@ -205,25 +209,25 @@ class Channel:
         """Whether anything is left to deliver."""
         return self._sweep is not None or bool(self._queue)
 
-    def add(self, session: Session, member: Member | None) -> Subscription:
+    def add(self, connection: Connection, member: Member | None) -> Subscription:
         """Add a subscription; the caller has checked that there is none yet."""
-        edge = Subscription(session, self, member)
-        self.subscriptions[session] = edge
+        edge = Subscription(connection, self, member)
+        self.subscriptions[connection] = edge
         self.n_joined += 1
         self._recipients = None
         return edge
 
-    def remove(self, session: Session) -> Subscription:
+    def remove(self, connection: Connection) -> Subscription:
         """End a subscription; what is queued does not reach it any more."""
-        edge = self.subscriptions.pop(session)
+        edge = self.subscriptions.pop(connection)
         edge.outbox = DISCARD
         self._recipients = None
         return edge
 
     def enqueue(
         self,
-        frames: Frames,
-        exclude: Session | None = None,
+        encoded: Encoded,
+        exclude: Connection | None = None,
         deadline: float = inf,
         *,
         now: float = 0.0,
@@ -232,8 +236,8 @@ class Channel:
         """Queue a publication for everyone who is subscribed now. Never yields.
 
         Args:
-            frames: one frame for each codec, by its index; None where nobody speaks it.
-            exclude: the session that must not get it.
+            encoded: the publication; it is encoded here, for each wire that somebody listens on.
+            exclude: the connection that must not get it.
             deadline: the time when a cached value expires, in the broker's seconds; finite means a
                 newer one may replace it.
             now: the broker's seconds.
@@ -241,7 +245,7 @@ class Channel:
         """
         edge = self.subscriptions.get(exclude) if exclude is not None else None
         queued = _Queued(
-            frames, self.recipients, edge, deadline, now, is_announcement=is_announcement
+            encoded, self.recipients, edge, deadline, now, is_announcement=is_announcement
         )
         if self._queue is None:
             self._queue = deque()
@@ -268,8 +272,9 @@ class Channel:
                     self._queue = None
                     break
                 sweep = self._sweep = _Sweep(self._take_batch(self._queue))
-            used += self._deliver_some(sweep, budget - used)
-            if sweep.codec == 2:
+            if sweep.left:
+                used += self._deliver_some(sweep, budget - used)
+            if not sweep.left:
                 self._sweep = None
                 self.delivered_from = sweep.batch[0].at
                 for queued in sweep.batch:
@@ -288,17 +293,14 @@ class Channel:
         return batch
 
     def _deliver_some(self, sweep: _Sweep, budget: int) -> int:
-        first, codec = sweep.batch[0], sweep.codec
-        everyone = first.recipients.by_codec[codec]
-        frames = [queued.frames[codec] or b"" for queued in sweep.batch]
+        first, (wire, everyone) = sweep.batch[0], sweep.left[0]
+        frames = [queued.encoded.on(wire) for queued in sweep.batch]
         cost = 1 + sum(map(len, frames)) // BYTES_PER_CALL
         edges = everyone[sweep.at : sweep.at + max(1, budget // cost)]
         sweep.at += len(edges)
         if sweep.at >= len(everyone):
-            sweep.codec += 1
+            del sweep.left[0]
             sweep.at = 0
-        if not edges:
-            return 0
         if first.exclude is not None:
             edges = [edge for edge in edges if edge is not first.exclude]
         self._counters.deliveries += len(edges) * len(frames)

@@ -1,4 +1,4 @@
-"""Which sessions on this node listen to which channel: one Hub for each app.
+"""Which connections of this node listen to which channel: one Hub for each app.
 
 Apps share nothing, so an app is a Hub and isolation is a matter of structure. A channel exists
 here while somebody is subscribed to it; its cached value lives elsewhere and does not care.
@@ -19,8 +19,10 @@ from cachecast.protocol.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from cachecast.apps import App
+    from cachecast.channels.connection import Connection
     from cachecast.protocol.channel_name import ChannelName
-    from cachecast.protocol.session import Member, Session
+    from cachecast.protocol.session import Member
+    from cachecast.protocol.wire import Encoded
 
 __all__ = ["Hub", "Joined", "Left"]
 
@@ -48,10 +50,10 @@ class Left(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hub:
-    """The sessions, channels and users of one app.
+    """The connections, channels and users of one app.
 
     Attributes:
-        sessions: by socket id.
+        connections: by socket id.
         unauthorized: those of them that still owe a signature, where the app requires one.
         channels: the occupied ones, by name.
         users: who is signed in, and who watches.
@@ -66,11 +68,11 @@ class Hub:
         "_line",
         "app",
         "channels",
+        "connections",
         "counters",
         "is_ready",
         "publish_bucket",
         "ready",
-        "sessions",
         "unauthorized",
         "undelivered_bytes",
         "users",
@@ -87,8 +89,8 @@ class Hub:
         rate = app.publishes_per_s
         self.publish_bucket = TokenBucket(rate, max(rate, 100.0), now) if rate else None
         self.app = app
-        self.sessions: dict[str, Session] = {}
-        self.unauthorized: set[Session] = set()
+        self.connections: dict[str, Connection] = {}
+        self.unauthorized: set[Connection] = set()
         self.channels: dict[str, Channel] = {}
         self.counters = AppCounters()
         self.users = UserIndex(self.counters)
@@ -113,7 +115,7 @@ class Hub:
             ]
         )
 
-    def subscribe(self, session: Session, name: ChannelName, member: Member | None) -> Joined:
+    def subscribe(self, connection: Connection, name: ChannelName, member: Member | None) -> Joined:
         """Add a subscription. Never yields.
 
         Raises:
@@ -136,19 +138,20 @@ class Hub:
                 )
             is_member_new = channel.roster.join(member)
         self.channels[name.text] = channel
-        edge = channel.add(session, member)
-        session.subscriptions[name.text] = edge
+        edge = channel.add(connection, member)
+        connection.session.subscriptions[name.text] = edge
         return Joined(edge, is_occupied, is_member_new)
 
-    def unsubscribe(self, session: Session, name: str) -> Left:
+    def unsubscribe(self, connection: Connection, name: str) -> Left:
         """End a subscription. Never yields.
 
         Raises:
             KeyError: there is none.
         """
-        channel = session.subscriptions.pop(name).channel
-        edge = channel.remove(session)
-        session.outbox.forget(name)
+        channel = self.channels[name]
+        edge = channel.remove(connection)
+        del connection.session.subscriptions[name]
+        connection.outbox.forget(name)
         is_member_gone = False
         if channel.roster is not None and edge.member is not None:
             is_member_gone = channel.roster.leave(edge.member)
@@ -160,16 +163,16 @@ class Hub:
     def enqueue(
         self,
         channel: Channel,
-        frames: tuple[bytes | None, bytes | None],
-        exclude: Session | None = None,
+        encoded: Encoded,
+        exclude: Connection | None = None,
         deadline: float = float("inf"),
         *,
         now: float = 0.0,
         is_announcement: bool = False,
     ) -> None:
-        """Queue frames for everyone in the channel now; see :meth:`Channel.enqueue`."""
+        """Queue something for everyone in the channel now; see :meth:`Channel.enqueue`."""
         before = channel.queued_bytes
-        channel.enqueue(frames, exclude, deadline, now=now, is_announcement=is_announcement)
+        channel.enqueue(encoded, exclude, deadline, now=now, is_announcement=is_announcement)
         self.undelivered_bytes += channel.queued_bytes - before
         if not channel.is_ready:
             channel.is_ready = True

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cachecast.protocol.codec import JSON
+from cachecast.protocol.messages import Control
 
 if TYPE_CHECKING:
-    from cachecast.protocol.codec import Codec
     from cachecast.protocol.session import Member
+    from cachecast.protocol.wire import Wire
 
 __all__ = ["PresenceRoster"]
 
@@ -77,14 +78,14 @@ class PresenceRoster:
         info = {} if member.user_info is None else member.user_info
         self._hash[key] = b"%b:%b" % (JSON.escape(key), JSON.escape(info))
 
-    def success_frame(self, codec: Codec, channel: str) -> bytes:
+    def success_frame(self, wire: Wire, channel: str) -> bytes:
         """The frame that confirms a subscription, with all who are there; O(members).
 
-        Every JSON client of a large roster gets the pieces that are kept; msgpack, whose clients
-        are few, is encoded each time.
+        Every JSON client of a large roster gets the pieces that are kept; for others, who are few,
+        it is encoded each time.
         """
-        if len(self._members) < LARGE or codec is not JSON:
-            return codec.system_frame(_EVENT, self.success_data(), channel)
+        if len(self._members) < LARGE or wire.codec is not JSON:
+            return wire.control(Control(_EVENT, self.success_data(), channel))
         if not self._ids:
             for member in self._members.values():
                 self._encode(member)
@@ -93,7 +94,7 @@ class PresenceRoster:
             b",".join(self._hash.values()),
             len(self._members),
         )
-        return JSON.system_frame_of(_EVENT, data, channel)
+        return wire.frame(JSON.control_of(_EVENT, data, channel))
 
     def success_data(self) -> dict[str, Any]:
         """``data`` of the success frame; every id is a key of the hash, as .NET needs it.

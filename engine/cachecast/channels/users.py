@@ -15,26 +15,27 @@ from cachecast.protocol.channel_name import ChannelName, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cachecast.channels.connection import Connection
     from cachecast.metrics import AppCounters
-    from cachecast.protocol.session import Session, User
+    from cachecast.protocol.session import User
 
 __all__ = ["UserIndex"]
 
 
 class UserIndex:
-    """User id -> its signed-in sessions, and user id -> the channel of those who watch it."""
+    """User id -> its signed-in connections, and user id -> the channel of those who watch it."""
 
-    __slots__ = ("_counters", "_sessions", "_watchers")
+    __slots__ = ("_connections", "_counters", "_watchers")
 
     def __init__(self, counters: AppCounters) -> None:
         self._counters = counters
         # Dicts as ordered sets: whoever signed in first is told first.
-        self._sessions: dict[str, dict[Session, None]] = {}
+        self._connections: dict[str, dict[Connection, None]] = {}
         self._watchers: dict[str, Channel] = {}
 
     def __len__(self) -> int:
         """Signed-in users, not connections."""
-        return len(self._sessions)
+        return len(self._connections)
 
     @property
     def n_watched(self) -> int:
@@ -43,51 +44,51 @@ class UserIndex:
 
     def is_online(self, user_id: str) -> bool:
         """Whether the user has a signed-in connection."""
-        return user_id in self._sessions
+        return user_id in self._connections
 
-    def sessions_of(self, user_id: str) -> list[Session]:
-        """The user's signed-in sessions."""
-        return list(self._sessions.get(user_id, ()))
+    def connections_of(self, user_id: str) -> list[Connection]:
+        """The user's signed-in connections."""
+        return list(self._connections.get(user_id, ()))
 
     def watchers_of(self, user_id: str) -> Channel | None:
-        """The channel of the sessions whose watchlist has the user; None if there are none."""
+        """The channel of the connections whose watchlist has the user; None if there are none."""
         return self._watchers.get(user_id)
 
-    def add(self, session: Session, user: User) -> bool:
-        """Sign a session in; True if the user comes online with it."""
-        sessions = self._sessions.setdefault(user.id, {})
-        is_first = not sessions
-        sessions[session] = None
-        self._watch(session, user.watchlist)
+    def add(self, connection: Connection, user: User) -> bool:
+        """Sign a connection in; True if the user comes online with it."""
+        connections = self._connections.setdefault(user.id, {})
+        is_first = not connections
+        connections[connection] = None
+        self._watch(connection, user.watchlist)
         return is_first
 
-    def remove(self, session: Session, user: User) -> bool:
-        """Sign a session out; True if the user goes offline with it."""
-        self._unwatch(session, user.watchlist)
-        sessions = self._sessions[user.id]
-        del sessions[session]
-        if sessions:
+    def remove(self, connection: Connection, user: User) -> bool:
+        """Sign a connection out; True if the user goes offline with it."""
+        self._unwatch(connection, user.watchlist)
+        connections = self._connections[user.id]
+        del connections[connection]
+        if connections:
             return False
-        del self._sessions[user.id]
+        del self._connections[user.id]
         return True
 
-    def rewatch(self, session: Session, before: User, after: User) -> None:
-        """Replace a session's watchlist, after it signed in again as the same user."""
-        self._unwatch(session, before.watchlist)
-        self._watch(session, after.watchlist)
+    def rewatch(self, connection: Connection, before: User, after: User) -> None:
+        """Replace a connection's watchlist, after it signed in again as the same user."""
+        self._unwatch(connection, before.watchlist)
+        self._watch(connection, after.watchlist)
 
-    def _watch(self, session: Session, user_ids: Iterable[str]) -> None:
+    def _watch(self, connection: Connection, user_ids: Iterable[str]) -> None:
         for watched in user_ids:
             channel = self._watchers.get(watched)
             if channel is None:
                 # No client can subscribe to this name: it is outside the grammar.
                 name = ChannelName(f"#watchers-of-{watched}", Kind.SERVER_TO_USER)
                 channel = self._watchers[watched] = Channel(name, self._counters)
-            channel.add(session, None)
+            channel.add(connection, None)
 
-    def _unwatch(self, session: Session, user_ids: Iterable[str]) -> None:
+    def _unwatch(self, connection: Connection, user_ids: Iterable[str]) -> None:
         for watched in user_ids:
             channel = self._watchers[watched]
-            channel.remove(session)
+            channel.remove(connection)
             if not channel.subscriptions:
                 del self._watchers[watched]

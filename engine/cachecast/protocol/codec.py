@@ -1,8 +1,8 @@
-"""Wire bytes <-> messages: JSON, which every Pusher client speaks, and msgpack, ours and opt-in.
+"""Payload bytes <-> messages: JSON, which every Pusher client speaks, and msgpack, ours and opt-in.
 
 The one idea: whatever comes in becomes the same :class:`ClientMessage` with JSON data, so that
-nothing behind this file knows which codec a client speaks; whatever goes out is one complete
-WebSocket frame, built once a codec and sent to everyone.
+nothing behind this file knows which codec a client speaks. How a payload travels, in a WebSocket
+frame or otherwise, is a :class:`~cachecast.protocol.wire.Wire`'s business.
 
 JSON's ``data`` is a *string* that holds JSON (protocol.md 1.4): typed clients parse exactly that.
 msgpack does not encode twice: its ``data`` is what pusher-js would hand to a binder, that is the
@@ -19,22 +19,10 @@ import msgpack
 import msgspec
 
 from cachecast.errors import BadMessageError
-from cachecast.protocol import frames
 from cachecast.protocol.json_text import REPLACING, read_json
-from cachecast.protocol.messages import ClientMessage, Publication, fault_of
+from cachecast.protocol.messages import ClientMessage, Control, Publication, fault_of
 
-__all__ = [
-    "JSON",
-    "MSGPACK",
-    "MSGPACK_SUBPROTOCOL",
-    "Codec",
-    "JsonCodec",
-    "MsgpackCodec",
-    "to_json",
-    "unpack",
-]
-
-MSGPACK_SUBPROTOCOL: Final = "cachecast.v1.msgpack"
+__all__ = ["JSON", "MSGPACK", "Codec", "JsonCodec", "MsgpackCodec", "to_json", "unpack"]
 
 _encode = msgspec.json.Encoder().encode
 _strict_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
@@ -44,7 +32,7 @@ _decode_any = msgspec.json.Decoder().decode
 _ENCRYPTED: Final = "private-encrypted-"
 
 
-class _Wire(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct, gc=False):
     """A message as it leaves; absent fields are left out."""
 
     event: str
@@ -54,55 +42,28 @@ class _Wire(msgspec.Struct, gc=False):
 
 
 class Codec(Protocol):
-    """Bytes of one subprotocol. Stateless: one instance serves every connection.
-
-    Attributes:
-        index: position in what is kept a codec each, see ``channels.channel.Recipients``.
-        subprotocol: the WebSocket subprotocol that a client offers to get it; None is the default.
-        opcode: TEXT or BINARY, of both directions.
-    """
-
-    index: int
-    subprotocol: str | None
-    opcode: int
+    """How messages are written. Stateless: one instance serves every connection."""
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message.
 
         Args:
-            payload: the bytes of one whole message; of a text message valid UTF-8, as the frame
-                parser leaves it.
+            payload: the bytes of one whole message; of text valid UTF-8, which whoever took it out
+                of its frame has seen to.
 
         Raises:
             BadMessageError: it is not a map with an ``event``; the text names the fault.
         """
 
-    def system_frame(
-        self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
-    ) -> bytes:
-        """A frame of the protocol's own.
+    def control(self, message: Control) -> bytes:
+        """The payload of a message of the protocol's own."""
 
-        Args:
-            event: the event's name with its ``pusher:`` or ``pusher_internal:`` prefix.
-            data: a value that JSON can say.
-            channel: the channel that the frame names; None for none.
-            is_object: whether to send ``data`` as an object in JSON too; only ``pusher:error``,
-                ``pusher:signin_success`` and ``pusher:subscription_error`` are so (1.7).
-        """
-
-    def publication_frame(self, publication: Publication) -> bytes:
-        """The frame of one publication, the same for every subscriber."""
-
-    def read_publication(self, frame: bytes) -> Publication:
-        """What :meth:`publication_frame` built, read back (for reading the cache)."""
+    def event(self, publication: Publication) -> bytes:
+        """The payload of one publication, the same for every subscriber."""
 
 
 class JsonCodec:
-    """Text frames with JSON, protocol 4 to 7."""
-
-    index: int = 0
-    subprotocol: str | None = None
-    opcode: int = frames.TEXT
+    """JSON text, protocol 4 to 7."""
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""
@@ -113,38 +74,39 @@ class JsonCodec:
         except (ValueError, RecursionError) as error:
             raise BadMessageError(f"Invalid JSON: {fault_of(error)}") from None
 
-    def system_frame(
-        self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
-    ) -> bytes:
-        """Build a frame of the protocol's own; see :meth:`Codec.system_frame`."""
-        inner = _encode(data)
-        wire = _Wire(event, data=msgspec.Raw(inner) if is_object else inner.decode())
-        if channel is not None:
-            wire.channel = channel
-        return frames.server_frame(frames.TEXT, _encode(wire))
+    def control(self, message: Control) -> bytes:
+        """Write a message of the protocol's own; see :meth:`Codec.control`."""
+        inner = _encode(message.data)
+        written = _Message(
+            message.event, data=msgspec.Raw(inner) if message.is_object else inner.decode()
+        )
+        if message.channel is not None:
+            written.channel = message.channel
+        return _encode(written)
 
     @staticmethod
     def escape(data: object) -> bytes:
-        """A piece of JSON as it stands inside of ``data``, for :meth:`system_frame_of`."""
+        """A piece of JSON as it stands inside of ``data``, for :meth:`control_of`."""
         return _encode(_encode(data).decode())[1:-1]
 
     @staticmethod
-    def system_frame_of(event: str, escaped: bytes, channel: str) -> bytes:
-        """The frame of :meth:`system_frame`, whose ``data`` was put together from pieces."""
-        head = _encode(_Wire(event, channel))[:-1]
-        return frames.server_frame(frames.TEXT, b'%b,"data":"%b"}' % (head, escaped))
+    def control_of(event: str, escaped: bytes, channel: str) -> bytes:
+        """The payload of :meth:`control`, whose ``data`` was put together from pieces."""
+        head = _encode(_Message(event, channel))[:-1]
+        return b'%b,"data":"%b"}' % (head, escaped)
 
-    def publication_frame(self, publication: Publication) -> bytes:
-        """Build the frame of one publication; see :meth:`Codec.publication_frame`."""
-        wire = _Wire(publication.event, publication.channel, publication.data)
+    def event(self, publication: Publication) -> bytes:
+        """Write one publication; see :meth:`Codec.event`."""
+        written = _Message(publication.event, publication.channel, publication.data)
         if publication.user_id is not None:
-            wire.user_id = publication.user_id
-        return frames.server_frame(frames.TEXT, _encode(wire))
+            written.user_id = publication.user_id
+        return _encode(written)
 
-    def read_publication(self, frame: bytes) -> Publication:
-        """Read a frame back; see :meth:`Codec.read_publication`."""
-        wire = msgspec.json.decode(frames.payload_of(frame), type=_Cached)
-        return Publication(wire.event, wire.channel, wire.data)
+    @staticmethod
+    def read_event(payload: bytes) -> Publication:
+        """Read back what :meth:`event` wrote of a publication of the server side."""
+        read = _decode_event(payload)
+        return Publication(read.event, read.channel, read.data)
 
 
 class _Cached(msgspec.Struct, gc=False):
@@ -153,12 +115,11 @@ class _Cached(msgspec.Struct, gc=False):
     data: str
 
 
-class MsgpackCodec:
-    """Binary frames with msgpack maps, subprotocol ``cachecast.v1.msgpack``."""
+_decode_event = msgspec.json.Decoder(_Cached).decode
 
-    index: int = 1
-    subprotocol: str | None = MSGPACK_SUBPROTOCOL
-    opcode: int = frames.BINARY
+
+class MsgpackCodec:
+    """Msgpack maps."""
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""
@@ -172,35 +133,23 @@ class MsgpackCodec:
         except (ValueError, TypeError, RecursionError) as error:
             raise BadMessageError(f"Invalid msgpack: {fault_of(error)}") from None
 
-    def system_frame(
-        self, event: str, data: object, channel: str | None = None, *, is_object: bool = False
-    ) -> bytes:
-        """Build a frame of the protocol's own; see :meth:`Codec.system_frame`."""
-        del is_object  # nothing is encoded twice here
-        message: dict[str, Any] = {"event": event}
-        if channel is not None:
-            message["channel"] = channel
+    def control(self, message: Control) -> bytes:
+        """Write a message of the protocol's own; nothing is encoded twice here."""
+        written: dict[str, Any] = {"event": message.event}
+        if message.channel is not None:
+            written["channel"] = message.channel
         # By way of JSON, because raw JSON (a member's user_info) may stand inside.
-        return frames.server_frame(frames.BINARY, _pack_with(message, _encode(data)))
+        return _pack_with(written, _encode(message.data))
 
-    def publication_frame(self, publication: Publication) -> bytes:
-        """Build the frame of one publication; see :meth:`Codec.publication_frame`."""
-        message: dict[str, Any] = {"event": publication.event, "channel": publication.channel}
+    def event(self, publication: Publication) -> bytes:
+        """Write one publication; see :meth:`Codec.event`."""
+        written: dict[str, Any] = {"event": publication.event, "channel": publication.channel}
         if publication.user_id is not None:
-            message["user_id"] = publication.user_id
+            written["user_id"] = publication.user_id
         data = publication.data
         if publication.channel.startswith(_ENCRYPTED):
-            packed = _pack(message | {"data": _text_of(data)})
-        else:
-            packed = _pack_with(message, data)
-        return frames.server_frame(frames.BINARY, packed)
-
-    def read_publication(self, frame: bytes) -> Publication:
-        """Read a frame back; ``data`` comes as the string that JSON clients would get."""
-        message = unpack(frames.payload_of(frame))
-        data = message["data"]
-        text = data if isinstance(data, str) else _encode(data).decode()
-        return Publication(message["event"], message["channel"], text)
+            return _pack(written | {"data": _text_of(data)})
+        return _pack_with(written, data)
 
 
 def unpack(payload: bytes) -> Any:  # noqa: ANN401 - whatever was packed

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from cachecast.errors import BadMessageError
+from cachecast.errors import (
+    BadMessageError,
+    ClientEventError,
+    RemoteProtocolError,
+    SubscriptionError,
+)
 from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
@@ -20,14 +25,17 @@ __all__ = [
     "RULES",
     "ChannelData",
     "ClientMessage",
+    "Control",
     "Publication",
     "SignInData",
     "SubscribeData",
     "UnsubscribeData",
     "UserData",
     "as_text",
+    "error_message",
     "fault_of",
     "has_reserved_prefix",
+    "refusal_messages",
     "too_large_text",
 ]
 
@@ -185,3 +193,37 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     data: str | msgspec.Raw
     user_id: str | int | None = None
     exclude: str | None = None
+
+
+class Control(msgspec.Struct, frozen=True, gc=False):
+    """One message of the protocol's own.
+
+    Attributes:
+        event: the event's name with its ``pusher:`` or ``pusher_internal:`` prefix.
+        data: a value that JSON can say.
+        channel: the channel that the message names; None for none.
+        is_object: whether to send ``data`` as an object in JSON too; only ``pusher:error``,
+            ``pusher:signin_success`` and ``pusher:subscription_error`` are so (1.7).
+    """
+
+    event: str
+    data: object
+    channel: str | None = None
+    is_object: bool = False
+
+
+def error_message(error: RemoteProtocolError) -> Control:
+    """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
+    data = {"code": error.close_code, "message": error.message}
+    channel = error.channel if isinstance(error, ClientEventError) else None
+    return Control("pusher:error", data, channel, is_object=True)
+
+
+def refusal_messages(error: RemoteProtocolError) -> list[Control]:
+    """What a client is told of an error that leaves the connection open."""
+    messages = [error_message(error)]
+    if isinstance(error, SubscriptionError):
+        data = {"type": error.kind, "error": error.message, "status": error.status}
+        channel = error.channel[:200]
+        messages.append(Control("pusher:subscription_error", data, channel, is_object=True))
+    return messages

@@ -1,8 +1,9 @@
-"""One client's conversation, without I/O: a message in, a request or a refusal out.
+"""One client's conversation, without I/O: a message in, a request, an answer or a refusal out.
 
 A Session owns the socket id and knows what its client may do: which channels it is in, as which
-user, how fast it may talk. It does not know who else is there; what it cannot answer alone it
-returns as a request for the Broker. A broken rule is raised as an error that says how to answer.
+user, how fast it may talk. It knows neither who else is there nor how messages travel; what it
+cannot answer alone it returns as a request for the Broker. A broken rule is raised as an error
+that says how to answer.
 
 It trusts nothing: every field is typed, every name parsed, every signature verified before it is
 looked into, and ten bad messages in ten seconds end the connection (protocol.md 9.5).
@@ -10,8 +11,7 @@ looked into, and ten bad messages in ten seconds end the connection (protocol.md
 
 from __future__ import annotations
 
-from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -29,6 +29,7 @@ from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_nam
 from cachecast.protocol.identity import Member, User, read_member, read_user
 from cachecast.protocol.messages import (
     ClientMessage,
+    Control,
     Publication,
     SignInData,
     SubscribeData,
@@ -39,17 +40,15 @@ from cachecast.protocol.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from cachecast.apps import App
-    from cachecast.protocol.codec import Codec
 
 __all__ = [
     "ClientEvent",
     "Member",
-    "Ping",
-    "Pong",
     "Request",
     "Session",
     "SignIn",
     "Subscribe",
+    "Subscribed",
     "Unsubscribe",
     "User",
 ]
@@ -89,15 +88,21 @@ class SignIn(msgspec.Struct, frozen=True, gc=False):
     user: User
 
 
-class Ping(msgspec.Struct, frozen=True, gc=False):
-    """``pusher:ping``: answer it."""
+Request = Subscribe | Unsubscribe | ClientEvent | SignIn
+
+_PONG: Final = Control("pusher:pong", {})
 
 
-class Pong(msgspec.Struct, frozen=True, gc=False):
-    """``pusher:pong``: that it came is all it says."""
+class Subscribed(Protocol):
+    """What a session sees of one of its subscriptions."""
 
+    @property
+    def name(self) -> ChannelName:
+        """The channel's name."""
 
-Request = Subscribe | Unsubscribe | ClientEvent | SignIn | Ping | Pong
+    @property
+    def member(self) -> Member | None:
+        """The user that it stands for on a presence channel; else None."""
 
 
 class Session:
@@ -106,15 +111,9 @@ class Session:
     Attributes:
         app: the app whose key it connected with.
         socket_id: ``digits.digits``; server libraries refuse anything else (1.4).
-        codec: the codec of both directions.
-        outbox: the queue that answers go to; set by the transport.
-        subscriptions: channel name -> the edge that the hub made for it.
+        subscriptions: channel name -> subscription; kept by who carries its requests out.
         user: set once signed in.
         active_at: the time when the client was last heard, in the broker's seconds.
-        authorize_by: the time by which it must have shown a signature, in the broker's seconds;
-            infinity for most apps.
-        must_pong: whether a ping without an answer ends it (not before protocol 5).
-        wheel_slot: its place in the heartbeat's wheel.
     """
 
     __slots__ = (
@@ -123,27 +122,17 @@ class Session:
         "_message_bucket",
         "active_at",
         "app",
-        "authorize_by",
-        "codec",
-        "must_pong",
-        "outbox",
         "socket_id",
         "subscriptions",
         "user",
-        "wheel_slot",
     )
 
-    def __init__(self, app: App, socket_id: str, codec: Codec, outbox: Any, now: float) -> None:  # noqa: ANN401
+    def __init__(self, app: App, socket_id: str, now: float) -> None:
         self.app = app
         self.socket_id = socket_id
-        self.codec = codec
-        self.outbox = outbox
-        self.subscriptions: dict[str, Any] = {}
+        self.subscriptions: dict[str, Subscribed] = {}
         self.user: User | None = None
         self.active_at = now
-        self.authorize_by = inf
-        self.must_pong = True
-        self.wheel_slot = 0
         self._event_bucket: TokenBucket | None = None
         self._message_bucket: TokenBucket | None = None
         self._faults: list[float] | None = None
@@ -152,10 +141,8 @@ class Session:
         """Name the socket, not what it carries."""
         return f"Session({self.app.id}, {self.socket_id})"
 
-    # --- in
-
     def touch(self, now: float) -> None:
-        """Note a sign of life: a message, or a WebSocket ping or pong, which cost as much.
+        """Note a sign of life: a message before it is read, or a ping or pong, which cost as much.
 
         Raises:
             RefusedError: there are more of them than a client has any reason for.
@@ -170,21 +157,26 @@ class Session:
                 f"Too many messages: more than {self.app.messages_per_s:g} per second"
             )
 
-    def receive(self, payload: bytes, now: float) -> Request:
-        """Understand one message.
+    def receive(self, message: ClientMessage, now: float) -> Request | Control | None:
+        """Understand one message; its sender has been touched for it.
 
         Args:
-            payload: the bytes of one whole WebSocket message.
+            message: what the client said.
             now: the present, in the broker's seconds.
+
+        Returns:
+            A request, the answer itself, or None where there is nothing to do.
 
         Raises:
             RemoteProtocolError: how to answer it stands in the error.
         """
-        self.touch(now)
-        message = self.codec.decode(payload)
         event = message.event
         if event.startswith("client-"):
             return self._client_event(message, now)
+        if event == "pusher:ping":
+            return _PONG
+        if event == "pusher:pong":
+            return None
         handler = _HANDLERS.get(event)
         if handler is None:
             raise RemoteProtocolError(f"Unsupported event received on socket: {clip(event, 200)}")
@@ -274,7 +266,7 @@ class Session:
                 f"{clip(channel, 200)})",
                 channel,
             )
-        if not edge.channel.name.allows_client_events:
+        if not edge.name.allows_client_events:
             raise ClientEventError(
                 "Client event rejected - only supported on private and presence channels", channel
             )
@@ -320,33 +312,6 @@ class Session:
             raise RemoteProtocolError("Connection is already signed in as another user")
         return SignIn(user)
 
-    # --- out
-
-    def put(self, event: str, data: object, channel: str | None = None) -> None:
-        """Answer this client with a frame of the protocol's own."""
-        self.outbox.put(self.codec.system_frame(event, data, channel), is_asked=True)
-
-    def put_object(self, event: str, data: object, channel: str | None = None) -> None:
-        """The same for the three events whose data is an object on the wire."""
-        frame = self.codec.system_frame(event, data, channel, is_object=True)
-        self.outbox.put(frame, is_asked=True)
-
-    def error_frame(self, error: RemoteProtocolError) -> bytes:
-        """The ``pusher:error`` for an error, with a channel where it concerns one (section 4)."""
-        data = {"code": error.close_code, "message": error.message}
-        channel = error.channel if isinstance(error, ClientEventError) else None
-        return self.codec.system_frame("pusher:error", data, channel, is_object=True)
-
-    def refuse(self, error: RemoteProtocolError) -> None:
-        """Tell the client of an error that leaves the connection open."""
-        self.outbox.put(self.error_frame(error), is_asked=True)
-        if isinstance(error, SubscriptionError):
-            self.put_object(
-                "pusher:subscription_error",
-                {"type": error.kind, "error": error.message, "status": error.status},
-                error.channel[:200],
-            )
-
     def note_fault(self, now: float) -> None:
         """Count a message that could not be understood.
 
@@ -361,20 +326,8 @@ class Session:
             )
 
 
-def _ping(session: Session, message: ClientMessage) -> Request:
-    del session, message
-    return Ping()
-
-
-def _pong(session: Session, message: ClientMessage) -> Request:
-    del session, message
-    return Pong()
-
-
 _HANDLERS = {
     "pusher:subscribe": Session._subscribe,  # noqa: SLF001 - the table is part of the class
     "pusher:unsubscribe": Session._unsubscribe,  # noqa: SLF001
     "pusher:signin": Session._sign_in,  # noqa: SLF001
-    "pusher:ping": _ping,
-    "pusher:pong": _pong,
 }

@@ -12,6 +12,7 @@ the connection, and it always ends by force.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from traceback import format_exc
 from typing import TYPE_CHECKING, Final
 
@@ -23,14 +24,15 @@ from wsproto.utilities import LocalProtocolError
 
 from cachecast.errors import RemoteProtocolError
 from cachecast.protocol import frames
-from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.wire import find_wire
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection
     from wsproto.events import Event
 
     from cachecast.broker import Broker
-    from cachecast.protocol.session import Session
+    from cachecast.channels.connection import Connection
+    from cachecast.protocol.wire import WebSocketWire
 
 __all__ = ["bridge"]
 
@@ -54,14 +56,14 @@ class _BridgedTransport:
 
     retries_same_bytes = False
 
-    def __init__(self, broker: Broker, connection: WebSocketConnection) -> None:
+    def __init__(self, broker: Broker, socket: WebSocketConnection) -> None:
         self._clients = broker.clients
-        self._connection = connection
+        self._socket = socket
         self._buffer = b""
         self._wants_flush = False
         self._wakeup = trio.Event()
         self._has_read = trio.Event()
-        self.session: Session | None = None
+        self.connection: Connection | None = None
         self.scope = trio.CancelScope()
         self.is_closing = False
 
@@ -79,13 +81,13 @@ class _BridgedTransport:
         self._wants_flush = False
 
     def on_slow(self) -> None:
-        if self.session is not None:
-            self._clients.disconnect_slow(self.session)
+        if self.connection is not None:
+            self._clients.disconnect_slow(self.connection)
 
     def on_broken(self) -> None:
         self.scope.cancel()
 
-    async def write(self, session: Session, nursery: trio.Nursery) -> None:
+    async def write(self, connection: Connection, nursery: trio.Nursery) -> None:
         """Send what is put in until a Close has been exchanged; ``nursery`` waits for pongs."""
         try:
             while not self.is_closing:
@@ -93,52 +95,43 @@ class _BridgedTransport:
                     self._wakeup = trio.Event()
                     await self._wakeup.wait()
                 for opcode, payload in frames.split_frames(self._buffer):
-                    await self._send(session, nursery, opcode, payload)
+                    if opcode == frames.PING:
+                        nursery.start_soon(self._ping, connection)
+                        continue
+                    # Bounded by the heartbeat, as every closing connection is: on_broken ends it.
+                    self.is_closing |= opcode == frames.CLOSE
+                    await _send(self._socket, opcode, payload)
                 self._buffer = b""
                 if self._wants_flush:
-                    session.outbox.flush(self._clients.now())
+                    connection.outbox.flush(self._clients.now())
                     self._has_read.set()
         except _ENDED:
             pass
         self.scope.cancel()
 
-    async def _send(
-        self, session: Session, nursery: trio.Nursery, opcode: int, payload: bytes
-    ) -> None:
-        if opcode == frames.CLOSE:
-            self.is_closing = True
-            # Bounded by the heartbeat, as every closing connection is: on_broken ends it.
-            await self._connection.aclose(
-                frames.close_code_of(payload) or 1000, payload[2:].decode() or None
-            )
-        elif opcode == frames.PING:
-            nursery.start_soon(self._ping, session)
-        else:
-            await _send(self._connection, opcode, payload)
-
-    async def _ping(self, session: Session) -> None:
+    async def _ping(self, connection: Connection) -> None:
         """Pings and pongs are between the libraries; only this call learns that one came back."""
         try:
-            await self._connection.ping()
+            await self._socket.ping()
         except _ENDED:
             return
-        self._clients.touch(session)
+        self._clients.touch(connection)
 
-    async def read(self, session: Session) -> None:
+    async def read(self, connection: Connection, wire: WebSocketWire) -> None:
         """Hand over what the client says until it says no more."""
-        speaks_msgpack = session.codec is MSGPACK
+        outbox = connection.outbox
         try:
             while True:
-                message = await self._connection.get_message()
-                if session.outbox.is_finishing:
+                message = await self._socket.get_message()
+                if outbox.is_finishing:
                     continue
-                if isinstance(message, str) == speaks_msgpack:
+                if isinstance(message, str) != (wire.opcode == frames.TEXT):
                     text = "This connection speaks another codec"
-                    self._clients.finish(session, frames.close_frame(1003, text), 1003, text)
+                    self._clients.finish(connection, wire.goodbye(1003, text), 1003, text)
                 else:
                     payload = message.encode() if isinstance(message, str) else message
-                    self._clients.receive(session, payload)
-                while session.outbox.is_pacing and not session.outbox.is_finishing:
+                    self._clients.receive(connection, payload)
+                while outbox.is_pacing and not outbox.is_finishing:
                     self._has_read = trio.Event()
                     await self._has_read.wait()
         except _ENDED:
@@ -147,8 +140,12 @@ class _BridgedTransport:
             self.scope.cancel()
 
 
-async def _send(connection: WebSocketConnection, opcode: int, payload: bytes) -> None:
-    await connection.send_message(payload.decode() if opcode == frames.TEXT else payload)
+async def _send(socket: WebSocketConnection, opcode: int, payload: bytes) -> None:
+    """Send one of our frames as what it means; a Close waits for the client's."""
+    if opcode == frames.CLOSE:
+        await socket.aclose(frames.close_code_of(payload) or 1000, payload[2:].decode() or None)
+    else:
+        await socket.send_message(payload.decode() if opcode == frames.TEXT else payload)
 
 
 async def bridge(
@@ -178,47 +175,34 @@ async def bridge(
 
     If cancelled, the connection is closed by force.
     """
-    codec = MSGPACK if connection.subprotocol == MSGPACK.subprotocol else JSON
+    _, wire = find_wire(connection.subprotocol)
     _calm(connection)
     try:
         try:
             app = broker.clients.admit(key, protocol, origin, is_tls=is_tls)
         except RemoteProtocolError as error:
-            data = {"code": error.close_code, "message": error.message}
-            frame = codec.system_frame("pusher:error", data, is_object=True)
-            with trio.move_on_after(broker.config.close_timeout_s):
-                await _refuse(connection, codec.opcode, frames.payload_of(frame), error)
+            with trio.move_on_after(broker.config.close_timeout_s), suppress(*_ENDED):
+                for opcode, payload in frames.split_frames(wire.refusal(error)):
+                    await _send(connection, opcode, payload)
             return
         transport = _BridgedTransport(broker, connection)
-        session = broker.clients.open(app, codec, transport, protocol)
-        transport.session = session
+        client = transport.connection = broker.clients.open(app, wire, transport, protocol)
         try:
             with transport.scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(transport.read, session)
-                    nursery.start_soon(transport.write, session, nursery)
+                    nursery.start_soon(transport.read, client, wire)
+                    nursery.start_soon(transport.write, client, nursery)
         except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
             _log.error("connection failed", handler="bridge", traceback=format_exc())
         finally:
             closed = connection.closed  # by the client: what we close ourselves is forgotten before
             if closed is None:
-                broker.clients.close(session)
+                broker.clients.close(client)
             else:
-                broker.clients.close(session, closed.code, "closed by the client")
-            session.outbox.discard()
+                broker.clients.close(client, closed.code, "closed by the client")
+            client.outbox.discard()
     finally:
         await _end(connection)
-
-
-async def _refuse(
-    connection: WebSocketConnection, opcode: int, payload: bytes, error: RemoteProtocolError
-) -> None:
-    reason = frames.split_frames(frames.close_frame(error.close_code, error.message))[0][1][2:]
-    try:
-        await _send(connection, opcode, payload)
-        await connection.aclose(error.close_code or 4009, reason.decode())
-    except _ENDED:
-        pass
 
 
 def _calm(connection: WebSocketConnection) -> None:

@@ -18,7 +18,6 @@ from cachecast.broker.admission import check_request, find_hub, find_secret
 from cachecast.broker.views import occupied_channels
 from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
 from cachecast.protocol import auth
-from cachecast.protocol.frames import payload_of
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
     JSON_TYPE,
@@ -375,7 +374,7 @@ def _cache(call: _Call) -> Response:
         return response
     kind = call.answer_type
     if kind == JSON_TYPE:
-        body = payload_of(event.frame)
+        body = event.message
     else:
         body = encode_body(
             {"event": event.name, "channel": event.channel, "data": event.data}, kind
@@ -404,7 +403,7 @@ def _etags(request: Request) -> set[str]:
 
 def _terminate(call: _Call) -> Response | Deferred:
     clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
-    left = len(hub.users.sessions_of(user_id))
+    left = len(hub.users.connections_of(user_id))
 
     def answer(n_closed: int) -> Response:
         return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")

@@ -248,7 +248,7 @@ class Server:
         for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()
-        sessions = [s for hub in self.broker.hubs.values() for s in hub.sessions.values()]
+        sessions = [s for hub in self.broker.hubs.values() for s in hub.connections.values()]
         ticks = max(1, round(within_s / DRAIN_TICK_S))
         share = -(-len(sessions) // ticks)
         for at in range(0, len(sessions), max(1, share)):

@@ -7,12 +7,12 @@ upgrade (protocol.md 9.2), so whatever is wrong with app or path is said inside 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cachecast.errors import RefusedError, RemoteProtocolError
 from cachecast.protocol.auth import parse_query
-from cachecast.protocol.codec import JSON, MSGPACK, Codec
-from cachecast.protocol.frames import accept_token, close_frame
+from cachecast.protocol.frames import accept_token
+from cachecast.protocol.wire import find_wire
 from cachecast.server.handshake import find_key
 from cachecast.server.tls import TlsSocket
 from cachecast.server.websocket import WebSocket
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["upgrade"]
 
-#: Offered by Pusher's Swift library, which wants it confirmed.
-_PUSHER_SUBPROTOCOL: Final = "pusher-channels-protocol-7"
-
 
 def upgrade(server: Server, connection: HttpConnection, request: Request, rest: bytes) -> None:
     """Answer a valid handshake and begin the conversation, or say why there is none.
@@ -39,7 +36,7 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
         rest: bytes that came behind the handshake.
     """
     headers = request.headers
-    subprotocol, codec = _choose(headers.get(b"sec-websocket-protocol", b"").decode("latin-1"))
+    subprotocol, wire = find_wire(headers.get(b"sec-websocket-protocol", b"").decode("latin-1"))
     preface = _switching(headers[b"sec-websocket-key"], subprotocol)
     protocol = dict(parse_query(request.query)).get("protocol")
     origin = headers.get(b"origin")
@@ -52,13 +49,13 @@ def upgrade(server: Server, connection: HttpConnection, request: Request, rest: 
         )
         server.room.check(app)
     except RemoteProtocolError as error:
-        connection.linger(preface + _refusal(codec, error))
+        connection.linger(preface + wire.refusal(error))
         return
     websocket = WebSocket(
         connection.sock, server.poller, server.broker.clients, server.config.max_message_bytes
     )
     connection.release()
-    websocket.open(app, codec, protocol, preface)
+    websocket.open(app, wire, protocol, preface)
     if rest:
         websocket.feed(rest)
     if isinstance(connection.sock, TlsSocket) and connection.sock.pending():
@@ -80,24 +77,9 @@ def _key(path: str, clients: Clients) -> str:
     return key
 
 
-def _choose(offered: str) -> tuple[str | None, Codec]:
-    offers = [offer.strip() for offer in offered.split(",")]
-    if MSGPACK.subprotocol in offers:
-        return MSGPACK.subprotocol, MSGPACK
-    if _PUSHER_SUBPROTOCOL in offers:
-        return _PUSHER_SUBPROTOCOL, JSON
-    return None, JSON
-
-
 def _switching(key: bytes, subprotocol: str | None) -> bytes:
     chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() if subprotocol else b""
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + accept_token(key) + b"\r\n" + chosen + b"\r\n"
     )
-
-
-def _refusal(codec: Codec, error: RemoteProtocolError) -> bytes:
-    data = {"code": error.close_code, "message": error.message}
-    frame = codec.system_frame("pusher:error", data, is_object=True)
-    return frame + close_frame(error.close_code, error.message)

@@ -1,4 +1,4 @@
-"""One WebSocket: Poller <-> frames <-> Session."""
+"""One WebSocket: Poller <-> frames <-> Connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol import frames
-from cachecast.protocol.frames import FrameParser, close_frame, server_frame
+from cachecast.protocol.frames import FrameParser, server_frame
 from cachecast.server.tls import TlsSocket
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from cachecast.apps import App
     from cachecast.broker.clients import Clients
-    from cachecast.protocol.codec import Codec
-    from cachecast.protocol.session import Session
+    from cachecast.channels.connection import Connection
+    from cachecast.protocol.wire import WebSocketWire
     from cachecast.server.poller import Poller
 
 __all__ = ["RECV_BYTES", "WebSocket"]
@@ -38,9 +38,9 @@ MAX_UNHEARD_BYTES: Final = 256 * 1024
 
 
 class WebSocket:
-    """A connection after its upgrade; the Transport of its session's Outbox.
+    """A connection after its upgrade; the Transport of its connection's Outbox.
 
-    It is all there is for an idle client besides the session and the outbox: no task, no timer,
+    It is all there is for an idle client besides the connection and the outbox: no task, no timer,
     no buffer. What has been read is handled message by message until time is up, or until the
     client must read before more of what it asks for is answered (``Outbox.is_pacing``); the rest
     waits in the parser, and nothing more is read before it has been handled.
@@ -48,10 +48,11 @@ class WebSocket:
 
     __slots__ = (
         "_clients",
+        "_connection",
         "_is_behind",
+        "_opcode",
         "_parser",
         "_poller",
-        "_session",
         "_sock",
         "_unheard",
         "fd",
@@ -66,7 +67,8 @@ class WebSocket:
         self._poller = poller
         self._clients = clients
         self._parser = FrameParser(max_bytes)
-        self._session: Session | None = None
+        self._connection: Connection | None = None
+        self._opcode = frames.TEXT
         self._is_behind = False
         self._unheard = 0
         self.fd = sock.fileno()
@@ -79,23 +81,24 @@ class WebSocket:
         """See :class:`cachecast.channels.outbox.Transport`."""
         return isinstance(self._sock, TlsSocket)
 
-    def open(self, app: App, codec: Codec, protocol: str | None, preface: bytes) -> None:
+    def open(self, app: App, wire: WebSocketWire, protocol: str | None, preface: bytes) -> None:
         """Begin the conversation; ``preface`` is the 101 response, sent with the first frame."""
         self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
-        self._session = self._clients.open(app, codec, self, protocol, preface)
+        self._opcode = wire.opcode
+        self._connection = self._clients.open(app, wire, self, protocol, preface)
 
     # --- in
 
     def on_readable(self) -> None:
         """Go on with what was read, or read once more."""
-        session = self._session
-        if session is None:
+        connection = self._connection
+        if connection is None:
             return
-        if session.outbox.is_pacing:
+        if connection.outbox.is_pacing:
             self._pause()
         elif self._is_behind:
-            self._handle(session)
+            self._handle(connection)
         else:
             self._read()
 
@@ -113,26 +116,26 @@ class WebSocket:
 
     def _goes_on(self, data: bytes) -> bool:
         """Whether a client that was told to go talks on and on instead."""
-        if self._session is None or not self._session.outbox.is_finishing:
+        if self._connection is None or not self._connection.outbox.is_finishing:
             return False
         self._unheard += len(data)
         return self._unheard > MAX_UNHEARD_BYTES
 
     def feed(self, data: bytes) -> None:
         """Handle bytes from the client."""
-        if self._session is not None:
+        if self._connection is not None:
             self._parser.feed(data)
-            self._handle(self._session)
+            self._handle(self._connection)
 
-    def _handle(self, session: Session) -> None:
+    def _handle(self, connection: Connection) -> None:
         """Handle messages until there is none, time is up or the client must read first."""
         until = perf_counter() + HANDLER_S
         take = self._parser.take
         while (message := take()) is not None:
-            self._on_message(session, *message)
-            if self._session is None:
+            self._on_message(connection, *message)
+            if self._connection is None:
                 return
-            if session.outbox.is_pacing:
+            if connection.outbox.is_pacing:
                 self._pause()
                 return
             if perf_counter() >= until:
@@ -142,7 +145,7 @@ class WebSocket:
         self._is_behind = False
         violation = self._parser.violation
         if violation is not None:
-            self._finish(session, violation.close_code, violation.message)
+            self._finish(connection, violation.close_code, violation.message)
         elif isinstance(self._sock, TlsSocket) and self._sock.pending():
             self._poller.again(self.fd, self)
 
@@ -151,34 +154,36 @@ class WebSocket:
         self._is_behind = True
         self._poller.watch(self.fd, self, reads=False, writes=True)
 
-    def _on_message(self, session: Session, opcode: int, payload: bytes) -> None:
+    def _on_message(self, connection: Connection, opcode: int, payload: bytes) -> None:
         if opcode == frames.CLOSE:
-            self._on_close(session, payload)
-        elif session.outbox.is_finishing:
+            self._on_close(connection, payload)
+        elif connection.outbox.is_finishing:
             pass
         elif opcode == frames.PING:
-            self._clients.touch(session)
-            session.outbox.put(server_frame(frames.PONG, payload), is_asked=True)
+            self._clients.touch(connection)
+            connection.outbox.put(server_frame(frames.PONG, payload), is_asked=True)
         elif opcode in _NO_MESSAGE:
-            self._clients.touch(session)
-        elif opcode != session.codec.opcode:
-            self._finish(session, 1003, "This connection speaks another codec")
+            self._clients.touch(connection)
+        elif opcode != self._opcode:
+            self._finish(connection, 1003, "This connection speaks another codec")
         else:
-            self._clients.receive(session, payload)
+            self._clients.receive(connection, payload)
 
-    def _on_close(self, session: Session, payload: bytes) -> None:
-        if session.outbox.is_finishing:
+    def _on_close(self, connection: Connection, payload: bytes) -> None:
+        if connection.outbox.is_finishing:
             self.abort()
             return
         code = frames.close_code_of(payload)
-        self._clients.finish(session, close_frame(code), code, "closed by the client")
+        self._clients.finish(
+            connection, connection.wire.goodbye(code), code, "closed by the client"
+        )
         # Nothing more will come; what is left to send is the answer.
-        if self._session is not None and not session.outbox.waiting_bytes:
+        if self._connection is not None and not connection.outbox.waiting_bytes:
             self.abort()
 
-    def _finish(self, session: Session, code: int | None, message: str) -> None:
-        if not session.outbox.is_finishing:
-            self._clients.finish(session, close_frame(code, message), code, message)
+    def _finish(self, connection: Connection, code: int | None, message: str) -> None:
+        if not connection.outbox.is_finishing:
+            self._clients.finish(connection, connection.wire.goodbye(code, message), code, message)
 
     # --- out: what the Outbox calls
 
@@ -188,10 +193,10 @@ class WebSocket:
 
     def on_writable(self) -> None:
         """Flush what waits, and go on with what the client asked for meanwhile."""
-        session = self._session
-        if session is None:
+        connection = self._connection
+        if connection is None:
             return
-        outbox = session.outbox
+        outbox = connection.outbox
         outbox.flush(self._clients.now())
         if self._is_behind and outbox.waiting_bytes and not outbox.is_pacing:
             self._poller.watch(self.fd, self, writes=True)
@@ -203,13 +208,13 @@ class WebSocket:
         After a broken frame there is no telling where its answer would begin: our side of the
         connection ends instead, and theirs follows.
         """
-        session = self._session
-        if session is None:
+        connection = self._connection
+        if connection is None:
             return
         self._poller.watch(self.fd, self)
         if self._is_behind:
             self._poller.again(self.fd, self)
-        if session.outbox.is_finishing and self._parser.violation is not None:
+        if connection.outbox.is_finishing and self._parser.violation is not None:
             try:
                 self._sock.shutdown(SHUT_WR)
             except OSError:
@@ -217,8 +222,8 @@ class WebSocket:
 
     def on_slow(self) -> None:
         """Close a client that does not follow."""
-        if self._session is not None:
-            self._clients.disconnect_slow(self._session)
+        if self._connection is not None:
+            self._clients.disconnect_slow(self._connection)
 
     def on_broken(self) -> None:
         """The outbox found the socket broken, or gave a closing client enough time.
@@ -229,10 +234,10 @@ class WebSocket:
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""
-        session, self._session = self._session, None
-        if session is None:
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
         self._poller.remove(self.fd)
         self._sock.close()
-        self._clients.close(session)
-        session.outbox.discard()
+        self._clients.close(connection)
+        connection.outbox.discard()

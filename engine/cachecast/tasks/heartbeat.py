@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import trio
 
 from cachecast.channels.wheel import Wheel
-from cachecast.protocol import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.channels.connection import Connection
     from cachecast.channels.outbox import Backlog, Outbox
     from cachecast.config import BrokerConfig
-    from cachecast.protocol.session import Session
 
 __all__ = ["Disconnector", "Heartbeat", "Reader"]
 
 TICK_S: Final = 1.0
 
-#: Sessions checked between two checkpoints.
-SESSIONS_PER_STEP: Final = 200
+#: Connections checked between two checkpoints.
+CONNECTIONS_PER_STEP: Final = 200
 
 #: Connections ended between two checkpoints; each leaves its channels and tells those in them.
 CLOSINGS_PER_STEP: Final = 50
@@ -37,14 +36,12 @@ CLOSINGS_PER_STEP: Final = 50
 #: Seconds of either: one that leaves a thousand channels is as much work as a hundred others.
 STEP_S: Final = 0.001
 
-_PING: Final = frames.server_frame(frames.PING, b"")
-
 
 class Disconnector(Protocol):
     """What the heartbeat needs of the Broker."""
 
-    def disconnect(self, session: Session, code: int, message: str) -> None:
-        """Say why, close, and forget the session."""
+    def disconnect(self, connection: Connection, code: int, message: str) -> None:
+        """Say why, close, and forget the connection."""
 
 
 class Reader(Protocol):
@@ -69,7 +66,7 @@ class Reader(Protocol):
 
 
 class Heartbeat:
-    """Watches all sessions of a node.
+    """Watches all connections of a node.
 
     Nobody is judged for silence before what had arrived was read: after a pause of the process, or
     while it is overloaded, the answers lie in the sockets.
@@ -91,22 +88,22 @@ class Heartbeat:
         self._backlog = backlog
         self._clock = clock
         self._broker = broker
-        self._wheel: Wheel[Session] = Wheel(clock())
-        #: When a session was pinged that has not been seen to answer.
-        self._pinged_at: dict[Session, float] = {}
+        self._wheel: Wheel[Connection] = Wheel(clock())
+        #: When a connection was pinged that has not been seen to answer.
+        self._pinged_at: dict[Connection, float] = {}
         self._closing: dict[Outbox, float] = {}
         self.readers: list[Reader] = []
         self.lag_s = 0.0
         self.max_lag_s = 0.0
 
-    def watch(self, session: Session) -> None:
-        """Begin to watch a session."""
-        self._schedule(session, session.active_at + self._config.activity_timeout_s)
+    def watch(self, connection: Connection) -> None:
+        """Begin to watch a connection."""
+        self._schedule(connection, connection.session.active_at + self._config.activity_timeout_s)
 
-    def unwatch(self, session: Session) -> None:
-        """Stop watching a session that has ended."""
-        self._wheel.cancel(session)
-        self._pinged_at.pop(session, None)
+    def unwatch(self, connection: Connection) -> None:
+        """Stop watching a connection that has ended."""
+        self._wheel.cancel(connection)
+        self._pinged_at.pop(connection, None)
 
     def watch_closing(self, outbox: Outbox, now: float) -> None:
         """Give a closing connection its time to read the close frame, and then end it."""
@@ -130,10 +127,10 @@ class Heartbeat:
         """Check everyone who is due, yielding after each bounded part."""
         while True:
             now = self._clock()
-            sessions = self._wheel.pop_due(now, SESSIONS_PER_STEP)
-            await self._check_all(sessions, now)
+            connections = self._wheel.pop_due(now, CONNECTIONS_PER_STEP)
+            await self._check_all(connections, now)
             await trio.lowlevel.checkpoint()
-            if len(sessions) < SESSIONS_PER_STEP:
+            if len(connections) < CONNECTIONS_PER_STEP:
                 break
         heard_until = self._heard_until()
         stalled = [outbox for outbox in self._backlog if outbox.has_stalled(heard_until)]
@@ -165,61 +162,63 @@ class Heartbeat:
         """The worst of it since those who read began."""
         return max([self.ready_wait_s, *(reader.max_wait_s for reader in self.readers)])
 
-    async def _check_all(self, sessions: list[Session], now: float) -> None:
+    async def _check_all(self, connections: list[Connection], now: float) -> None:
         until = perf_counter() + STEP_S
-        for session in sessions:
-            if session.outbox.is_finishing:
+        for connection in connections:
+            if connection.outbox.is_finishing:
                 continue  # it has ended since, in one of the pauses of this loop
-            self._check(session, now, self._heard_until(session.app.id))
+            self._check(connection, now, self._heard_until(connection.session.app.id))
             if perf_counter() > until:
                 await trio.lowlevel.checkpoint()
                 until = perf_counter() + STEP_S
 
-    def _schedule(self, session: Session, due: float, now: float = 0.0) -> None:
-        """Look at a session when it is due; not again at ``now``, whose turn is under way."""
-        due = min(due, session.authorize_by)
-        self._wheel.schedule(session, due if due > now else now + TICK_S)
+    def _schedule(self, connection: Connection, due: float, now: float = 0.0) -> None:
+        """Look at a connection when it is due; not again at ``now``, whose turn is under way."""
+        due = min(due, connection.authorize_by)
+        self._wheel.schedule(connection, due if due > now else now + TICK_S)
 
-    def _check(self, session: Session, now: float, heard_until: float) -> None:
-        """Ping, or end, a session that is due.
+    def _check(self, connection: Connection, now: float, heard_until: float) -> None:
+        """Ping, or end, a connection that is due.
 
         Args:
-            session: not on the wheel any more.
+            connection: not on the wheel any more.
             now: the broker's seconds.
             heard_until: what had arrived by then has been read; the measure of silence.
         """
-        config = self._config
-        if heard_until >= session.authorize_by:
-            self._broker.disconnect(session, 4009, "Connection not authorized within timeout")
+        config, session = self._config, connection.session
+        if heard_until >= connection.authorize_by:
+            self._broker.disconnect(connection, 4009, "Connection not authorized within timeout")
             return
-        if session.outbox.is_pacing:
+        if connection.outbox.is_pacing:
             # Its answers lie unread until it has read ours. Whether it does is what ends it or not.
             session.active_at = now
-        pinged_at = self._pinged_at.get(session, inf)
+        pinged_at = self._pinged_at.get(connection, inf)
         if session.active_at >= pinged_at:
-            del self._pinged_at[session]
+            del self._pinged_at[connection]
             pinged_at = inf
         if pinged_at == inf:
-            self._check_silence(session, now, heard_until)
+            self._check_silence(connection, now, heard_until)
         # The pong has its whole time from the ping on, however late the ping was: after a sleep
         # of the machine everybody has been silent for hours.
-        elif session.must_pong and heard_until - pinged_at >= config.pong_timeout_s:
-            self._broker.disconnect(session, 4201, "Pong reply not received")
-        elif not session.must_pong and heard_until - session.active_at >= config.max_inactivity_s:
-            self._broker.disconnect(session, 4202, "Closed after inactivity")
-        elif session.must_pong:
-            self._schedule(session, pinged_at + config.pong_timeout_s, now)
+        elif connection.must_pong and heard_until - pinged_at >= config.pong_timeout_s:
+            self._broker.disconnect(connection, 4201, "Pong reply not received")
+        elif (
+            not connection.must_pong and heard_until - session.active_at >= config.max_inactivity_s
+        ):
+            self._broker.disconnect(connection, 4202, "Closed after inactivity")
+        elif connection.must_pong:
+            self._schedule(connection, pinged_at + config.pong_timeout_s, now)
         else:
-            self._schedule(session, session.active_at + config.max_inactivity_s, now)
+            self._schedule(connection, session.active_at + config.max_inactivity_s, now)
 
-    def _check_silence(self, session: Session, now: float, heard_until: float) -> None:
+    def _check_silence(self, connection: Connection, now: float, heard_until: float) -> None:
         """Ping whoever has been silent for long enough."""
         config = self._config
-        due = session.active_at + config.activity_timeout_s
+        due = connection.session.active_at + config.activity_timeout_s
         if heard_until >= due:
-            self._pinged_at[session] = now
-            session.outbox.put(_PING)
-            if session.outbox.is_finishing:
-                return  # the ping met a broken socket, and the session has been forgotten
+            self._pinged_at[connection] = now
+            connection.ping()
+            if connection.outbox.is_finishing:
+                return  # the ping met a broken socket, and the connection has been forgotten
             due = now + min(config.pong_timeout_s, config.activity_timeout_s)
-        self._schedule(session, due, now)
+        self._schedule(connection, due, now)

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from cachecast.protocol import auth, frames
-from cachecast.protocol.codec import MSGPACK, Codec
+from cachecast.protocol.codec import MSGPACK
 from cachecast.protocol.json_text import read_json
 from cachecast.testing.socket import MemorySocket
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cachecast.apps import App
+    from cachecast.protocol.wire import WebSocketWire
     from cachecast.testing.network import MemoryNetwork
 
 __all__ = ["ClientClosedError", "MemoryClient", "Message"]
@@ -96,10 +97,10 @@ class MemoryClient:
         frames: the frames received, as opcode and payload.
     """
 
-    def __init__(self, network: MemoryNetwork, app: App, codec: Codec, fd: int) -> None:
+    def __init__(self, network: MemoryNetwork, app: App, wire: WebSocketWire, fd: int) -> None:
         """Make it; nothing is sent before the network does it."""
         self.app = app
-        self.codec = codec
+        self.wire = wire
         self.socket: MemorySocket = MemorySocket(fd, self._on_bytes, self._on_end)
         self.socket_id: str = ""
         self.status: int = 0
@@ -130,8 +131,8 @@ class MemoryClient:
         if isinstance(message, str):
             self.send_frame(frames.TEXT, message.encode("utf-8", "surrogatepass"))
         elif isinstance(message, bytes):
-            self.send_frame(self.codec.opcode, message)
-        elif self.codec is MSGPACK:
+            self.send_frame(self.wire.opcode, message)
+        elif self.wire.codec is MSGPACK:
             self.send_frame(frames.BINARY, msgpack.packb(dict(message)))
         else:
             self.send_frame(frames.TEXT, msgspec.json.encode(message))

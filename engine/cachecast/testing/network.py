@@ -18,7 +18,7 @@ from cachecast.apps import App
 from cachecast.broker import Broker, open_broker
 from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
-from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.wire import MSGPACK_SUBPROTOCOL, find_wire
 from cachecast.runtime import require_trio
 from cachecast.server.listen import Server
 from cachecast.server.poller import Handler, Poller, Share
@@ -276,12 +276,13 @@ class MemoryNetwork:
             "Sec-WebSocket-Key": _HANDSHAKE_KEY,
         }
         if speaks_msgpack:
-            lines["Sec-WebSocket-Protocol"] = cast("str", MSGPACK.subprotocol)
+            lines["Sec-WebSocket-Protocol"] = MSGPACK_SUBPROTOCOL
         if origin is not None:
             lines["Origin"] = origin
         if is_tls:
             lines["X-Forwarded-Proto"] = "https"
-        client = MemoryClient(self, app, MSGPACK if speaks_msgpack else JSON, next(self._fds))
+        _, wire = find_wire(lines.get("Sec-WebSocket-Protocol"))
+        client = MemoryClient(self, app, wire, next(self._fds))
         self._accept(client.socket)
         client.send_bytes(_head("GET", target, lines | dict(headers or {})))
         return client

@@ -245,13 +245,14 @@ async def test_gauges_are_derived_from_the_state(
 
     hub, statistics = cachecast_broker.hubs[APP], cachecast_broker.statistics()
     app = statistics.apps[0]
-    assert app.connections == len(hub.sessions) == statistics.connections == 6
-    assert app.subscriptions == sum(len(s.subscriptions) for s in hub.sessions.values()) == 16
+    sessions = [connection.session for connection in hub.connections.values()]
+    assert app.connections == len(hub.connections) == statistics.connections == 6
+    assert app.subscriptions == sum(len(s.subscriptions) for s in sessions) == 16
+    assert app.channels == len({name for s in sessions for name in s.subscriptions}) == 6
+    assert app.users == len({s.user.id for s in sessions}) == 3
     assert (
-        app.channels == len({name for s in hub.sessions.values() for name in s.subscriptions}) == 6
+        statistics.outbox_bytes == sum(c.outbox.waiting_bytes for c in hub.connections.values()) > 0
     )
-    assert app.users == len({s.user.id for s in hub.sessions.values()}) == 3
-    assert statistics.outbox_bytes == sum(s.outbox.waiting_bytes for s in hub.sessions.values()) > 0
     assert (app.cache_entries, statistics.backlogged_connections) == (1, 1)
     assert cachecast_broker.clients.n_sessions == 6
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from cachecast.errors import CapacityError
-from cachecast.protocol.codec import JSON
+from cachecast.protocol.wire import JSON_WEBSOCKET
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.harness.lower import FakeSocket
 
@@ -33,9 +33,9 @@ async def test_a_socket_that_breaks_at_the_first_frame_leaves_no_session(
     broken = FakeSocket()
     broken.error = ConnectionResetError()
 
-    session = cachecast_broker.clients.open(TEST_APP, JSON, broken)
+    connection = cachecast_broker.clients.open(TEST_APP, JSON_WEBSOCKET, broken)
 
-    assert session.outbox.is_gone
+    assert connection.outbox.is_gone
     assert cachecast_broker.statistics().connections == 0
     assert cachecast_broker.clients.n_sessions == 0
     assert len(cachecast_broker.heartbeat._wheel) == 0
@@ -44,12 +44,12 @@ async def test_a_socket_that_breaks_at_the_first_frame_leaves_no_session(
 async def test_ending_a_session_twice_or_thrice_is_harmless(autojump_clock, cachecast_broker):
     socket = FakeSocket()
     clients = cachecast_broker.clients
-    session = clients.open(TEST_APP, JSON, socket)
+    connection = clients.open(TEST_APP, JSON_WEBSOCKET, socket)
 
-    clients.disconnect(session, 4009, "first")
-    clients.disconnect(session, 4100, "second")
-    clients.disconnect_slow(session)
-    clients.close(session)
+    clients.disconnect(connection, 4009, "first")
+    clients.disconnect(connection, 4100, "second")
+    clients.disconnect_slow(connection)
+    clients.close(connection)
 
     assert [opcode for opcode, _ in socket.frames] == [1, 1, 8]
     assert b"second" not in socket.taken
@@ -58,11 +58,13 @@ async def test_ending_a_session_twice_or_thrice_is_harmless(autojump_clock, cach
 
 
 async def test_socket_ids_look_as_libraries_want_them_and_differ(autojump_clock, cachecast_broker):
-    sessions = [cachecast_broker.clients.open(TEST_APP, JSON, FakeSocket()) for _ in range(500)]
+    opened = [
+        cachecast_broker.clients.open(TEST_APP, JSON_WEBSOCKET, FakeSocket()) for _ in range(500)
+    ]
 
-    assert len({session.socket_id for session in sessions}) == 500
-    for session in sessions:
-        left, right = session.socket_id.split(".")
+    assert len({one.session.socket_id for one in opened}) == 500
+    for connection in opened:
+        left, right = connection.session.socket_id.split(".")
         assert left.isdecimal()
         assert right.isdecimal()
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from cachecast.channels.cache import ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
+from cachecast.channels.cache import CACHED_WIRE, ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
 from cachecast.metrics import AppCounters
+from cachecast.protocol.messages import Publication
+from cachecast.protocol.wire import MSGPACK_WEBSOCKET
 
 TTL_S = 1800.0
 
@@ -47,6 +49,20 @@ def test_a_value_is_the_very_frame_that_subscribers_got() -> None:
     assert store.get("1", "cache-a", 5.0) is entry
     assert entry.frame is frame
     assert (entry.published_at, entry.deadline) == (5.0, 5.0 + TTL_S)
+
+
+def test_a_value_can_be_had_on_every_wire() -> None:
+    """One frame is kept; the others, and what it says, are made from it."""
+    store, _ = _store()
+    publication = Publication("tick", "cache-a", '{"x":1}')
+    frame = CACHED_WIRE.event(publication)
+
+    entry = store.put("1", "cache-a", frame, 5.0)
+
+    assert entry.on(CACHED_WIRE) is frame
+    assert entry.on(MSGPACK_WEBSOCKET) == MSGPACK_WEBSOCKET.event(publication)
+    assert entry.publication == publication
+    assert entry.message == rb'{"event":"tick","channel":"cache-a","data":"{\"x\":1}"}'
 
 
 def test_a_new_value_replaces_the_old_one_and_lives_for_thirty_minutes_again() -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from cachecast.channels.channel import JOIN_BYTES, POINTER_BYTES, Channel
 from cachecast.metrics import AppCounters
 from cachecast.protocol.channel_name import parse_channel_name
-from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Publication
-from tests.harness.lower import Client
-
-if TYPE_CHECKING:
-    from cachecast.channels.channel import Frames
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, Encoded, Wire
+from tests.harness.lower import Client, Ready
 
 
 def _channel(name: str = "a") -> tuple[Channel, AppCounters]:
@@ -23,15 +20,18 @@ def _channel(name: str = "a") -> tuple[Channel, AppCounters]:
     return Channel(parse_channel_name(name), counters), counters
 
 
-def _frames(text: str, channel: str = "a") -> Frames:
-    publication = Publication(text, channel, text)
-    return JSON.publication_frame(publication), MSGPACK.publication_frame(publication)
+def _event(text: str, channel: str = "a") -> Encoded:
+    return Encoded(Publication(text, channel, text))
+
+
+def _size(text: str, *wires: Wire) -> int:
+    return sum(len(_event(text).on(wire)) for wire in wires or (JSON_WEBSOCKET,))
 
 
 def _join(channel: Channel, n: int, **client: Any) -> list[Client]:
     clients = [Client(socket_id=f"1.{number}", **client) for number in range(n)]
     for client_ in clients:
-        channel.add(client_.session, None)
+        channel.add(client_.connection, None)
     return clients
 
 
@@ -46,19 +46,19 @@ def _deliver_all(channel: Channel, step: int = 10) -> int:
     return done
 
 
-def test_everyone_who_is_subscribed_gets_it_in_their_codec() -> None:
-    """Encoded before, once for each codec; counted for each connection."""
+def test_everyone_who_is_subscribed_gets_it_on_their_wire() -> None:
+    """Encoded once for each wire; counted for each connection."""
     channel, counters = _channel()
     plain = _join(channel, 2)
-    packed = _join(channel, 1, codec=MSGPACK)
+    packed = _join(channel, 1, wire=MSGPACK_WEBSOCKET)
 
-    channel.enqueue(_frames("ev"))
+    channel.enqueue(_event("ev"))
     sends, done = channel.deliver(100)
 
     assert [_events(client) for client in plain + packed] == [["ev"]] * 3
     assert [client.socket.frames[0][0] for client in plain + packed] == [1, 1, 2]
     assert (sends, counters.deliveries) == (3, 3)
-    assert done == sum(len(frame or b"") for frame in _frames("ev")) + 3 * POINTER_BYTES
+    assert done == _size("ev", JSON_WEBSOCKET, MSGPACK_WEBSOCKET) + 3 * POINTER_BYTES
     assert (channel.queued_bytes, channel.has_queued) == (0, False)
 
 
@@ -67,10 +67,10 @@ def test_recipients_are_those_of_the_moment_of_publishing() -> None:
     channel, _ = _channel()
     stays, leaves = _join(channel, 2)
 
-    channel.enqueue(_frames("one"))
+    channel.enqueue(_event("one"))
     (newcomer,) = _join(channel, 1)
-    channel.remove(leaves.session)
-    channel.enqueue(_frames("two"))
+    channel.remove(leaves.connection)
+    channel.enqueue(_event("two"))
     _deliver_all(channel)
 
     assert (_events(stays), _events(leaves), _events(newcomer)) == (["one", "two"], [], ["two"])
@@ -80,10 +80,10 @@ def test_whoever_leaves_and_comes_back_gets_only_what_came_after() -> None:
     """It is another subscription."""
     channel, _ = _channel()
     (client,) = _join(channel, 1)
-    channel.enqueue(_frames("one"))
-    channel.remove(client.session)
-    channel.add(client.session, None)
-    channel.enqueue(_frames("two"))
+    channel.enqueue(_event("one"))
+    channel.remove(client.connection)
+    channel.add(client.connection, None)
+    channel.enqueue(_event("two"))
 
     _deliver_all(channel)
 
@@ -96,7 +96,7 @@ def test_recipients_are_built_once_for_one_membership() -> None:
     (client,) = _join(channel, 1)
     before = channel.recipients
     assert channel.recipients is before
-    channel.remove(client.session)
+    channel.remove(client.connection)
 
     assert channel.recipients is not before
 
@@ -105,10 +105,10 @@ def test_recipients_are_built_once_for_one_membership() -> None:
 def test_delivery_comes_in_portions_of_any_size(step: int) -> None:
     """At most so many sends a turn, nobody twice, nobody left out."""
     channel, _ = _channel()
-    clients = _join(channel, 5) + _join(channel, 2, codec=MSGPACK)
-    channel.enqueue(_frames("one"), clients[1].session)
-    channel.enqueue(_frames("two"), clients[6].session)
-    channel.enqueue(_frames("three"))
+    clients = _join(channel, 5) + _join(channel, 2, wire=MSGPACK_WEBSOCKET)
+    channel.enqueue(_event("one"), clients[1].connection)
+    channel.enqueue(_event("two"), clients[6].connection)
+    channel.enqueue(_event("three"))
     turns = 0
 
     while channel.has_queued:
@@ -125,11 +125,11 @@ def test_membership_may_change_in_the_middle_of_a_sweep() -> None:
     """Those ahead who leave are passed over; those who come wait for the next."""
     channel, _ = _channel()
     first, second, third = _join(channel, 3)
-    channel.enqueue(_frames("one"))
+    channel.enqueue(_event("one"))
     channel.deliver(1)
 
-    channel.remove(first.session)
-    channel.remove(second.session)
+    channel.remove(first.connection)
+    channel.remove(second.connection)
     (newcomer,) = _join(channel, 1)
     _deliver_all(channel, 1)
 
@@ -151,13 +151,13 @@ def test_a_subscriber_that_is_closed_for_being_slow_leaves_in_mid_sweep() -> Non
 
     def close(event: str) -> None:
         if event == "on_slow":
-            channel.remove(slow.session)
+            channel.remove(slow.connection)
             slow.outbox.discard()
-            channel.enqueue(_frames("gone"))
+            channel.enqueue(_event("gone"))
 
     slow.socket.on_event = close
-    channel.enqueue(_frames("one"))
-    channel.enqueue(_frames("two"))
+    channel.enqueue(_event("one"))
+    channel.enqueue(_event("two"))
     _deliver_all(channel)
 
     assert [_events(client) for client in (before, after)] == [["one", "two", "gone"]] * 2
@@ -170,7 +170,7 @@ def test_a_broken_socket_is_passed_over() -> None:
     broken, well = _join(channel, 2)
     broken.socket.error = BrokenPipeError()
 
-    channel.enqueue(_frames("one"))
+    channel.enqueue(_event("one"))
     _deliver_all(channel)
 
     assert broken.outbox.is_gone
@@ -182,7 +182,7 @@ def test_what_waits_together_leaves_joined_in_one_send() -> None:
     channel, counters = _channel()
     (client,) = _join(channel, 1)
     for number in range(10):
-        channel.enqueue(_frames(str(number)))
+        channel.enqueue(_event(str(number)))
 
     sends, _ = channel.deliver(100)
 
@@ -195,26 +195,26 @@ def test_a_join_is_bounded_in_bytes() -> None:
     """The rest goes in another one."""
     channel, _ = _channel()
     (client,) = _join(channel, 1)
-    frames = (b"\x81\x7e\x27\x10" + bytes(10_000), None)
+    frame = b"\x81\x7e\x27\x10" + bytes(10_000)
     for _ in range(7):
-        channel.enqueue(frames)
+        channel.enqueue(Ready(frame))
 
     used, _ = channel.deliver(100)
 
     # Three calls; of the 30,012 bytes that the first two join, each 8 KiB count as one more.
     assert used == 2 * (1 + 3) + (1 + 1)
-    assert len(client.socket.taken) == 7 * len(frames[0])
-    assert 3 * len(frames[0]) <= JOIN_BYTES < 4 * len(frames[0])
+    assert len(client.socket.taken) == 7 * len(frame)
+    assert 3 * len(frame) <= JOIN_BYTES < 4 * len(frame)
 
 
 def test_an_event_for_all_but_one_is_not_joined_with_one_for_all() -> None:
     """Nor a value that may be replaced with an event that may not."""
     channel, _ = _channel("private-cache-a")
     one, two = _join(channel, 2)
-    channel.enqueue(_frames("all"))
-    channel.enqueue(_frames("not one"), one.session)
-    channel.enqueue(_frames("value"), deadline=10.0)
-    channel.enqueue(_frames("newer"), deadline=11.0)
+    channel.enqueue(_event("all"))
+    channel.enqueue(_event("not one"), one.connection)
+    channel.enqueue(_event("value"), deadline=10.0)
+    channel.enqueue(_event("newer"), deadline=11.0)
 
     sends, _ = channel.deliver(100)
 
@@ -228,7 +228,7 @@ def test_excluding_someone_who_is_not_there_excludes_nobody() -> None:
     channel, _ = _channel()
     (client,) = _join(channel, 1)
 
-    channel.enqueue(_frames("ev"), Client(socket_id="9.9").session)
+    channel.enqueue(_event("ev"), Client(socket_id="9.9").connection)
     _deliver_all(channel)
 
     assert _events(client) == ["ev"]
@@ -240,7 +240,7 @@ def test_a_slow_subscriber_gets_the_newest_value_of_a_cache_channel() -> None:
         channel, _ = _channel(name)
         (client,) = _join(channel, 1, room=0)
         for number in range(4):
-            channel.enqueue(_frames(str(number)), deadline=10.0 if name == "cache-a" else inf)
+            channel.enqueue(_event(str(number)), deadline=10.0 if name == "cache-a" else inf)
             channel.deliver(100)
         client.socket.room = inf
         client.outbox.flush(0.0)
@@ -255,7 +255,7 @@ def test_a_value_and_what_is_no_value_do_not_replace_each_other(names: str) -> N
     (client,) = _join(channel, 1, room=0)
     for number, name in enumerate(names.split()):
         deadline = 10.0 if name == "value" else inf
-        channel.enqueue(_frames(f"{name} {number}", "presence-cache-x"), deadline=deadline)
+        channel.enqueue(_event(f"{name} {number}", "presence-cache-x"), deadline=deadline)
 
     _deliver_all(channel)
     client.socket.room = inf
@@ -269,9 +269,9 @@ def test_queued_bytes_are_what_waits_and_what_is_under_way() -> None:
     """Until the last subscriber has it."""
     channel, _ = _channel()
     _join(channel, 3)
-    size = sum(len(frame or b"") for frame in _frames("ev")) + 3 * POINTER_BYTES
+    size = _size("ev") + 3 * POINTER_BYTES
 
-    channel.enqueue(_frames("ev"))
+    channel.enqueue(_event("ev"))
     assert channel.queued_bytes == size
     assert channel.deliver(2) == (2, 0)
     assert channel.queued_bytes == size
@@ -285,13 +285,13 @@ def test_lists_of_recipients_are_charged_to_the_first_publication_that_needs_the
     like the frames are."""
     channel, _ = _channel()
     clients = _join(channel, 100)
-    size = sum(len(frame or b"") for frame in _frames("ev"))
+    size = _size("ev")
 
-    channel.enqueue(_frames("ev"))
-    channel.enqueue(_frames("ev"))
+    channel.enqueue(_event("ev"))
+    channel.enqueue(_event("ev"))
     assert channel.queued_bytes == 2 * size + 100 * POINTER_BYTES
-    channel.remove(clients[0].session)
-    channel.enqueue(_frames("ev"))
+    channel.remove(clients[0].connection)
+    channel.enqueue(_event("ev"))
     assert channel.queued_bytes == 3 * size + 199 * POINTER_BYTES
     _deliver_all(channel)
     assert channel.queued_bytes == 0
@@ -301,10 +301,10 @@ def test_bytes_of_announcements_are_told_from_those_of_publications() -> None:
     """Publishers wait for room, the protocol's own events have a bound of their own."""
     channel, _ = _channel()
     _join(channel, 2)
-    channel.enqueue(_frames("ev"))
-    channel.enqueue(_frames("said"), is_announcement=True)
+    channel.enqueue(_event("ev"))
+    channel.enqueue(_event("said"), is_announcement=True)
 
-    assert channel.announcement_bytes == sum(len(frame or b"") for frame in _frames("said"))
+    assert channel.announcement_bytes == _size("said")
     assert channel.queued_bytes > channel.announcement_bytes
     _deliver_all(channel)
     assert (channel.queued_bytes, channel.announcement_bytes) == (0, 0)
@@ -313,9 +313,9 @@ def test_bytes_of_announcements_are_told_from_those_of_publications() -> None:
 def test_a_publication_without_anyone_left_is_done_with() -> None:
     """Excluding the only one, or with nobody there."""
     channel, _ = _channel()
-    channel.enqueue(_frames("nobody"))
+    channel.enqueue(_event("nobody"))
     (client,) = _join(channel, 1)
-    channel.enqueue(_frames("not you"), client.session)
+    channel.enqueue(_event("not you"), client.connection)
 
     size = channel.queued_bytes
 

@@ -1,4 +1,4 @@
-"""Which sessions listen to which channel: what a change of membership changes."""
+"""Which connections listen to which channel: what a change of membership changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cachecast.channels.hub import Hub
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member
-from tests.harness.lower import Client, make_app
+from tests.harness.lower import Client, Ready, make_app
 
 NAME = parse_channel_name("presence-a")
 PLAIN = parse_channel_name("a")
@@ -25,7 +25,7 @@ def _hub(**fields: int) -> tuple[Hub, deque[tuple[Hub, Channel]]]:
 def test_the_first_subscription_occupies_and_the_last_vacates() -> None:
     """And nothing is left of the channel then."""
     hub, _ = _hub()
-    one, two = Client().session, Client().session
+    one, two = Client().connection, Client().connection
 
     assert hub.subscribe(one, PLAIN, None).is_occupied
     assert not hub.subscribe(two, PLAIN, None).is_occupied
@@ -33,25 +33,25 @@ def test_the_first_subscription_occupies_and_the_last_vacates() -> None:
     assert not hub.unsubscribe(one, "a").is_vacated
     assert hub.unsubscribe(two, "a").is_vacated
     assert (hub.channels, hub.n_subscriptions) == ({}, 0)
-    assert one.subscriptions == two.subscriptions == {}
+    assert one.session.subscriptions == two.session.subscriptions == {}
 
 
 def test_a_session_holds_the_edge_that_the_hub_made() -> None:
     """From it, the session knows who it is in that channel."""
     hub, _ = _hub()
-    session, member = Client().session, Member("u")
+    connection, member = Client().connection, Member("u")
 
-    joined = hub.subscribe(session, NAME, member)
+    joined = hub.subscribe(connection, NAME, member)
 
-    assert session.subscriptions["presence-a"] is joined.edge
-    assert joined.edge.member is member
+    assert connection.session.subscriptions["presence-a"] is joined.edge
+    assert (joined.edge.member, joined.edge.name) == (member, NAME)
     assert joined.edge.channel is hub.channels["presence-a"]
 
 
 def test_members_come_with_their_first_and_go_with_their_last_connection() -> None:
     """Of the same user; an observer without a member changes nothing."""
     hub, _ = _hub()
-    one, two, observer = Client().session, Client().session, Client().session
+    one, two, observer = Client().connection, Client().connection, Client().connection
 
     assert hub.subscribe(one, NAME, Member("u")).is_member_new
     assert not hub.subscribe(two, NAME, Member("u")).is_member_new
@@ -64,7 +64,7 @@ def test_members_come_with_their_first_and_go_with_their_last_connection() -> No
 def test_a_full_presence_channel_takes_no_other_user() -> None:
     """But another connection of one that is in; nothing has changed after a refusal."""
     hub, _ = _hub(max_presence_members=1)
-    first, second, third = Client().session, Client().session, Client().session
+    first, second, third = Client().connection, Client().connection, Client().connection
     hub.subscribe(first, NAME, Member("u"))
 
     assert hub.subscribe(second, NAME, Member("u"))
@@ -72,7 +72,7 @@ def test_a_full_presence_channel_takes_no_other_user() -> None:
         hub.subscribe(third, NAME, Member("v"))
 
     assert (caught.value.kind, caught.value.status) == ("LimitReached", 4100)
-    assert third.subscriptions == {}
+    assert third.session.subscriptions == {}
     assert hub.n_subscriptions == 2
     assert len(hub.channels["presence-a"].roster or ()) == 1
 
@@ -82,7 +82,7 @@ def test_a_refusal_does_not_leave_an_empty_channel_behind() -> None:
     hub, _ = _hub(max_presence_members=0)
 
     with pytest.raises(SubscriptionError):
-        hub.subscribe(Client().session, NAME, Member("u"))
+        hub.subscribe(Client().connection, NAME, Member("u"))
 
     assert hub.channels == {}
 
@@ -92,17 +92,17 @@ def test_leaving_what_one_is_not_in_is_a_key_error() -> None:
     hub, _ = _hub()
 
     with pytest.raises(KeyError):
-        hub.unsubscribe(Client().session, "a")
+        hub.unsubscribe(Client().connection, "a")
 
 
 def test_leaving_forgets_the_value_that_waits() -> None:
     """A slow client that has left a cache channel does not hear of it any more."""
     hub, _ = _hub()
     client = Client(room=0)
-    hub.subscribe(client.session, parse_channel_name("cache-a"), None)
+    hub.subscribe(client.connection, parse_channel_name("cache-a"), None)
     client.outbox.put(b"\x81\x01x", "cache-a", 10.0)
 
-    hub.unsubscribe(client.session, "cache-a")
+    hub.unsubscribe(client.connection, "cache-a")
 
     assert client.outbox.waiting_bytes == 0
 
@@ -110,11 +110,11 @@ def test_leaving_forgets_the_value_that_waits() -> None:
 def test_a_channel_stands_in_line_once() -> None:
     """However much it has to say; what waits is summed for the app."""
     hub, ready = _hub()
-    hub.subscribe(Client().session, PLAIN, None)
+    hub.subscribe(Client().connection, PLAIN, None)
     channel = hub.channels["a"]
 
-    hub.enqueue(channel, (b"12345", None))
-    hub.enqueue(channel, (b"123", b"45"))
+    hub.enqueue(channel, Ready(b"12345"))
+    hub.enqueue(channel, Ready(b"12345"))
 
     assert list(ready) == [hub]
     assert list(hub.ready) == [channel]
@@ -122,15 +122,31 @@ def test_a_channel_stands_in_line_once() -> None:
     assert hub.undelivered_bytes == channel.queued_bytes == 10 + POINTER_BYTES
 
 
+def test_an_app_stays_in_line_until_everything_is_delivered() -> None:
+    """A part of its turn at a time, which it gives to its channels one after the other."""
+    hub, ready = _hub()
+    clients = [Client(), Client()]
+    for client in clients:
+        hub.subscribe(client.connection, PLAIN, None)
+    hub.enqueue(hub.channels["a"], Ready(b"1"), now=5.0)
+
+    assert ready.popleft().deliver(1) == (1, None)
+    assert (list(ready), hub.is_ready) == ([hub], True)
+    assert ready.popleft().deliver(1) == (1, 5.0)
+
+    assert (list(ready), hub.is_ready) == ([], False)
+    assert [bytes(client.socket.taken) for client in clients] == [b"1", b"1"]
+
+
 def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None:
     """The newcomer gets nothing of what was published before it came."""
     hub, ready = _hub()
     client = Client()
-    hub.subscribe(client.session, PLAIN, None)
-    hub.enqueue(hub.channels["a"], (b"\x81\x03old", None))
-    hub.unsubscribe(client.session, "a")
-    hub.subscribe(client.session, PLAIN, None)
-    hub.enqueue(hub.channels["a"], (b"\x81\x03new", None))
+    hub.subscribe(client.connection, PLAIN, None)
+    hub.enqueue(hub.channels["a"], Ready(b"\x81\x03old"))
+    hub.unsubscribe(client.connection, "a")
+    hub.subscribe(client.connection, PLAIN, None)
+    hub.enqueue(hub.channels["a"], Ready(b"\x81\x03new"))
 
     while ready:
         ready.popleft().deliver(10)
@@ -150,8 +166,8 @@ def test_an_app_may_have_a_rate_of_publishing() -> None:
 def test_users_own_channels_are_not_counted() -> None:
     """They are the protocol's business (protocol.md 9.5)."""
     hub, _ = _hub()
-    session = Client().session
-    hub.subscribe(session, parse_channel_name("#server-to-user-u"), None)
-    hub.subscribe(session, PLAIN, None)
+    connection = Client().connection
+    hub.subscribe(connection, parse_channel_name("#server-to-user-u"), None)
+    hub.subscribe(connection, PLAIN, None)
 
     assert (hub.n_channels, hub.n_subscriptions, len(hub.channels)) == (1, 1, 2)

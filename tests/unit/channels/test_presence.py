@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from cachecast.channels.presence import LARGE, PresenceRoster
-from cachecast.protocol.codec import JSON, MSGPACK, Codec
+from cachecast.protocol.messages import Control
 from cachecast.protocol.session import Member
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, Wire
 
 
 def test_only_a_users_first_connection_adds_and_only_its_last_removes() -> None:
@@ -70,15 +71,15 @@ def test_an_id_is_only_an_id(key: str) -> None:
     assert len(roster) == 0
 
 
-@pytest.mark.parametrize("codec", [JSON, MSGPACK])
-def test_a_large_roster_says_what_a_small_one_says(codec: Codec) -> None:
+@pytest.mark.parametrize("wire", [JSON_WEBSOCKET, MSGPACK_WEBSOCKET])
+def test_a_large_roster_says_what_a_small_one_says(wire: Wire) -> None:
     """Put together from what is kept of each member, while they come and go."""
     roster = PresenceRoster()
     event, channel = "pusher_internal:subscription_succeeded", 'presence-"x"'
 
     def check() -> None:
-        expected = codec.system_frame(event, roster.success_data(), channel)
-        assert roster.success_frame(codec, channel) == expected
+        expected = wire.control(Control(event, roster.success_data(), channel))
+        assert roster.success_frame(wire, channel) == expected
 
     check()
     for n in range(LARGE - 3):

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cachecast.channels.users import UserIndex
 from cachecast.metrics import AppCounters
-from cachecast.protocol.session import Session, User
+from cachecast.protocol.session import User
 from tests.harness.lower import Client
+
+if TYPE_CHECKING:
+    from cachecast.channels.connection import Connection
 
 
 def _user(user_id: str, *watchlist: str) -> User:
     return User(user_id, "", None, watchlist, is_watchlist_cut=False)
 
 
-def _watchers(users: UserIndex, user_id: str) -> list[Session]:
+def _watchers(users: UserIndex, user_id: str) -> list[Connection]:
     channel = users.watchers_of(user_id)
     return [] if channel is None else list(channel.subscriptions)
 
 
 def test_a_user_is_online_from_its_first_connection_to_its_last() -> None:
     """Protocol.md 5.4."""
-    users, one, two = UserIndex(AppCounters()), Client().session, Client().session
+    users, one, two = UserIndex(AppCounters()), Client().connection, Client().connection
     user = _user("u")
 
     assert [users.add(one, user), users.add(two, user)] == [True, False]
     assert users.is_online("u")
-    assert users.sessions_of("u") == [one, two]
+    assert users.connections_of("u") == [one, two]
     assert [users.remove(one, user), users.is_online("u")] == [False, True]
     assert [users.remove(two, user), users.is_online("u")] == [True, False]
-    assert users.sessions_of("u") == []
+    assert users.connections_of("u") == []
     assert len(users) == 0
 
 
 def test_watchers_are_those_who_have_the_user_on_their_list() -> None:
     """In the order they signed in; nothing is left when they have gone."""
-    users, one, two = UserIndex(AppCounters()), Client().session, Client().session
+    users, one, two = UserIndex(AppCounters()), Client().connection, Client().connection
     first, second = _user("a", "x", "y"), _user("b", "x")
     users.add(one, first)
     users.add(two, second)
@@ -50,20 +55,20 @@ def test_watchers_are_those_who_have_the_user_on_their_list() -> None:
 
 def test_signing_in_again_replaces_the_watchlist() -> None:
     """The same connection, the same user, another list."""
-    users, session = UserIndex(AppCounters()), Client().session
+    users, connection = UserIndex(AppCounters()), Client().connection
     before, after = _user("a", "x", "y"), _user("a", "y", "z")
-    users.add(session, before)
+    users.add(connection, before)
 
-    users.rewatch(session, before, after)
+    users.rewatch(connection, before, after)
 
-    assert [_watchers(users, name) for name in "xyz"] == [[], [session], [session]]
-    users.remove(session, after)
+    assert [_watchers(users, name) for name in "xyz"] == [[], [connection], [connection]]
+    users.remove(connection, after)
     assert (users.n_watched, len(users)) == (0, 0)
 
 
 def test_one_may_watch_oneself() -> None:
     """Nothing forbids it."""
-    users, session = UserIndex(AppCounters()), Client().session
-    users.add(session, _user("a", "a"))
+    users, connection = UserIndex(AppCounters()), Client().connection
+    users.add(connection, _user("a", "a"))
 
-    assert _watchers(users, "a") == [session]
+    assert _watchers(users, "a") == [connection]

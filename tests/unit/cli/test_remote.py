@@ -419,8 +419,8 @@ async def test_subscriber_says_that_the_connection_was_lost_and_is_back(nursery)
         url = f"http://127.0.0.1:{node.server.port}"
         listener = await subscriber(nursery, "cache-a", "--url", url)
         await listener.printed()
-        (session,) = node.broker.hubs["4242"].sessions.values()
-        node.broker.clients.disconnect(session, 4100, "Over capacity")
+        (connection,) = node.broker.hubs["4242"].connections.values()
+        node.broker.clients.disconnect(connection, 4100, "Over capacity")
         assert "no connection to ws://127.0.0.1" in (said := await listener.said())
         assert ": Over capacity. Trying again" in said
         assert (await listener.said()).startswith("cachecast: connected to ws://")

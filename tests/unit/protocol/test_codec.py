@@ -13,8 +13,9 @@ import pytest
 
 from cachecast.errors import BadMessageError
 from cachecast.protocol import frames
-from cachecast.protocol.codec import JSON, MSGPACK, Codec, to_json, unpack
-from cachecast.protocol.messages import ClientMessage, Publication
+from cachecast.protocol.codec import JSON, MSGPACK, to_json, unpack
+from cachecast.protocol.messages import Control, Publication
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 from tests.harness.lower import message_of
 
 DEEP = 2_000
@@ -229,21 +230,21 @@ def test_system_frames_look_exactly_as_clients_expect(
     event: str, data: object, channel: str | None, is_object: bool, wire: str
 ) -> None:
     """Data is a string of JSON, but an object in the three events that are so (1.7)."""
-    frame = JSON.system_frame(event, data, channel, is_object=is_object)
+    frame = JSON_WEBSOCKET.control(Control(event, data, channel, is_object))
 
     assert frames.split_frames(frame) == [(frames.TEXT, wire.encode())]
 
 
 def test_a_publication_in_json_is_event_channel_and_the_data_string() -> None:
     """In that order, and nothing else: the excluded socket stays inside."""
-    frame = JSON.publication_frame(Publication("ev", "c", '{"x":1}', exclude="1.2"))
+    frame = JSON_WEBSOCKET.event(Publication("ev", "c", '{"x":1}', exclude="1.2"))
 
     assert frames.payload_of(frame) == rb'{"event":"ev","channel":"c","data":"{\"x\":1}"}'
 
 
 def test_a_client_event_is_relayed_as_it_came_with_the_members_id() -> None:
     """Raw JSON, spaces included; the id is a number where the authorizer signed one."""
-    frame = JSON.publication_frame(Publication("client-x", "presence-c", _raw('{"a": 1.10}'), 7))
+    frame = JSON_WEBSOCKET.event(Publication("client-x", "presence-c", _raw('{"a": 1.10}'), 7))
 
     assert frames.payload_of(frame) == (
         b'{"event":"client-x","channel":"presence-c","data":{"a": 1.10},"user_id":7}'
@@ -272,7 +273,7 @@ def test_msgpack_data_is_the_value_where_it_has_one_and_else_the_text(
     data: str | msgspec.Raw, value: object
 ) -> None:
     """Nothing that JSON subscribers get can fail to reach a msgpack one."""
-    frame = MSGPACK.publication_frame(Publication("ev", "c", data, "u"))
+    frame = MSGPACK_WEBSOCKET.event(Publication("ev", "c", data, "u"))
     ((opcode, _),) = frames.split_frames(frame)
 
     assert opcode == frames.BINARY
@@ -282,7 +283,7 @@ def test_msgpack_data_is_the_value_where_it_has_one_and_else_the_text(
 @pytest.mark.parametrize("data", ['{"nonce":"a"}', _raw('{"nonce":"a"}')])
 def test_ciphertext_is_left_alone(data: str | msgspec.Raw) -> None:
     """On encrypted channels msgpack carries the very text."""
-    frame = MSGPACK.publication_frame(Publication("ev", "private-encrypted-cache-c", data))
+    frame = MSGPACK_WEBSOCKET.event(Publication("ev", "private-encrypted-cache-c", data))
 
     assert message_of(frame)["data"] == '{"nonce":"a"}'
 
@@ -290,7 +291,7 @@ def test_ciphertext_is_left_alone(data: str | msgspec.Raw) -> None:
 def test_msgpack_system_frames_are_not_encoded_twice() -> None:
     """Data is a map, whether JSON would send a string or an object."""
     for is_object in (False, True):
-        frame = MSGPACK.system_frame("pusher:pong", {"a": 1}, "c", is_object=is_object)
+        frame = MSGPACK_WEBSOCKET.control(Control("pusher:pong", {"a": 1}, "c", is_object))
 
         assert message_of(frame) == {"event": "pusher:pong", "channel": "c", "data": {"a": 1}}
 
@@ -300,7 +301,9 @@ def test_a_roster_that_msgpack_cannot_hold_goes_as_text(info: str) -> None:
     """Somebody else's user_info must not keep a msgpack client out of the channel."""
     data = {"presence": {"ids": ["1"], "hash": {"1": _raw(info)}, "count": 1}}
 
-    message = message_of(MSGPACK.system_frame("pusher_internal:subscription_succeeded", data))
+    message = message_of(
+        MSGPACK_WEBSOCKET.control(Control("pusher_internal:subscription_succeeded", data))
+    )
 
     assert message["data"] == '{"presence":{"ids":["1"],"hash":{"1":' + info + '},"count":1}}'
 
@@ -313,31 +316,4 @@ def test_a_cached_json_frame_gives_the_publication_back(data: str) -> None:
     """The data string, byte for byte: the HTTP API answers from it."""
     publication = Publication("ev", "cache-c", data)
 
-    assert JSON.read_publication(JSON.publication_frame(publication)) == publication
-
-
-@pytest.mark.parametrize(
-    ("data", "text"), [('{"x":1}', '{"x":1}'), ("plain", "plain"), ("12", "12")]
-)
-def test_a_msgpack_frame_can_be_read_back(data: str, text: str) -> None:
-    """As the text that means the same."""
-    frame = MSGPACK.publication_frame(Publication("ev", "c", data))
-
-    assert MSGPACK.read_publication(frame) == Publication("ev", "c", text)
-
-
-@pytest.mark.parametrize(
-    ("codec", "index", "opcode", "subprotocol"),
-    [(JSON, 0, frames.TEXT, None), (MSGPACK, 1, frames.BINARY, "cachecast.v1.msgpack")],
-)
-def test_what_a_codec_is_known_by(
-    codec: Codec, index: int, opcode: int, subprotocol: str | None
-) -> None:
-    """Both are Codecs to the type checker, and here is what they are told apart by."""
-    assert (codec.index, codec.opcode, codec.subprotocol) == (index, opcode, subprotocol)
-    assert isinstance(codec.decode(_ping(codec)), ClientMessage)
-
-
-def _ping(codec: Codec) -> bytes:
-    message = {"event": "pusher:ping"}
-    return json.dumps(message).encode() if codec is JSON else msgpack.packb(message)
+    assert JSON.read_event(JSON.event(publication)) == publication

@@ -19,19 +19,21 @@ from cachecast.errors import (
 )
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import parse_channel_name
-from cachecast.protocol.codec import MSGPACK
 from cachecast.protocol.identity import Member, User
+from cachecast.protocol.messages import ClientMessage, Control, Publication, refusal_messages
 from cachecast.protocol.session import (
     MAX_FAULTS,
     MESSAGE_BURST,
     ClientEvent,
-    Ping,
-    Pong,
+    Session,
     SignIn,
     Subscribe,
     Unsubscribe,
 )
-from tests.harness.lower import SOCKET_ID, Client, make_app, message_of, sign
+from cachecast.protocol.wire import MSGPACK_WEBSOCKET
+from tests.harness.lower import SOCKET_ID, Client, make_app, sign
+
+PONG = Control("pusher:pong", {})
 
 
 def _subscribe_data(channel: str, channel_data: str | None = None, **more: Any) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _join(client: Client, name: str, member: Member | None = None) -> None:
     class Edge:
         def __init__(self) -> None:
             self.member = member
-            self.channel = type("Channel", (), {"name": parse_channel_name(name)})()
+            self.name = parse_channel_name(name)
 
     client.session.subscriptions[name] = Edge()
 
@@ -73,8 +75,8 @@ def test_ping_and_pong_come_in_every_shape(data: Any) -> None:
     """No two libraries send the same (protocol.md 1.5)."""
     client = Client()
 
-    assert client.say("pusher:ping", data) == Ping()
-    assert client.say("pusher:pong", data) == Pong()
+    assert client.say("pusher:ping", data) == PONG
+    assert client.say("pusher:pong", data) is None
 
 
 def test_every_message_is_a_sign_of_life() -> None:
@@ -106,7 +108,7 @@ def test_a_refusal_cuts_what_it_repeats() -> None:
 def test_what_is_no_message_is_a_fault(payload: bytes) -> None:
     """BadMessageError is what counts towards the ten."""
     with pytest.raises(BadMessageError):
-        Client().session.receive(payload, 0.0)
+        Client().receive(payload)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_a_flood_of_messages_ends_it_with_a_code_that_stops_the_client() -> None
     error = _refusal(client, "pusher:ping")
 
     assert (error.close_code, error.is_fatal) == (4009, True)
-    assert client.say("pusher:ping", now=0.1) == Ping()
+    assert client.say("pusher:ping", now=0.1) == PONG
 
 
 def test_control_frames_count_as_messages() -> None:
@@ -448,9 +450,8 @@ def test_a_presence_member_cannot_forge_who_it_is() -> None:
     client = _talker()
     _join(client, "presence-a", Member(7))
 
-    request = client.session.receive(
-        b'{"event":"client-x","channel":"presence-a","data":1,"user_id":"boss","socket_id":"1.1"}',
-        0.0,
+    request = client.receive(
+        b'{"event":"client-x","channel":"presence-a","data":1,"user_id":"boss","socket_id":"1.1"}'
     )
 
     assert isinstance(request, ClientEvent)
@@ -528,11 +529,8 @@ def test_the_eleventh_client_event_of_a_second_is_dropped() -> None:
     error = _refusal(client, "client-x", {}, channel="private-a")
 
     assert (error.close_code, error.is_fatal) == (4301, False)
-    assert message_of(client.session.error_frame(error)) == {
-        "event": "pusher:error",
-        "channel": "private-a",
-        "data": {"code": 4301, "message": error.message},
-    }
+    data = {"code": 4301, "message": error.message}
+    assert refusal_messages(error) == [Control("pusher:error", data, "private-a", is_object=True)]
     assert client.say("client-x", {}, channel="private-a", now=0.1)
 
 
@@ -646,48 +644,33 @@ def test_an_app_may_do_without_sign_in() -> None:
 # --- out
 
 
-def test_an_error_frame_has_an_object_for_data_and_null_for_no_code() -> None:
+def test_an_error_has_an_object_for_data_and_null_for_no_code() -> None:
     """As hosted Pusher sends it (1.7)."""
-    client = Client()
+    data = {"code": None, "message": "no"}
 
-    client.session.refuse(RemoteProtocolError("no"))
-
-    assert client.heard == [{"event": "pusher:error", "data": {"code": None, "message": "no"}}]
+    assert refusal_messages(RemoteProtocolError("no")) == [
+        Control("pusher:error", data, is_object=True)
+    ]
 
 
 def test_a_refused_subscription_is_told_twice() -> None:
     """To the connection and to the channel (9.5), whose name is cut."""
-    client = Client()
+    error = SubscriptionError("no", channel="c" * 300, kind="LimitReached", status=4100)
 
-    client.session.refuse(
-        SubscriptionError("no", channel="c" * 300, kind="LimitReached", status=4100)
-    )
-
-    assert client.heard == [
-        {"event": "pusher:error", "data": {"code": None, "message": "no"}},
-        {
-            "event": "pusher:subscription_error",
-            "channel": "c" * 200,
-            "data": {"type": "LimitReached", "error": "no", "status": 4100},
-        },
+    assert refusal_messages(error) == [
+        Control("pusher:error", {"code": None, "message": "no"}, is_object=True),
+        Control(
+            "pusher:subscription_error",
+            {"type": "LimitReached", "error": "no", "status": 4100},
+            "c" * 200,
+            is_object=True,
+        ),
     ]
-
-
-def test_protocol_frames_go_out_in_the_clients_codec() -> None:
-    """Strings of JSON in JSON, values in msgpack."""
-    plain, packed = Client(), Client(codec=MSGPACK)
-    for client in (plain, packed):
-        client.session.put("pusher:pong", {}, "c")
-        client.session.put_object("pusher:error", {"code": 4302})
-
-    assert plain.heard[0] == {"event": "pusher:pong", "channel": "c", "data": "{}"}
-    assert packed.heard[0] == {"event": "pusher:pong", "channel": "c", "data": {}}
-    assert plain.heard[1] == packed.heard[1] == {"event": "pusher:error", "data": {"code": 4302}}
 
 
 def test_a_msgpack_client_is_understood_alike() -> None:
     """The codec is the only thing that differs."""
-    client = Client(make_app(allows_client_events=True), codec=MSGPACK)
+    client = Client(make_app(allows_client_events=True), wire=MSGPACK_WEBSOCKET)
     _join(client, "private-b")
 
     assert client.say("pusher:subscribe", _subscribe_data("private-a")) == Subscribe(
@@ -706,8 +689,49 @@ def test_a_session_shows_no_secret_in_its_repr() -> None:
 
 def test_errors_of_other_kinds_have_no_channel() -> None:
     """Only a client event's does, for soketi's clients."""
-    session = Client().session
     error = LimitError("x", limit=1, unit="x", close_code=4301)
 
-    assert "channel" not in message_of(session.error_frame(error))
-    assert message_of(session.error_frame(ClientEventError("x", "c" * 300)))["channel"] == "c" * 200
+    assert refusal_messages(error)[0].channel is None
+    assert refusal_messages(ClientEventError("x", "c" * 300))[0].channel == "c" * 200
+
+
+# --- a whole conversation
+
+
+def test_a_conversation_needs_neither_socket_nor_hub() -> None:
+    """What comes in, and what the session makes of it, line by line."""
+    session = Session(make_app(allows_client_events=True), SOCKET_ID, 0.0)
+
+    def said(event: str, data: object = None, channel: str | None = None) -> object:
+        message = ClientMessage(event, channel, msgspec.Raw(msgspec.json.encode(data)))
+        try:
+            request = session.receive(message, 0.0)
+        except RemoteProtocolError as error:
+            return refusal_messages(error)[0].data
+        if isinstance(request, Subscribe):
+            session.subscriptions[request.name.text] = request
+        return request
+
+    name = parse_channel_name("presence-a")
+    member = '{"user_id":7}'
+    assert said("pusher:ping") == PONG
+    assert said("client-x", 1, "presence-a") == {
+        "code": None,
+        "message": "Cannot broadcast client event "
+        "(connection not subscribed to channel presence-a)",
+    }
+    assert said("pusher:signin", _sign_in_data('{"id":"u"}')) == SignIn(
+        User("u", '{"id":"u"}', None, (), is_watchlist_cut=False)
+    )
+    assert said("pusher:subscribe", _subscribe_data("presence-a", member)) == Subscribe(
+        name, Member(7)
+    )
+    assert said("client-x", 1, "presence-a") == ClientEvent(
+        Publication("client-x", "presence-a", msgspec.Raw(b"1"), 7, SOCKET_ID)
+    )
+    assert said("pusher:subscribe", {"channel": "presence-a"}) == {
+        "code": None,
+        "message": "Existing subscription to channel presence-a",
+    }
+    assert said("pusher:unsubscribe", {"channel": "presence-a"}) == Unsubscribe("presence-a")
+    assert said("pusher:pong") is None

@@ -220,11 +220,11 @@ async def test_nothing_that_comes_after_our_close_reaches_the_host(late):
     async with hosting(serving={"max_message_size": 100_000}) as host:
         bystander = await host.client()
         client = await host.client()
-        session = next(
-            session for session in host.broker.hubs[APP_ID].sessions.values()
-            if session.socket_id == client.socket_id
+        connection = next(
+            connection for connection in host.broker.hubs[APP_ID].connections.values()
+            if connection.session.socket_id == client.socket_id
         )  # fmt: skip
-        host.broker.clients.disconnect(session, 4009, "bye")
+        host.broker.clients.disconnect(connection, 4009, "bye")
         await client.hear("pusher:error")
         assert (await client.closed())[0] == 4009
         async with trio.open_nursery() as nursery:
@@ -261,13 +261,13 @@ async def test_bad_bytes_cost_only_their_connection(bad):
 async def test_idle_client_that_answers_pings_is_kept_and_one_that_does_not_is_closed():
     async with hosting(activity_timeout_s=5, pong_timeout_s=20) as host:
         alive, dead = await host.client(), await host.client()
-        session = host.broker.hubs[APP_ID].sessions[alive.socket_id]
+        connection = host.broker.hubs[APP_ID].connections[alive.socket_id]
         await host.wait(5)
         assert (await dead.frame())[0] == PING
         opcode, payload = await alive.frame()
         assert opcode == PING
         await alive.send(PONG, payload)
-        await until(lambda: session.active_at == host.clock())
+        await until(lambda: connection.session.active_at == host.clock())
         await host.wait(20)
         assert (await dead.hear())["data"]["code"] == 4201
         assert (await dead.closed())[0] == 4201
@@ -293,11 +293,11 @@ async def test_client_that_never_reads_is_closed_and_bounded():
         client = await host.handshake(receives=4096)
         await client.hear()
         await client.subscribe("a")
-        (session,) = host.broker.hubs[APP_ID].sessions.values()
+        (connection,) = host.broker.hubs[APP_ID].connections.values()
         counters = host.broker.hubs[APP_ID].counters
         while not counters.slow_closes:
             await host.broker.publish(APP_ID, "a", "e", "x" * 50_000)
-            assert session.outbox.waiting_bytes < 300_000
+            assert connection.outbox.waiting_bytes < 300_000
         # Its task is stuck in the middle of a send; the end must come all the same.
         await host.wait(6)
         await until(lambda: host.n_served == 1)

@@ -234,7 +234,7 @@ async def test_each_app_has_its_own_connections():
         await node.client("/app/other")
         client = await node.handshake("/app/other")
         assert await client.refused() == (4004, 4004)
-        assert len(node.broker.hubs[APP_ID].sessions) == 1
+        assert len(node.broker.hubs[APP_ID].connections) == 1
 
 
 async def test_place_of_a_connection_that_ended_is_free_again():

@@ -279,12 +279,12 @@ async def test_half_closed_connection_is_ended():
 async def test_server_pings_and_closes_whom_it_hears_nothing_from():
     async with running(activity_timeout_s=5, pong_timeout_s=20) as node:
         alive, dead = await node.client(), await node.client()
-        session = node.broker.hubs[APP_ID].sessions[alive.socket_id]
+        connection = node.broker.hubs[APP_ID].connections[alive.socket_id]
         await node.wait(5)
         for client in (alive, dead):
             assert await client.frame() == (PING, b"")
         await alive.send(PONG)
-        await until(lambda: session.active_at == node.clock())
+        await until(lambda: connection.session.active_at == node.clock())
         await node.wait(19)
         assert node.broker.clients.n_sessions == 2
         await node.wait(1)
@@ -358,8 +358,8 @@ async def test_nothing_said_after_our_close_has_an_effect():
         client, listener = await node.client(), await node.client()
         for one in (client, listener):
             await one.subscribe_signed("private-a")
-        session = node.broker.hubs[APP_ID].sessions[client.socket_id]
-        node.broker.clients.disconnect(session, 4009, "bye")
+        connection = node.broker.hubs[APP_ID].connections[client.socket_id]
+        node.broker.clients.disconnect(connection, 4009, "bye")
         await client.hear("pusher:error")
         assert (await client.closed())[0] == 4009
         await client.say("pusher:subscribe", {"channel": "b"})
@@ -383,5 +383,5 @@ async def test_a_flood_does_not_go_on_being_read_after_its_close():
 
         with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
             await flood()
-        await until(lambda: len(node.broker.hubs[APP_ID].sessions) == 1)
+        await until(lambda: len(node.broker.hubs[APP_ID].connections) == 1)
         assert node.broker.statistics().apps[0].refusals == {"4009": 1}

@@ -11,7 +11,7 @@ import trio.testing
 from cachecast.channels.hub import Hub
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, WOKEN_PER_TURN, Fanout
-from tests.harness.lower import Client, make_app
+from tests.harness.lower import Client, Ready, make_app
 
 
 class Node:
@@ -29,13 +29,13 @@ class Node:
         for _ in range(n):
             self.n += 1
             client = Client(socket_id=f"1.{self.n}")
-            (hub or self.hub).subscribe(client.session, parse_channel_name(channel), None)
+            (hub or self.hub).subscribe(client.connection, parse_channel_name(channel), None)
             clients.append(client)
         return clients
 
     def publish(self, channel, frame, hub=None):
         hub = hub or self.hub
-        hub.enqueue(hub.channels[channel], (frame, None), now=self.now)
+        hub.enqueue(hub.channels[channel], Ready(frame), now=self.now)
         self.fanout.wake()
 
     def reached(self, clients):
@@ -189,8 +189,8 @@ def test_a_turn_is_bounded_also_where_nobody_is_left():
     for n in range(3 * SENDS_PER_TURN):
         (client,) = node.fill(f"c{n}", 1)
         channel = node.hub.channels[f"c{n}"]
-        node.hub.unsubscribe(client.session, f"c{n}")
-        node.hub.enqueue(channel, (b"1", None))
+        node.hub.unsubscribe(client.connection, f"c{n}")
+        node.hub.enqueue(channel, Ready(b"1"))
     turns = 0
     while not node.fanout.is_idle:
         node.fanout.deliver_turn()
@@ -218,8 +218,8 @@ def test_a_broken_or_leaving_recipient_in_the_middle_costs_nobody_else():
 
     def end(event):
         if event == "on_broken":
-            node.hub.unsubscribe(clients[3].session, "x")
-            node.hub.unsubscribe(clients[4].session, "x")
+            node.hub.unsubscribe(clients[3].connection, "x")
+            node.hub.unsubscribe(clients[4].connection, "x")
             node.publish("x", b"2")
 
     clients[3].socket.on_event = end

@@ -1,4 +1,4 @@
-"""Silence, noticed: a wheel of sessions, stepped by hand."""
+"""Silence, noticed: a wheel of connections, stepped by hand."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from cachecast.channels.outbox import Backlog
 from cachecast.channels.waiting import PACE_BYTES
 from cachecast.config import BrokerConfig
 from cachecast.protocol import frames
-from cachecast.tasks.heartbeat import CLOSINGS_PER_STEP, SESSIONS_PER_STEP, Heartbeat
+from cachecast.tasks.heartbeat import CLOSINGS_PER_STEP, CONNECTIONS_PER_STEP, Heartbeat
 from tests.harness.lower import Client, FakeSocket, make_app, make_outbox
 
 
 class Closings:
-    """What the Broker does for the heartbeat: end a session, and have it forgotten."""
+    """What the Broker does for the heartbeat: end a connection, and have it forgotten."""
 
     def __init__(self):
         self.codes = []
         self.heartbeat = None
 
-    def disconnect(self, session, code, message):
-        self.codes.append((session.socket_id, code, message))
-        self.heartbeat.unwatch(session)
+    def disconnect(self, connection, code, message):
+        self.codes.append((connection.session.socket_id, code, message))
+        self.heartbeat.unwatch(connection)
 
 
 def make_heartbeat(*, clock, backlog=None, **fields):
@@ -62,7 +62,7 @@ async def test_a_ping_after_the_activity_timeout_and_4201_after_the_pong_timeout
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
 
     await _pass(heartbeat, time, 119)
     assert _pings(client) == 0
@@ -79,7 +79,7 @@ async def test_one_that_is_not_listened_to_is_not_judged_by_what_it_says():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
     await _pass(heartbeat, time, 130)
     assert _pings(client) == 1
     client.socket.room = 0
@@ -104,7 +104,7 @@ async def test_the_pong_has_its_whole_time_however_late_the_ping_was():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
 
     time.now = 3_600.0
     await heartbeat.step()
@@ -120,7 +120,7 @@ async def test_any_sign_of_life_answers_the_ping(answered_at):
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
 
     await _pass(heartbeat, time, max(120, answered_at))
     client.session.active_at = time.now
@@ -136,8 +136,8 @@ async def test_4202_is_for_those_who_need_not_pong():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time, max_inactivity_s=1_000.0)
     client = Client()
-    client.session.must_pong = False
-    heartbeat.watch(client.session)
+    client.connection.must_pong = False
+    heartbeat.watch(client.connection)
 
     await _pass(heartbeat, time, 999)
     assert (closings.codes, _pings(client)) == ([], 1)
@@ -149,8 +149,8 @@ async def test_4009_is_exact_to_the_second_and_only_for_those_without_a_signatur
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    client.session.authorize_by = 30.0
-    heartbeat.watch(client.session)
+    client.connection.authorize_by = 30.0
+    heartbeat.watch(client.connection)
 
     await _pass(heartbeat, time, 29)
     assert closings.codes == []
@@ -159,13 +159,13 @@ async def test_4009_is_exact_to_the_second_and_only_for_those_without_a_signatur
 
 
 async def test_a_ping_that_meets_a_broken_socket_leaves_nothing_behind():
-    """The session is forgotten in the middle of its own check; it must not be put back."""
+    """The connection is forgotten in the middle of its own check; it must not be put back."""
     time = Time()
     heartbeat, _ = make_heartbeat(clock=time)
     client = Client()
     client.socket.error = ConnectionResetError()
-    client.socket.on_event = lambda _: heartbeat.unwatch(client.session)
-    heartbeat.watch(client.session)
+    client.socket.on_event = lambda _: heartbeat.unwatch(client.connection)
+    heartbeat.watch(client.connection)
 
     await _pass(heartbeat, time, 400)
 
@@ -194,12 +194,12 @@ async def test_nobody_is_judged_for_silence_before_what_has_arrived_was_read():
     backlog = Backlog()
     heartbeat, closings = make_heartbeat(clock=time, backlog=backlog, max_inactivity_s=1_000.0)
     pinged, old, unsigned = (Client(socket_id=f"1.{n}") for n in range(3))
-    old.session.must_pong = False
-    unsigned.session.authorize_by = 1_000.0
+    old.connection.must_pong = False
+    unsigned.connection.authorize_by = 1_000.0
     stalled, closing = FakeSocket(0), FakeSocket(0)
     leaving = make_outbox(closing, stall_timeout_s=1e9)
     for client in (pinged, old, unsigned):
-        heartbeat.watch(client.session)
+        heartbeat.watch(client.connection)
     await _pass(heartbeat, time, 120)
     heartbeat.readers.append(reader := SlowReader(120.0))
     make_outbox(stalled, backlog=backlog, stall_timeout_s=30).put(b"x")
@@ -225,7 +225,7 @@ async def test_pong_that_lay_in_the_socket_saves_its_client():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
     await _pass(heartbeat, time, 120)
     heartbeat.readers.append(reader := SlowReader(120.0))
     time.now = 1_000.0
@@ -240,8 +240,8 @@ async def test_pong_that_lay_in_the_socket_saves_its_client():
 async def test_many_who_have_not_been_read_do_not_make_a_step_endless():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
-    for n in range(3 * SESSIONS_PER_STEP):
-        heartbeat.watch(Client(socket_id=f"1.{n}").session)
+    for n in range(3 * CONNECTIONS_PER_STEP):
+        heartbeat.watch(Client(socket_id=f"1.{n}").connection)
     heartbeat.readers.append(SlowReader(0.0))
     await _pass(heartbeat, time, 200)
 
@@ -264,7 +264,7 @@ async def test_after_a_pause_everybody_gets_one_second_to_be_heard(autojump_cloc
         nursery.start_soon(heartbeat.run)
         await trio.sleep(0.5)
         client.session.active_at = heartbeat._clock()
-        heartbeat.watch(client.session)
+        heartbeat.watch(client.connection)
         await trio.sleep(125)
         assert _pings(client) == 1
         pauses = 3_600.0  # the machine slept
@@ -282,11 +282,11 @@ async def test_step_yields_where_one_closing_is_much_work(monkeypatch):
     heartbeat, closings = make_heartbeat(clock=time, backlog=backlog, max_inactivity_s=1.0)
     for n in range(20):
         client = Client(socket_id=f"1.{n}")
-        client.session.authorize_by = 2.0
-        heartbeat.watch(client.session)
+        client.connection.authorize_by = 2.0
+        heartbeat.watch(client.connection)
     gone = Client(socket_id="2.1")
-    gone.session.authorize_by = 2.0
-    heartbeat.watch(gone.session)
+    gone.connection.authorize_by = 2.0
+    heartbeat.watch(gone.connection)
     sockets = [FakeSocket(0) for _ in range(20)]
     for socket in sockets:
         make_outbox(socket, backlog=backlog, stall_timeout_s=1).put(b"x")
@@ -296,7 +296,7 @@ async def test_step_yields_where_one_closing_is_much_work(monkeypatch):
         while len(done) < 60:
             done.append(len(closings.codes) + sum("on_slow" in each.events for each in sockets))
             if done[-1] == 3:
-                gone.session.outbox.discard()  # ended in between, and must not be put back
+                gone.connection.outbox.discard()  # ended in between, and must not be put back
             await trio.lowlevel.checkpoint()
 
     await _pass(heartbeat, time, 1)
@@ -310,14 +310,14 @@ async def test_step_yields_where_one_closing_is_much_work(monkeypatch):
     assert len(heartbeat._wheel) == 0
 
 
-async def test_an_unwatched_session_is_forgotten():
+async def test_an_unwatched_connection_is_forgotten():
     time = Time()
     heartbeat, closings = make_heartbeat(clock=time)
     client = Client()
-    heartbeat.watch(client.session)
+    heartbeat.watch(client.connection)
     await _pass(heartbeat, time, 125)
 
-    heartbeat.unwatch(client.session)
+    heartbeat.unwatch(client.connection)
     await _pass(heartbeat, time, 400)
 
     assert closings.codes == []
@@ -325,13 +325,13 @@ async def test_an_unwatched_session_is_forgotten():
     assert heartbeat._pinged_at == {}
 
 
-async def test_a_step_yields_after_a_bounded_number_of_sessions():
-    """Invariant 10: no loop over sessions runs longer than its budget."""
+async def test_a_step_yields_after_a_bounded_number_of_connections():
+    """Invariant 10: no loop over connections runs longer than its budget."""
     time = Time()
     heartbeat, _ = make_heartbeat(clock=time)
-    clients = [Client(socket_id=f"1.{n}") for n in range(3 * SESSIONS_PER_STEP)]
+    clients = [Client(socket_id=f"1.{n}") for n in range(3 * CONNECTIONS_PER_STEP)]
     for client in clients:
-        heartbeat.watch(client.session)
+        heartbeat.watch(client.connection)
     time.now = 120.0
     pinged = []
 
@@ -345,7 +345,7 @@ async def test_a_step_yields_after_a_bounded_number_of_sessions():
         nursery.start_soon(heartbeat.step)
 
     steps = [after - before for before, after in itertools.pairwise(pinged)]
-    assert max(steps) <= 2 * SESSIONS_PER_STEP  # two may pass between two looks
+    assert max(steps) <= 2 * CONNECTIONS_PER_STEP  # two may pass between two looks
     assert sum(map(_pings, clients)) == len(clients)
 
 

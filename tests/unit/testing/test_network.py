@@ -75,8 +75,8 @@ async def test_its_end_drops_all_connections(autojump_clock):
 async def test_a_fault_of_ours_costs_the_connection_that_met_it(autojump_clock, cachecast_network):
     """Invariant 12 holds in memory as on the network: the poller's guard is the same."""
     bad, good = await cachecast_network.connect(), await cachecast_network.connect()
-    session = cachecast_network.broker.hubs[TEST_APP.id].sessions[bad.socket_id]
-    session.codec = None
+    connection = cachecast_network.broker.hubs[TEST_APP.id].connections[bad.socket_id]
+    connection.wire = None
 
     with structlog.testing.capture_logs() as logs:
         bad.send(bad.subscription("x"))

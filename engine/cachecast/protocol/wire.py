@@ -1,0 +1,151 @@
+"""How messages travel to one kind of client: a codec, and the framing around what it writes.
+
+A :class:`Wire` says how an event, a message of the protocol's own, a ping and a goodbye look, and
+reads what one received message is. Everybody on one wire gets the same bytes, so a publication is
+encoded once for each wire that somebody listens on (:class:`Encoded`), whoever is connected how.
+
+To speak the protocol in another way, subclass it and hand an instance to ``Clients.open`` with
+something that takes bytes; nothing else has to know.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
+
+from cachecast.protocol import frames
+from cachecast.protocol.codec import JSON, MSGPACK
+from cachecast.protocol.messages import Control, Publication, error_message
+
+if TYPE_CHECKING:
+    from cachecast.errors import RemoteProtocolError
+    from cachecast.protocol.codec import Codec
+    from cachecast.protocol.messages import ClientMessage
+
+__all__ = [
+    "JSON_WEBSOCKET",
+    "MSGPACK_SUBPROTOCOL",
+    "MSGPACK_WEBSOCKET",
+    "SUBPROTOCOLS",
+    "Encoded",
+    "WebSocketWire",
+    "Wire",
+    "find_wire",
+]
+
+
+MSGPACK_SUBPROTOCOL: Final = "cachecast.v1.msgpack"
+
+
+class Wire(ABC):
+    """Codec and framing. Stateless: one instance serves every connection, and stands for its kind.
+
+    Attributes:
+        codec: how messages are written.
+        ping: the bytes that ask a client for a sign of life; ``pusher:ping`` where the framing has
+            nothing of its own.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.ping = self.control(Control("pusher:ping", {}))
+
+    @abstractmethod
+    def frame(self, payload: bytes) -> bytes:
+        """One message of the codec's as it is sent. Frames can be joined, so each tells its end."""
+
+    @abstractmethod
+    def goodbye(self, code: int | None, reason: str = "") -> bytes:
+        """The last bytes of a connection; empty where its end says it all.
+
+        Args:
+            code: a close code, which the client acts upon; None for none.
+            reason: text for people; may be cut.
+        """
+
+    def event(self, publication: Publication) -> bytes:
+        """One publication, the same for every subscriber."""
+        return self.frame(self.codec.event(publication))
+
+    def control(self, message: Control) -> bytes:
+        """One message of the protocol's own."""
+        return self.frame(self.codec.control(message))
+
+    def refusal(self, error: RemoteProtocolError) -> bytes:
+        """Why a connection ends, and its end: each kind of client understands another of them."""
+        said = self.control(error_message(error))
+        return said + self.goodbye(error.close_code, error.message)
+
+    def read(self, message: bytes) -> ClientMessage:
+        """What a client said, its framing taken off.
+
+        Raises:
+            BadMessageError: it is no message; the text names the fault.
+        """
+        return self.codec.decode(message)
+
+
+class WebSocketWire(Wire):
+    """A message in one WebSocket frame.
+
+    Attributes:
+        opcode: TEXT or BINARY, of both directions.
+    """
+
+    def __init__(self, codec: Codec, opcode: int) -> None:
+        self.opcode = opcode
+        super().__init__(codec)
+        self.ping = frames.server_frame(frames.PING, b"")
+
+    def frame(self, payload: bytes) -> bytes:  # type: ignore[explicit-override]  # Python 3.12
+        """See :meth:`Wire.frame`."""
+        return frames.server_frame(self.opcode, payload)
+
+    def goodbye(self, code: int | None, reason: str = "") -> bytes:  # type: ignore[explicit-override]
+        """A close frame; see :meth:`Wire.goodbye`."""
+        return frames.close_frame(code, reason)
+
+
+JSON_WEBSOCKET: Final = WebSocketWire(JSON, frames.TEXT)
+MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK, frames.BINARY)
+
+#: The WebSocket subprotocols that may be offered, those first that are preferred.
+SUBPROTOCOLS: Final = {
+    MSGPACK_SUBPROTOCOL: MSGPACK_WEBSOCKET,
+    # Offered by Pusher's Swift library, which wants it confirmed.
+    "pusher-channels-protocol-7": JSON_WEBSOCKET,
+}
+
+
+def find_wire(offered: str | None) -> tuple[str | None, WebSocketWire]:
+    """The subprotocol to confirm, None for none, and its wire.
+
+    Args:
+        offered: subprotocols, as they stand in the header; None where there is none.
+    """
+    offers = {offer.strip() for offer in (offered or "").split(",")}
+    chosen = next((name for name in SUBPROTOCOLS if name in offers), None)
+    return chosen, SUBPROTOCOLS[chosen] if chosen else JSON_WEBSOCKET
+
+
+class Encoded:
+    """Something to say to many, and how it looks on each wire that it was asked for on.
+
+    Attributes:
+        said: what it is.
+    """
+
+    __slots__ = ("_frames", "said")
+
+    def __init__(self, said: Publication | Control) -> None:
+        self.said = said
+        self._frames: dict[Wire, bytes] = {}
+
+    def on(self, wire: Wire) -> bytes:
+        """Its frame on a wire, made when it is first asked for."""
+        frame = self._frames.get(wire)
+        if frame is None:
+            said = self.said
+            frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
+            self._frames[wire] = frame
+        return frame
