@@ -487,7 +487,10 @@ async def running(
     failures = [entry for entry in logs if entry["event"] in FAILURES]
     assert not failures, failures
     assert broker.clients.n_sessions == 0
-    assert all(not hub.connections and not hub.channels for hub in broker.hubs.values())
+    for hub in broker.hubs.values():
+        assert not hub.connections
+        for channel in hub.channels.values():  # of those who were in many when the end came
+            assert all(connection.outbox.is_gone for connection in channel.subscriptions)
 
 
 async def until(holds: Callable[[], Any]) -> None:

@@ -122,6 +122,7 @@ async def test_a_flood_of_messages_is_ended(autojump_clock, stage):
 
     assert client.close_code == 4009
     assert "Too many messages" in client.close_reason
+    await trio.testing.wait_all_tasks_blocked()
     assert stage.broker.statistics().apps[0].channels == 0
 
 

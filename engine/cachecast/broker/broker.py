@@ -478,6 +478,7 @@ async def open_broker(
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.clients.journal.run)
+        nursery.start_soon(broker.clients.run_departures)
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker

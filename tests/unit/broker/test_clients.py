@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 import trio
+import trio.testing
 
+from cachecast.config import BrokerConfig
 from cachecast.errors import CapacityError
 from cachecast.protocol.wire import JSON_WEBSOCKET
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
@@ -95,3 +97,25 @@ async def test_drain_closes_at_a_pace_and_waits_for_the_last_frames(autojump_clo
         # One that does not read is waited for until the close timeout.
         assert slow.is_closed
         assert trio.current_time() <= 10 + broker.config.close_timeout_s + 2
+
+
+async def test_who_was_in_a_thousand_channels_leaves_them_a_few_at_a_time(autojump_clock):
+    """A hundred such clients that end at once held everybody else up for two seconds."""
+    app = _app(sends_subscription_counts=True)
+    config = BrokerConfig(apps=(app,))
+    async with open_test_broker(config) as broker, open_memory_network(broker) as network:
+        client, other = await network.connect(), await network.connect()
+        for number in range(1_000):
+            await client.subscribe(f"channel-{number}")
+        await other.subscribe("channel-999")
+        hub = broker.hubs[app.id]
+        connection = hub.connections[client.socket_id]
+
+        broker.clients.close(connection)
+
+        assert client.socket_id not in hub.connections
+        assert 900 < len(hub.channels) < 1_000
+        await trio.testing.wait_all_tasks_blocked()
+        assert list(hub.channels) == ["channel-999"]
+        assert broker.channel(app.id, "channel-999").subscription_count == 1
+        assert not connection.session.subscriptions
