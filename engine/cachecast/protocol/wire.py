@@ -13,6 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from cachecast.protocol import frames
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Control, Publication, error_message
@@ -128,24 +130,29 @@ def find_wire(offered: str | None) -> tuple[str | None, WebSocketWire]:
     return chosen, SUBPROTOCOLS[chosen] if chosen else JSON_WEBSOCKET
 
 
-class Encoded:
+class Encoded(msgspec.Struct, eq=False, gc=False):
     """Something to say to many, and how it looks on each wire that it was asked for on.
+
+    Mostly that is one, and many of these wait at a time: so it is a chain, not a dictionary.
 
     Attributes:
         said: what it is.
     """
 
-    __slots__ = ("_frames", "said")
-
-    def __init__(self, said: Publication | Control) -> None:
-        self.said = said
-        self._frames: dict[Wire, bytes] = {}
+    said: Publication | Control
+    _wire: Wire | None = None
+    _frame: bytes = b""
+    _next: Encoded | None = None
 
     def on(self, wire: Wire) -> bytes:
         """Its frame on a wire, made when it is first asked for."""
-        frame = self._frames.get(wire)
-        if frame is None:
-            said = self.said
-            frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
-            self._frames[wire] = frame
-        return frame
+        if self._wire is wire:
+            return self._frame
+        said = self.said
+        if self._wire is None:
+            self._wire = wire
+            self._frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
+            return self._frame
+        if self._next is None:
+            self._next = Encoded(said)
+        return self._next.on(wire)
