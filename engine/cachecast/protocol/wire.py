@@ -88,28 +88,24 @@ class Wire(ABC):
 
 
 class WebSocketWire(Wire):
-    """A message in one WebSocket frame.
+    """A message in one WebSocket frame."""
 
-    Attributes:
-        opcode: TEXT or BINARY, of both directions.
-    """
-
-    def __init__(self, codec: Codec, opcode: int) -> None:
-        self.opcode = opcode
+    def __init__(self, codec: Codec) -> None:
+        self._opcode = frames.TEXT if codec.is_text else frames.BINARY
         super().__init__(codec)
         self.ping = frames.server_frame(frames.PING, b"")
 
     def frame(self, payload: bytes) -> bytes:  # type: ignore[explicit-override]  # Python 3.12
         """See :meth:`Wire.frame`."""
-        return frames.server_frame(self.opcode, payload)
+        return frames.server_frame(self._opcode, payload)
 
     def goodbye(self, code: int | None, reason: str = "") -> bytes:  # type: ignore[explicit-override]
         """A close frame; see :meth:`Wire.goodbye`."""
         return frames.close_frame(code, reason)
 
 
-JSON_WEBSOCKET: Final = WebSocketWire(JSON, frames.TEXT)
-MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK, frames.BINARY)
+JSON_WEBSOCKET: Final = WebSocketWire(JSON)
+MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK)
 
 #: The WebSocket subprotocols that may be offered, those first that are preferred.
 SUBPROTOCOLS: Final = {
