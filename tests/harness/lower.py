@@ -173,15 +173,9 @@ def message_of(frame: bytes) -> Any:
     return decode(opcode, payload)
 
 
-class Ready(Encoded):
-    """Something to send whose frame a test has made itself, the same on every wire."""
-
-    def __init__(self, frame: bytes) -> None:
-        super().__init__(Publication("", "", ""))
-        self.frame = frame
-
-    def on(self, wire: Wire) -> bytes:
-        return self.frame
+def framed(frame: bytes) -> Encoded:
+    """Something to send whose frame a test has made itself, for JSON clients."""
+    return Encoded(Publication("", "", ""), JSON_WEBSOCKET, frame)
 
 
 def sign(text: str, *, key: str = KEY, secret: str = SECRET) -> str:

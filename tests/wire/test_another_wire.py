@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 class TextCodec:
     """``EVENT TAB CHANNEL TAB DATA [TAB USER_ID]``, data and user id as JSON."""
 
+    is_text = True
+
     def decode(self, payload: bytes) -> ClientMessage:
         event, channel, data = [*payload.decode(errors="replace").split("\t"), "", ""][:3]
         if not event:

@@ -193,9 +193,11 @@ class Delivery:
         channel = hub.channels.get(name.text)
         is_cached = name.is_cache and envelope.is_server_side
         hub.counters.publishes += 1
-        encoded = Encoded(publication)
+        if channel is None and not is_cached and not self._subscribers:
+            return
         deadline = inf
         now = self._clock()
+        encoded = Encoded(publication)
         if is_cached:
             frame = encoded.on(CACHED_WIRE)
             deadline = self._cache.put(hub.app.id, name.text, frame, now).deadline

@@ -136,13 +136,16 @@ class _Queued:
 
 
 class _Sweep:
-    """A fan-out under way: what is left of it, wire by wire."""
+    """A fan-out under way: what is left of it, frames and subscriptions wire by wire."""
 
     __slots__ = ("at", "batch", "left")
 
     def __init__(self, batch: list[_Queued]) -> None:
         self.batch = batch
-        self.left = list(batch[0].recipients.by_wire.items())
+        self.left = [
+            ([queued.encoded.on(wire) for queued in batch], edges)
+            for wire, edges in batch[0].recipients.by_wire.items()
+        ]
         self.at = 0
 
 
@@ -293,8 +296,7 @@ class Channel:
         return batch
 
     def _deliver_some(self, sweep: _Sweep, budget: int) -> int:
-        first, (wire, everyone) = sweep.batch[0], sweep.left[0]
-        frames = [queued.encoded.on(wire) for queued in sweep.batch]
+        first, (frames, everyone) = sweep.batch[0], sweep.left[0]
         cost = 1 + sum(map(len, frames)) // BYTES_PER_CALL
         edges = everyone[sweep.at : sweep.at + max(1, budget // cost)]
         sweep.at += len(edges)

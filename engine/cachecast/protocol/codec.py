@@ -42,7 +42,13 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class Codec(Protocol):
-    """How messages are written. Stateless: one instance serves every connection."""
+    """How messages are written. Stateless: one instance serves every connection.
+
+    Attributes:
+        is_text: whether what is written is UTF-8 text, in both directions.
+    """
+
+    is_text: bool
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message.
@@ -64,6 +70,8 @@ class Codec(Protocol):
 
 class JsonCodec:
     """JSON text, protocol 4 to 7."""
+
+    is_text: bool = True
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""
@@ -120,6 +128,8 @@ _decode_event = msgspec.json.Decoder(_Cached).decode
 
 class MsgpackCodec:
     """Msgpack maps."""
+
+    is_text: bool = False
 
     def decode(self, payload: bytes) -> ClientMessage:
         """Read one message; see :meth:`Codec.decode`."""

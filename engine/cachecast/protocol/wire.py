@@ -13,6 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from cachecast.protocol import frames
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.messages import Control, Publication, error_message
@@ -86,28 +88,24 @@ class Wire(ABC):
 
 
 class WebSocketWire(Wire):
-    """A message in one WebSocket frame.
+    """A message in one WebSocket frame."""
 
-    Attributes:
-        opcode: TEXT or BINARY, of both directions.
-    """
-
-    def __init__(self, codec: Codec, opcode: int) -> None:
-        self.opcode = opcode
+    def __init__(self, codec: Codec) -> None:
+        self._opcode = frames.TEXT if codec.is_text else frames.BINARY
         super().__init__(codec)
         self.ping = frames.server_frame(frames.PING, b"")
 
     def frame(self, payload: bytes) -> bytes:  # type: ignore[explicit-override]  # Python 3.12
         """See :meth:`Wire.frame`."""
-        return frames.server_frame(self.opcode, payload)
+        return frames.server_frame(self._opcode, payload)
 
     def goodbye(self, code: int | None, reason: str = "") -> bytes:  # type: ignore[explicit-override]
         """A close frame; see :meth:`Wire.goodbye`."""
         return frames.close_frame(code, reason)
 
 
-JSON_WEBSOCKET: Final = WebSocketWire(JSON, frames.TEXT)
-MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK, frames.BINARY)
+JSON_WEBSOCKET: Final = WebSocketWire(JSON)
+MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK)
 
 #: The WebSocket subprotocols that may be offered, those first that are preferred.
 SUBPROTOCOLS: Final = {
@@ -128,24 +126,29 @@ def find_wire(offered: str | None) -> tuple[str | None, WebSocketWire]:
     return chosen, SUBPROTOCOLS[chosen] if chosen else JSON_WEBSOCKET
 
 
-class Encoded:
+class Encoded(msgspec.Struct, eq=False, gc=False):
     """Something to say to many, and how it looks on each wire that it was asked for on.
+
+    Mostly that is one, and many of these wait at a time: so it is a chain, not a dictionary.
 
     Attributes:
         said: what it is.
     """
 
-    __slots__ = ("_frames", "said")
-
-    def __init__(self, said: Publication | Control) -> None:
-        self.said = said
-        self._frames: dict[Wire, bytes] = {}
+    said: Publication | Control
+    _wire: Wire | None = None
+    _frame: bytes = b""
+    _next: Encoded | None = None
 
     def on(self, wire: Wire) -> bytes:
         """Its frame on a wire, made when it is first asked for."""
-        frame = self._frames.get(wire)
-        if frame is None:
-            said = self.said
-            frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
-            self._frames[wire] = frame
-        return frame
+        if self._wire is wire:
+            return self._frame
+        said = self.said
+        if self._wire is None:
+            self._wire = wire
+            self._frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
+            return self._frame
+        if self._next is None:
+            self._next = Encoded(said)
+        return self._next.on(wire)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.channels.connection import Connection
-    from cachecast.protocol.wire import WebSocketWire
 
 __all__ = ["bridge"]
 
@@ -117,15 +116,15 @@ class _BridgedTransport:
             return
         self._clients.touch(connection)
 
-    async def read(self, connection: Connection, wire: WebSocketWire) -> None:
+    async def read(self, connection: Connection) -> None:
         """Hand over what the client says until it says no more."""
-        outbox = connection.outbox
+        outbox, wire = connection.outbox, connection.wire
         try:
             while True:
                 message = await self._socket.get_message()
                 if outbox.is_finishing:
                     continue
-                if isinstance(message, str) != (wire.opcode == frames.TEXT):
+                if isinstance(message, str) != wire.codec.is_text:
                     text = "This connection speaks another codec"
                     self._clients.finish(connection, wire.goodbye(1003, text), 1003, text)
                 else:
@@ -190,7 +189,7 @@ async def bridge(
         try:
             with transport.scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(transport.read, client, wire)
+                    nursery.start_soon(transport.read, client)
                     nursery.start_soon(transport.write, client, nursery)
         except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
             _log.error("connection failed", handler="bridge", traceback=format_exc())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.clients import Clients
     from cachecast.channels.connection import Connection
-    from cachecast.protocol.wire import WebSocketWire
+    from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
 __all__ = ["RECV_BYTES", "WebSocket"]
@@ -50,7 +50,6 @@ class WebSocket:
         "_clients",
         "_connection",
         "_is_behind",
-        "_opcode",
         "_parser",
         "_poller",
         "_sock",
@@ -68,7 +67,6 @@ class WebSocket:
         self._clients = clients
         self._parser = FrameParser(max_bytes)
         self._connection: Connection | None = None
-        self._opcode = frames.TEXT
         self._is_behind = False
         self._unheard = 0
         self.fd = sock.fileno()
@@ -81,11 +79,10 @@ class WebSocket:
         """See :class:`cachecast.channels.outbox.Transport`."""
         return isinstance(self._sock, TlsSocket)
 
-    def open(self, app: App, wire: WebSocketWire, protocol: str | None, preface: bytes) -> None:
+    def open(self, app: App, wire: Wire, protocol: str | None, preface: bytes) -> None:
         """Begin the conversation; ``preface`` is the 101 response, sent with the first frame."""
         self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
-        self._opcode = wire.opcode
         self._connection = self._clients.open(app, wire, self, protocol, preface)
 
     # --- in
@@ -164,7 +161,7 @@ class WebSocket:
             connection.outbox.put(server_frame(frames.PONG, payload), is_asked=True)
         elif opcode in _NO_MESSAGE:
             self._clients.touch(connection)
-        elif opcode != self._opcode:
+        elif (opcode == frames.TEXT) != connection.wire.codec.is_text:
             self._finish(connection, 1003, "This connection speaks another codec")
         else:
             self._clients.receive(connection, payload)

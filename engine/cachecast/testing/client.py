@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cachecast.apps import App
-    from cachecast.protocol.wire import WebSocketWire
+    from cachecast.protocol.wire import Wire
     from cachecast.testing.network import MemoryNetwork
 
 __all__ = ["ClientClosedError", "MemoryClient", "Message"]
@@ -97,7 +97,7 @@ class MemoryClient:
         frames: the frames received, as opcode and payload.
     """
 
-    def __init__(self, network: MemoryNetwork, app: App, wire: WebSocketWire, fd: int) -> None:
+    def __init__(self, network: MemoryNetwork, app: App, wire: Wire, fd: int) -> None:
         """Make it; nothing is sent before the network does it."""
         self.app = app
         self.wire = wire
@@ -131,7 +131,7 @@ class MemoryClient:
         if isinstance(message, str):
             self.send_frame(frames.TEXT, message.encode("utf-8", "surrogatepass"))
         elif isinstance(message, bytes):
-            self.send_frame(self.wire.opcode, message)
+            self.send_frame(frames.TEXT if self.wire.codec.is_text else frames.BINARY, message)
         elif self.wire.codec is MSGPACK:
             self.send_frame(frames.BINARY, msgpack.packb(dict(message)))
         else:

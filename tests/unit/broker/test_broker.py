@@ -22,7 +22,9 @@ from cachecast.errors import (
     LimitError,
 )
 from cachecast.protocol.encryption import decrypt, parse_key
+from cachecast.protocol.wire import JSON_WEBSOCKET
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
+from tests.harness.lower import FakeSocket
 from tests.unit.bus.slow_bus import SlowBus
 
 APP = TEST_APP.id
@@ -506,11 +508,11 @@ async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_cl
             async with (
                 open_test_broker(config) as broker,
                 broker.subscribe(APP, "plain"),
-                open_memory_network(broker) as network,
             ):
-                for _ in range(1_200):  # so many that the end comes long before there is room
-                    (await network.connect()).send(
-                        {"event": "pusher:subscribe", "data": {"channel": "busy"}}
+                for _ in range(300):
+                    listener = broker.clients.open(TEST_APP, JSON_WEBSOCKET, FakeSocket())
+                    broker.clients.receive(
+                        listener, b'{"event":"pusher:subscribe","data":{"channel":"busy"}}'
                     )
                 for channel in ("plain", "busy"):
                     _fill(broker, channel)

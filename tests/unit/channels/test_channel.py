@@ -12,7 +12,7 @@ from cachecast.metrics import AppCounters
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
 from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, Encoded, Wire
-from tests.harness.lower import Client, Ready
+from tests.harness.lower import Client, framed
 
 
 def _channel(name: str = "a") -> tuple[Channel, AppCounters]:
@@ -197,7 +197,7 @@ def test_a_join_is_bounded_in_bytes() -> None:
     (client,) = _join(channel, 1)
     frame = b"\x81\x7e\x27\x10" + bytes(10_000)
     for _ in range(7):
-        channel.enqueue(Ready(frame))
+        channel.enqueue(framed(frame))
 
     used, _ = channel.deliver(100)
 

@@ -11,7 +11,7 @@ from cachecast.channels.hub import Hub
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member
-from tests.harness.lower import Client, Ready, make_app
+from tests.harness.lower import Client, framed, make_app
 
 NAME = parse_channel_name("presence-a")
 PLAIN = parse_channel_name("a")
@@ -113,8 +113,8 @@ def test_a_channel_stands_in_line_once() -> None:
     hub.subscribe(Client().connection, PLAIN, None)
     channel = hub.channels["a"]
 
-    hub.enqueue(channel, Ready(b"12345"))
-    hub.enqueue(channel, Ready(b"12345"))
+    hub.enqueue(channel, framed(b"12345"))
+    hub.enqueue(channel, framed(b"12345"))
 
     assert list(ready) == [hub]
     assert list(hub.ready) == [channel]
@@ -128,7 +128,7 @@ def test_an_app_stays_in_line_until_everything_is_delivered() -> None:
     clients = [Client(), Client()]
     for client in clients:
         hub.subscribe(client.connection, PLAIN, None)
-    hub.enqueue(hub.channels["a"], Ready(b"1"), now=5.0)
+    hub.enqueue(hub.channels["a"], framed(b"1"), now=5.0)
 
     assert ready.popleft().deliver(1) == (1, None)
     assert (list(ready), hub.is_ready) == ([hub], True)
@@ -143,10 +143,10 @@ def test_a_vacated_channel_may_come_back_while_the_old_one_still_waits() -> None
     hub, ready = _hub()
     client = Client()
     hub.subscribe(client.connection, PLAIN, None)
-    hub.enqueue(hub.channels["a"], Ready(b"\x81\x03old"))
+    hub.enqueue(hub.channels["a"], framed(b"\x81\x03old"))
     hub.unsubscribe(client.connection, "a")
     hub.subscribe(client.connection, PLAIN, None)
-    hub.enqueue(hub.channels["a"], Ready(b"\x81\x03new"))
+    hub.enqueue(hub.channels["a"], framed(b"\x81\x03new"))
 
     while ready:
         ready.popleft().deliver(10)

@@ -125,7 +125,7 @@ def test_a_wire_without_pings_of_its_own_says_pusher_ping() -> None:
 @pytest.mark.parametrize("said", [PUBLICATION, Control("pusher:pong", {}, "a")])
 def test_what_is_said_is_encoded_once_for_each_wire_that_asks(said: Publication | Control) -> None:
     """And not at all if none does."""
-    one, other = Counting(JSON, frames.TEXT), Counting(MSGPACK, frames.BINARY)
+    one, other = Counting(JSON), Counting(MSGPACK)
     one.n = other.n = 0  # the ping's
     encoded = Encoded(said)
     assert (one.n, other.n) == (0, 0)

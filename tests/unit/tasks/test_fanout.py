@@ -11,7 +11,7 @@ import trio.testing
 from cachecast.channels.hub import Hub
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.tasks.fanout import SENDS_PER_CHANNEL, SENDS_PER_TURN, WOKEN_PER_TURN, Fanout
-from tests.harness.lower import Client, Ready, make_app
+from tests.harness.lower import Client, framed, make_app
 
 
 class Node:
@@ -35,7 +35,7 @@ class Node:
 
     def publish(self, channel, frame, hub=None):
         hub = hub or self.hub
-        hub.enqueue(hub.channels[channel], Ready(frame), now=self.now)
+        hub.enqueue(hub.channels[channel], framed(frame), now=self.now)
         self.fanout.wake()
 
     def reached(self, clients):
@@ -190,7 +190,7 @@ def test_a_turn_is_bounded_also_where_nobody_is_left():
         (client,) = node.fill(f"c{n}", 1)
         channel = node.hub.channels[f"c{n}"]
         node.hub.unsubscribe(client.connection, f"c{n}")
-        node.hub.enqueue(channel, Ready(b"1"))
+        node.hub.enqueue(channel, framed(b"1"))
     turns = 0
     while not node.fanout.is_idle:
         node.fanout.deliver_turn()
