@@ -502,13 +502,17 @@ async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_cl
             await broker.publish(APP, channel, "t", "late")
         ended.append(channel)
 
+    async def subscribe(broker, task_status=trio.TASK_STATUS_IGNORED):
+        async with broker.subscribe(APP, "plain"):
+            task_status.started()
+            await trio.sleep_forever()
+
     config = BrokerConfig(apps=(TEST_APP,), max_undelivered_bytes=100_000)
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
-            async with (
-                open_test_broker(config) as broker,
-                broker.subscribe(APP, "plain"),
-            ):
+            async with open_test_broker(config) as broker:
+                # Neither leaves before the broker ends, which would make room.
+                await nursery.start(subscribe, broker)
                 for _ in range(300):
                     listener = broker.clients.open(TEST_APP, JSON_WEBSOCKET, FakeSocket())
                     broker.clients.receive(
@@ -520,6 +524,8 @@ async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_cl
                 await trio.lowlevel.checkpoint()
                 assert ended == []
                 scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
 
     assert sorted(ended) == ["busy", "plain"]
 
