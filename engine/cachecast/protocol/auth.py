@@ -147,7 +147,7 @@ def quote_part(text: str) -> str:
     """Percent-encode one part of a path that is to be signed, and no more of it than must be.
 
     Some proxies, nginx among them, write the path anew when they take a prefix off. What may stand
-    in a path (RFC 3986 3.3) they leave as it is; encoded here, it would not arrive as it was signed.
+    in a path (RFC 3986 3.3) they leave as it is; encoded, it would not arrive as it was signed.
     """
     return quote(text, safe="!$&'()*+,;=:@")
 
