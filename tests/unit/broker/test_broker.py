@@ -22,9 +22,7 @@ from cachecast.errors import (
     LimitError,
 )
 from cachecast.protocol.encryption import decrypt, parse_key
-from cachecast.protocol.wire import JSON_WEBSOCKET
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
-from tests.harness.lower import FakeSocket
 from tests.unit.bus.slow_bus import SlowBus
 
 APP = TEST_APP.id
@@ -502,24 +500,24 @@ async def test_those_who_wait_for_room_when_the_broker_ends_are_told(autojump_cl
             await broker.publish(APP, channel, "t", "late")
         ended.append(channel)
 
-    class EndError(Exception):
-        """Ends the block at once: nobody has a turn in which room could be made."""
-
     config = BrokerConfig(apps=(TEST_APP,), max_undelivered_bytes=100_000)
     async with trio.open_nursery() as nursery:
-        with pytest.raises(EndError):  # noqa: PT012 - the block is what ends
-            async with open_test_broker(config) as broker, broker.subscribe(APP, "plain"):
+        with trio.CancelScope() as scope:
+            async with (
+                open_test_broker(config) as broker,
+                broker.subscribe(APP, "plain"),
+                open_memory_network(broker) as network,
+            ):
                 for _ in range(300):
-                    broker.clients.receive(
-                        broker.clients.open(TEST_APP, JSON_WEBSOCKET, FakeSocket()),
-                        b'{"event":"pusher:subscribe","data":{"channel":"busy"}}',
+                    (await network.connect()).send(
+                        {"event": "pusher:subscribe", "data": {"channel": "busy"}}
                     )
                 for channel in ("plain", "busy"):
                     _fill(broker, channel)
                     nursery.start_soon(publish, broker, channel)
                 await trio.lowlevel.checkpoint()
                 assert ended == []
-                raise EndError
+                scope.cancel()
 
     assert sorted(ended) == ["busy", "plain"]
 
