@@ -264,12 +264,15 @@ async def test_lack_of_memory_is_nobodys_own_fault_and_reaches_the_host():
     def receive(session, payload):
         raise MemoryError
 
-    with pytest.raises(BaseExceptionGroup) as caught:
+    async def serve_one():
         async with hosting() as host:
             host.broker.clients.receive = receive
             client = await host.client()
             await client.say("pusher:ping", {})
             await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await serve_one()
     ended, rest = caught.value.split(MemoryError)
     assert (ended is not None, rest) == (True, None)
 
