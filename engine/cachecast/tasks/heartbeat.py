@@ -217,9 +217,10 @@ class Heartbeat:
         config = self._config
         due = session.active_at + config.activity_timeout_s
         if heard_until >= due:
-            self._pinged_at[session] = now
             session.outbox.put(_PING)
             if session.outbox.is_finishing:
                 return  # the ping met a broken socket, and the session has been forgotten
-            due = now + min(config.pong_timeout_s, config.activity_timeout_s)
+            # Not ``now``: the process may have been stopped since, between two pings.
+            pinged_at = self._pinged_at[session] = self._clock()
+            due = pinged_at + min(config.pong_timeout_s, config.activity_timeout_s)
         self._schedule(session, due, now)
