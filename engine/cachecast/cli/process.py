@@ -90,8 +90,10 @@ def settle_garbage_collector() -> None:
 
     Nothing on a connection's way forms a cycle that is not broken when it closes, so reference
     counts free it all; the collector is for accidents. A full collection over ten thousand
-    connections stops the loop for tens of milliseconds.
+    connections stops the loop for tens of milliseconds. So does one over a hundred thousand new
+    objects, which a crowd that comes and goes makes several times a second: each of them is looked
+    at once in any case, and in small parts nobody feels it.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 1_000)
+    gc.set_threshold(2_000, 2_500, 1_000)

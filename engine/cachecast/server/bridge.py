@@ -173,6 +173,9 @@ async def bridge(
         is_tls: whether the client came over TLS.
 
     If cancelled, the connection is closed by force.
+
+    Raises:
+        ExceptionGroup: of ``MemoryError``; whatever else goes wrong ends this connection only.
     """
     _, wire = find_wire(connection.subprotocol)
     _calm(connection)
@@ -191,6 +194,8 @@ async def bridge(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(transport.read, client)
                     nursery.start_soon(transport.write, client, nursery)
+        except* MemoryError:
+            raise  # nobody's own fault, see the Poller
         except* Exception:  # noqa: BLE001 - as in the Poller: one client ends only its own
             _log.error("connection failed", handler="bridge", traceback=format_exc())
         finally:

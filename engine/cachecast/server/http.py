@@ -155,10 +155,17 @@ class HttpConnection:
         if not data:
             self._on_end()
             return
-        if self._is_closing:
-            return
+        if not self._is_closing:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         self._is_heard_out = len(data) < RECV_BYTES
         self._parser.feed(data)
+        n_body, room = self._parser.body_bytes, self._server.room
+        if n_body or room.bodies:
+            room.note_body(self, n_body)
+            if self._is_closing:
+                return
         if self._requests:
             self._is_timed = False  # the next request has a time limit of its own
         self._answer()
@@ -354,6 +361,7 @@ class HttpConnection:
         would overtake the answer.
         """
         self._is_closing = True
+        self._parser.drop_body()
         server = self._server
         server.timeouts.schedule(self, server.now() + server.config.close_timeout_s)
         server.room.note_answered(self)

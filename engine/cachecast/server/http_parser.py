@@ -86,6 +86,16 @@ class RequestParser:
         """Whether a part of a request is here."""
         return bool(self._url or self._head_bytes)
 
+    @property
+    def body_bytes(self) -> int:
+        """Bytes that are here of the body of a request that is not complete."""
+        return self._body_bytes
+
+    def drop_body(self) -> None:
+        """Let go of such a body; nothing may be fed any more."""
+        self._body = bytearray()
+        self._body_bytes = 0
+
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}

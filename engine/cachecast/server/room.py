@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from cachecast.errors import CapacityError
+from cachecast.server.http_messages import Response
 
 if TYPE_CHECKING:
     from cachecast.apps import App
@@ -35,8 +36,21 @@ OPERATORS: Final = 8
 #: The Poller's own selectors, and one for an app; each further app with a client costs one more.
 FREE_SELECTORS: Final = 5
 
+#: Bytes of unfinished bodies of those who have not shown a signature, which stands in front of a
+#: body and covers it, but is verified with it.
+MAX_UNSIGNED_BYTES: Final = 32 * 1024 * 1024
+
 #: HTTP connections looked at for one that can go, when there is no room.
 GOING_PER_TRY: Final = 64
+
+
+_TOO_MUCH: Final = Response(
+    503,
+    b"Unfinished requests of callers without a signature take more than "
+    b"%d bytes, try again\n" % MAX_UNSIGNED_BYTES,
+    "text/plain; charset=utf-8",
+    ("Retry-After: 1",),
+)
 
 
 class Room:
@@ -59,6 +73,9 @@ class Room:
         # Newcomers with the instant at which they were accepted.
         self._newcomers: dict[HttpConnection, float] = {}
         self._answered: dict[HttpConnection, None] = {}
+        #: Connection without a signature -> bytes of its unfinished body.
+        self.bodies: dict[HttpConnection, int] = {}
+        self._n_body_bytes = 0
 
     @property
     def _n_http(self) -> int:
@@ -91,6 +108,22 @@ class Room:
         if self.n_websockets + self._n_spent >= self.max_clients:
             self._server.broker.hubs[app.id].counters.refusals["4100"] += 1
             raise CapacityError("Over capacity, reconnect later")
+
+    def note_body(self, connection: HttpConnection, n_bytes: int) -> None:
+        """Count what is here of a connection's unfinished body; at the ceiling the largest go.
+
+        Whoever has shown a signature once is trusted with ``max_body_bytes``. O(1), at the ceiling
+        O(such bodies).
+        """
+        if connection.app_id is not None:
+            n_bytes = 0
+        self._n_body_bytes += n_bytes - self.bodies.pop(connection, 0)
+        if n_bytes:
+            self.bodies[connection] = n_bytes
+        while self._n_body_bytes > MAX_UNSIGNED_BYTES:
+            largest = max(self.bodies, key=self.bodies.__getitem__)
+            self._n_body_bytes -= self.bodies.pop(largest)
+            largest.refuse(_TOO_MUCH)
 
     def accepts_per_turn(self, *, is_admin: bool) -> int:
         """How many may be accepted before others have their turn.
@@ -153,6 +186,8 @@ class Room:
         """A connection has ended, or is a WebSocket now."""
         for kind in (self._newcomers, self._answered, self._publishers, self._operators):
             kind.pop(connection, None)
+        if self.bodies:
+            self.note_body(connection, 0)
 
 
 def _divide_files() -> tuple[float, int]:

@@ -216,9 +216,10 @@ class Heartbeat:
         config = self._config
         due = connection.session.active_at + config.activity_timeout_s
         if heard_until >= due:
-            self._pinged_at[connection] = now
             connection.ping()
             if connection.outbox.is_finishing:
                 return  # the ping met a broken socket, and the connection has been forgotten
-            due = now + min(config.pong_timeout_s, config.activity_timeout_s)
+            # Not ``now``: the process may have been stopped since, between two pings.
+            pinged_at = self._pinged_at[connection] = self._clock()
+            due = pinged_at + min(config.pong_timeout_s, config.activity_timeout_s)
         self._schedule(connection, due, now)

@@ -258,6 +258,25 @@ async def test_bad_bytes_cost_only_their_connection(bad):
         assert (await bystander.hear())["event"] == "pusher:pong"
 
 
+async def test_lack_of_memory_is_nobodys_own_fault_and_reaches_the_host():
+    """As it ends a node (DESIGN.md): half a service is worse than none."""
+
+    def receive(session, payload):
+        raise MemoryError
+
+    async def serve_one():
+        async with hosting() as host:
+            host.broker.clients.receive = receive
+            client = await host.client()
+            await client.say("pusher:ping", {})
+            await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await serve_one()
+    ended, rest = caught.value.split(MemoryError)
+    assert (ended is not None, rest) == (True, None)
+
+
 async def test_idle_client_that_answers_pings_is_kept_and_one_that_does_not_is_closed():
     async with hosting(activity_timeout_s=5, pong_timeout_s=20) as host:
         alive, dead = await host.client(), await host.client()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from cachecast.server import room as module
 from tests.server.node import APP_ID, HOST, make_app, running, until
@@ -127,3 +128,38 @@ async def test_process_without_files_gives_up_a_silent_newcomer_for_the_next():
         assert not listener.is_paused
         listener._make_do("exhausted")
         assert listener.is_paused
+
+
+async def test_bodies_of_callers_without_a_signature_have_a_ceiling_together(monkeypatch):
+    """Two hundred of two megabytes each took 400 MB before a signature had been looked at."""
+    monkeypatch.setattr(module, "MAX_UNSIGNED_BYTES", 1_000_000)
+    head = f"POST /apps/{APP_ID}/events HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n"
+    async with running() as node:
+        room = node.server.room
+        publisher = await node.connect()
+        small = await node.connect()
+        await small.say(head.encode() + b"x" * 10_000)
+        await until(lambda: sum(room.bodies.values()) == 10_000)
+        large = [await node.connect() for _ in range(12)]
+        for wire in large:
+            await wire.say(head.encode() + b"x" * 200_000)
+        await until(lambda: node.broker.clients.refusals["http 503"] >= 7)
+
+        assert sum(room.bodies.values()) <= 1_000_000
+        assert 10_000 in room.bodies.values()
+        answers = [wire for wire in large if b" 503 " in await _answer(wire)]
+        assert len(answers) >= 7
+        assert (
+            await node.ask("POST", "events", {"name": "e", "channel": "c", "data": "1"})
+        ).status == 200
+        for wire in (*large, small, publisher):
+            await wire.aclose()
+        await until(lambda: not room.bodies)
+        assert room._n_body_bytes == 0
+
+
+async def _answer(wire):
+    """What has been answered so far, if anything has."""
+    with trio.move_on_after(0.2):
+        await wire.more()
+    return wire.buffer

@@ -115,6 +115,28 @@ async def test_the_pong_has_its_whole_time_however_late_the_ping_was():
     assert [code for _, code, _ in closings.codes] == [4201]
 
 
+async def test_a_pause_in_the_midst_of_pinging_takes_nobodys_time():
+    """The process was stopped between two pings, and the later ones closed right behind theirs."""
+    time = Time()
+    clients = [Client() for _ in range(2)]
+
+    def clock():
+        return time.now + (40.0 if any(map(_pings, clients)) else 0.0)
+
+    heartbeat, closings = make_heartbeat(clock=clock)
+    for client in clients:
+        heartbeat.watch(client.connection)
+    time.now = 120.0
+    await heartbeat.step()
+    assert [_pings(client) for client in clients] == [1, 1]
+
+    await heartbeat.step()
+    await _pass(heartbeat, time, 149)
+    assert closings.codes == []
+    await _pass(heartbeat, time, 150)
+    assert [code for _, code, _ in closings.codes] == [4201, 4201]
+
+
 @pytest.mark.parametrize("answered_at", [120.0, 121.0, 149.0])
 async def test_any_sign_of_life_answers_the_ping(answered_at):
     time = Time()
