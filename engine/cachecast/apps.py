@@ -6,6 +6,7 @@ in its unit; defaults are hosted Pusher's where it documents one (protocol.md 9.
 
 from __future__ import annotations
 
+import re
 from math import inf
 from typing import get_args
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,9 @@ MAX_CACHE_TTL_S = 1800.0
 
 #: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
 ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
+
+#: RFC 9110 5.6.2.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 #: What an event has around its data, in a frame, in a request's body and in the cache: the names,
 #: and what holds them together. Limits that an event must pass leave room for it. They cannot leave
@@ -187,17 +191,14 @@ class App(_Config, frozen=True, kw_only=True):
         self._check_origins(where)
         if self.cluster == "":
             raise ConfigError(f"{where}.cluster", "must name a region.", "Or leave it out.")
+        check_visible(f"{where}.cluster", "it", self.cluster or "")
         for number, hook in enumerate(self.webhooks):
-            if not _is_http_url(hook.url):
-                raise ConfigError(
-                    f"{where}.webhooks[{number}].url",
-                    f"must be an http or https URL, is {hook.url!r}.",
-                )
+            _check_webhook(f"{where}.webhooks[{number}]", hook)
 
     def _check_credentials(self, where: str) -> None:
         if not self.id or "/" in self.id:
             raise ConfigError(f"{where}.id", "must be non-empty and without '/'.")
-        _check_visible(f"{where}.id", "it", self.id)
+        check_visible(f"{where}.id", "it", self.id)
         _check_path_part(f"{where}.id", "it", self.id)
         if bool(self.key) != bool(self.secret):
             raise ConfigError(f"{where}.key", "key and secret must be given together.")
@@ -212,8 +213,8 @@ class App(_Config, frozen=True, kw_only=True):
                 raise ConfigError(f"{where}.keys", "key and secret must not be empty.")
             if ":" in pair.key or "/" in pair.key:
                 raise ConfigError(f"{where}.keys", f"key {pair.key!r} must not contain ':' or '/'.")
-            _check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
-            _check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
+            check_visible(f"{where}.keys", f"key {pair.key!r}", pair.key)
+            check_visible(f"{where}.keys", f"the secret of key {pair.key!r}", pair.secret)
             _check_path_part(f"{where}.keys", f"key {pair.key!r}", pair.key)
 
     def _check_limits(self, where: str) -> None:
@@ -260,8 +261,22 @@ class App(_Config, frozen=True, kw_only=True):
             )
 
 
-def _check_visible(field: str, what: str, text: str) -> None:
-    """Refuse what a copied credential has by mistake, and nobody sees. The text is not shown."""
+def _check_webhook(where: str, hook: Webhook) -> None:
+    if not _is_http_url(hook.url):
+        raise ConfigError(f"{where}.url", f"must be an http or https URL, is {hook.url!r}.")
+    check_visible(f"{where}.url", "it", hook.url)
+    for name, value in hook.headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"{where}.headers", f"{name!r} is no name of a header.")
+        check_visible(f"{where}.headers", f"the value of {name}", value)
+
+
+def check_visible(field: str, what: str, text: str) -> None:
+    """Refuse what a copied text has by mistake, and nobody sees; the text is not shown.
+
+    Raises:
+        ConfigError: it begins or ends with white space, or something in it cannot be seen.
+    """
     if text != text.strip():
         raise ConfigError(
             field,
@@ -272,7 +287,7 @@ def _check_visible(field: str, what: str, text: str) -> None:
         raise ConfigError(
             field,
             f"{what} contains a character that cannot be seen.",
-            "Copy it again, or `cachecast generate app` makes another.",
+            "Copy it again, or type it; `cachecast generate app` makes new credentials.",
         )
 
 

@@ -22,6 +22,7 @@ from cachecast.apps import (
     App,
     KeyPair,
     Webhook,
+    check_visible,
     require_room,
 )
 from cachecast.errors import ConfigError
@@ -125,6 +126,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
         if self.cluster == "":
             raise ConfigError("cluster", "must be the name of a region.", "Or leave it out.")
+        check_visible("cluster", "it", self.cluster or "")
         self._check_apps()
 
     def _check_apps(self) -> None:

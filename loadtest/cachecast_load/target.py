@@ -84,7 +84,9 @@ class Target:
 
     def api_path(self, *parts: str) -> str:
         """Return the path of an HTTP API resource of the app, without the URL's prefix."""
-        escaped = "/".join(quote(part, safe="") for part in (self.credentials.app_id, *parts))
+        # No more than must be: a proxy that takes a prefix off writes anew what was signed.
+        whole = (self.credentials.app_id, *parts)
+        escaped = "/".join(quote(part, safe="!$&'()*+,;=:@") for part in whole)
         return f"/apps/{escaped}"
 
     def describe(self) -> dict[str, object]:

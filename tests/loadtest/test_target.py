@@ -72,6 +72,8 @@ def test_headers_may_come_from_a_file(tmp_path):
 def test_an_odd_app_id_is_escaped():
     assert target(app_id="a/b c").api_path("channels", "x") == "/apps/a%2Fb%20c/channels/x"
     assert target(url="ws://h/prefix").api_path("events") == "/apps/1/events"
+    # As a proxy writes it that takes a prefix off, or the signature would break.
+    assert target().api_path("users", "u@b,c;d=e#") == "/apps/1/users/u@b,c;d=e%23"
 
 
 def test_a_target_never_shows_its_secrets():

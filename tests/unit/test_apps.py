@@ -101,7 +101,23 @@ def test_an_unknown_field_is_an_error() -> None:
         ({"webhooks": (Webhook(url="https://a.org"), Webhook(url="http://"))}, "webhooks[1].url"),
         ({"webhooks": (Webhook(url="http://[::1"),)}, "webhooks[0].url"),
         ({"webhooks": (Webhook(url="http://a.org:http"),)}, "webhooks[0].url"),
+        ({"webhooks": (Webhook(url="http://a.org/ "),)}, "webhooks[0].url"),
+        ({"webhooks": (Webhook(url="http://a.org/hush\n"),)}, "webhooks[0].url"),
+        *[
+            ({"webhooks": (Webhook(url="http://a.org", headers=headers),)}, "webhooks[0].headers")
+            for headers in (
+                {"Authorization": "Bearer hush\n"},
+                {"Authorization": "hush\r\nX-Other: 1"},
+                {"Authorization": " hush"},
+                {"Authorization:": "hush"},
+                {"X Token": "hush"},
+                {"": "hush"},
+                {"X-Töken": "hush"},
+                {"X-Token": "hush\u200b"},
+            )
+        ],
         ({"cluster": ""}, "cluster"),
+        ({"cluster": "eu\n"}, "cluster"),
         ({"allowed_origins": ("a.org", "https://a.org")}, "allowed_origins[1]"),
         ({"allowed_origins": ("localhost:3000",)}, "allowed_origins[0]"),
         ({"allowed_origins": ("a.org/path",)}, "allowed_origins[0]"),

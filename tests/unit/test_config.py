@@ -113,6 +113,7 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("[server]\nhost = '0.0.0.0:80'", "server.host"),
         ("[server]\nadmin_host = ''", "server.admin_host"),
         ("cluster = ''", "cluster"),
+        ("cluster = 'eu '", "cluster"),
         ("[server]\nlog_format = 'xml'", "server.log_format"),
         ("[server]\nlog_level = 'loud'", "server.log_level"),
         ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),

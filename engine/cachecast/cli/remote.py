@@ -7,7 +7,7 @@ import ssl
 import time
 from functools import wraps
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import click
 import httpx2
@@ -174,7 +174,7 @@ def channels(prefix: str, url: str, app_id: str, key: str, secret: str) -> None:
 @credentials
 def cache(channel: str, url: str, app_id: str, key: str, secret: str) -> None:
     """Show the cached value of CHANNEL and how long it will live; exit code 1 if it is empty."""
-    path = f"channels/{quote(channel, safe='')}"
+    path = f"channels/{auth.quote_part(channel)}"
     answer, _ = _request(url, app_id, key, secret, "GET", path, {"info": "cache"})
     cached = answer.get("cache")
     if not cached:
@@ -190,7 +190,7 @@ def cache(channel: str, url: str, app_id: str, key: str, secret: str) -> None:
 @credentials
 def terminate(user_id: str, url: str, app_id: str, key: str, secret: str) -> None:
     """Disconnect all connections that are signed in as USER_ID."""
-    path = f"users/{quote(user_id, safe='')}/terminate_connections"
+    path = f"users/{auth.quote_part(user_id)}/terminate_connections"
     _, headers = _request(url, app_id, key, secret, "POST", path, body=b"{}")
     match headers.get("x-cachecast-closed"):
         case None:
@@ -311,7 +311,7 @@ def _request(
     Raises:
         RequestError: the server cannot be reached or refuses; its words are kept.
     """
-    target = f"/apps/{quote(app_id, safe='')}/{path}"
+    target = f"/apps/{auth.quote_part(app_id)}/{path}"
     query = auth.sign_request(key, secret.encode(), method, target, params or {}, body, time.time())
     base = _with_scheme(url, "http").rstrip("/")
     try:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 import msgspec
@@ -178,7 +178,7 @@ def sign_request(
 ) -> None:  # fmt: skip
     """Sign an HTTP API request; PATH may be given without /apps/ID."""
     if not path.startswith(("/apps/", "/users/")):
-        path = f"/apps/{quote(app_id, safe='')}/{path.lstrip('/')}"
+        path = f"/apps/{auth.quote_part(app_id)}/{path.lstrip('/')}"
     query = dict(param.partition("=")[::2] for param in params)
     now = float(timestamp) if timestamp is not None else time.time()
     signed = auth.sign_request(

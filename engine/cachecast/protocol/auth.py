@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import md5, sha256
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 from cachecast.errors import AuthError, clip
 
@@ -27,6 +27,7 @@ __all__ = [
     "MAX_CLOCK_SKEW_S",
     "SecretOf",
     "parse_query",
+    "quote_part",
     "request_text",
     "sign",
     "sign_request",
@@ -140,6 +141,15 @@ def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
     pairs = sorted(params, key=itemgetter(0))
     signed = [f"{key}={value}" for key, value in pairs if key != "auth_signature"]
     return f"{method}\n{path}\n{'&'.join(signed)}"
+
+
+def quote_part(text: str) -> str:
+    """Percent-encode one part of a path that is to be signed, and no more of it than must be.
+
+    Some proxies, nginx among them, write the path anew when they take a prefix off. What may stand
+    in a path (RFC 3986 3.3) they leave as it is; encoded, it would not arrive as it was signed.
+    """
+    return quote(text, safe="!$&'()*+,;=:@")
 
 
 def sign_request(

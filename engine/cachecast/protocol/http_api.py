@@ -7,6 +7,7 @@ whole, before any of it takes effect.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -153,6 +154,19 @@ class _Batch(msgspec.Struct, gc=False):
     batch: list[_Event] | None = None
 
 
+#: Where msgspec names fields: each on the way to what is wrong.
+_FIELD: Final = re.compile(r"[$\]]\.(\w+)")
+
+_RULES: Final = {
+    "batch": "batch must be a list of objects",
+    "channel": "channel must be a string",
+    "channels": "channels must be a list of strings",
+    "data": "data must be a string; anything else is encoded as JSON first",
+    "info": "info must be a string",
+    "name": "name must be a string",
+    "socket_id": "socket_id must be a string",
+}
+
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
@@ -292,7 +306,19 @@ def _decode(decode: Any, body: bytes) -> Any:  # noqa: ANN401 - a msgspec decode
     try:
         return read_json(decode, body)
     except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"Invalid body: {error}\n") from None
+        raise BadRequestError(f"Invalid body: {_fault_of(error)}\n") from None
+
+
+def _fault_of(error: Exception) -> str:
+    """What is wrong with a body that could not be read: the field and its rule, in plain words."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error)
+    way = _FIELD.findall(str(error))
+    return _RULES[way[-1]] if way else "it must be an object"
 
 
 def _read_msgpack(body: bytes, kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of kind
@@ -305,7 +331,7 @@ def _read_msgpack(body: bytes, kind: type[Any]) -> Any:  # noqa: ANN401 - an ins
                 event["data"] = to_json(event["data"])
         return msgspec.convert(value, kind)
     except (ValueError, TypeError, RecursionError, BadMessageError) as error:
-        raise BadRequestError(f"Invalid body: {error}\n") from None
+        raise BadRequestError(f"Invalid body: {_fault_of(error)}\n") from None
 
 
 def encode_data(data: object) -> str:

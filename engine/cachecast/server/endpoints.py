@@ -116,6 +116,11 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
             allowed = "GET, HEAD" if route.method == "GET" else route.method
             response.headers = (f"Allow: {allowed}",)
             return response
+        # Before the signature: its MD5 is mostly of what the body was before it was compressed.
+        coding = request.headers.get(b"content-encoding")
+        if coding is not None and request.body and coding.lower() != b"identity":
+            _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
+            return _refuse_coding(hub, coding)
         auth.verify_request(
             request.method,
             request.path,
@@ -126,10 +131,6 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
             tail=route.tail,
         )
         check_request(hub, broker.config.cluster, is_tls=is_tls)
-        coding = request.headers.get(b"content-encoding")
-        if coding is not None and request.body and coding.lower() != b"identity":
-            _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
-            return _refuse_coding(hub, coding)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
         return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))

@@ -390,3 +390,17 @@ def test_the_python_library_signs_what_we_verify() -> None:
         stamp = float(dict(params)["auth_timestamp"])
 
         auth.verify_request(method, request.path, params, request.body, _secret_of, stamp)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("presence-a=b@c,d.e;f_g", "presence-a=b@c,d.e;f_g"),
+        ("#server-to-user-1", "%23server-to-user-1"),
+        ("a b/c?d%e", "a%20b%2Fc%3Fd%25e"),
+        ("é", "%C3%A9"),
+    ],
+)
+def test_a_part_of_a_signed_path_is_encoded_no_more_than_it_must_be(text: str, part: str) -> None:
+    """A proxy that writes the path anew writes it so, and what it writes is what is verified."""
+    assert auth.quote_part(text) == part

@@ -272,13 +272,13 @@ def test_msgpack_data_may_be_any_value_and_becomes_json_once(data: Any, text: st
         ({"socket_id": ""}, "Invalid socket id ''\n"),
         ({"info": "nope"}, "info should be a comma separated list of attributes"),
         ({"info": "cache"}, "info should be a comma separated list of attributes"),
-        ({"name": 7}, "Invalid body: "),
-        ({"channel": 7}, "Invalid body: "),
-        ({"channels": "a"}, "Invalid body: "),
-        ({"channels": [7]}, "Invalid body: "),
-        ({"channels": {"a": 1}}, "Invalid body: "),
-        ({"socket_id": 1.2}, "Invalid body: "),
-        ({"info": ["user_count"]}, "Invalid body: "),
+        ({"name": 7}, "Invalid body: name must be a string\n"),
+        ({"channel": 7}, "Invalid body: channel must be a string\n"),
+        ({"channels": "a"}, "Invalid body: channels must be a list of strings\n"),
+        ({"channels": [7]}, "Invalid body: channels must be a list of strings\n"),
+        ({"channels": {"a": 1}}, "Invalid body: channels must be a list of strings\n"),
+        ({"socket_id": 1.2}, "Invalid body: socket_id must be a string\n"),
+        ({"info": ["user_count"]}, "Invalid body: info must be a string\n"),
     ],
 )
 @pytest.mark.parametrize("read", [_json, _msgpack], ids=["json", "msgpack"])
@@ -297,8 +297,22 @@ def test_a_faulty_event_is_refused_with_a_line_of_text(
 @pytest.mark.parametrize("data", [{"x": 1}, 7, [], True])
 def test_json_data_must_be_a_string(data: Any) -> None:
     """Pusher's rule; only msgpack takes values (6.3)."""
-    with pytest.raises(BadRequestError, match=r"Invalid body: .*\$\.data"):
+    text = "Invalid body: data must be a string; anything else is encoded as JSON first\n"
+    with pytest.raises(BadRequestError) as caught:
         _json(EVENT | {"data": data})
+    assert str(caught.value) == text
+    batch = json.dumps({"batch": [EVENT, EVENT | {"data": data}]}).encode()
+    with pytest.raises(BadRequestError) as caught:
+        read_batch(batch, APP, is_msgpack=False)
+    assert str(caught.value) == text
+
+
+def test_a_body_in_another_encoding_is_named() -> None:
+    """Not by a byte and a codec of Python's."""
+    with pytest.raises(BadRequestError, match="Invalid body: it is not UTF-8\n"):
+        read_event(b'{"name":"\xe9"}', (), APP, is_msgpack=False)
+    with pytest.raises(BadRequestError, match="Invalid body: it is nested too deeply\n"):
+        read_event(b'{"x":' * 100_000, (), APP, is_msgpack=False)
 
 
 @pytest.mark.parametrize(
@@ -466,8 +480,10 @@ def test_msgpack_batches_take_values_too() -> None:
             "Missing required parameter: channel\n",
         ),
         ({"batch": [EVENT, EVENT | {"name": "pusher:x"}]}, "Event names may not start with"),
-        ({"batch": [EVENT, 7]}, "Invalid body: "),
-        ({"batch": EVENT}, "Invalid body: "),
+        ({"batch": [EVENT, 7]}, "Invalid body: batch must be a list of objects\n"),
+        ({"batch": EVENT}, "Invalid body: batch must be a list of objects\n"),
+        ({"batch": [EVENT | {"name": 7}]}, "Invalid body: name must be a string\n"),
+        ([], "Invalid body: it must be an object\n"),
     ],
 )
 def test_one_faulty_item_refuses_the_whole_batch(body: Any, text: str) -> None:
