@@ -87,8 +87,8 @@ class Node(NamedTuple):
         await self.broker.heartbeat.step()
         await self.broker.evictor.step()
         for _ in range(2):  # a whole round of the time limits lies between two renewals of the date
-            self.server.date = ""
-            await until(lambda: self.server.date)
+            self.server.common.date = ""
+            await until(lambda: self.server.common.date)
 
     async def connect(self, *, is_admin: bool = False, receives: int | None = None) -> Wire:
         """A TCP connection, with TLS if the server has it.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_CLOCK_SKEW_S",
+    "Query",
     "SecretOf",
     "parse_query",
     "quote_part",
@@ -111,22 +112,31 @@ def verify_client(auth: str | None, text: str, expected: str, secret_of: SecretO
         )
 
 
-def parse_query(query: str) -> list[tuple[str, str]]:
-    """Percent-decode a query string into pairs, in order, names in lower case.
+class Query(dict[str, str]):
+    """The parameters of a query by name; of one that is given twice, the last.
+
+    Attributes:
+        pairs: all of them, in the order given.
+    """
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def parse_query(query: str) -> Query:
+    """Percent-decode a query string, names in lower case.
 
     Libraries differ in what they encode (PHP encodes commas, Python sends them raw), so the
     signed text is built from decoded values (6.2). Names are signed in lower case, and so they are
     read: ``AUTH_KEY`` is ``auth_key``, as for the reference verifier.
     """
+    parts = [part.partition("=") for part in query.split("&") if part]
     if "%" in query or "+" in query:
-        return [
-            (unquote_plus(key).lower(), unquote_plus(value))
-            for key, _, value in (part.partition("=") for part in query.split("&") if part)
-        ]
-    return [
-        (key.lower(), value)
-        for key, _, value in (part.partition("=") for part in query.split("&") if part)
-    ]
+        return Query([(unquote_plus(key).lower(), unquote_plus(value)) for key, _, value in parts])
+    return Query([(key.lower(), value) for key, _, value in parts])
 
 
 def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
@@ -173,7 +183,7 @@ def sign_request(
 def verify_request(
     method: str,
     path: str,
-    params: list[tuple[str, str]],
+    query: Query,
     body: bytes,
     secret_of: SecretOf,
     unix_now: float,
@@ -189,7 +199,7 @@ def verify_request(
     Args:
         method: upper case.
         path: raw, as it was received.
-        params: from :func:`parse_query`.
+        query: from :func:`parse_query`.
         body: the bytes that came.
         secret_of: finds the secret of an active key.
         unix_now: seconds.
@@ -199,19 +209,19 @@ def verify_request(
     Raises:
         AuthError: status 401, with a text that says what to compare; 400 for an unknown key.
     """
-    given = dict(params)
-    key = given.get("auth_key")
+    params = query.pairs
+    key = query.get("auth_key")
     if key is None:
         raise AuthError("Missing parameter: auth_key")
     secret = secret_of(key)
     if secret is None:
         raise AuthError("Unknown auth_key", http_status=400)
-    if "auth_version" not in given:
+    if "auth_version" not in query:
         raise AuthError("Version required")
-    if given["auth_version"] != "1.0":
+    if query["auth_version"] != "1.0":
         raise AuthError("Version not supported")
-    _check_timestamp(given.get("auth_timestamp"), unix_now)
-    signature = given.get("auth_signature")
+    _check_timestamp(query.get("auth_timestamp"), unix_now)
+    signature = query.get("auth_signature")
     if signature is None:
         raise AuthError("Missing parameter: auth_signature")
     text = request_text(method, path, params)
@@ -224,7 +234,7 @@ def verify_request(
             f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", '
             f'your_secret_key){either}, but you sent "{signature[:128]}"'
         )
-    digest = given.get("body_md5")
+    digest = query.get("body_md5")
     if digest is None:
         if body:
             raise AuthError("Missing parameter: body_md5")

@@ -43,7 +43,7 @@ def _verify(
     method: str = "POST",
     path: str = "/apps/3/events",
 ) -> None:
-    auth.verify_request(method, path, params or PARAMS, body, _secret_of, unix_now)
+    auth.verify_request(method, path, auth.Query(params or PARAMS), body, _secret_of, unix_now)
 
 
 def _signed(
@@ -267,16 +267,16 @@ def test_a_body_without_md5_is_refused() -> None:
     """Nothing would protect it."""
     params = _signed("POST", "/p", PARAMS[:3])
 
-    auth.verify_request("POST", "/p", params, b"", _secret_of, THEN)
+    auth.verify_request("POST", "/p", auth.Query(params), b"", _secret_of, THEN)
     with pytest.raises(AuthError, match="Missing parameter: body_md5"):
-        auth.verify_request("POST", "/p", params, b"x", _secret_of, THEN)
+        auth.verify_request("POST", "/p", auth.Query(params), b"x", _secret_of, THEN)
 
 
 def test_the_md5_of_nothing_on_a_get_is_signed_and_right() -> None:
     """Pusher's Python library sends it."""
     params = _signed("GET", "/p", [*PARAMS[:3], ("body_md5", "d41d8cd98f00b204e9800998ecf8427e")])
 
-    auth.verify_request("GET", "/p", params, b"", _secret_of, THEN)
+    auth.verify_request("GET", "/p", auth.Query(params), b"", _secret_of, THEN)
 
 
 @pytest.mark.parametrize(
@@ -296,16 +296,18 @@ def test_array_parameters_are_signed_in_the_order_they_were_given() -> None:
     params = [*PARAMS[:3], ("channels[]", "b"), ("channels[]", "a")]
 
     assert auth.request_text("POST", "/p", params).endswith("&channels[]=b&channels[]=a")
-    auth.verify_request("POST", "/p", _signed("POST", "/p", params), b"", _secret_of, THEN)
+    auth.verify_request(
+        "POST", "/p", auth.Query(_signed("POST", "/p", params)), b"", _secret_of, THEN
+    )
 
 
 def test_keys_are_sorted_and_signed_in_lower_case() -> None:
     """Whatever case they were sent in, the signature itself left out."""
     params = auth.parse_query("B=X&a=Y&AUTH_SIGNATURE=z&%43=W")
 
-    assert auth.request_text("GET", "/p", params) == "GET\n/p\na=Y&b=X&c=W"
+    assert auth.request_text("GET", "/p", params.pairs) == "GET\n/p\na=Y&b=X&c=W"
     signed = auth.sign_request(KEY, SECRET.encode(), "GET", "/p", {"Info": "x"}, b"", THEN)
-    auth.verify_request("GET", "/p", list(signed.items()), b"", _secret_of, THEN)
+    auth.verify_request("GET", "/p", auth.Query(list(signed.items())), b"", _secret_of, THEN)
 
 
 @pytest.mark.parametrize("case", [str.upper, str.title])
@@ -313,17 +315,17 @@ def test_names_are_read_in_any_case_as_they_are_signed(case: Callable[[str], str
     """The reference verifier turns them all to lower case first (protocol.md 6.2)."""
     query = "&".join(f"{case(key)}={value}" for key, value in PARAMS)
 
-    _verify(auth.parse_query(query))
+    _verify(auth.parse_query(query).pairs)
     with pytest.raises(AuthError, match="Invalid signature"):
-        _verify(auth.parse_query(query + "&" + case("info") + "=x"))
+        _verify(auth.parse_query(query + "&" + case("info") + "=x").pairs)
 
 
 def test_a_missing_or_unknown_key_is_named() -> None:
     """Before anything else is looked at."""
     with pytest.raises(AuthError, match="Missing parameter: auth_key") as missing:
-        auth.verify_request("GET", "/p", [], b"", _secret_of, THEN)
+        auth.verify_request("GET", "/p", auth.Query([]), b"", _secret_of, THEN)
     with pytest.raises(AuthError, match="Unknown auth_key") as unknown:
-        auth.verify_request("GET", "/p", PARAMS, b"", {}.get, THEN)
+        auth.verify_request("GET", "/p", auth.Query(PARAMS), b"", {}.get, THEN)
 
     assert (missing.value.http_status, unknown.value.http_status) == (401, 400)
 
@@ -333,15 +335,17 @@ def test_a_signature_may_leave_out_what_a_proxy_has_put_in_front() -> None:
     path, tail = "/behind/apps/3/events", "/apps/3/events"
 
     _verify(path=tail)
-    auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN, tail=tail)
+    auth.verify_request("POST", path, auth.Query(PARAMS), BODY, _secret_of, THEN, tail=tail)
     whole = _signed("POST", path, PARAMS[:-1])
-    auth.verify_request("POST", path, whole, BODY, _secret_of, THEN, tail=tail)
+    auth.verify_request("POST", path, auth.Query(whole), BODY, _secret_of, THEN, tail=tail)
     for other in ("/apps/4/events", "/3/events"):
         with pytest.raises(AuthError, match="Invalid signature") as caught:
-            auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN, tail=other)
+            auth.verify_request(
+                "POST", path, auth.Query(PARAMS), BODY, _secret_of, THEN, tail=other
+            )
         assert f"(or the same with {other} for the path)" in str(caught.value)
     with pytest.raises(AuthError, match=r"Invalid signature.*your_secret_key\), but you"):
-        auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN)
+        auth.verify_request("POST", path, auth.Query(PARAMS), BODY, _secret_of, THEN)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +367,10 @@ def test_a_signature_may_leave_out_what_a_proxy_has_put_in_front() -> None:
 )
 def test_a_query_is_decoded_into_pairs_in_order(query: str, pairs: list[tuple[str, str]]) -> None:
     """The signed text is built from decoded values."""
-    assert auth.parse_query(query) == pairs
+    parsed = auth.parse_query(query)
+
+    assert parsed.pairs == pairs
+    assert parsed == dict(pairs)  # of those given twice the last
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
@@ -389,7 +396,9 @@ def test_the_python_library_signs_what_we_verify() -> None:
         params = [(key, str(value)) for key, value in request.query_params.items()]
         stamp = float(dict(params)["auth_timestamp"])
 
-        auth.verify_request(method, request.path, params, request.body, _secret_of, stamp)
+        auth.verify_request(
+            method, request.path, auth.Query(params), request.body, _secret_of, stamp
+        )
 
 
 @pytest.mark.parametrize(
