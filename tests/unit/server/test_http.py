@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from cachecast.server import http, poller
-from cachecast.server.http import MAX_WAITING_BYTES, HttpConnection
+from cachecast.server.http import MAX_WAITING_BYTES, NEXT, HttpConnection, State
 from cachecast.server.http_messages import Later, Response
 from cachecast.server.poller import RECV_BYTES
+from cachecast.server.streaming import Stream
 from cachecast.server.websocket import WebSocket
 from tests.server.node import (
     HOST,
@@ -706,3 +707,98 @@ async def test_idle_connections_do_not_hold_up_a_drain():
         await node.server.drain(0.0)
         assert await silent.end() == b""
         assert await used.end() == b""
+
+
+async def test_every_transition_of_the_table_is_taken_and_no_other():
+    """What is not in the table fails any test that meets it, see ``running``."""
+    wait = WAIT.replace(b"Host", b"Connection: close\r\nHost")
+    large = CLOSING.replace(b"/nowhere", b"/large")
+    async with running() as node:
+        held = Held(node.server._handle)
+        sources = []
+
+        def handle(request):
+            if request.path == "/large":
+                return Response(200, b"x" * 4_000_000)
+            if request.path == "/stream":
+                sources.append(Quiet())
+                return Stream(sources[-1], "text/plain")
+            return held(request)
+
+        node.server._handle = handle
+
+        async def after(*requests, answered=0, receives=None):
+            wire = await node.connect(receives=receives)
+            for request in requests:
+                await wire.say(request)
+            for _ in range(answered):
+                await wire.answer()
+            return wire
+
+        async def alone():
+            while node.wires:
+                await node.wires.pop().aclose()
+            await until(lambda: len(node.server.poller) == 1)
+
+        await (await after(GET[:5])).aclose()  # READING -> GONE
+        await (await after(b"nonsense\r\n\r\n", answered=1)).end()  # READING -> CLOSING
+        await (await after(GET + GET[:9], answered=1)).aclose()  # READING -> IDLE -> READING
+        await (await after(GET, answered=1)).aclose()  # IDLE -> GONE
+        wire = await after(GET, answered=1)
+        await wire.say(b"nonsense\r\n\r\n")  # IDLE -> CLOSING -> LINGERING -> GONE
+        await wire.answer()
+        await wire.end()
+        await (await after(CLOSING, answered=1)).end()  # IDLE -> PARTING -> GONE
+        await alone()
+
+        slow = await after(large, receives=4096)  # PARTING -> CLOSING
+        await until(lambda: (State.PARTING, State.CLOSING) in node.transitions)
+        await slow.aclose()  # CLOSING -> GONE
+        await alone()
+
+        wire = await after(wait)
+        await until(lambda: held.attempts)
+        held.go()  # IDLE -> BUSY -> IDLE
+        await wire.answer()
+        await alone()
+        held.attempts.clear()
+        gone = await after(WAIT)
+        await until(lambda: held.attempts)
+        (connection,) = http_connections(node)
+        connection.abort()  # BUSY -> GONE
+        await gone.end()
+
+        stream = GET.replace(b"/nowhere", b"/stream")
+        for end, request in (
+            (True, stream),
+            (True, stream.replace(b"1.1", b"1.0")),
+            (False, stream),
+        ):
+            wire = await after(request)
+            await until(lambda: sources)
+            if end:  # STREAMING -> IDLE, STREAMING -> CLOSING
+                sources.pop().body.end()
+                await wire.until(b"\r\n\r\n")
+            else:
+                sources.pop()
+            await wire.aclose()  # STREAMING -> GONE
+            await alone()
+
+        assert node.transitions == {(before, after) for before in NEXT for after in NEXT[before]}
+
+
+class Quiet:
+    """A source that is asked for nothing."""
+
+    def begin(self, body):
+        self.body = body
+
+    def on_gone(self):
+        """Its test knows."""
+
+
+def test_who_has_gone_or_said_all_answers_nothing_any_more():
+    for state in State:
+        assert (State.IDLE in NEXT[state]) == (
+            state in {State.READING, State.BUSY, State.STREAMING}
+        )
