@@ -10,13 +10,15 @@ Source: Pusher's "Generating authentication strings" and "HTTP API, authenticati
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import md5, sha256
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
+
+import msgspec
 
 from cachecast.errors import AuthError, clip
 
@@ -112,18 +114,22 @@ def verify_client(auth: str | None, text: str, expected: str, secret_of: SecretO
         )
 
 
-class Query(dict[str, str]):
-    """The parameters of a query by name; of one that is given twice, the last.
+class Query(msgspec.Struct, frozen=True, gc=False):
+    """The parameters of a query.
 
     Attributes:
         pairs: all of them, in the order given.
+        named: value by name; of a parameter that is given twice, the last.
     """
 
-    __slots__ = ("pairs",)
+    pairs: list[tuple[str, str]]
+    named: dict[str, str]
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        super().__init__(pairs)
-        self.pairs = pairs
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Query:
+        """Parameters that are decoded already."""
+        pairs = list(pairs)
+        return cls(pairs, dict(pairs))
 
 
 def parse_query(query: str) -> Query:
@@ -135,8 +141,10 @@ def parse_query(query: str) -> Query:
     """
     parts = [part.partition("=") for part in query.split("&") if part]
     if "%" in query or "+" in query:
-        return Query([(unquote_plus(key).lower(), unquote_plus(value)) for key, _, value in parts])
-    return Query([(key.lower(), value) for key, _, value in parts])
+        pairs = [(unquote_plus(key).lower(), unquote_plus(value)) for key, _, value in parts]
+    else:
+        pairs = [(key.lower(), value) for key, _, value in parts]
+    return Query(pairs, dict(pairs))
 
 
 def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
@@ -185,7 +193,7 @@ def verify_request(
     path: str,
     query: Query,
     body: bytes,
-    secret_of: SecretOf,
+    secret: bytes | None,
     unix_now: float,
     *,
     tail: str = "",
@@ -201,7 +209,7 @@ def verify_request(
         path: raw, as it was received.
         query: from :func:`parse_query`.
         body: the bytes that came.
-        secret_of: finds the secret of an active key.
+        secret: of its ``auth_key``, None if nobody has that key.
         unix_now: seconds.
         tail: of the path, where a proxy has left a prefix in front that the signer did not know
             of: a signature over it counts as well.
@@ -209,19 +217,17 @@ def verify_request(
     Raises:
         AuthError: status 401, with a text that says what to compare; 400 for an unknown key.
     """
-    params = query.pairs
-    key = query.get("auth_key")
-    if key is None:
+    params, given = query.pairs, query.named
+    if "auth_key" not in given:
         raise AuthError("Missing parameter: auth_key")
-    secret = secret_of(key)
     if secret is None:
         raise AuthError("Unknown auth_key", http_status=400)
-    if "auth_version" not in query:
+    if "auth_version" not in given:
         raise AuthError("Version required")
-    if query["auth_version"] != "1.0":
+    if given["auth_version"] != "1.0":
         raise AuthError("Version not supported")
-    _check_timestamp(query.get("auth_timestamp"), unix_now)
-    signature = query.get("auth_signature")
+    _check_timestamp(given.get("auth_timestamp"), unix_now)
+    signature = given.get("auth_signature")
     if signature is None:
         raise AuthError("Missing parameter: auth_signature")
     text = request_text(method, path, params)
@@ -234,7 +240,7 @@ def verify_request(
             f'Invalid signature: you should have sent HmacSHA256Hex("{shown}", '
             f'your_secret_key){either}, but you sent "{signature[:128]}"'
         )
-    digest = query.get("body_md5")
+    digest = given.get("body_md5")
     if digest is None:
         if body:
             raise AuthError("Missing parameter: body_md5")

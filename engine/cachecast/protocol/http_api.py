@@ -217,7 +217,9 @@ def read_plain_event(body: bytes, channel: str, query: Query, app: App) -> Event
         data = body.decode()
     except UnicodeDecodeError:
         raise BadRequestError("The body must be UTF-8\n") from None
-    return _check_event(_Event(query.get("name"), data, None, channel, query.get("socket_id")), app)
+    return _check_event(
+        _Event(query.named.get("name"), data, None, channel, query.named.get("socket_id")), app
+    )
 
 
 def make_event(
@@ -240,7 +242,7 @@ def read_channel_info(query: Query, allowed: frozenset[str] = CHANNEL_INFO) -> f
     Raises:
         BadRequestError: 400; an unknown attribute.
     """
-    return _read_info(query.get("info"), allowed)
+    return _read_info(query.named.get("info"), allowed)
 
 
 def encode_body(value: object, kind: str = JSON_TYPE) -> bytes:
@@ -345,10 +347,10 @@ def encode_data(data: object) -> str:
 
 def _from_query(query: Query) -> _Event:
     channels = [value for key, value in query.pairs if key in {"channels[]", "channels"}]
+    get = query.named.get
     return _Event(
-        query.get("name"), query.get("data"), channels or None, query.get("channel"),
-        query.get("socket_id"), query.get("info"),
-    )  # fmt: skip
+        get("name"), get("data"), channels or None, get("channel"), get("socket_id"), get("info")
+    )
 
 
 def _check_event(event: _Event, app: App) -> EventRequest:

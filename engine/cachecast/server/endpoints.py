@@ -125,7 +125,7 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Late
             request.path,
             query,
             request.body,
-            partial(find_secret, hub, broker.clients.find_hub),
+            find_secret(hub, broker.clients.find_hub, query.named.get("auth_key")),
             broker.unix_now(),
             tail=route.tail,
         )
@@ -182,7 +182,7 @@ def _find_hub(broker: Broker, route: Route, query: auth.Query) -> Hub:
     """The app of a request: by its path, or on the Python library's short path by its key."""
     if route.app_id is not None:
         return find_hub(broker.hubs, route.app_id)
-    key = query.get("auth_key")
+    key = query.named.get("auth_key")
     if key is None:
         raise AuthError("Missing parameter: auth_key")
     hub = broker.clients.find_hub(key)
@@ -265,7 +265,7 @@ def _in_steps(call: _Call, work: Generator[None, None, Response]) -> Later:
 
 
 def _channels(call: _Call) -> Response | Later:
-    prefix = call.query.get("filter_by_prefix", "")
+    prefix = call.query.named.get("filter_by_prefix", "")
     info = read_channel_info(call.query, frozenset({"user_count", "subscription_count"}))
     if "user_count" in info and not prefix.startswith("presence-"):
         raise BadRequestError(

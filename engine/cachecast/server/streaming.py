@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class Stream(msgspec.Struct, gc=False):
-    """A response whose body is not here yet.
+    """A response whose body is not here yet. A server that drains waits for its end.
 
     Attributes:
         source: of the body's parts.

@@ -47,7 +47,7 @@ def upgrade(
     clients, headers = broker.clients, request.headers
     subprotocol, wire = find_wire(headers.get(b"sec-websocket-protocol", b"").decode("latin-1"))
     switching = _switching(headers[b"sec-websocket-key"], subprotocol)
-    protocol = parse_query(request.query).get("protocol")
+    protocol = parse_query(request.query).named.get("protocol")
     origin = headers.get(b"origin")
     try:
         app = clients.admit(
