@@ -45,7 +45,7 @@ def _read(
 ) -> list[http_api.EventRequest]:
     match choice:
         case 0:
-            return [http_api.read_event(body, (), APP, is_msgpack=is_msgpack)]
+            return [http_api.read_event(body, auth.Query.of([]), APP, is_msgpack=is_msgpack)]
         case 1:
             return http_api.read_batch(body, APP, is_msgpack=is_msgpack)
         case 2:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cachecast.apps import App
 from cachecast.errors import BadMessageError, BadRequestError, LimitError
+from cachecast.protocol.auth import Query
 from cachecast.protocol.codec import JSON, MSGPACK
 from cachecast.protocol.http_api import EventRequest, read_batch, read_event
 from cachecast.protocol.messages import Publication
@@ -125,7 +126,7 @@ _event_fields = st.fixed_dictionaries(
 
 
 def _read_one(body: bytes, app: App, *, is_msgpack: bool) -> list[EventRequest]:
-    return [read_event(body, (), app, is_msgpack=is_msgpack)]
+    return [read_event(body, Query.of([]), app, is_msgpack=is_msgpack)]
 
 
 @given(_event_fields, st.lists(_event_fields, max_size=3) | _msgpack_values, st.binary(max_size=60))

@@ -26,6 +26,7 @@ import trio
 import cachecast.server.listen
 import cachecast.tasks.heartbeat
 from cachecast import App, BrokerConfig, Server, TlsTerms, open_broker, serve
+from cachecast.server.http import NEXT, HttpConnection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -76,6 +77,7 @@ class Node(NamedTuple):
     tls: ssl.SSLContext | None
     logs: list[dict[str, Any]]
     wires: list[Wire]
+    transitions: set[tuple[Any, Any]]
 
     async def wait(self, seconds: float) -> None:
         """Let time pass, until everyone who looks at the clock has looked.
@@ -87,8 +89,8 @@ class Node(NamedTuple):
         await self.broker.heartbeat.step()
         await self.broker.evictor.step()
         for _ in range(2):  # a whole round of the time limits lies between two renewals of the date
-            self.server.date = ""
-            await until(lambda: self.server.date)
+            self.server.common.date = ""
+            await until(lambda: self.server.common.date)
 
     async def connect(self, *, is_admin: bool = False, receives: int | None = None) -> Wire:
         """A TCP connection, with TLS if the server has it.
@@ -457,6 +459,14 @@ async def running(
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
         patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
+        transitions: set[tuple[Any, Any]] = set()
+        go = HttpConnection._go
+
+        def go_and_tell(self: HttpConnection, state: Any) -> None:
+            transitions.add((self.state, state))
+            go(self, state)
+
+        patch.setattr(HttpConnection, "_go", go_and_tell)
         # A second of the kernel's, which no clock of ours can pass.
         patch.setattr(cachecast.server.listen, "DEFER_ACCEPT_S", 0)
         clock = Clock()
@@ -476,7 +486,7 @@ async def running(
                 )
 
             server = await nursery.start(run)
-            node = Node(broker, server, nursery, clock, unix_now, context, logs, [])
+            node = Node(broker, server, nursery, clock, unix_now, context, logs, [], transitions)
             try:
                 yield node
             finally:
@@ -486,6 +496,8 @@ async def running(
             nursery.cancel_scope.cancel()
     failures = [entry for entry in logs if entry["event"] in FAILURES]
     assert not failures, failures
+    strange = [pair for pair in transitions if pair[1] not in NEXT[pair[0]]]
+    assert not strange, strange
     assert broker.clients.n_sessions == 0
     for hub in broker.hubs.values():
         assert not hub.connections

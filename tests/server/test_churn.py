@@ -150,8 +150,8 @@ async def test_nothing_stays_of_connections_that_ended(is_tls, tmp_path):
                 await until(lambda: not node.broker.hubs[APP_ID].connections)
             assert not node.broker.hubs[APP_ID].channels
             assert not node.broker.backlog
-            assert not node.server.http_backlog
-            assert len(node.server.timeouts) == 0
+            assert not node.broker.backlog
+            assert len(node.server.common.timeouts) == 0
             # Without the collector's help: reference counts free a connection that has ended,
             # but for those that the heartbeat still counts as closing.
             await node.broker.heartbeat.step()

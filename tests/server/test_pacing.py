@@ -9,9 +9,9 @@ import pytest
 import trio
 import trustme
 
-from cachecast import TlsTerms
+from cachecast import BrokerConfig, TlsTerms, open_broker, serve
 from cachecast.channels.waiting import PACE_BYTES
-from tests.server.node import APP_ID, KEY, frame, make_app, message, running, until
+from tests.server.node import APP_ID, KEY, frame, make_app, message, running, signed, until
 
 TEXT, BINARY = 1, 2
 
@@ -108,6 +108,74 @@ async def test_publishers_over_http_are_answered_late_while_a_subscriber_is_busy
         assert [(await anext(events)).json() for _ in range(500)] == list(range(500))
         assert (await publisher.answer("POST")).status == 200
         assert (await anext(events)).json() == 500
+
+
+async def waiting_publisher(node, events):
+    """A publisher over HTTP that waits for a subscriber here, which has taken nothing yet."""
+    for number in range(500):
+        node.broker.publish_nowait(APP_ID, "plain", "t", number)
+    wire = await node.connect()
+    event = {"name": "t", "channel": "plain", "data": "500"}
+    await wire.say(node.signed("POST", "events", event))
+    await until(lambda: events._waiting_for_room)
+    return wire
+
+
+async def test_what_a_publisher_waits_to_publish_is_published_though_it_has_left():
+    async with running() as node, node.broker.subscribe(APP_ID, "plain") as events:
+        wire = await waiting_publisher(node, events)
+        await wire.aclose()
+        assert [(await anext(events)).json() for _ in range(501)] == list(range(501))
+
+
+async def test_what_waits_when_the_server_ends_is_neither_published_nor_answered():
+    """Though the broker goes on."""
+    async with (
+        open_broker(BrokerConfig(apps=(make_app(),))) as broker,
+        broker.subscribe(APP_ID, "plain") as events,
+        trio.open_nursery() as nursery,
+    ):
+        server = await nursery.start(serve, broker, "127.0.0.1:0")
+        for number in range(500):
+            broker.publish_nowait(APP_ID, "plain", "t", number)
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        event = {"name": "t", "channel": "plain", "data": "500"}
+        await stream.send_all(signed("POST", "events", event, at=broker.unix_now()))
+        await until(lambda: events._waiting_for_room)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await until(lambda: not len(server.poller))
+            for number in range(500):
+                assert (await anext(events)).json() == number
+            await until(lambda: not broker.fanout._waiting_for_room)
+            assert not events._waiting
+            assert await stream.receive_some() == b""
+            await stream.aclose()
+
+
+async def test_a_subscriber_that_has_stalled_holds_no_publisher_over_http():
+    async with running() as node, node.broker.subscribe(APP_ID, "plain") as events:
+        wire = await waiting_publisher(node, events)
+        await node.wait(29)
+        assert events._waiting_for_room
+        await node.wait(2)
+        assert (await wire.answer("POST")).status == 200
+
+
+async def test_very_many_publishers_that_wait_are_answered_in_the_order_they_came():
+    async with running() as node, node.broker.subscribe(APP_ID, "plain") as events:
+        wires = []
+        for number in range(100):
+            if not number:
+                wires.append(await waiting_publisher(node, events))
+                continue
+            wires.append(await node.connect())
+            event = {"name": "t", "channel": "plain", "data": str(500 + number)}
+            await wires[-1].say(node.signed("POST", "events", event))
+            await until(lambda number=number: len(events._waiting_for_room) == number + 1)
+        assert [(await anext(events)).json() for _ in range(600)] == list(range(600))
+        for wire in wires:
+            assert (await wire.answer("POST")).status == 200
 
 
 async def test_answers_that_http_clients_do_not_read_count_for_the_ceiling_too():

@@ -66,12 +66,14 @@ def find_own_hub(hubs: Mapping[str, Hub], app_id: str, cluster: str | None) -> H
     return hub
 
 
-def find_secret(hub: Hub, by_key: Callable[[str], Hub | None], key: str) -> bytes | None:
+def find_secret(hub: Hub, by_key: Callable[[str], Hub | None], key: str | None) -> bytes | None:
     """The secret that a request to an app is to be verified with; None if nobody has the key.
 
     Raises:
         AuthError: 400; the key is another app's.
     """
+    if key is None:
+        return None
     secret = hub.app.secret_of(key)
     if secret is None and by_key(key) is not None:
         raise AuthError("Not authorized for that app", http_status=400)

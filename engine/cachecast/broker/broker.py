@@ -46,6 +46,7 @@ from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
 from cachecast.tasks.heartbeat import Heartbeat
 from cachecast.tasks.hooks import Hook, Hooks
+from cachecast.tasks.stepper import Stepper
 from cachecast.tasks.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Broker:
         backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
-        step_locks: app id -> held by the one of its requests that is being answered in steps.
+        stepper: answers what takes many steps.
         unix_now: wall time in seconds, for signatures and webhooks.
         lost_log_lines: how many lines the process could not log; asked for the statistics.
     """
@@ -103,7 +104,6 @@ class Broker:
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
-        self.step_locks = {app_id: trio.Lock() for app_id in self.hubs}
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -112,6 +112,7 @@ class Broker:
                 app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
             )
         self.fanout = Fanout(self._line, clock)
+        self.stepper = Stepper()
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
@@ -473,6 +474,7 @@ async def open_broker(
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
         await bus.start(broker.delivery.deliver)
         nursery.start_soon(broker.fanout.run)
+        nursery.start_soon(broker.stepper.run)
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)

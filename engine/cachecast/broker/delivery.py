@@ -114,6 +114,43 @@ class Delivery:
         self._send(hub, requests)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    def publish_later(
+        self, hub: Hub, requests: Sequence[EventRequest]
+    ) -> tuple[Callable[[], bool], Callable[[Callable[[], bool]], None]]:
+        """Begin what :meth:`publish` does without a task that waits. Never yields.
+
+        Returns:
+            A function that publishes if there is room, and says whether it has; and one that has a
+            function called when there may be room, and again as long as it returns False. The first
+            raises BrokerClosedError once the broker has ended.
+
+        Raises:
+            BrokerClosedError: the broker has ended.
+            LimitError: 429; the app publishes faster than it may.
+        """
+        self.check_open()
+        self._take_tokens(hub, requests)
+
+        def publish() -> bool:
+            self.check_open()
+            has_room = self._have_room(hub, requests)
+            if has_room:
+                self._send(hub, requests)
+            return has_room
+
+        def line(attempt: Callable[[], bool]) -> None:
+            def again() -> None:
+                if not attempt():
+                    line(attempt)
+
+            full = self._find_full_subscriber(hub, requests)
+            if full is None:
+                self._fanout.when_room(again)
+            else:  # it lies in another one's task, which is not to publish for others
+                full.when_room(lambda: self._fanout.when_room(again))
+
+        return publish, line
+
     def has_room(self, hub: Hub, channel: str) -> bool:
         """Whether less waits for a channel's fan-out, and for subscribers here, than may."""
         if hub.undelivered_bytes >= hub.app.max_undelivered_bytes:
@@ -283,15 +320,19 @@ class Delivery:
         subscriber.close()
 
     def purge_subscribers(self, now: float) -> None:
-        """Drop cached values that wait past their deadline for a subscriber in this process."""
+        """Drop cached values that wait past their deadline for a subscriber in this process.
+
+        One that has stalled is given up here too, where only callers over HTTP wait for it.
+        """
         for subscribers in self._subscribers.values():
             for subscriber in subscribers:
                 subscriber.purge(now)
+                subscriber.has_room()
 
     def close(self) -> None:
         """The broker ends: nothing is published any more, and who waits for room is told so."""
         self._is_closed = True
-        self._fanout.release()
         for subscribers in self._subscribers.values():
             for subscriber in subscribers:
                 subscriber.close()
+        self._fanout.release()

@@ -81,6 +81,7 @@ class Subscriber:
         self._cached_serial = 0
         self._wakeup = trio.Event()
         self._room = trio.Event()
+        self._waiting_for_room: list[Callable[[], None]] = []
         self._moved_at = -inf
         self._n_taken = 0
         self._is_lost = False
@@ -132,10 +133,25 @@ class Subscriber:
         with trio.move_on_after(max(left_s, 0.0)):
             await self._room.wait()
 
+    def when_room(self, action: Callable[[], None]) -> None:
+        """Have something called, once, when :meth:`wait_room` would return.
+
+        Within the step in which it is found, so it must do no more than note it. Of a stall that
+        is when somebody asks :meth:`has_room`.
+        """
+        self._waiting_for_room.append(action)
+
+    def _make_room(self) -> None:
+        self._room.set()
+        if self._waiting_for_room:
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for action in waiting:
+                action()
+
     def _give_up(self) -> None:
         self._is_lost = True
         self._wakeup.set()
-        self._room.set()
+        self._make_room()
 
     def purge(self, now: float) -> None:
         """Drop a cached value that nobody has taken by its deadline. O(1)."""
@@ -148,7 +164,7 @@ class Subscriber:
         self._is_closed = True
         self._waiting.clear()
         self._wakeup.set()
-        self._room.set()
+        self._make_room()
 
     def __aiter__(self) -> Subscriber:
         """Iterate; several tasks may share one subscriber, each event goes to one of them."""
@@ -174,7 +190,7 @@ class Subscriber:
                 _, (event, deadline) = self._waiting.popitem(last=False)
                 now = self._moved_at = self._clock()
                 if len(self._waiting) <= ROOM_EVENTS:
-                    self._room.set()
+                    self._make_room()
                 if now < deadline:
                     return event
             if self._is_closed:

@@ -10,13 +10,15 @@ Source: Pusher's "Generating authentication strings" and "HTTP API, authenticati
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import md5, sha256
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
+
+import msgspec
 
 from cachecast.errors import AuthError, clip
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_CLOCK_SKEW_S",
+    "Query",
     "SecretOf",
     "parse_query",
     "quote_part",
@@ -111,22 +114,37 @@ def verify_client(auth: str | None, text: str, expected: str, secret_of: SecretO
         )
 
 
-def parse_query(query: str) -> list[tuple[str, str]]:
-    """Percent-decode a query string into pairs, in order, names in lower case.
+class Query(msgspec.Struct, frozen=True, gc=False):
+    """The parameters of a query.
+
+    Attributes:
+        pairs: all of them, in the order given.
+        named: value by name; of a parameter that is given twice, the last.
+    """
+
+    pairs: list[tuple[str, str]]
+    named: dict[str, str]
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Query:
+        """Parameters that are decoded already."""
+        pairs = list(pairs)
+        return cls(pairs, dict(pairs))
+
+
+def parse_query(query: str) -> Query:
+    """Percent-decode a query string, names in lower case.
 
     Libraries differ in what they encode (PHP encodes commas, Python sends them raw), so the
     signed text is built from decoded values (6.2). Names are signed in lower case, and so they are
     read: ``AUTH_KEY`` is ``auth_key``, as for the reference verifier.
     """
+    parts = [part.partition("=") for part in query.split("&") if part]
     if "%" in query or "+" in query:
-        return [
-            (unquote_plus(key).lower(), unquote_plus(value))
-            for key, _, value in (part.partition("=") for part in query.split("&") if part)
-        ]
-    return [
-        (key.lower(), value)
-        for key, _, value in (part.partition("=") for part in query.split("&") if part)
-    ]
+        pairs = [(unquote_plus(key).lower(), unquote_plus(value)) for key, _, value in parts]
+    else:
+        pairs = [(key.lower(), value) for key, _, value in parts]
+    return Query(pairs, dict(pairs))
 
 
 def request_text(method: str, path: str, params: list[tuple[str, str]]) -> str:
@@ -173,9 +191,9 @@ def sign_request(
 def verify_request(
     method: str,
     path: str,
-    params: list[tuple[str, str]],
+    query: Query,
     body: bytes,
-    secret_of: SecretOf,
+    secret: bytes | None,
     unix_now: float,
     *,
     tail: str = "",
@@ -189,9 +207,9 @@ def verify_request(
     Args:
         method: upper case.
         path: raw, as it was received.
-        params: from :func:`parse_query`.
+        query: from :func:`parse_query`.
         body: the bytes that came.
-        secret_of: finds the secret of an active key.
+        secret: of its ``auth_key``, None if nobody has that key.
         unix_now: seconds.
         tail: of the path, where a proxy has left a prefix in front that the signer did not know
             of: a signature over it counts as well.
@@ -199,11 +217,9 @@ def verify_request(
     Raises:
         AuthError: status 401, with a text that says what to compare; 400 for an unknown key.
     """
-    given = dict(params)
-    key = given.get("auth_key")
-    if key is None:
+    params, given = query.pairs, query.named
+    if "auth_key" not in given:
         raise AuthError("Missing parameter: auth_key")
-    secret = secret_of(key)
     if secret is None:
         raise AuthError("Unknown auth_key", http_status=400)
     if "auth_version" not in given:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cachecast.apps import App
+    from cachecast.protocol.auth import Query
 
 __all__ = [
     "EventRequest",
@@ -171,9 +172,7 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
-def read_event(
-    body: bytes, params: Sequence[tuple[str, str]], app: App, *, is_msgpack: bool
-) -> EventRequest:
+def read_event(body: bytes, query: Query, app: App, *, is_msgpack: bool) -> EventRequest:
     """Read the body of ``POST /apps/ID/events``; parameters may stand in the query instead.
 
     Raises:
@@ -183,7 +182,7 @@ def read_event(
     if body:
         event = _read_msgpack(body, _Event) if is_msgpack else _decode(_decode_event, body)
     else:
-        event = _from_query(params)
+        event = _from_query(query)
     return _check_event(event, app)
 
 
@@ -207,9 +206,7 @@ def read_batch(body: bytes, app: App, *, is_msgpack: bool) -> list[EventRequest]
     return [_check_event(event, app) for event in batch]
 
 
-def read_plain_event(
-    body: bytes, channel: str, params: Sequence[tuple[str, str]], app: App
-) -> EventRequest:
+def read_plain_event(body: bytes, channel: str, query: Query, app: App) -> EventRequest:
     """Read the deprecated ``POST /apps/ID/channels/NAME/events``: the body is the data (6.9).
 
     Raises:
@@ -220,8 +217,9 @@ def read_plain_event(
         data = body.decode()
     except UnicodeDecodeError:
         raise BadRequestError("The body must be UTF-8\n") from None
-    query = dict(params)
-    return _check_event(_Event(query.get("name"), data, None, channel, query.get("socket_id")), app)
+    return _check_event(
+        _Event(query.named.get("name"), data, None, channel, query.named.get("socket_id")), app
+    )
 
 
 def make_event(
@@ -238,15 +236,13 @@ def make_event(
     return _check_event(_Event(mend_text(name), encode_data(data), names, None, socket_id), app)
 
 
-def read_channel_info(
-    params: Sequence[tuple[str, str]], allowed: frozenset[str] = CHANNEL_INFO
-) -> frozenset[str]:
+def read_channel_info(query: Query, allowed: frozenset[str] = CHANNEL_INFO) -> frozenset[str]:
     """The attributes that a GET asks for.
 
     Raises:
         BadRequestError: 400; an unknown attribute.
     """
-    return _read_info(dict(params).get("info"), allowed)
+    return _read_info(query.named.get("info"), allowed)
 
 
 def encode_body(value: object, kind: str = JSON_TYPE) -> bytes:
@@ -349,13 +345,12 @@ def encode_data(data: object) -> str:
     return write_json(data).decode()
 
 
-def _from_query(params: Sequence[tuple[str, str]]) -> _Event:
-    query = dict(params)
-    channels = [value for key, value in params if key in {"channels[]", "channels"}]
+def _from_query(query: Query) -> _Event:
+    channels = [value for key, value in query.pairs if key in {"channels[]", "channels"}]
+    get = query.named.get
     return _Event(
-        query.get("name"), query.get("data"), channels or None, query.get("channel"),
-        query.get("socket_id"), query.get("info"),
-    )  # fmt: skip
+        get("name"), get("data"), channels or None, get("channel"), get("socket_id"), get("info")
+    )
 
 
 def _check_event(event: _Event, app: App) -> EventRequest:

@@ -36,10 +36,10 @@ from cachecast.protocol.http_api import (
     read_plain_event,
 )
 from cachecast.server.handshake import find_key, refuse_without_upgrade
-from cachecast.server.http_messages import Deferred, Request, Response
+from cachecast.server.http_messages import Later, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from cachecast.broker import Broker
     from cachecast.channels.channel import Channel
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["handle"]
 
-Params = list[tuple[str, str]]
 Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
@@ -66,16 +65,16 @@ CLOSINGS_PER_STEP: Final = 50
 class _Call:
     """A verified request on its way to its endpoint."""
 
-    __slots__ = ("broker", "hub", "params", "request", "route")
+    __slots__ = ("broker", "hub", "query", "request", "route")
 
     def __init__(
-        self, broker: Broker, hub: Hub, request: Request, route: Route, params: Params
+        self, broker: Broker, hub: Hub, request: Request, route: Route, query: auth.Query
     ) -> None:
         self.broker = broker
         self.hub = hub
         self.request = request
         self.route = route
-        self.params = params
+        self.query = query
 
     @property
     def is_msgpack(self) -> bool:
@@ -101,15 +100,15 @@ class _Call:
         return _EMPTY if self.answer_type == JSON_TYPE else self.answer({})
 
 
-def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Deferred:
+def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
     """Answer one request of the HTTP API, which came over TLS or did not."""
     route = find_route(request.path)
     if route is None:
         return _find_nothing(broker, request)
     hub: Hub | None = None
     try:
-        params = auth.parse_query(request.query)
-        hub = _find_hub(broker, route, params)
+        query = auth.parse_query(request.query)
+        hub = _find_hub(broker, route, query)
         if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
             _note(broker, hub, route.name, 405, f"This path takes {route.method}")
             response = _error(405, f"This path takes {route.method}\n")
@@ -124,16 +123,16 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Defe
         auth.verify_request(
             request.method,
             request.path,
-            params,
+            query,
             request.body,
-            partial(find_secret, hub, broker.clients.find_hub),
+            find_secret(hub, broker.clients.find_hub, query.named.get("auth_key")),
             broker.unix_now(),
             tail=route.tail,
         )
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
-        return _ENDPOINTS[route.name](_Call(broker, hub, request, route, params))
+        return _ENDPOINTS[route.name](_Call(broker, hub, request, route, query))
     except RemoteProtocolError as error:
         return _refuse(broker, hub, route, error)
 
@@ -179,11 +178,11 @@ def _error(status: int, text: str) -> Response:
     return Response(status, text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
 
 
-def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
+def _find_hub(broker: Broker, route: Route, query: auth.Query) -> Hub:
     """The app of a request: by its path, or on the Python library's short path by its key."""
     if route.app_id is not None:
         return find_hub(broker.hubs, route.app_id)
-    key = dict(params).get("auth_key")
+    key = query.named.get("auth_key")
     if key is None:
         raise AuthError("Missing parameter: auth_key")
     hub = broker.clients.find_hub(key)
@@ -197,26 +196,19 @@ def _find_hub(broker: Broker, route: Route, params: Params) -> Hub:
 
 def _publish(
     call: _Call, requests: list[EventRequest], answer: Callable[[], Response]
-) -> Response | Deferred:
+) -> Response | Later:
     """Publish now, or answer later if the channels have too much undelivered."""
     delivery, hub = call.broker.delivery, call.hub
     try:
         delivery.publish_nowait(hub, requests)
     except trio.WouldBlock:
-
-        async def publish_later() -> Response:
-            try:
-                await delivery.publish(hub, requests)
-            except RemoteProtocolError as error:
-                return _refuse(call.broker, hub, call.route, error)
-            return answer()
-
-        return Deferred(publish_later)
+        publish, line = delivery.publish_later(hub, requests)
+        return Later(lambda: answer() if publish() else None, line)
     return answer()
 
 
-def _events(call: _Call) -> Response | Deferred:
-    event = read_event(call.request.body, call.params, call.hub.app, is_msgpack=call.is_msgpack)
+def _events(call: _Call) -> Response | Later:
+    event = read_event(call.request.body, call.query, call.hub.app, is_msgpack=call.is_msgpack)
     if not event.info:
         return _publish(call, [event], call.answer_empty)
 
@@ -227,7 +219,7 @@ def _events(call: _Call) -> Response | Deferred:
     return _publish(call, [event], answer)
 
 
-def _batch_events(call: _Call) -> Response | Deferred:
+def _batch_events(call: _Call) -> Response | Later:
     events = read_batch(call.request.body, call.hub.app, is_msgpack=call.is_msgpack)
 
     def answer() -> Response:
@@ -239,8 +231,8 @@ def _batch_events(call: _Call) -> Response | Deferred:
     return _publish(call, events, answer)
 
 
-def _plain_event(call: _Call) -> Response | Deferred:
-    event = read_plain_event(call.request.body, call.route.argument, call.params, call.hub.app)
+def _plain_event(call: _Call) -> Response | Later:
+    event = read_plain_event(call.request.body, call.route.argument, call.query, call.hub.app)
     return _publish(call, [event], lambda: call.answer({}, 202))
 
 
@@ -255,27 +247,26 @@ def _info(call: _Call, channel: str, wanted: frozenset[str]) -> Info:
     return found
 
 
-def _in_steps(call: _Call, work: Callable[[], Awaitable[Response]]) -> Deferred:
-    """Answer later with what takes many steps, one such request of an app after the other.
+def _in_steps(call: _Call, work: Generator[None, None, Response]) -> Later:
+    """Answer later with what takes many steps: ``work`` ends one with each ``yield``."""
 
-    Two hundred at once would be two hundred steps between two turns of everybody else. If
-    cancelled, the rest of the steps is not done.
-    """
+    def step() -> Response | None:
+        try:
+            next(work)
+        except StopIteration as end:
+            response: Response = end.value
+            return response
+        return None
 
-    async def answer() -> Response:
-        async with call.broker.step_locks[call.hub.app.id]:
-            return await work()
-
-    return Deferred(answer)
+    return Later(step, partial(call.broker.stepper.add, call.hub.app.id))
 
 
 # --- reading
 
 
-def _channels(call: _Call) -> Response | Deferred:
-    query = dict(call.params)
-    prefix = query.get("filter_by_prefix", "")
-    info = read_channel_info(call.params, frozenset({"user_count", "subscription_count"}))
+def _channels(call: _Call) -> Response | Later:
+    prefix = call.query.named.get("filter_by_prefix", "")
+    info = read_channel_info(call.query, frozenset({"user_count", "subscription_count"}))
     if "user_count" in info and not prefix.startswith("presence-"):
         raise BadRequestError(
             "user_count may only be requested for presence channels - "
@@ -285,7 +276,7 @@ def _channels(call: _Call) -> Response | Deferred:
     if len(occupied) <= CHANNELS_PER_STEP:
         return call.answer({"channels": _describe_channels(occupied.items(), prefix, info)})
 
-    async def collect() -> Response:
+    def collect() -> Generator[None, None, Response]:
         items = list(occupied.items())
         kind = call.answer_type
         parts: list[bytes] = []
@@ -294,10 +285,10 @@ def _channels(call: _Call) -> Response | Deferred:
             found = _describe_channels(items[at : at + CHANNELS_PER_STEP], prefix, info)
             n_found += len(found)
             parts.append(encode_members(found, kind))
-            await trio.lowlevel.checkpoint()
+            yield
         return Response(200, join_members("channels", parts, n_found, kind), kind)
 
-    return _in_steps(call, collect)
+    return _in_steps(call, collect())
 
 
 def _describe_channels(
@@ -316,7 +307,7 @@ def _describe_channels(
 def _channel(call: _Call) -> Response:
     app_id, text = call.hub.app.id, call.route.argument
     name = read_channel(text, call.hub.app)
-    info = read_channel_info(call.params, CHANNEL_INFO)
+    info = read_channel_info(call.query, CHANNEL_INFO)
     state = call.broker.channel(app_id, text)
     body: dict[str, Any] = {"occupied": state.occupied}
     if "user_count" in info:
@@ -337,19 +328,19 @@ def _channel(call: _Call) -> Response:
     return call.answer(body)
 
 
-def _users(call: _Call) -> Response | Deferred:
+def _users(call: _Call) -> Response | Later:
     ids = call.broker.users(call.hub.app.id, call.route.argument)
     if len(ids) <= USERS_PER_STEP or call.answer_type != JSON_TYPE:
         return call.answer({"users": [{"id": user_id} for user_id in ids]})
 
-    async def collect() -> Response:
+    def collect() -> Generator[None, None, Response]:
         parts: list[bytes] = []
         for at in range(0, len(ids), USERS_PER_STEP):
             parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
-            await trio.lowlevel.checkpoint()
+            yield
         return Response(200, b'{"users":[%b]}' % b",".join(parts))
 
-    return _in_steps(call, collect)
+    return _in_steps(call, collect())
 
 
 def _encode_users(ids: Iterable[str]) -> bytes:
@@ -402,7 +393,7 @@ def _etags(request: Request) -> set[str]:
 # --- users
 
 
-def _terminate(call: _Call) -> Response | Deferred:
+def _terminate(call: _Call) -> Response | Later:
     clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
     left = len(hub.users.connections_of(user_id))
 
@@ -412,18 +403,18 @@ def _terminate(call: _Call) -> Response | Deferred:
     if left <= CLOSINGS_PER_STEP:
         return answer(clients.terminate(hub, user_id))
 
-    async def terminate_all() -> Response:
+    def terminate_all() -> Generator[None, None, Response]:
         """Those who are signed in now; whoever comes back meanwhile is another matter."""
         n_closed = 0
         for _ in range(0, left, CLOSINGS_PER_STEP):
             n_closed += clients.terminate(hub, user_id, CLOSINGS_PER_STEP)
-            await trio.lowlevel.checkpoint()
+            yield
         return answer(n_closed)
 
-    return _in_steps(call, terminate_all)
+    return _in_steps(call, terminate_all())
 
 
-_ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Deferred]]] = {
+_ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Later]]] = {
     "events": _events,
     "batch_events": _batch_events,
     "plain_event": _plain_event,

@@ -1,12 +1,15 @@
-"""One HTTP/1.1 connection: Poller <-> parser <-> a handler of requests, or an upgrade.
+"""One HTTP/1.1 connection: Poller <-> parser <-> a handler of requests.
 
 Responses leave in the order of their requests; a request that has to wait stops the reading of its
-connection and nothing else.
+connection and nothing else. A handler answers with a response, with one that comes later, with one
+that comes in parts, or with what the connection becomes.
+
+What a connection is doing is one :class:`State`, and :data:`NEXT` says what may follow.
 """
 
 from __future__ import annotations
 
-import ssl
+from enum import IntEnum
 from functools import partial
 from socket import SHUT_WR
 from time import perf_counter
@@ -17,20 +20,52 @@ import structlog
 
 from cachecast.channels.outbox import Outbox
 from cachecast.metrics import AppCounters
-from cachecast.server.http_messages import Deferred, encode_response, text_response
+from cachecast.server.http_messages import Later, Response, Upgrade, encode_response, text_response
 from cachecast.server.http_parser import RequestParser
-from cachecast.server.tls import TlsSocket
-from cachecast.server.websocket import RECV_BYTES
+from cachecast.server.poller import RECV_BYTES
+from cachecast.server.streaming import Body, Stream
+from cachecast.server.tls import TlsSocket, fault_of, has_decrypted
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from cachecast.server.http_messages import Request, Response
-    from cachecast.server.listen import Server
+    from cachecast.server.common import Common
+    from cachecast.server.http_messages import Request
     from cachecast.server.poller import Share
 
-__all__ = ["HttpConnection"]
+__all__ = ["NEXT", "HttpConnection", "State"]
+
+
+class State(IntEnum):
+    """What a connection is doing. From ``PARTING`` on no request is answered any more."""
+
+    READING = 0  # a request has begun, or the first one is due
+    IDLE = 1  # nothing has begun; or the client must read before its next request is answered
+    BUSY = 2  # a request is answered later; nothing is read meanwhile
+    STREAMING = 3  # the body of a response comes in parts
+    PARTING = 4  # the last answer, after which the connection is closed at once
+    CLOSING = 5  # the last answer is on its way
+    LINGERING = 6  # all has been said; the client's end is waited for
+    GONE = 7  # closed, or handed over by an upgrade
+
+
+READING, IDLE, BUSY, STREAMING, PARTING, CLOSING, LINGERING, GONE = State
+
+#: The transitions that there are.
+NEXT: Final[dict[State, frozenset[State]]] = {
+    READING: frozenset({IDLE, CLOSING, GONE}),
+    IDLE: frozenset({READING, BUSY, STREAMING, PARTING, CLOSING, GONE}),
+    BUSY: frozenset({IDLE, GONE}),
+    STREAMING: frozenset({IDLE, CLOSING, GONE}),
+    PARTING: frozenset({CLOSING, GONE}),
+    CLOSING: frozenset({LINGERING, GONE}),
+    LINGERING: frozenset({GONE}),
+    GONE: frozenset(),
+}
+
+#: What anything may be answered with.
+Answer = Response | Later | Stream | Upgrade
 
 #: Responses that may wait for a client before its next requests do.
 MAX_WAITING_BYTES: Final = 256 * 1024
@@ -52,40 +87,38 @@ class HttpConnection:
 
     Attributes:
         wheel_slot: of the server's timeouts.
-        sock: handed over to a WebSocket by an upgrade.
+        sock: handed over by an upgrade.
         share: of those who have not said who they are, until a request is verified; then that of
             the app whose secret signed it.
         app_id: of that app.
+        state: what it is doing.
     """
 
     __slots__ = (
+        "_body",
+        "_common",
         "_handle",
-        "_is_busy",
-        "_is_closing",
-        "_is_heard_out",
-        "_is_parting",
-        "_is_timed",
+        "_last_read",
         "_out",
         "_out_bytes",
         "_outbox",
         "_parser",
         "_requests",
-        "_server",
         "_watched",
         "app_id",
         "fd",
-        "is_open",
         "send",
         "share",
         "sock",
+        "state",
         "wheel_slot",
     )
 
     def __init__(
         self,
         sock: socket.socket | TlsSocket,
-        server: Server,
-        handle: Callable[[Request], Response | Deferred],
+        common: Common,
+        handle: Callable[[Request], Answer],
         share: Share,
         *,
         can_upgrade: bool = True,
@@ -93,8 +126,8 @@ class HttpConnection:
         """Take over an accepted socket.
 
         Args:
-            sock: non-blocking, registered with the server's poller by the caller.
-            server: owns poller, limits and timeouts.
+            sock: non-blocking, registered with the poller by the caller.
+            common: of all connections of the server.
             handle: answers a request.
             share: to begin with.
             can_upgrade: whether WebSockets may begin here; the admin address has none.
@@ -102,142 +135,162 @@ class HttpConnection:
         self.sock = sock
         self.fd = sock.fileno()
         self.send: Callable[[bytes], int] = sock.send
-        self.is_open = True
         self.share = share
         self.app_id: str | None = None
         self.wheel_slot = 0
-        self._server = server
+        self.state = READING
+        self._common = common
         self._handle = handle
-        self._outbox = Outbox(self, server.http_backlog, _COUNTERS, 1 << 62, 1e9)
-        self._parser = RequestParser(server.config, can_upgrade=can_upgrade)
+        self._outbox = Outbox(self, common.backlog, _COUNTERS, 1 << 62, 1e9)
+        self._parser = RequestParser(common.config, can_upgrade=can_upgrade)
         self._requests = self._parser.requests
+        self._body: Body | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._is_busy = False
-        self._is_closing = False
-        self._is_heard_out = False
-        self._is_parting = False
-        self._is_timed = True
+        # Bytes of the last read: of one that was not full nothing is left.
+        self._last_read = 0
         self._watched = (True, False)
+
+    def _go(self, state: State) -> None:
+        """The one place where the state changes; the tests compare it with the table."""
+        self.state = state
 
     @property
     def retries_same_bytes(self) -> bool:
         """See :class:`cachecast.channels.outbox.Transport`."""
         return isinstance(self.sock, TlsSocket)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request and has nothing to send."""
+        waits = self.state <= IDLE and not self._parser.has_begun
+        return waits and not self._outbox.waiting_bytes
+
     # --- in
 
     def on_readable(self) -> None:
         """Read once and answer every request that is complete with it, or go on with answering."""
-        if not self.is_open:  # upgraded or closed earlier in this turn of the Poller
+        if self.state is GONE:  # upgraded or closed earlier in this turn of the Poller
             return
-        if self._requests and not self._is_closing:
+        if self._requests and self.state < PARTING:
             self._answer()
             self._read_decrypted()
             return
-        sock = self.sock
         try:
-            if isinstance(sock, TlsSocket) and not sock.is_shaken and not sock.shake():
-                return
-            data = sock.recv(RECV_BYTES)
+            data = self.sock.recv(RECV_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
-            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-                # A client that does not trust the certificate, say; one that just left says less.
-                clients = self._server.broker.clients
-                clients.refusals["tls"] += 1
-                clients.journal.note(
-                    "TLS handshake failed", app=None, code=None, reason=error.reason or ""
-                )
+            fault = fault_of(error)
+            if fault is not None:
+                self._common.note_tls_fault(fault)
             self.abort()
             return
         if not data:
             self._on_end()
-            return
-        if not self._is_closing:
+        elif self.state < PARTING:
             self._take(data)
 
     def _take(self, data: bytes) -> None:
-        self._is_heard_out = len(data) < RECV_BYTES
+        self._last_read = len(data)
         self._parser.feed(data)
-        n_body, room = self._parser.body_bytes, self._server.room
+        n_body, room = self._parser.body_bytes, self._common.room
         if n_body or room.bodies:
             room.note_body(self, n_body)
-            if self._is_closing:
-                return
-        if self._requests:
-            self._is_timed = False  # the next request has a time limit of its own
+        if self._requests and self.state is READING:
+            self._go(IDLE)  # the next request has a time limit of its own
         self._answer()
         self._read_decrypted()
 
     def _read_decrypted(self) -> None:
         """Come back for what TLS has decrypted already: the selector does not know of it."""
-        sock = self.sock
-        if isinstance(sock, TlsSocket) and self.is_open and self._watched[0] and sock.pending():
-            self._server.poller.again(self.fd, self)
+        if self._watched[0] and self.state is not GONE and has_decrypted(self.sock):
+            self._common.poller.again(self.fd, self)
 
     def _on_end(self) -> None:
         """The client has said all it will; it may still want the answers."""
         if self._out:
             self._flush()
-        if self._is_closing or not self._outbox.waiting_bytes:
+        if self.state > IDLE or not self._outbox.waiting_bytes:
             self.abort()
             return
-        server = self._server
-        self._is_closing = True
+        self._go(CLOSING)
         self._watched = (False, True)
-        server.poller.watch(self.fd, self, reads=False, writes=True)
-        server.timeouts.schedule(self, server.now() + server.config.close_timeout_s)
+        self._common.poller.watch(self.fd, self, reads=False, writes=True)
+        self._common.expire_after(self._common.config.close_timeout_s, self)
 
     # --- out
 
     def _answer(self) -> None:
         """Answer complete requests in order, until one has to wait or the client must read."""
         self._answer_requests()
-        if not self.is_open:
-            return
-        if not (self._requests or self._is_busy or self._is_closing):
+        if self.state <= IDLE and not self._requests:
             self._answer_parser()
-        if self._is_closing:
+        if self.state >= PARTING:
             self._flush()
-        elif self._out:
+            return
+        if self._out:
             # Answers leave together: a caller on this machine is then woken once for many of them
             # and not within the `send` of each, which costs more than the rest of that call.
-            self._server.poller.at_end_of_turn(self, self._flush)
-        self._watch()
+            self._common.poller.at_end_of_turn(self, self._flush)
+        self._settle()
 
     def _answer_requests(self) -> None:
         """The part of it that handles requests; many of them let others have a turn in between."""
         until = 0.0
         while (request := self._next()) is not None:
-            if request.is_upgrade:
-                self._server.upgrade(self, request, self._parser.rest)
-                return
             answer = self._handle(request)
             if request.app_id is not self.app_id and request.app_id is not None:
                 self._speak_for(request.app_id)
-            if isinstance(answer, Deferred):
-                self._is_busy = True
-                self._is_heard_out = False
-                self._server.nursery.start_soon(self._answer_later, answer, request)
-                return
-            self._write(answer, request)
+            if isinstance(answer, Response):
+                # Behind an offer to upgrade there is no telling where the next request begins.
+                self._write(answer, None if request.is_upgrade else request)
+            else:
+                self._answer_otherwise(answer, request)
+                if self.state > IDLE:
+                    return
             if self._out_bytes > JOIN_BYTES:
                 self._flush()
             if self._requests:
                 now = perf_counter()
                 until = until or now + ANSWER_S
-                if now > until and self.is_open:
-                    self._server.poller.again(self.fd, self)
+                if now > until and self.state is IDLE:
+                    self._common.poller.again(self.fd, self)
                     return
+
+    def _answer_otherwise(self, answer: Later | Stream | Upgrade, request: Request) -> None:
+        if isinstance(answer, Later):
+            self._go(BUSY)
+            self._last_read = RECV_BYTES  # it may talk on meanwhile
+            self._common.timeouts.cancel(self)
+            answer.line(partial(self._attempt, answer, request))
+        elif isinstance(answer, Stream):
+            self._stream(answer, request)
+        elif answer.begin is None:
+            self.linger(answer.switching)
+        else:
+            rest = self._parser.rest
+            self._release()
+            answer.begin(self.sock, rest)
+
+    def _next(self) -> Request | None:
+        """The next request, if its turn has come; on_drained asks again."""
+        if not self._requests or self.state > IDLE:
+            return None
+        most = MAX_WAITING_BYTES
+        if self._requests[0].is_upgrade:
+            self._flush()
+            most = 1  # all answers before it go first
+        if self.state is GONE or self._outbox.waiting_bytes >= most:
+            return None
+        return self._requests.popleft()
 
     def _speak_for(self, app_id: str) -> None:
         """From now on it is served in the turns of the app whose secret it has shown to know."""
         self.app_id = app_id
-        server = self._server
-        server.poller.move(self.fd, server.poller.share_of(app_id))
-        server.room.note_verified(self)
+        common = self._common
+        common.poller.move(self.fd, common.poller.share_of(app_id))
+        common.room.note_verified(self)
 
     def _answer_parser(self) -> None:
         """Say what is due before a request is complete: a refusal, or that its body may come."""
@@ -249,89 +302,75 @@ class HttpConnection:
             parser.owes_continue = False
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _next(self) -> Request | None:
-        """The next request, if its turn has come; on_drained asks again."""
-        if not self._requests or self._is_busy or self._is_closing:
-            return None
-        most = MAX_WAITING_BYTES
-        if self._requests[0].is_upgrade:
-            self._flush()
-            most = 1  # all answers before it go first
-        if not self.is_open or self._outbox.waiting_bytes >= most:
-            return None
-        return self._requests.popleft()
+    def _attempt(self, later: Later, request: Request) -> bool:
+        """Try to answer what had to wait; True if there is nothing more to try.
 
-    async def _answer_later(self, deferred: Deferred, request: Request) -> None:
-        """Wait for an answer. If cancelled, which the server's end does, the client gets none."""
-        response: Response | None = None
+        A bug of ours that one request finds ends its connection, and not whoever calls.
+        """
+        if self._common.has_ended:
+            return True
         try:
-            response = await deferred.run()
+            response = later.attempt()
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001 - it is logged
-            # Around one client's connection, as in the Poller: a bug of ours that one request
-            # finds must not end the nursery that all others live in.
             _log.error("request failed", path=request.path, traceback=format_exc())
-        self._is_busy = False
-        self._server.poller.guard(self, partial(self._go_on, response, request))
-
-    def _go_on(self, response: Response | None, request: Request) -> None:
-        if response is None:
             self.abort()
-        elif self.is_open:
-            self._write(response, request)
+            return True
+        if response is None:
+            return False
+        if self.state is BUSY:
+            self._common.poller.guard(self, partial(self._go_on, response, request))
+        return True
+
+    def _go_on(self, response: Response, request: Request) -> None:
+        self._go(IDLE)
+        self._write(response, request)
+        if self._requests and self.state is IDLE:  # in the turns of its share
+            self._flush()
+            self._common.poller.again(self.fd, self)
+        else:
             self._answer()
-            if isinstance(self.sock, TlsSocket) and self._watched[0]:
-                self.on_readable()  # the selector does not know what is decrypted already
 
     def _write(self, response: Response, request: Request | None = None) -> None:
         """Queue a response; without a request it refuses one that was not understood."""
+        common = self._common
         if request is None:
-            clients = self._server.broker.clients
-            clients.refusals[f"http {response.status}"] += 1
-            clients.journal.note(
-                "HTTP request refused",
-                app=None,
-                code=response.status,
-                reason=response.body.decode(errors="replace"),
-            )
-        keeps_alive = request is not None and request.keeps_alive
-        keeps_alive = keeps_alive and not self._server.is_draining
-        data = encode_response(response, self._server.date, keeps_alive=keeps_alive)
+            common.note_refusal(response.status, response.body.decode(errors="replace"))
+            keeps_alive = asked_for_end = False
+        else:
+            asked_for_end = not request.keeps_alive
+            keeps_alive = request.keeps_alive and not common.is_draining
+        data = encode_response(response, common.date, keeps_alive=keeps_alive)
         if request is not None and request.method == "HEAD" and response.body:
             data = data[: -len(response.body)]
         self._out.append(data)
         self._out_bytes += len(data)
-        self._is_closing = not keeps_alive
-        self._is_parting = request is not None and not request.keeps_alive
+        if not keeps_alive:
+            is_heard_out = self._last_read < RECV_BYTES and not self._parser.has_begun
+            self._go(PARTING if asked_for_end and is_heard_out else CLOSING)
 
     def _flush(self) -> None:
         """Hand over the answers that wait; harmless when none does, or the connection is gone."""
         data = b"".join(self._out)
         self._out.clear()
         self._out_bytes = 0
-        if not self._is_closing:
-            if data:
-                self._outbox.put(data)
-        elif self._is_parting and self._is_heard_out and not self._parser.has_begun:
+        if not data:
+            return
+        if self.state < PARTING:
+            self._outbox.put(data)
+        elif self.state is PARTING:
             self._part(data)
-        else:
+        elif self.state is CLOSING:
             self.linger(data)
 
     def refuse(self, response: Response) -> None:
         """Answer and close."""
+        if self.state > IDLE:  # another answer has begun
+            self.abort()
+            return
         self._write(response)
         self._flush()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a request and has nothing to send."""
-        return not (
-            self._parser.has_begun
-            or self._is_busy
-            or self._is_closing
-            or self._outbox.waiting_bytes
-        )
 
     def _part(self, last: bytes) -> None:
         """Send the last answer to a client that asked for the end, and close if that took all.
@@ -341,15 +380,14 @@ class HttpConnection:
         waiting for their end would cost as much as a fifth of it.
         """
         self._outbox.put(last)
-        if not self.is_open:
+        if self.state is GONE:
             return
         if self._outbox.waiting_bytes:
             self.linger(b"")
             return
-        sock = self.sock
-        if isinstance(sock, TlsSocket):
+        if isinstance(self.sock, TlsSocket):
             try:
-                sock.shutdown(SHUT_WR)  # without TLS's goodbye the answer may have been cut short
+                self.sock.shutdown(SHUT_WR)  # else the answer may look as if cut short
             except OSError:
                 pass
         self.abort()
@@ -360,61 +398,121 @@ class HttpConnection:
         Closing at once would reset the connection while the client still sends, and the reset
         would overtake the answer.
         """
-        self._is_closing = True
+        if self.state is not CLOSING:
+            self._go(CLOSING)
         self._parser.drop_body()
-        server = self._server
-        server.timeouts.schedule(self, server.now() + server.config.close_timeout_s)
-        server.room.note_answered(self)
-        if last:
-            self._outbox.finish(last)
+        common = self._common
+        common.expire_after(common.config.close_timeout_s, self)
+        common.room.note_answered(self)
+        self._outbox.finish(last)
 
-    def _watch(self) -> None:
-        """Read on only when all that was read has been answered."""
-        if not self.is_open or self._is_closing:
-            return
-        server, waiting = self._server, self._outbox.waiting_bytes
-        reads = not (self._is_busy or self._requests)
+    def _settle(self) -> None:
+        """Read on when all that was read has been answered; give the next request its time."""
+        common, waiting = self._common, self._outbox.waiting_bytes
+        reads = not self._requests and self.state is not BUSY
+        if self.state is STREAMING:
+            reads = reads and self._parser.refusal is None
+        elif self.state <= IDLE:
+            if not (reads and self._parser.has_begun):
+                if self.state is READING:
+                    self._go(IDLE)
+                common.expire_after(common.config.idle_timeout_s, self)
+            elif self.state is IDLE:
+                self._go(READING)
+                common.expire_after(common.config.request_timeout_s, self)
         watched = (reads, waiting > 0)
         if watched != self._watched:
             if reads and isinstance(self.sock, TlsSocket):
-                server.poller.again(self.fd, self)  # for what was decrypted before the pause
+                common.poller.again(self.fd, self)  # for what was decrypted before the pause
             self._watched = watched
-            server.poller.watch(self.fd, self, reads=reads, writes=watched[1])
-        if self._is_busy:
-            server.timeouts.cancel(self)
-            self._is_timed = False
-        elif not self._parser.has_begun:
-            server.timeouts.schedule(self, server.now() + server.config.idle_timeout_s)
-        elif not self._is_timed:
-            server.timeouts.schedule(self, server.now() + server.config.request_timeout_s)
-            self._is_timed = True
+            common.poller.watch(self.fd, self, reads=reads, writes=watched[1])
 
     def on_timeout(self) -> None:
         """The server's wheel: the request, the silence or the goodbye took too long."""
-        if self._parser.has_begun and not self._is_closing:
-            self._write(text_response(408, "Request not complete in time"))
-            self._flush()
+        if self.state is READING and self._parser.has_begun:
+            self.refuse(text_response(408, "Request not complete in time"))
         else:
             self.abort()
+
+    # --- a body in parts
+
+    def _stream(self, stream: Stream, request: Request) -> None:
+        common = self._common
+        keeps_alive = request.keeps_alive and not request.is_1_0 and not common.is_draining
+        self._out.append(stream.encode_head(request, common.date, keeps_alive=keeps_alive))
+        self._last_read = RECV_BYTES  # it may talk on meanwhile
+        if request.method == "HEAD":
+            if not keeps_alive:
+                self._go(CLOSING)
+            return
+        self._flush()
+        if self.state is GONE:
+            return
+        self._go(STREAMING)
+        common.timeouts.cancel(self)
+        if self._outbox.waiting_bytes:
+            common.expire_after(common.config.idle_timeout_s, self)
+        self._body = Body(
+            stream.source, self, is_chunked=not request.is_1_0, keeps_alive=keeps_alive
+        )
+        self._body.begin()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a part of a body may be written."""
+        return self._outbox.waiting_bytes < MAX_WAITING_BYTES
+
+    def put_part(self, data: bytes) -> None:
+        """Send a part of a body."""
+        self._outbox.put(data)
+
+    def end_stream(self, last: bytes, *, keeps_alive: bool) -> None:
+        """Send the end of a body."""
+        self._body = None
+        if not keeps_alive or self._common.is_draining:
+            self.linger(last)
+            return
+        self._outbox.put(last)
+        if self.state is STREAMING:
+            self._go(IDLE)
+            self._settle()
+            if self._requests or self._parser.refusal is not None:
+                self._common.poller.again(self.fd, self)
+
+    def cut_stream(self) -> None:
+        """End the connection in the midst of a body."""
+        self._body = None
+        self.abort()
 
     # --- what the Outbox calls
 
     def wait_writable(self) -> None:
         """Have the Poller watch for writability too."""
         self._watched = (self._watched[0], True)
-        self._server.poller.watch(self.fd, self, reads=self._watched[0], writes=True)
+        self._common.poller.watch(self.fd, self, reads=self._watched[0], writes=True)
+        if self.state is STREAMING:
+            self._common.expire_after(self._common.config.idle_timeout_s, self)
 
     def on_writable(self) -> None:
         """Flush what waits."""
-        self._outbox.flush(self._server.now())
+        self._outbox.flush(self._common.now())
+        if self.state is STREAMING and self._outbox.waiting_bytes:  # it has taken some
+            self._common.expire_after(self._common.config.idle_timeout_s, self)
 
     def on_drained(self) -> None:
         """All answers have left: read on, or say that nothing more will come."""
-        if not self._is_closing:
-            self._answer()
+        if self.state < PARTING:
+            body = self._body
+            if body is None:
+                self._answer()
+                return
+            self._common.timeouts.cancel(self)
+            self._settle()
+            body.on_room()
             return
+        self._go(LINGERING)
         self._watched = (True, False)
-        self._server.poller.watch(self.fd, self)
+        self._common.poller.watch(self.fd, self)
         try:
             self.sock.shutdown(SHUT_WR)
         except OSError:
@@ -422,23 +520,29 @@ class HttpConnection:
 
     def on_slow(self) -> None:
         """The node has no room for what this client does not read; of its own it has little."""
-        self.abort()
+        self.on_broken()
 
     def on_broken(self) -> None:
         """The outbox found the socket broken."""
-        self.abort()
+        if self._body is None:
+            self.abort()
+        else:  # its source may be in the midst of writing, and hears of it in a turn
+            self._common.poller.abort_soon(self.fd, self)
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""
-        if self.is_open:
-            self.release()
-            self._server.poller.remove(self.fd)
+        if self.state is not GONE:
+            body, self._body = self._body, None
+            self._release()
+            self._common.poller.remove(self.fd)
             self.sock.close()
+            if body is not None:
+                self._common.poller.guard(self, body.on_gone)
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Let go of the socket, which an upgrade takes over, and of all else."""
-        self.is_open = False
-        self._server.timeouts.cancel(self)
-        self._server.room.leave(self)
+        self._go(GONE)
+        self._common.timeouts.cancel(self)
+        self._common.room.leave(self)
         self._outbox.discard()
         self._parser.close()

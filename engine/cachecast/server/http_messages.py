@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import socket
+    from collections.abc import Callable
 
-__all__ = ["Deferred", "Request", "Response", "encode_response", "has_token", "text_response"]
+    from cachecast.server.tls import TlsSocket
+
+__all__ = [
+    "Later",
+    "Request",
+    "Response",
+    "Upgrade",
+    "encode_head",
+    "encode_response",
+    "has_token",
+    "text_response",
+]
 
 
 class Request(msgspec.Struct, gc=False):
@@ -51,10 +63,33 @@ class Response(msgspec.Struct, gc=False):
     headers: tuple[str, ...] = ()
 
 
-class Deferred(msgspec.Struct, gc=False):
-    """An answer that has to wait; ``run`` is called once, in a task of the server's nursery."""
+class Later(msgspec.Struct, gc=False):
+    """An answer that has to wait, for which no task is kept: it is a function that is tried again.
 
-    run: Callable[[], Awaitable[Response]]
+    What has begun is gone on with when the client has left, and given up when the server ends.
+
+    Attributes:
+        attempt: function that does what can be done now and returns the response, or None to be
+            called again; it never yields.
+        line: function that has another one called when there is something to do, and again as long
+            as that one returns False.
+    """
+
+    attempt: Callable[[], Response | None]
+    line: Callable[[Callable[[], bool]], None]
+
+
+class Upgrade(msgspec.Struct, gc=False):
+    """A connection that speaks another protocol from now on.
+
+    Attributes:
+        switching: bytes that confirm it.
+        begin: function that takes over the socket, with the bytes that came behind the request,
+            and says ``switching`` first; None where that is all there is to say.
+    """
+
+    switching: bytes
+    begin: Callable[[socket.socket | TlsSocket, bytes], None] | None = None
 
 
 def has_token(headers: dict[bytes, bytes], name: bytes, token: bytes) -> bool:
@@ -70,18 +105,25 @@ def text_response(status: int, text: str) -> Response:
 
 def encode_response(response: Response, date: str, *, keeps_alive: bool) -> bytes:
     """The bytes of a response; ``date`` is for its header."""
-    status, body, kind, headers = (
-        response.status,
-        response.body,
-        response.content_type,
-        response.headers,
-    )
-    head = _head(status, date, "" if status == 304 else kind, keeps_alive)
-    if headers:
-        head += "".join(f"{line}\r\n" for line in headers).encode("latin-1")
+    status, body = response.status, response.body
+    head = encode_head(status, date, response.content_type, response.headers, keeps_alive)
     if status == 304:
         return head + b"\r\n"
     return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+def encode_head(
+    status: int,
+    date: str,
+    content_type: str,
+    headers: tuple[str, ...],
+    keeps_alive: bool,  # noqa: FBT001
+) -> bytes:
+    """A head without what says how long its body is, and without its end."""
+    head = _head(status, date, "" if status == 304 else content_type, keeps_alive)
+    if headers:
+        head += "".join(f"{line}\r\n" for line in headers).encode("latin-1")
+    return head
 
 
 @lru_cache(maxsize=64)

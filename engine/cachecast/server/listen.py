@@ -5,24 +5,21 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from cachecast.channels.wheel import Wheel
 from cachecast.config import DRAIN_CODES
 from cachecast.errors import ConfigError
 from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
+from cachecast.server.common import Common
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
-from cachecast.server.handshake import refuse_handshake
 from cachecast.server.http import HttpConnection
 from cachecast.server.poller import Poller
-from cachecast.server.room import Room
 from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
 
@@ -30,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.broker import Broker
-    from cachecast.channels.outbox import Backlog
-    from cachecast.config import BrokerConfig
-    from cachecast.server.http_messages import Deferred, Request, Response
+    from cachecast.server.http import Answer
+    from cachecast.server.http_messages import Request
+    from cachecast.server.room import Room
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Server", "serve"]
@@ -152,36 +149,38 @@ class Server:
         broker: that it serves.
         port: it listens on, of clients.
         admin_port: of the admin address, None if it has none.
-        is_draining: whether it is on its way out.
         listeners: that are open.
+        common: what its connections have in common.
+        poller: of all its sockets.
         room: who of those that connect may stay.
-        date: of HTTP responses, renewed every second.
     """
 
     def __init__(
         self,
         broker: Broker,
-        nursery: trio.Nursery,
         tls: TlsTerms | None,
         *,
         trusts_proxy: bool,
+        poller: Poller | None = None,
     ) -> None:
+        """Make it; :func:`serve` runs its tasks.
+
+        Args:
+            broker: to be served.
+            tls: certificate and key; None serves plain text.
+            trusts_proxy: see :func:`serve`.
+            poller: by default one of the kernel's sockets.
+        """
         self.broker = broker
-        self.config: BrokerConfig = broker.config
-        self.nursery = nursery
-        self.poller: Poller = Poller(broker.clock)
-        self.now: Callable[[], float] = broker.clock
-        self.timeouts: Wheel[HttpConnection] = Wheel(self.now())
-        self.http_backlog: Backlog = broker.backlog
-        self.is_draining: bool = False
-        self.date: str = formatdate(usegmt=True)
         self.port: int = 0
         self.admin_port: int | None = None
+        self.listeners: list[_Listener] = []
+        self.poller: Poller = Poller(broker.clock) if poller is None else poller
+        self.common: Common = Common(broker, self.poller, self.listeners)
+        self.room: Room = self.common.room
         self._tls = tls
         self._trusts_proxy = trusts_proxy
-        self.listeners: list[_Listener] = []
-        self.room: Room = Room(self)
-        self._handle_admin: Callable[[Request], Response | Deferred] = partial(handle_admin, broker)
+        self._handle_admin: Callable[[Request], Answer] = partial(handle_admin, broker)
 
     def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
         """Accept connections from a listening socket, which the server owns from now on."""
@@ -203,29 +202,20 @@ class Server:
             wrapped = TlsSocket(sock, self._tls.context)
         connection = HttpConnection(
             wrapped,
-            self,
+            self.common,
             self._handle_admin if is_admin else self._handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
         self.poller.add(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
-        self.timeouts.schedule(connection, self.now() + self.config.request_timeout_s)
+        self.common.expire_after(self.common.config.request_timeout_s, connection)
 
-    def _handle(self, request: Request) -> Response | Deferred:
-        return handle(self.broker, request, is_tls=self.is_secure(request))
-
-    def is_secure(self, request: Request) -> bool:
-        """Whether a client came over TLS, here or as far as a trusted proxy."""
-        return self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
-
-    def upgrade(self, connection: HttpConnection, request: Request, rest: bytes) -> None:
-        """Turn a connection into a WebSocket, or answer why not."""
-        response = refuse_handshake(request)
-        if response is not None:
-            connection.refuse(response)
-        else:
-            upgrade(self, connection, request, rest)
+    def _handle(self, request: Request) -> Answer:
+        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
+        if request.is_upgrade:
+            return upgrade(self.broker, self.common, request, is_tls=is_tls)
+        return handle(self.broker, request, is_tls=is_tls)
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
@@ -243,7 +233,7 @@ class Server:
             code: 4100 brings every kind of client back after a second or more; 4200 at once, for
                 nodes behind a balancer that has another one ready (protocol.md 1.6).
         """
-        self.is_draining = True
+        self.common.is_draining = True
         self.broker.clients.is_draining = True
         for listener in list(self.listeners):
             if not listener.is_admin:
@@ -273,18 +263,19 @@ class Server:
         try:
             await self.poller.run()
         finally:
+            self.common.has_ended = True
             readers.remove(self.poller)
 
     async def run_timeouts(self) -> None:
         """Once a second: end what took too long, renew the date, accept again after a pause."""
         while True:
             await trio.sleep(TICK_S)
-            self.date = formatdate(usegmt=True)
+            self.common.renew_date()
             for listener in self.listeners:
                 listener.resume()
             while True:
                 # Nobody took too long whose bytes lie here and have not been read.
-                due = self.timeouts.pop_due(self.poller.read_until(), 200)
+                due = self.common.timeouts.pop_due(self.poller.read_until(), 200)
                 for connection in due:
                     self.poller.guard(connection, connection.on_timeout)
                 await trio.lowlevel.checkpoint()
@@ -383,7 +374,7 @@ async def serve(
             listeners[0][0].close()
             raise
     async with trio.open_nursery() as nursery:
-        server = Server(broker, nursery, tls, trusts_proxy=trusts_proxy)
+        server = Server(broker, tls, trusts_proxy=trusts_proxy)
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
     from cachecast.server.selector import Selector
 
-__all__ = ["Handler", "Poller", "Share"]
+__all__ = ["RECV_BYTES", "Handler", "Poller", "Share"]
+
+#: Of one read, which bounds what waits to be handled: some thirty signed requests.
+RECV_BYTES: Final = 16 * 1024
 
 #: Seconds between two checkpoints, and of one share while others wait.
 TURN_S: Final = 0.001
@@ -114,14 +117,21 @@ class Poller:
         max_wait_s: the longest that something which had arrived waited to be read, since start.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        open_selector: Callable[[], Selector] | None = None,
+    ) -> None:
         """Make it.
 
         Args:
             clock: the broker's seconds, in which :meth:`read_until` answers.
+            open_selector: makes one; by default of the kernel's sockets. Who gives another one has
+                to wait for it as well, in :meth:`wait` and :meth:`rouse`.
         """
         self._clock = clock
-        self._selector = selector.open_selector()
+        self._open_selector = open_selector or selector.open_selector
+        self._selector = self._open_selector()
         self._handlers: dict[int, Handler] = {}
         # All others are watched for reading and nothing else, and need no entry.
         self._writers: set[int] = set()
@@ -214,7 +224,7 @@ class Poller:
 
     def _join(self, share: Share, fd: int, events: int) -> None:
         if share.selector is None:
-            share.selector = selector.open_selector()
+            share.selector = self._open_selector()
             self._open_shares[share.selector.fileno()] = share
             self._selector.register(share.selector.fileno(), READ)
         share.n_sockets += 1
@@ -255,7 +265,7 @@ class Poller:
     def _wake(self, share: Share) -> None:
         self._enqueue(share, self._asked_at)
         if self._is_waiting:
-            trio.lowlevel.notify_closing(self._selector.fileno())  # wakes run(); nothing is closed
+            self.rouse()
 
     def at_end_of_turn(self, handler: Handler, action: Callable[[], None]) -> None:
         """Do something for a connection when all who are served in this turn have been.
@@ -303,23 +313,28 @@ class Poller:
                     self._turn()
                     await trio.lowlevel.checkpoint()
                 else:
-                    await self._wait()
+                    self._is_waiting = True
+                    try:
+                        await self.wait()
+                    finally:
+                        self._is_waiting = False
+                    self._has_slept = True
         finally:
             self._spare = b""
             for handler in self.handlers():
                 handler.abort()
             self._selector.close()
 
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
         """Wait until somebody is ready, by way of Trio, which costs more than to ask."""
-        self._is_waiting = True
         try:
             await trio.lowlevel.wait_readable(self._selector.fileno())
         except trio.ClosedResourceError:
-            pass  # see again()
-        finally:
-            self._is_waiting = False
-        self._has_slept = True
+            pass  # see rouse()
+
+    def rouse(self) -> None:
+        """End :meth:`wait`: there is something to do that no selector knows of."""
+        trio.lowlevel.notify_closing(self._selector.fileno())  # nothing is closed
 
     def _ask(self) -> None:
         """Put the shares that have become ready into the line."""

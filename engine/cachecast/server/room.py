@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import resource
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from cachecast.errors import CapacityError
 from cachecast.server.http_messages import Response
 
 if TYPE_CHECKING:
-    from cachecast.apps import App
-    from cachecast.server.http import HttpConnection
-    from cachecast.server.listen import Server
+    from collections.abc import Callable, Sized
+
+    from cachecast.server.poller import Poller
 
 __all__ = ["Room"]
 
@@ -53,6 +52,26 @@ _TOO_MUCH: Final = Response(
 )
 
 
+class Guest(Protocol):
+    """As much of an HTTP connection as is asked of it here.
+
+    Attributes:
+        app_id: of the app that it has shown a signature of, if it has.
+        is_idle: whether it waits for a request and has nothing to send.
+    """
+
+    app_id: str | None
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    def refuse(self, response: Response) -> None:
+        """Answer and close."""
+
+    def abort(self) -> None:
+        """Close without a word."""
+
+
 class Room:
     """Counts those who are connected, and says who has to go for another.
 
@@ -61,20 +80,28 @@ class Room:
         max_http: HTTP connections of the clients' port beside that many.
     """
 
-    def __init__(self, server: Server) -> None:
-        """Make it; ``server`` has the sockets."""
+    def __init__(self, poller: Poller, listeners: Sized, now: Callable[[], float]) -> None:
+        """Make it.
+
+        Args:
+            poller: has the sockets.
+            listeners: those of them that are no connections.
+            now: the broker's seconds.
+        """
         self.max_clients, self.max_http = _divide_files()
-        self._server = server
+        self._poller = poller
+        self._listeners = listeners
+        self._now = now
         # Ordered sets of HTTP connections, the oldest first: of operators, of those who have shown
         # a signature, of those who have not, and of those among them who have had the last answer
         # they will get, as WebSockets have that were refused.
-        self._operators: dict[HttpConnection, None] = {}
-        self._publishers: dict[HttpConnection, None] = {}
+        self._operators: dict[Guest, None] = {}
+        self._publishers: dict[Guest, None] = {}
         # Newcomers with the instant at which they were accepted.
-        self._newcomers: dict[HttpConnection, float] = {}
-        self._answered: dict[HttpConnection, None] = {}
+        self._newcomers: dict[Guest, float] = {}
+        self._answered: dict[Guest, None] = {}
         #: Connection without a signature -> bytes of its unfinished body.
-        self.bodies: dict[HttpConnection, int] = {}
+        self.bodies: dict[Guest, int] = {}
         self._n_body_bytes = 0
 
     @property
@@ -84,13 +111,13 @@ class Room:
     @property
     def n_websockets(self) -> int:
         """Clients: what is neither a listener nor HTTP."""
-        others = len(self._server.listeners) + len(self._operators) + self._n_http
-        return len(self._server.poller) - others
+        others = len(self._listeners) + len(self._operators) + self._n_http
+        return len(self._poller) - others
 
     @property
     def _n_spent(self) -> int:
         """Open files that clients cost beside their own: a selector for each app that has any."""
-        return max(0, self._server.poller.n_selectors - FREE_SELECTORS)
+        return max(0, self._poller.n_selectors - FREE_SELECTORS)
 
     def has_free(self, *, is_admin: bool) -> bool:
         """Whether one more may be accepted without another having to go."""
@@ -99,17 +126,12 @@ class Room:
         most = self.max_clients + self.max_http
         return self.n_websockets + self._n_spent + self._n_http < most
 
-    def check(self, app: App) -> None:
-        """Whether there may be one more WebSocket; where there may not, it is told so.
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be no further WebSocket: clients have as many files as they may."""
+        return self.n_websockets + self._n_spent >= self.max_clients
 
-        Raises:
-            CapacityError: 4100; as many files are open as clients may have.
-        """
-        if self.n_websockets + self._n_spent >= self.max_clients:
-            self._server.broker.hubs[app.id].counters.refusals["4100"] += 1
-            raise CapacityError("Over capacity, reconnect later")
-
-    def note_body(self, connection: HttpConnection, n_bytes: int) -> None:
+    def note_body(self, connection: Guest, n_bytes: int) -> None:
         """Count what is here of a connection's unfinished body; at the ceiling the largest go.
 
         Whoever has shown a signature once is trusted with ``max_body_bytes``. O(1), at the ceiling
@@ -134,15 +156,14 @@ class Room:
 
     @property
     def _heard_until(self) -> float:
-        poller = self._server.poller
-        return poller.read_until_of(poller.newcomers)
+        return self._poller.read_until_of(self._poller.newcomers)
 
     @property
     def is_listening(self) -> bool:
         """Whether there are newcomers who will have been listened to in a moment."""
         return bool(self._newcomers)
 
-    def find_going(self, *, is_admin: bool) -> HttpConnection | None:
+    def find_going(self, *, is_admin: bool) -> Guest | None:
         """The connection that can be missed most, for another one; None if all are needed.
 
         Who has been answered goes first; then, once all of them have been listened to, the newcomer
@@ -164,25 +185,25 @@ class Room:
             publishers[connection] = None  # others are looked at next time
         return None
 
-    def enter(self, connection: HttpConnection, *, is_admin: bool) -> None:
+    def enter(self, connection: Guest, *, is_admin: bool) -> None:
         """A connection has been accepted."""
         if is_admin:
             self._operators[connection] = None
         else:
-            self._newcomers[connection] = self._server.now()
+            self._newcomers[connection] = self._now()
 
-    def note_verified(self, connection: HttpConnection) -> None:
+    def note_verified(self, connection: Guest) -> None:
         """A connection has shown a signature; called again whenever that is another app's."""
         self._newcomers.pop(connection, None)
         self._publishers[connection] = None
 
-    def note_answered(self, connection: HttpConnection) -> None:
+    def note_answered(self, connection: Guest) -> None:
         """A connection gets its last answer; a newcomer's is short and in the kernel by then."""
         if connection in self._newcomers:
             del self._newcomers[connection]
             self._answered[connection] = None
 
-    def leave(self, connection: HttpConnection) -> None:
+    def leave(self, connection: Guest) -> None:
         """A connection has ended, or is a WebSocket now."""
         for kind in (self._newcomers, self._answered, self._publishers, self._operators):
             kind.pop(connection, None)

@@ -15,7 +15,7 @@ from cachecast.errors import ConfigError
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["TlsSocket", "TlsTerms", "load_context"]
+__all__ = ["TlsSocket", "TlsTerms", "fault_of", "has_decrypted", "load_context"]
 
 RECORD_BYTES: Final = 16 * 1024
 
@@ -119,12 +119,14 @@ class TlsSocket:
         return True
 
     def recv(self, limit: int) -> bytes:
-        """Read up to ``limit`` decrypted bytes; b"" at the end.
+        """Read up to ``limit`` decrypted bytes, after the handshake; b"" at the end.
 
         Raises:
             BlockingIOError: nothing is there.
-            OSError: the connection is broken.
+            OSError: the handshake failed, or the connection is broken.
         """
+        if not self.is_shaken and not self.shake():
+            raise BlockingIOError
         parts: list[bytes] = []
         size = 0
         while size < limit:
@@ -183,3 +185,15 @@ class TlsSocket:
     def close(self) -> None:
         """Close the socket without TLS's own goodbye: the frames above have said theirs."""
         self._sock.close()
+
+
+def has_decrypted(sock: socket.socket | TlsSocket) -> bool:
+    """Whether there is something to read that no selector knows of."""
+    return isinstance(sock, TlsSocket) and sock.pending() > 0
+
+
+def fault_of(error: OSError) -> str | None:
+    """What TLS itself has to say of a connection's failure; None where somebody just left."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return error.reason or ""
+    return None

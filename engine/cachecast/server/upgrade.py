@@ -9,57 +9,68 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachecast.errors import RefusedError, RemoteProtocolError
+from cachecast.errors import CapacityError, RefusedError, RemoteProtocolError
 from cachecast.protocol.auth import parse_query
 from cachecast.protocol.frames import accept_token
 from cachecast.protocol.wire import find_wire
-from cachecast.server.handshake import find_key
-from cachecast.server.tls import TlsSocket
+from cachecast.server.handshake import find_key, refuse_handshake
+from cachecast.server.http_messages import Upgrade
+from cachecast.server.tls import has_decrypted
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
+    import socket
+
+    from cachecast.broker import Broker
     from cachecast.broker.clients import Clients
-    from cachecast.server.http import HttpConnection
-    from cachecast.server.http_messages import Request
-    from cachecast.server.listen import Server
+    from cachecast.server.common import Common
+    from cachecast.server.http_messages import Request, Response
+    from cachecast.server.tls import TlsSocket
 
 __all__ = ["upgrade"]
 
 
-def upgrade(server: Server, connection: HttpConnection, request: Request, rest: bytes) -> None:
-    """Answer a valid handshake and begin the conversation, or say why there is none.
+def upgrade(
+    broker: Broker, common: Common, request: Request, *, is_tls: bool
+) -> Upgrade | Response:
+    """Answer a handshake: with a conversation, with the reason why there is none, or in HTTP.
 
     Args:
-        server: that the connection belongs to.
-        connection: gives up its socket.
-        request: that passed :func:`~cachecast.server.handshake.refuse_handshake`.
-        rest: bytes that came behind the handshake.
+        broker: admits clients.
+        common: of the server's connections.
+        request: that asks for a WebSocket.
+        is_tls: whether the client came over TLS.
     """
-    headers = request.headers
+    refusal = refuse_handshake(request)
+    if refusal is not None:
+        return refusal
+    clients, headers = broker.clients, request.headers
     subprotocol, wire = find_wire(headers.get(b"sec-websocket-protocol", b"").decode("latin-1"))
-    preface = _switching(headers[b"sec-websocket-key"], subprotocol)
-    protocol = dict(parse_query(request.query)).get("protocol")
+    switching = _switching(headers[b"sec-websocket-key"], subprotocol)
+    protocol = parse_query(request.query).named.get("protocol")
     origin = headers.get(b"origin")
     try:
-        app = server.broker.clients.admit(
-            _key(request.path, server.broker.clients),
+        app = clients.admit(
+            _key(request.path, clients),
             protocol,
             origin.decode("latin-1") if origin is not None else None,
-            is_tls=server.is_secure(request),
+            is_tls=is_tls,
         )
-        server.room.check(app)
+        if common.room.is_full:
+            broker.hubs[app.id].counters.refusals["4100"] += 1
+            raise CapacityError("Over capacity, reconnect later")
     except RemoteProtocolError as error:
-        connection.linger(preface + wire.refusal(error))
-        return
-    websocket = WebSocket(
-        connection.sock, server.poller, server.broker.clients, server.config.max_message_bytes
-    )
-    connection.release()
-    websocket.open(app, wire, protocol, preface)
-    if rest:
-        websocket.feed(rest)
-    if isinstance(connection.sock, TlsSocket) and connection.sock.pending():
-        server.poller.again(websocket.fd, websocket)
+        return Upgrade(switching + wire.refusal(error))
+
+    def begin(sock: socket.socket | TlsSocket, rest: bytes) -> None:
+        websocket = WebSocket(sock, common.poller, clients, common.config.max_message_bytes)
+        websocket.open(app, wire, protocol, switching)
+        if rest:
+            websocket.feed(rest)
+        if has_decrypted(sock):
+            common.poller.again(websocket.fd, websocket)
+
+    return Upgrade(switching, begin)
 
 
 def _key(path: str, clients: Clients) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol import frames
 from cachecast.protocol.frames import FrameParser, server_frame
-from cachecast.server.tls import TlsSocket
+from cachecast.server.poller import RECV_BYTES
+from cachecast.server.tls import TlsSocket, has_decrypted
 
 if TYPE_CHECKING:
     import socket
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
-__all__ = ["RECV_BYTES", "WebSocket"]
-
-#: Of one read, which bounds what waits here to be handled.
-RECV_BYTES: Final = 16 * 1024
+__all__ = ["WebSocket"]
 
 #: What one handler may be busy with before others get their turn. 16 KiB are some thirty signed
 #: requests or a few hundred subscriptions, which take many times that.
@@ -143,7 +141,7 @@ class WebSocket:
         violation = self._parser.violation
         if violation is not None:
             self._finish(connection, violation.close_code, violation.message)
-        elif isinstance(self._sock, TlsSocket) and self._sock.pending():
+        elif has_decrypted(self._sock):
             self._poller.again(self.fd, self)
 
     def _pause(self) -> None:

@@ -8,12 +8,12 @@ busy channels holds up another's only one by a batch, not by a thousand.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable
 
     from cachecast.channels.hub import Hub
@@ -23,7 +23,7 @@ __all__ = ["Fanout"]
 #: Calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8 us each.
 SENDS_PER_TURN: Final = 128
 
-#: Publishers who wait for room and are asked after a turn, those first who have waited longest: two
+#: Of those who wait for room, how many are called after a turn, who has waited longest first: two
 #: thousand at once would hold up everybody else.
 WOKEN_PER_TURN: Final = 32
 
@@ -55,23 +55,38 @@ class Fanout:
         self.lag_s = 0.0
         self.max_lag_s = 0.0
         self._wakeup: trio.Event | None = None
-        self._waiting_for_room = trio.lowlevel.ParkingLot()
+        self._waiting_for_room: deque[Callable[[], None]] = deque()
 
     def wake(self) -> None:
         """Say that the line is not empty any more. Never yields."""
         if self._wakeup is not None:
             self._wakeup.set()
 
+    def when_room(self, action: Callable[[], None]) -> None:
+        """Have something called after a turn, when there may be room. Never yields.
+
+        It is called in this task, once, after those who have waited longer, and must not raise.
+        """
+        self._waiting_for_room.append(action)
+        self.wake()
+
     async def wait_room(self) -> None:
         """Wait until some publication is done with; the caller checks whether that suffices.
 
         If cancelled, nothing has happened.
         """
-        await self._waiting_for_room.park()
+        has_room = trio.Event()
+        self.when_room(has_room.set)
+        await has_room.wait()
 
     def release(self) -> None:
-        """Wake whoever waits for room: nothing will be delivered any more. Never yields."""
-        self._waiting_for_room.unpark_all()
+        """Call all who wait for room: nothing will be delivered any more. Never yields."""
+        self._call(len(self._waiting_for_room))
+
+    def _call(self, most: int) -> None:
+        waiting = self._waiting_for_room
+        for _ in range(min(most, len(waiting))):  # who waits on stands behind the others
+            waiting.popleft()()
 
     @property
     def is_idle(self) -> bool:
@@ -81,7 +96,7 @@ class Fanout:
     async def wait_idle(self) -> None:
         """Wait until everything that was published has been handed over."""
         while self._line:
-            await self._waiting_for_room.park()
+            await self.wait_room()
         await trio.lowlevel.checkpoint()
 
     async def run(self) -> NoReturn:
@@ -113,4 +128,4 @@ class Fanout:
             if now > until:
                 break
         if self._waiting_for_room:
-            self._waiting_for_room.unpark(count=WOKEN_PER_TURN)
+            self._call(WOKEN_PER_TURN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -21,16 +21,17 @@ from cachecast.protocol import auth
 from cachecast.protocol.wire import MSGPACK_SUBPROTOCOL, find_wire
 from cachecast.runtime import require_trio
 from cachecast.server.listen import Server
-from cachecast.server.poller import Handler, Poller, Share
-from cachecast.server.selector import READ, WRITE
+from cachecast.server.poller import Poller
+from cachecast.server.selector import READ
 from cachecast.testing.client import ClientClosedError, MemoryClient
 from cachecast.testing.socket import MemorySocket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from cachecast.bus.base import Bus
+    from cachecast.server.poller import Handler
 
 __all__ = ["TEST_APP", "HttpResponse", "MemoryNetwork", "open_memory_network", "open_test_broker"]
 
@@ -72,134 +73,118 @@ async def open_test_broker(
         yield broker
 
 
-class _MemoryPoller(Poller):
-    """Serves memory sockets the way the real one serves the kernel's.
+class _MemorySelector:
+    """A :class:`~cachecast.server.selector.Selector` of memory sockets, or of such selectors.
 
-    What may have become ready is noted by :meth:`touch` and served either at once, when a client
-    acts, or by :meth:`run`, when the engine itself changed something.
-
-    (``typing.override`` needs Python 3.12.)
+    It looks only at those who may have become ready since it last found that they were not.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:  # no super(): there is no selector
-        self._clock = clock
-        self.newcomers = self.operators = self.listeners = Share()
-        self.max_wait_s = 0.0
-        self.sockets: dict[int, MemorySocket] = {}
-        self._watched: dict[int, tuple[Handler, int]] = {}
+    def __init__(self, number: int, find: Callable[[int], MemorySocket | _MemorySelector]) -> None:
+        self._number = number
+        self._find = find
+        self._watched: dict[int, int] = {}
         self._touched: dict[int, None] = {}
-        self._again: set[int] = set()
-        self._wakeup = trio.Event()
-        self._is_serving = False
 
-    def __len__(self) -> int:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
-        """Sockets."""
-        return len(self._watched)
-
-    def handlers(self) -> Iterator[Handler]:  # type: ignore[explicit-override]
-        """All handlers."""
-        yield from [handler for handler, _ in self._watched.values()]
-
-    def add(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
-        """Watch a new socket for reading."""
-        self._watched[fd] = handler, READ
+    def register(self, fd: int, eventmask: int, /) -> None:
+        self._watched[fd] = eventmask
         self.touch(fd)
 
-    def watch(  # type: ignore[explicit-override]
-        self, fd: int, handler: Handler, *, reads: bool = True, writes: bool = False
-    ) -> None:
-        """Change what a socket is watched for, or whose it is."""
-        self._watched[fd] = handler, (READ if reads else 0) | (WRITE if writes else 0)
-        self.touch(fd)
+    modify = register
+
+    def unregister(self, fd: int, /) -> None:
+        del self._watched[fd]
+        self._touched.pop(fd, None)
+
+    def touch(self, fd: int) -> None:
+        """Something may have happened there."""
+        if fd in self._watched:
+            self._touched[fd] = None
+
+    def poll(self, timeout: float = 0, maxevents: int = -1, /) -> list[tuple[int, int]]:
+        del timeout, maxevents
+        found = []
+        for fd in list(self._touched):
+            events = self._find(fd).ready & self._watched[fd]
+            if events:
+                found.append((fd, events))
+            else:
+                del self._touched[fd]
+        return found
 
     @property
-    def n_selectors(self) -> int:  # type: ignore[explicit-override]
-        """None."""
-        return 0
+    def ready(self) -> int:
+        return READ if self.poll() else 0
 
-    def share_of(self, app_id: str) -> Share:  # type: ignore[explicit-override]
-        """All share one here: there is no load that could be unfair."""
-        del app_id
-        return self.newcomers
+    def fileno(self) -> int:
+        return self._number
 
-    def move(self, fd: int, share: Share) -> None:  # type: ignore[explicit-override]
-        """Nobody has turns here."""
+    def close(self) -> None:
+        """There is nothing to give back."""
 
-    def again(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
-        """Call ``on_readable`` again, whatever there is to read."""
-        del handler
-        self._again.add(fd)
+
+class _MemoryPoller(Poller):
+    """The real one, over selectors of sockets in memory.
+
+    Whoever acts on a client's side says so by :meth:`touch`, and may have it served at once, by
+    :meth:`serve_ready`; what the engine itself makes ready is served in the poller's own task.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.sockets: dict[int, MemorySocket] = {}
+        self._selectors: dict[int, _MemorySelector] = {}
+        self._numbers = count(-1, -1)
+        self._wakeup = trio.Event()
+        super().__init__(clock, self._open)
+
+    def _open(self) -> _MemorySelector:
+        number = next(self._numbers)
+        made = self._selectors[number] = _MemorySelector(number, self._look_up)
+        return made
+
+    def _look_up(self, fd: int) -> MemorySocket | _MemorySelector:
+        return self.sockets[fd] if fd > 0 else self._selectors[fd]
+
+    def watch(self, fd: int, handler: Handler, *, reads: bool = True, writes: bool = False) -> None:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Change what a socket is watched for, or whose it is."""
+        super().watch(fd, handler, reads=reads, writes=writes)
         self.touch(fd)
+
+    def remove(self, fd: int) -> None:  # type: ignore[explicit-override]
+        """Stop watching."""
+        super().remove(fd)
+        self.sockets.pop(fd, None)
 
     def abort_soon(self, fd: int, handler: Handler) -> None:  # type: ignore[explicit-override]
         """At once, for tests look right behind it."""
         del fd
         handler.abort()
 
-    def read_until(self, app_id: str | None = None) -> float:  # type: ignore[explicit-override]
-        """Everything has been read: what a client sends is served at once."""
-        del app_id
-        return self._clock()
-
-    def read_until_of(self, share: Share) -> float:  # type: ignore[explicit-override]
-        """The same."""
-        del share
-        return self._clock()
-
-    @property
-    def wait_s(self) -> float:  # type: ignore[explicit-override]
-        """Nothing waits."""
-        return 0.0
-
-    def remove(self, fd: int) -> None:  # type: ignore[explicit-override]
-        """Stop watching."""
-        del self._watched[fd]
-        self._again.discard(fd)
-        self.sockets.pop(fd, None)
-
     def touch(self, fd: int) -> None:
         """Note that a socket may have become ready."""
-        self._touched[fd] = None
-        self._wakeup.set()
+        handler = self._handlers.get(fd)
+        if handler is not None:
+            own = cast("_MemorySelector", handler.share.selector)
+            own.touch(fd)
+            cast("_MemorySelector", self._selector).touch(own.fileno())
+        self.rouse()
 
     def serve_ready(self) -> None:
         """Serve until nothing is ready. Never yields; does nothing when called from inside."""
-        if self._is_serving:
-            return
-        self._is_serving = True
-        try:
-            while self._touched:
-                fd = next(iter(self._touched))
-                del self._touched[fd]
-                self._serve_socket(fd)
-        finally:
-            self._is_serving = False
+        while not self._is_in_turn:
+            self._has_slept = True
+            self._ask()
+            if not self._line:
+                break
+            self._turn()
 
-    def _serve_socket(self, fd: int) -> None:
-        sock = self.sockets.get(fd)
-        if sock is None or fd not in self._watched:
-            return
-        handler, watched = self._watched[fd]
-        can_read = bool(sock.inbound or sock.has_ended)
-        ready = ((READ if can_read else 0) | (WRITE if sock.room > 0 else 0)) & watched
-        if fd in self._again:
-            self._again.discard(fd)
-            ready |= READ
-        if ready:
-            self._serve(handler, ready)
-            self.touch(fd)  # there may be more
+    async def wait(self) -> None:  # type: ignore[explicit-override]
+        """Wait until somebody may be ready."""
+        await self._wakeup.wait()
+        self._wakeup = trio.Event()
 
-    async def run(self) -> NoReturn:  # type: ignore[explicit-override]
-        """Serve what the engine's own tasks make ready; at the end abort everything."""
-        try:
-            while True:
-                await self._wakeup.wait()
-                self._wakeup = trio.Event()
-                self.serve_ready()
-                await trio.lowlevel.checkpoint()
-        finally:
-            for handler in self.handlers():
-                handler.abort()
+    def rouse(self) -> None:  # type: ignore[explicit-override]
+        """End :meth:`wait`."""
+        self._wakeup.set()
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
@@ -233,12 +218,11 @@ class MemoryNetwork:
         poller: of that server.
     """
 
-    def __init__(self, broker: Broker, nursery: trio.Nursery) -> None:
-        """Make it; :func:`open_memory_network` runs its tasks in ``nursery``."""
+    def __init__(self, broker: Broker) -> None:
+        """Make it; :func:`open_memory_network` runs its tasks."""
         self.broker = broker
-        self.server = Server(broker, nursery, None, trusts_proxy=True)
-        self.server.poller._selector.close()  # noqa: SLF001 - opened before we could say so
-        self.server.poller = self.poller = _MemoryPoller(broker.clock)
+        self.poller = _MemoryPoller(broker.clock)
+        self.server = Server(broker, None, trusts_proxy=True, poller=self.poller)
         self._fds = count(1)
 
     def open(
@@ -380,7 +364,7 @@ def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
 async def open_memory_network(broker: Broker) -> AsyncIterator[MemoryNetwork]:
     """Serve a Broker in memory until the end of the block, which drops all connections."""
     async with trio.open_nursery() as nursery:
-        network = MemoryNetwork(broker, nursery)
+        network = MemoryNetwork(broker)
         nursery.start_soon(network.server.run_poller)
         nursery.start_soon(network.server.run_timeouts)
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from cachecast.server.selector import READ, WRITE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -36,6 +38,12 @@ class MemorySocket:
         self.is_closed: bool = False
         self.room: float = inf
         self.send_error: OSError | None = None
+
+    @property
+    def ready(self) -> int:
+        """What a selector would report, of READ and WRITE."""
+        can_read = bool(self.inbound or self.has_ended)
+        return (READ if can_read else 0) | (WRITE if self.room > 0 else 0)
 
     def fileno(self) -> int:
         """A number of its own."""

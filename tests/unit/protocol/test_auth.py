@@ -30,11 +30,6 @@ PARAMS = [
 ]
 
 
-def _secret_of(key: str) -> bytes | None:
-    del key  # which keys there are is the caller's business
-    return SECRET.encode()
-
-
 def _verify(
     params: list[tuple[str, str]] | None = None,
     *,
@@ -43,7 +38,9 @@ def _verify(
     method: str = "POST",
     path: str = "/apps/3/events",
 ) -> None:
-    auth.verify_request(method, path, params or PARAMS, body, _secret_of, unix_now)
+    auth.verify_request(
+        method, path, auth.Query.of(params or PARAMS), body, SECRET.encode(), unix_now
+    )
 
 
 def _signed(
@@ -267,16 +264,16 @@ def test_a_body_without_md5_is_refused() -> None:
     """Nothing would protect it."""
     params = _signed("POST", "/p", PARAMS[:3])
 
-    auth.verify_request("POST", "/p", params, b"", _secret_of, THEN)
+    auth.verify_request("POST", "/p", auth.Query.of(params), b"", SECRET.encode(), THEN)
     with pytest.raises(AuthError, match="Missing parameter: body_md5"):
-        auth.verify_request("POST", "/p", params, b"x", _secret_of, THEN)
+        auth.verify_request("POST", "/p", auth.Query.of(params), b"x", SECRET.encode(), THEN)
 
 
 def test_the_md5_of_nothing_on_a_get_is_signed_and_right() -> None:
     """Pusher's Python library sends it."""
     params = _signed("GET", "/p", [*PARAMS[:3], ("body_md5", "d41d8cd98f00b204e9800998ecf8427e")])
 
-    auth.verify_request("GET", "/p", params, b"", _secret_of, THEN)
+    auth.verify_request("GET", "/p", auth.Query.of(params), b"", SECRET.encode(), THEN)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +285,7 @@ def test_a_comma_may_be_encoded_or_raw(query: str) -> None:
     signature = _signed("GET", "/p", base)[-1][1]
     raw = "&".join(f"{k}={v}" for k, v in PARAMS[:3]) + f"&auth_signature={signature}&{query}"
 
-    auth.verify_request("GET", "/p", auth.parse_query(raw), b"", _secret_of, THEN)
+    auth.verify_request("GET", "/p", auth.parse_query(raw), b"", SECRET.encode(), THEN)
 
 
 def test_array_parameters_are_signed_in_the_order_they_were_given() -> None:
@@ -296,16 +293,20 @@ def test_array_parameters_are_signed_in_the_order_they_were_given() -> None:
     params = [*PARAMS[:3], ("channels[]", "b"), ("channels[]", "a")]
 
     assert auth.request_text("POST", "/p", params).endswith("&channels[]=b&channels[]=a")
-    auth.verify_request("POST", "/p", _signed("POST", "/p", params), b"", _secret_of, THEN)
+    auth.verify_request(
+        "POST", "/p", auth.Query.of(_signed("POST", "/p", params)), b"", SECRET.encode(), THEN
+    )
 
 
 def test_keys_are_sorted_and_signed_in_lower_case() -> None:
     """Whatever case they were sent in, the signature itself left out."""
     params = auth.parse_query("B=X&a=Y&AUTH_SIGNATURE=z&%43=W")
 
-    assert auth.request_text("GET", "/p", params) == "GET\n/p\na=Y&b=X&c=W"
+    assert auth.request_text("GET", "/p", params.pairs) == "GET\n/p\na=Y&b=X&c=W"
     signed = auth.sign_request(KEY, SECRET.encode(), "GET", "/p", {"Info": "x"}, b"", THEN)
-    auth.verify_request("GET", "/p", list(signed.items()), b"", _secret_of, THEN)
+    auth.verify_request(
+        "GET", "/p", auth.Query.of(list(signed.items())), b"", SECRET.encode(), THEN
+    )
 
 
 @pytest.mark.parametrize("case", [str.upper, str.title])
@@ -313,17 +314,17 @@ def test_names_are_read_in_any_case_as_they_are_signed(case: Callable[[str], str
     """The reference verifier turns them all to lower case first (protocol.md 6.2)."""
     query = "&".join(f"{case(key)}={value}" for key, value in PARAMS)
 
-    _verify(auth.parse_query(query))
+    _verify(auth.parse_query(query).pairs)
     with pytest.raises(AuthError, match="Invalid signature"):
-        _verify(auth.parse_query(query + "&" + case("info") + "=x"))
+        _verify(auth.parse_query(query + "&" + case("info") + "=x").pairs)
 
 
 def test_a_missing_or_unknown_key_is_named() -> None:
     """Before anything else is looked at."""
     with pytest.raises(AuthError, match="Missing parameter: auth_key") as missing:
-        auth.verify_request("GET", "/p", [], b"", _secret_of, THEN)
+        auth.verify_request("GET", "/p", auth.Query.of([]), b"", SECRET.encode(), THEN)
     with pytest.raises(AuthError, match="Unknown auth_key") as unknown:
-        auth.verify_request("GET", "/p", PARAMS, b"", {}.get, THEN)
+        auth.verify_request("GET", "/p", auth.Query.of(PARAMS), b"", None, THEN)
 
     assert (missing.value.http_status, unknown.value.http_status) == (401, 400)
 
@@ -333,15 +334,17 @@ def test_a_signature_may_leave_out_what_a_proxy_has_put_in_front() -> None:
     path, tail = "/behind/apps/3/events", "/apps/3/events"
 
     _verify(path=tail)
-    auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN, tail=tail)
+    auth.verify_request("POST", path, auth.Query.of(PARAMS), BODY, SECRET.encode(), THEN, tail=tail)
     whole = _signed("POST", path, PARAMS[:-1])
-    auth.verify_request("POST", path, whole, BODY, _secret_of, THEN, tail=tail)
+    auth.verify_request("POST", path, auth.Query.of(whole), BODY, SECRET.encode(), THEN, tail=tail)
     for other in ("/apps/4/events", "/3/events"):
         with pytest.raises(AuthError, match="Invalid signature") as caught:
-            auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN, tail=other)
+            auth.verify_request(
+                "POST", path, auth.Query.of(PARAMS), BODY, SECRET.encode(), THEN, tail=other
+            )
         assert f"(or the same with {other} for the path)" in str(caught.value)
     with pytest.raises(AuthError, match=r"Invalid signature.*your_secret_key\), but you"):
-        auth.verify_request("POST", path, PARAMS, BODY, _secret_of, THEN)
+        auth.verify_request("POST", path, auth.Query.of(PARAMS), BODY, SECRET.encode(), THEN)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +366,10 @@ def test_a_signature_may_leave_out_what_a_proxy_has_put_in_front() -> None:
 )
 def test_a_query_is_decoded_into_pairs_in_order(query: str, pairs: list[tuple[str, str]]) -> None:
     """The signed text is built from decoded values."""
-    assert auth.parse_query(query) == pairs
+    parsed = auth.parse_query(query)
+
+    assert parsed.pairs == pairs
+    assert parsed.named == dict(pairs)  # of those given twice the last
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
@@ -374,7 +380,7 @@ def test_what_we_sign_we_accept(body: bytes) -> None:
     )
     query = "&".join(f"{key}={quote(value)}" for key, value in given.items())
 
-    auth.verify_request("POST", "/p", auth.parse_query(query), body, _secret_of, THEN)
+    auth.verify_request("POST", "/p", auth.parse_query(query), body, SECRET.encode(), THEN)
     assert given["auth_timestamp"] == str(THEN)
     assert ("body_md5" in given) is bool(body)
 
@@ -389,7 +395,9 @@ def test_the_python_library_signs_what_we_verify() -> None:
         params = [(key, str(value)) for key, value in request.query_params.items()]
         stamp = float(dict(params)["auth_timestamp"])
 
-        auth.verify_request(method, request.path, params, request.body, _secret_of, stamp)
+        auth.verify_request(
+            method, request.path, auth.Query.of(params), request.body, SECRET.encode(), stamp
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 from cachecast.errors import BadRequestError, LimitError
+from cachecast.protocol.auth import Query
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.http_api import (
     EVENT_INFO,
@@ -37,11 +38,11 @@ EVENT = {"name": "ev", "data": '{"x":1}', "channel": "a"}
 
 
 def _json(body: Any, app: App = APP) -> EventRequest:
-    return read_event(json.dumps(body).encode(), (), app, is_msgpack=False)
+    return read_event(json.dumps(body).encode(), Query.of([]), app, is_msgpack=False)
 
 
 def _msgpack(body: Any, app: App = APP) -> EventRequest:
-    return read_event(msgpack.packb(body), (), app, is_msgpack=True)
+    return read_event(msgpack.packb(body), Query.of([]), app, is_msgpack=True)
 
 
 def _channels(request: EventRequest) -> list[str]:
@@ -225,8 +226,10 @@ def test_parameters_may_stand_in_the_query_where_there_is_no_body() -> None:
         ("info", "user_count"),
     ]
 
-    request = read_event(b"", query, APP, is_msgpack=False)
-    single = read_event(b"", [("name", "ev"), ("data", ""), ("channel", "a")], APP, is_msgpack=True)
+    request = read_event(b"", Query.of(query), APP, is_msgpack=False)
+    single = read_event(
+        b"", Query.of([("name", "ev"), ("data", ""), ("channel", "a")]), APP, is_msgpack=True
+    )
 
     assert (request.name, request.data, _channels(request)) == ("ev", "d", ["a", "b"])
     assert request.socket_id == "1.2"
@@ -310,9 +313,9 @@ def test_json_data_must_be_a_string(data: Any) -> None:
 def test_a_body_in_another_encoding_is_named() -> None:
     """Not by a byte and a codec of Python's."""
     with pytest.raises(BadRequestError, match="Invalid body: it is not UTF-8\n"):
-        read_event(b'{"name":"\xe9"}', (), APP, is_msgpack=False)
+        read_event(b'{"name":"\xe9"}', Query.of([]), APP, is_msgpack=False)
     with pytest.raises(BadRequestError, match="Invalid body: it is nested too deeply\n"):
-        read_event(b'{"x":' * 100_000, (), APP, is_msgpack=False)
+        read_event(b'{"x":' * 100_000, Query.of([]), APP, is_msgpack=False)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_a_body_in_another_encoding_is_named() -> None:
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     """400 whatever it is."""
     with pytest.raises(BadRequestError, match="Invalid body"):
-        read_event(body, (), APP, is_msgpack=False)
+        read_event(body, Query.of([]), APP, is_msgpack=False)
     with pytest.raises(BadRequestError, match=r"Invalid body|Missing required parameter: batch"):
         read_batch(body, APP, is_msgpack=False)
 
@@ -367,7 +370,7 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
 def test_a_body_that_is_no_msgpack_map_of_text_is_refused(body: bytes) -> None:
     """Also binary that would silently become base64, at any depth."""
     for read in (
-        lambda: read_event(body, (), APP, is_msgpack=True),
+        lambda: read_event(body, Query.of([]), APP, is_msgpack=True),
         lambda: read_batch(body, APP, is_msgpack=True),
     ):
         with pytest.raises(BadRequestError, match=r"Invalid body|Missing required parameter"):
@@ -516,7 +519,9 @@ def test_channels_beside_channel_in_an_item_are_ignored() -> None:
 
 def test_the_deprecated_publish_takes_the_body_as_data() -> None:
     """Name and socket id stand in the query (6.9)."""
-    request = read_plain_event("ä{".encode(), "a", [("name", "ev"), ("socket_id", "1.2")], APP)
+    request = read_plain_event(
+        "ä{".encode(), "a", Query.of([("name", "ev"), ("socket_id", "1.2")]), APP
+    )
 
     assert request == EventRequest("ev", "ä{", request.channels, "1.2")
     assert _channels(request) == ["a"]
@@ -536,7 +541,7 @@ def test_the_deprecated_publish_refuses_as_the_new_one_does(
 ) -> None:
     """400 with a line of text."""
     with pytest.raises(BadRequestError, match=text):
-        read_plain_event(body, channel, query, APP)
+        read_plain_event(body, channel, Query.of(query), APP)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +555,7 @@ def test_the_deprecated_publish_refuses_as_the_new_one_does(
 )
 def test_a_get_names_the_attributes_it_wants(info: str | None, wanted: set[str]) -> None:
     """Separated by commas."""
-    assert read_channel_info([] if info is None else [("info", info)]) == wanted
+    assert read_channel_info(Query.of([] if info is None else [("info", info)])) == wanted
 
 
 @pytest.mark.parametrize("info", ["nope", "cache,", "user_count;cache", "Cache"])
@@ -559,9 +564,9 @@ def test_an_unknown_attribute_is_refused_with_the_list(info: str) -> None:
     with pytest.raises(
         BadRequestError, match="info should be a comma separated list of attributes"
     ):
-        read_channel_info([("info", info)])
+        read_channel_info(Query.of([("info", info)]))
     with pytest.raises(BadRequestError, match="of user_count\n"):
-        read_channel_info([("info", "cache")], frozenset({"user_count"}))
+        read_channel_info(Query.of([("info", "cache")]), frozenset({"user_count"}))
 
 
 def test_embedded_data_becomes_text() -> None:

@@ -15,7 +15,7 @@ import trio
 from cachecast import KeyPair
 from cachecast.server import endpoints
 from cachecast.server.endpoints import CHANNELS_PER_STEP
-from cachecast.server.http_messages import Deferred, Response
+from cachecast.server.http_messages import Later, Response
 from tests.server.node import APP_ID, KEY, SECRET, make_app, running, sign, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
@@ -648,7 +648,7 @@ async def test_very_many_channels_are_listed_in_steps():
 
         everything = {"channels": {name: {} for name in names}}
         assert (await node.ask("GET", "channels")).json == everything
-        assert isinstance(answers[-1], Deferred)
+        assert isinstance(answers[-1], Later)
         assert msgpack.unpackb((await node.ask("GET", "channels", **packed)).body) == everything
         params = {"filter_by_prefix": "channel-100", "info": "subscription_count"}
         found = (await node.ask("GET", "channels", params=params)).json["channels"]

@@ -10,9 +10,11 @@ import pytest
 import trio
 
 from cachecast.server import http, poller
-from cachecast.server.http import MAX_WAITING_BYTES, HttpConnection
-from cachecast.server.http_messages import Deferred, Response
-from cachecast.server.websocket import RECV_BYTES, WebSocket
+from cachecast.server.http import MAX_WAITING_BYTES, NEXT, HttpConnection, State
+from cachecast.server.http_messages import Later, Response
+from cachecast.server.poller import RECV_BYTES
+from cachecast.server.streaming import Stream
+from cachecast.server.websocket import WebSocket
 from tests.server.node import (
     HOST,
     Client,
@@ -92,18 +94,13 @@ async def test_who_talks_on_behind_its_last_request_hears_the_answer_all_the_sam
 
 async def test_who_had_to_wait_for_its_last_answer_may_have_talked_on_meanwhile():
     async with running() as node:
-        ready = trio.Event()
-
-        async def answer():
-            await ready.wait()
-            return Response(200, b"late")
-
-        node.server._handle = lambda request: Deferred(answer)
+        held = Line(b"late")
+        node.server._handle = held.answer
         wire = await node.connect()
         await wire.say(CLOSING)
-        await until(lambda: any(one._is_busy for one in http_connections(node)))
+        await until(lambda: held.attempts)
         await wire.say(GET)
-        ready.set()
+        held.go()
         assert (await wire.answer()).text == "late"
         assert await wire.end() == b""
 
@@ -113,7 +110,7 @@ async def test_last_answer_leaves_whole_also_where_the_kernel_does_not_take_it_a
         node.server._handle = lambda request: Response(200, b"x" * 300_000)
         wire = await node.connect(receives=4096)
         await wire.say(CLOSING)
-        await until(lambda: node.server.http_backlog)
+        await until(lambda: node.broker.backlog)
         assert len((await wire.answer()).body) == 300_000
         assert await wire.end() == b""
 
@@ -456,7 +453,7 @@ async def test_half_closed_client_gets_what_did_not_fit_the_kernel(n, size):
         wire = await node.connect(receives=4096)
         await wire.say(GET * n)
         await wire.stream.send_eof()
-        await until(lambda: node.server.http_backlog)
+        await until(lambda: node.broker.backlog)
         for _ in range(n):
             assert len((await wire.answer()).body) == size
         assert await wire.end() == b""
@@ -475,12 +472,12 @@ async def test_client_that_never_reads_makes_us_hold_a_bounded_number_of_bytes()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: node.server.http_backlog)
-            (outbox,) = node.server.http_backlog
+            await until(lambda: node.broker.backlog)
+            (outbox,) = node.broker.backlog
             await until(lambda: outbox.waiting_bytes >= MAX_WAITING_BYTES)
             (connection,) = http_connections(node)
             most = n_requests = 0
-            while node.server.http_backlog:  # and not for ever
+            while node.broker.backlog:  # and not for ever
                 most = max(most, outbox.waiting_bytes)
                 n_requests = max(n_requests, len(connection._requests))
                 await node.wait(5)
@@ -502,24 +499,34 @@ async def test_reading_is_resumed_when_the_client_reads():
                     await trio.lowlevel.checkpoint()
 
 
-class Held:
-    """An endpoint that waits until it is let go."""
+class Line:
+    """Holds requests until they are let go."""
+
+    def __init__(self, body=b'"waited"'):
+        self.attempts = []
+        self.body = body
+        self.is_ready = False
+
+    def answer(self, request):
+        return Later(
+            lambda: Response(200, self.body) if self.is_ready else None, self.attempts.append
+        )
+
+    def go(self):
+        self.is_ready = True
+        for attempt in self.attempts:
+            assert attempt()
+
+
+class Held(Line):
+    """An endpoint that waits until it is let go, among the others."""
 
     def __init__(self, handle):
-        self.go = trio.Event()
+        super().__init__()
         self.handle = handle
-        self.n_waiting = 0
 
     def __call__(self, request):
-        if request.path != "/wait":
-            return self.handle(request)
-
-        async def run():
-            self.n_waiting += 1
-            await self.go.wait()
-            return Response(200, b'"waited"')
-
-        return Deferred(run)
+        return self.answer(request) if request.path == "/wait" else self.handle(request)
 
 
 WAIT = b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -531,9 +538,9 @@ async def test_answers_keep_their_order_when_one_has_to_wait():
         wire = await node.connect()
         await wire.say(GET + WAIT + GET + GET)
         assert (await wire.answer()).status == 404
-        await until(lambda: held.n_waiting)
+        await until(lambda: held.attempts)
         await wire.say(GET)  # stays in the kernel
-        held.go.set()
+        held.go()
         answers = [await wire.answer() for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 404, 404, 404]
 
@@ -543,10 +550,10 @@ async def test_half_closed_client_gets_the_answer_that_had_to_wait():
         held = node.server._handle = Held(node.server._handle)
         wire = await node.connect()
         await wire.say(WAIT)
-        await until(lambda: held.n_waiting)
+        await until(lambda: held.attempts)
         await wire.stream.send_eof()
         await node.wait(0)  # a few rounds of its loop
-        held.go.set()
+        held.go()
         assert (await wire.answer()).body == b'"waited"'
         assert await wire.end() == b""
 
@@ -556,9 +563,9 @@ async def test_client_that_left_while_it_waited_is_forgotten():
         held = node.server._handle = Held(node.server._handle)
         wire = await node.connect()
         await wire.say(WAIT)
-        await until(lambda: held.n_waiting)
+        await until(lambda: held.attempts)
         await wire.aclose()
-        held.go.set()
+        held.go()
         await until(lambda: len(node.server.poller) == 1)  # the listener
 
 
@@ -567,10 +574,8 @@ async def test_bug_in_a_waiting_request_ends_only_its_connection():
         serve_api = node.server._handle
 
         def handle(request):
-            async def run():
-                raise ZeroDivisionError
-
-            return Deferred(run) if request.path == "/wait" else serve_api(request)
+            later = Later(lambda: 1 // 0, node.broker.fanout.when_room)
+            return later if request.path == "/wait" else serve_api(request)
 
         node.server._handle = handle
         wire, other = await node.connect(), await node.connect()
@@ -642,7 +647,7 @@ async def test_websocket_begins_only_when_the_answers_before_it_have_left(size):
         await wire.say(
             large + upgrade_request(f"/app/{make_app().key}", b"dGhlIHNhbXBsZSBub25jZQ==")
         )
-        await until(lambda: node.server.http_backlog)
+        await until(lambda: node.broker.backlog)
         assert len((await wire.answer()).body) == size
         client = Client(wire, await wire.until(b"\r\n\r\n"))
         assert (await client.hear())["event"] == "pusher:connection_established"
@@ -683,10 +688,10 @@ async def test_draining_server_says_that_it_closes():
         await wire.say(GET)
         assert "connection" not in (await wire.answer()).headers
         await wire.say(WAIT)
-        await until(lambda: held.n_waiting)
+        await until(lambda: held.attempts)
         node.nursery.start_soon(node.server.drain, 0.0)
-        await until(lambda: node.server.is_draining)
-        held.go.set()
+        await until(lambda: node.server.common.is_draining)
+        held.go()
         answer = await wire.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await wire.end() == b""
@@ -702,3 +707,98 @@ async def test_idle_connections_do_not_hold_up_a_drain():
         await node.server.drain(0.0)
         assert await silent.end() == b""
         assert await used.end() == b""
+
+
+async def test_every_transition_of_the_table_is_taken_and_no_other():
+    """What is not in the table fails any test that meets it, see ``running``."""
+    wait = WAIT.replace(b"Host", b"Connection: close\r\nHost")
+    large = CLOSING.replace(b"/nowhere", b"/large")
+    async with running() as node:
+        held = Held(node.server._handle)
+        sources = []
+
+        def handle(request):
+            if request.path == "/large":
+                return Response(200, b"x" * 4_000_000)
+            if request.path == "/stream":
+                sources.append(Quiet())
+                return Stream(sources[-1], "text/plain")
+            return held(request)
+
+        node.server._handle = handle
+
+        async def after(*requests, answered=0, receives=None):
+            wire = await node.connect(receives=receives)
+            for request in requests:
+                await wire.say(request)
+            for _ in range(answered):
+                await wire.answer()
+            return wire
+
+        async def alone():
+            while node.wires:
+                await node.wires.pop().aclose()
+            await until(lambda: len(node.server.poller) == 1)
+
+        await (await after(GET[:5])).aclose()  # READING -> GONE
+        await (await after(b"nonsense\r\n\r\n", answered=1)).end()  # READING -> CLOSING
+        await (await after(GET + GET[:9], answered=1)).aclose()  # READING -> IDLE -> READING
+        await (await after(GET, answered=1)).aclose()  # IDLE -> GONE
+        wire = await after(GET, answered=1)
+        await wire.say(b"nonsense\r\n\r\n")  # IDLE -> CLOSING -> LINGERING -> GONE
+        await wire.answer()
+        await wire.end()
+        await (await after(CLOSING, answered=1)).end()  # IDLE -> PARTING -> GONE
+        await alone()
+
+        slow = await after(large, receives=4096)  # PARTING -> CLOSING
+        await until(lambda: (State.PARTING, State.CLOSING) in node.transitions)
+        await slow.aclose()  # CLOSING -> GONE
+        await alone()
+
+        wire = await after(wait)
+        await until(lambda: held.attempts)
+        held.go()  # IDLE -> BUSY -> IDLE
+        await wire.answer()
+        await alone()
+        held.attempts.clear()
+        gone = await after(WAIT)
+        await until(lambda: held.attempts)
+        (connection,) = http_connections(node)
+        connection.abort()  # BUSY -> GONE
+        await gone.end()
+
+        stream = GET.replace(b"/nowhere", b"/stream")
+        for end, request in (
+            (True, stream),
+            (True, stream.replace(b"1.1", b"1.0")),
+            (False, stream),
+        ):
+            wire = await after(request)
+            await until(lambda: sources)
+            if end:  # STREAMING -> IDLE, STREAMING -> CLOSING
+                sources.pop().body.end()
+                await wire.until(b"\r\n\r\n")
+            else:
+                sources.pop()
+            await wire.aclose()  # STREAMING -> GONE
+            await alone()
+
+        assert node.transitions == {(before, after) for before in NEXT for after in NEXT[before]}
+
+
+class Quiet:
+    """A source that is asked for nothing."""
+
+    def begin(self, body):
+        self.body = body
+
+    def on_gone(self):
+        """Its test knows."""
+
+
+def test_who_has_gone_or_said_all_answers_nothing_any_more():
+    for state in State:
+        assert (State.IDLE in NEXT[state]) == (
+            state in {State.READING, State.BUSY, State.STREAMING}
+        )

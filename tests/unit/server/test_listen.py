@@ -234,7 +234,7 @@ async def test_draining_server_accepts_nobody_and_refuses_upgrades_with_4100():
         await late.say(upgrade[:20])
         await until(lambda: len(node.server.poller) == 3)
         node.nursery.start_soon(node.server.drain, 0.0)
-        await until(lambda: node.server.is_draining)
+        await until(lambda: node.server.common.is_draining)
         with pytest.raises(OSError, match="refused"):
             await node.connect()
         await late.say(upgrade[20:])
@@ -282,15 +282,17 @@ async def test_nobody_took_too_long_whose_request_lies_in_the_socket():
             plain.send(GET[10:])
             node.clock.advance(3_600)
             # The timer is woken before the Poller.
-            for connection in node.server.timeouts.pop_due(node.server.poller.read_until(), 10):
+            for connection in node.server.common.timeouts.pop_due(
+                node.server.poller.read_until(), 10
+            ):
                 connection.on_timeout()
         assert (await wire.answer()).status == 404
 
 
 async def test_date_of_responses_moves_on():
     async with running() as node:
-        node.server.date = "Thu, 01 Jan 1970 00:00:00 GMT"
-        await until(lambda: "1970" not in node.server.date)
+        node.server.common.date = "Thu, 01 Jan 1970 00:00:00 GMT"
+        await until(lambda: "1970" not in node.server.common.date)
         wire = await node.connect()
         await wire.say(GET)
         assert (await wire.answer()).headers["date"].endswith(" GMT")

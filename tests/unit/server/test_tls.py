@@ -13,7 +13,7 @@ import trustme
 
 from cachecast import ConfigError, TlsTerms
 from cachecast.server.http import HttpConnection
-from cachecast.server.http_messages import Deferred, Response
+from cachecast.server.http_messages import Later, Response
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket, load_context
 from tests.server.node import (
@@ -371,24 +371,21 @@ async def test_what_openssl_holds_of_a_websocket_is_read_too(pair, authority, is
 @pytest.mark.parametrize("n_records", [7, 30])
 async def test_waiting_request_stops_the_reading_under_tls_too(pair, authority, n_records):
     async with running(tls=pair.terms(), trusts=authority) as node:
-        go, is_waiting = trio.Event(), trio.Event()
+        attempts = []
 
         def handle(request):
-            async def run():
-                is_waiting.set()
-                await go.wait()
-                return Response(200, b"1")
-
-            return Deferred(run) if request.path == "/wait" else Response(200, b"2")
+            if request.path != "/wait":
+                return Response(200, b"2")
+            return Later(lambda: Response(200, b"1"), attempts.append)
 
         node.server._handle = handle
         wire, n = await gathered(node, node.nursery, GET.replace(b"/nowhere", b"/wait"), n_records)
-        await is_waiting.wait()
+        await until(lambda: attempts)
         await node.wait(0)  # a few rounds of its loop
         handlers = list(node.server.poller.handlers())
         (connection,) = [one for one in handlers if isinstance(one, HttpConnection)]
         assert len(connection._requests) <= 65_536 // 490
-        go.set()
+        assert attempts[0]()
         assert (await wire.answer()).body == b"1"
         for _ in range(n):
             assert (await wire.answer()).body == b"2"

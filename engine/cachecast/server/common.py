@@ -1,0 +1,102 @@
+"""What all connections of a server have in common: their poller, their limits, one date.
+
+A connection is handed this and not the server, so that nothing here looks back up at whoever
+accepted it.
+"""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
+
+from cachecast.channels.wheel import Wheel
+from cachecast.server.poller import Handler
+from cachecast.server.room import Room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+    from cachecast.broker import Broker
+    from cachecast.channels.outbox import Backlog
+    from cachecast.config import BrokerConfig
+    from cachecast.server.poller import Poller
+
+__all__ = ["Common"]
+
+
+class _Timed(Handler, Protocol):
+    """What can take too long.
+
+    Attributes:
+        wheel_slot: of :attr:`Common.timeouts`.
+    """
+
+    wheel_slot: int
+
+    def on_timeout(self) -> None:
+        """It has."""
+
+    def __hash__(self) -> int: ...  # type: ignore[explicit-override]  # needs Python 3.12
+
+
+class Common:
+    """Made by the server, which keeps it up to date.
+
+    Attributes:
+        config: limits and times.
+        poller: serves all sockets.
+        now: function that gives the broker's seconds.
+        timeouts: connections by the second in which they have taken too long.
+        room: who of those that connect may stay.
+        backlog: what waits for slow connections, on the whole node.
+        date: of responses, renewed every second.
+        is_draining: whether connections close after their next answer.
+        has_ended: whether nobody is served any more.
+    """
+
+    __slots__ = (
+        "_journal",
+        "_refusals",
+        "backlog",
+        "config",
+        "date",
+        "has_ended",
+        "is_draining",
+        "now",
+        "poller",
+        "room",
+        "timeouts",
+    )
+
+    def __init__(self, broker: Broker, poller: Poller, listeners: Sized) -> None:
+        """Gather it; ``listeners`` are those in the poller that are no connections."""
+        self.config: BrokerConfig = broker.config
+        self.poller = poller
+        self.now: Callable[[], float] = broker.clock
+        self.timeouts: Wheel[_Timed] = Wheel(self.now())
+        self.room = Room(poller, listeners, self.now)
+        self.backlog: Backlog = broker.backlog
+        self.date = ""
+        self.is_draining = False
+        self.has_ended = False
+        self._refusals = broker.clients.refusals
+        self._journal = broker.clients.journal
+        self.renew_date()
+
+    def renew_date(self) -> None:
+        """Once a second."""
+        self.date = formatdate(usegmt=True)
+
+    def expire_after(self, seconds: float, connection: _Timed) -> None:
+        """Call a connection's ``on_timeout`` then, and not when it said before."""
+        self.timeouts.schedule(connection, self.now() + seconds)
+
+    def note_refusal(self, status: int, reason: str) -> None:
+        """Count a request that was not understood, and say why for an operator."""
+        self._refusals[f"http {status}"] += 1
+        self._journal.note("HTTP request refused", app=None, code=status, reason=reason)
+
+    def note_tls_fault(self, reason: str) -> None:
+        """Count a TLS handshake that failed: a client that does not trust the certificate, say."""
+        self._refusals["tls"] += 1
+        self._journal.note("TLS handshake failed", app=None, code=None, reason=reason)
