@@ -1,0 +1,108 @@
+"""Receipts: what is given at once for what all nodes have to agree on first.
+
+A receipt is done when it is made (a node that is alone), or later, or it fails. It is no task:
+whoever wants to know leaves a function, or awaits :meth:`Receipt.wait`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+import trio
+
+from cachecast.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DONE", "Receipt"]
+
+T = TypeVar("T")
+
+
+class Receipt(Generic[T]):
+    """One answer, here or on its way. Whoever makes it settles it once: fulfils it, or fails it.
+
+    Attributes:
+        is_done: whether it is settled.
+        fault: why there is no answer; None while it is open, and when it is fulfilled.
+    """
+
+    __slots__ = ("_actions", "_value", "fault", "is_done")
+
+    def __init__(self) -> None:
+        """Make an open one."""
+        self.is_done = False
+        self.fault: EngineError | None = None
+        self._value: T | None = None
+        self._actions: list[Callable[[], object]] | None = None
+
+    @staticmethod
+    def of(value: T) -> Receipt[T]:
+        """One that is fulfilled already."""
+        receipt: Receipt[T] = Receipt()
+        receipt.fulfil(value)
+        return receipt
+
+    @staticmethod
+    def failed(fault: EngineError) -> Receipt[T]:
+        """One that has failed already."""
+        receipt: Receipt[T] = Receipt()
+        receipt.fail(fault)
+        return receipt
+
+    @property
+    def value(self) -> T:
+        """The answer of a receipt that is done.
+
+        Raises:
+            EngineError: ``fault``; the same one each time.
+        """
+        if self.fault is not None:
+            raise self.fault
+        return cast("T", self._value)
+
+    def fulfil(self, value: T) -> None:
+        """Answer, and call all who wait, in their order; no effect if settled. Never yields."""
+        if not self.is_done:
+            self._value = value
+            self._settle()
+
+    def fail(self, fault: EngineError) -> None:
+        """Say that there is no answer. Without an effect if it is settled. Never yields."""
+        if not self.is_done:
+            self.fault = fault
+            self._settle()
+
+    def _settle(self) -> None:
+        self.is_done = True
+        actions, self._actions = self._actions, None
+        for action in actions or ():
+            action()
+
+    def when_done(self, action: Callable[[], object]) -> None:
+        """Have a function called once, when it is settled or now; it must not raise."""
+        if self.is_done:
+            action()
+        elif self._actions is None:
+            self._actions = [action]
+        else:
+            self._actions.append(action)
+
+    async def wait(self) -> T:
+        """Wait for the answer. If cancelled, what was asked goes on.
+
+        Raises:
+            EngineError: there is none.
+        """
+        if self.is_done:
+            await trio.lowlevel.checkpoint()
+        else:
+            done = trio.Event()
+            self.when_done(done.set)
+            await done.wait()
+        return self.value
+
+
+#: What has no answer and is done.
+DONE: Final[Receipt[None]] = Receipt.of(None)

@@ -1,0 +1,227 @@
+"""The seam to other nodes: what a node asks of all of them, and what they tell it.
+
+Above it is everything that is a node's own business: connections, fan-out, sessions. Below it is
+how nodes agree: :class:`~cachecast.bus.local.LocalBus` for a node that is alone, where all is done
+at once, and the engine's bus for a cluster. One conformance suite tests both.
+
+Whatever the nodes must agree on is answered by a :class:`Receipt`. A ``BusError`` in it says that
+the other nodes cannot be reached: HTTP answers 503, and a client is closed with 4100, which brings
+it back. A bus settles every receipt within its own limits, so nobody above needs a timer.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from cachecast.protocol.channel_name import ChannelName
+from cachecast.protocol.messages import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cachecast.bus.receipt import Receipt
+    from cachecast.channels.presence import PresenceRoster
+    from cachecast.events import AppEvent
+    from cachecast.protocol.session import Member
+
+__all__ = ["Bus", "Entry", "Envelope", "Exit", "Node"]
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """A publication on its way to the nodes, out and in.
+
+    Attributes:
+        app_id: the tenant's id.
+        name: the channel's name.
+        publication: the event.
+        is_server_side: whether it came from the HTTP API or the embedding API; only those are
+            cached.
+        published_at: the broker's seconds at which it was published, given by a bus that brings it
+            from elsewhere; None: now.
+        deadline: the broker's seconds from which a cached value must not be served, given by such a
+            bus; inf: by this node's own lifetimes. What counts is the earlier of both.
+    """
+
+    app_id: str
+    name: ChannelName
+    publication: Publication
+    is_server_side: bool
+    published_at: float | None = None
+    deadline: float = inf
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What entering a channel changed in the cluster.
+
+    Attributes:
+        is_occupied: whether the channel became occupied by it.
+        is_member_new: whether its user became a member by it.
+        roster: the channel's members on all nodes, which the bus keeps up to date; None if it is no
+            presence channel.
+    """
+
+    is_occupied: bool
+    is_member_new: bool
+    roster: PresenceRoster | None = None
+
+
+class Exit(msgspec.Struct, frozen=True, gc=False):
+    """What leaving a channel changed in the cluster; the reverse of :class:`Entry`."""
+
+    is_vacated: bool
+    is_member_gone: bool
+
+
+class Node(Protocol):
+    """What a bus tells its node. Called in the bus's own task; nothing here yields or raises."""
+
+    def deliver(self, envelope: Envelope) -> None:
+        """A publication: cache it and fix its recipients, in one step."""
+
+    def forget(self, app_id: str, channel: str) -> None:
+        """The value of a channel is not kept up to date here any more: drop it."""
+
+    def member_changed(self, app_id: str, channel: str, change: str, member: Member) -> None:
+        """``member_added`` or ``member_removed`` of the cluster; the roster has it already."""
+
+    def user_changed(self, app_id: str, user_id: str, change: str) -> None:
+        """A watched user went ``online`` or ``offline`` in the whole cluster."""
+
+    def count_changed(self, app_id: str, channel: str, count: int) -> None:
+        """So many connections are subscribed to a channel in the whole cluster."""
+
+    def end_user(self, app_id: str, user_id: str) -> None:
+        """Disconnect all connections of this node that are signed in as a user."""
+
+    def take_hook(self, app_id: str, event: AppEvent, receipt: Receipt[None]) -> None:
+        """Bring an event to the app's webhooks, for this node is the app's courier.
+
+        The receipt is fulfilled when the event has been delivered or given up everywhere.
+        """
+
+    def went_up(self) -> None:
+        """The cluster can be reached; whatever is attached here is up to date."""
+
+    def went_down(self, reason: str) -> None:
+        """The cluster cannot be reached: nothing that is kept here may be given to anybody new."""
+
+
+class Bus(Protocol):
+    """How nodes agree.
+
+    Attributes:
+        is_shared: whether there may be other nodes. Where there are none the node's own hub, cache
+            and rosters are the truth, and methods marked (shared) are never called.
+    """
+
+    is_shared: bool
+
+    async def start(self, node: Node) -> None:
+        """Join the cluster, and from now on tell ``node`` what it must know.
+
+        Raises:
+            BusError: the others cannot be reached.
+            ConfigError: they must not be joined; says why.
+        """
+
+    async def aclose(self) -> None:
+        """Leave the cluster: what this node held is announced gone. Nothing is told afterwards."""
+
+    # --- publications
+
+    def publish(self, envelopes: Sequence[Envelope]) -> Receipt[None]:
+        """Send events to all nodes, this one included, in order for each channel. Never yields.
+
+        Done when all who subscribe from now on, anywhere, will find what was published. All or
+        nothing, but for channels of several primaries.
+
+        Faults:
+            BusError: nothing was published, or, if its text says so, it may have been.
+        """
+
+    def is_crowded(self, app_id: str, channel: str) -> bool:
+        """Whether another node has more undelivered there than it may, so publishers wait. O(1)."""
+
+    def note_crowded(self, app_id: str, channel: str, *, is_crowded: bool) -> None:
+        """Tell the others that this node has, or has no more (shared). Never yields."""
+
+    # --- channels
+
+    def attach(self, app_id: str, name: ChannelName) -> Receipt[None]:
+        """Make sure that a channel's publications arrive here and its value is up to date.
+
+        When the receipt is fulfilled, in that same step, the cache of this node is the truth. Each
+        one that is fulfilled must be followed by one ``detach``.
+        """
+
+    def detach(self, app_id: str, name: ChannelName) -> None:
+        """Undo one ``attach``. Never yields."""
+
+    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry | None]:
+        """Attach, and count a connection as a subscriber of the channel.
+
+        Args:
+            app_id: of the channel.
+            name: of it; one that ``is_hidden`` is attached and not counted.
+            member: whom the connection brings into a presence channel.
+
+        Returns:
+            None for a bus that is not shared: the node's own hub knows. Each one that is fulfilled
+            must be followed by one ``leave``.
+
+        Faults:
+            SubscriptionError: the presence channel has its full number of members.
+            BusError: see module.
+        """
+
+    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
+        """Undo one ``enter``; see there. Never fails; done when all nodes have it."""
+
+    # --- users
+
+    def sign_in(self, app_id: str, user_id: str) -> Receipt[None]:
+        """Count a connection as one of a user's. Each must be followed by one ``sign_out``."""
+
+    def sign_out(self, app_id: str, user_id: str) -> None:
+        """Undo one ``sign_in``. Never yields."""
+
+    def watch(self, app_id: str, user_ids: Sequence[str]) -> Receipt[frozenset[str]]:
+        """Be told of users; gives those of them who are online in the cluster (shared)."""
+
+    def unwatch(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """Undo one ``watch`` (shared). Never yields."""
+
+    def terminate(self, app_id: str, user_id: str) -> Receipt[int]:
+        """Have all nodes disconnect a user; gives how many connections it had (shared)."""
+
+    # --- questions
+
+    def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
+        """Say that a subscriber found a channel empty; True if that is to be reported (shared)."""
+
+    def read(self, app_id: str, channel: str) -> Receipt[Envelope | None]:
+        """The value of a cache channel (shared)."""
+
+    def channels(self, app_id: str, prefix: str) -> Receipt[Mapping[str, int]]:
+        """Occupied channels with their numbers of subscriptions, collected in steps (shared)."""
+
+    def users(self, app_id: str, channel: str) -> Receipt[Sequence[str]]:
+        """Ids of the members of a presence channel, collected in steps (shared)."""
+
+    def counts(self, app_id: str, channels: Sequence[str]) -> Receipt[Sequence[tuple[int, int]]]:
+        """For each channel the number of subscriptions, and of members (shared)."""
+
+    def total(self, gauge: str, app_id: str, mine: int) -> int:
+        """The sum over all nodes of a number; as old as their last beats. O(1).
+
+        Args:
+            gauge: its name, ``connections`` for example.
+            app_id: whose.
+            mine: what it stands at on this node.
+        """
+
+    def hook(self, app_id: str, event: AppEvent) -> None:
+        """Keep an event for the app's courier that the cluster does not see itself (shared)."""
