@@ -29,12 +29,13 @@ from cachecast.bus.faults import (
 from cachecast.bus.resp import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from cachecast.bus.answers import Greeting
     from cachecast.bus.calls import Call, Facts
     from cachecast.bus.clock import EngineClock
     from cachecast.bus.functions import Functions
+    from cachecast.bus.gauges import Gauges
     from cachecast.bus.link import About
     from cachecast.bus.resp import Reply
 
@@ -136,6 +137,10 @@ class PrimarySeat:
         n_sessions: of all nodes, at the latest beat.
         n_opened: times that it was opened.
         n_epochs: epochs that it has seen.
+        parts: what hears of its steps, in this order.
+        restore: function that gives the offers of a grace.
+        on_change: called whenever it has opened or closed.
+        approve: awaited before the first hello; a ``LinkError`` says why the engine is not fit.
     """
 
     def __init__(
@@ -176,8 +181,9 @@ class PrimarySeat:
         self.n_opened = 0
         self.n_epochs = 0
         self.parts: Sequence[Part] = ()
-        self.restore: Callable[[], list[Call[int]]] = list
-        self.on_change: Callable[[PrimarySeat], None] = _ignore
+        self.restore: Callable[[], Iterable[Call[int]]] = list
+        self.on_change: Callable[[], None] = _nothing
+        self.approve: Callable[[], Awaitable[None]] | None = None
         self._facts = facts
         self._now = now
         self._lease_ms = int(lease_s * 1000)
@@ -320,6 +326,8 @@ class PrimarySeat:
                 nursery.start_soon(self._open, greeting)
 
     async def _say_hello(self) -> Greeting:
+        if not self.epoch and self.approve is not None:
+            await self.approve()
         for _ in range(3):
             sent = self._now()
             call = self.to.hello(
@@ -343,6 +351,8 @@ class PrimarySeat:
                 self.n_epochs += 1
             self.clock.add(sent, self._now(), greeting.now_us)
             self.epoch, self.session = greeting.epoch, greeting.session
+            if greeting.is_new:
+                self._gauges.renew()
             self.n_sessions = greeting.n_sessions
             self.subscribe([self.to.keys.control])
             for part in self.parts:
@@ -376,7 +386,7 @@ class PrimarySeat:
         _log.info("engine is up", engine=self.name, epoch=self.epoch, nodes=self.n_sessions)
         for part in self.parts:
             part.opened()
-        self.on_change(self)
+        self.on_change()
 
     def drop(self, fault: LinkError) -> None:
         """Close, for what is kept here may be out of date; harmless when closed. Never yields."""
@@ -390,7 +400,7 @@ class PrimarySeat:
                 part.closed()
         if self._life is not None:
             self._life.cancel()
-        self.on_change(self)
+        self.on_change()
 
     # --- beating
 
@@ -408,7 +418,11 @@ class PrimarySeat:
     async def _beat(self) -> None:
         due = self._gauges.due()
         sent = self._now()
-        beat = await self._wait(self.to.beat(self.epoch, self.session, self._lease_ms, due))
+        try:
+            beat = await self._wait(self.to.beat(self.epoch, self.session, self._lease_ms, due))
+        except LinkError:
+            self._gauges.fail(due)
+            raise
         received = self._now()
         self.latency_s = received - sent
         self.n_sessions = beat.n_sessions
@@ -462,45 +476,10 @@ class PrimarySeat:
         return answer
 
 
-class Gauges:
-    """Numbers that each beat says, and the sums of all nodes that it is answered.
-
-    At most :data:`PER_BEAT` of them in one beat, those first that have waited longest.
-    """
-
-    PER_BEAT: Final = 20
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._mine: dict[str, int] = {}
-        self._sums: dict[str, tuple[int, int]] = {}
-
-    def total(self, name: str, mine: int) -> int:
-        """The sum over all nodes, with this one's part as it is now. O(1)."""
-        self._mine[name] = mine
-        total, mine_then = self._sums.get(name, (mine, mine))
-        return total - mine_then + mine
-
-    def due(self) -> list[tuple[str, int]]:
-        """What the next beat says; in rotation."""
-        names = list(self._mine)[: self.PER_BEAT]
-        found = []
-        for name in names:
-            number = self._mine.pop(name)
-            self._mine[name] = number
-            found.append((name, number))
-        return found
-
-    def take(self, said: Sequence[tuple[str, int]], sums: Sequence[int]) -> None:
-        """What they were answered."""
-        for (name, mine), total in zip(said, sums, strict=True):
-            self._sums[name] = total, mine
-
-
 def _soon(action: Callable[[Any], object], argument: object) -> None:
     """Call in a later step, as a reply would be."""
     trio.lowlevel.current_trio_token().run_sync_soon(action, argument)
 
 
-def _ignore(_: object) -> None:
-    pass
+def _nothing() -> None:
+    """Tell nobody."""
