@@ -1,9 +1,9 @@
 """What only nodes read of what the engine keeps: who a member is, and events for webhooks.
 
 A member's text is a letter, s for an id that was signed as a string and n for a number, and
-``user_info`` as it was signed, or nothing. An event's is its JSON, as it stands in a webhook. Both are
-sealed where the cluster has a key; channels and user ids stay visible, for they are what the engine
-orders by.
+``user_info`` as it was signed, or nothing. An event's is its JSON, as it stands in a webhook. Both
+are sealed where the cluster has a key; channels and user ids stay visible, for they are what the
+engine orders by.
 """
 
 from __future__ import annotations
