@@ -1,9 +1,9 @@
 """What only nodes read of what the engine keeps: events, who a member is, what webhooks are told.
 
-A publication's text is msgpack: name, data (a string, or the bytes of raw JSON), user id. A member's text is a letter, s for an id that was signed as a string and n for a number, and
-``user_info`` as it was signed, or nothing. An event's is its JSON, as it stands in a webhook. Both are
-sealed where the cluster has a key; channels and user ids stay visible, for they are what the engine
-orders by.
+A publication's text is msgpack: name, data (a string, or the bytes of raw JSON), user id. A member's
+text is a letter, s for an id that was signed as a string and n for a number, and ``user_info`` as it
+was signed, or nothing. An event's is its JSON, as it stands in a webhook. All are sealed where the
+cluster has a key; channels and user ids stay visible, for they are what the engine orders by.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One field of a roster that this node holds: what is wanted, and what the engine has of it.
 
-The idea: who comes and goes only changes what is *wanted*; one call at a time is under way, and each
-answer is compared with it. So a field that is left while it is being entered, entered while it is
-being left, or lost on the way is not a case of its own. A call names the absolute number that this
-node holds, so it may be made again.
+The idea: who comes and goes only changes what is *wanted*; one call at a time is under way, and
+each answer is compared with it. So a field that is left while it is being entered, entered while it
+is being left, or lost on the way is not a case of its own. A call names the absolute number that
+this node holds, so it may be made again.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Holding:
     """
 
     __slots__ = (
-        "_entering", "_info", "_is_under_way", "_leaving", "_limit", "_on_change", "_seat", "_serial",
-        "app_id", "field", "held", "is_first", "is_known", "kind", "name", "wanted",
+        "_entering", "_info", "_is_under_way", "_leaving", "_limit", "_on_change", "_seat",
+        "_serial", "app_id", "field", "held", "is_first", "is_known", "kind", "name", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -222,7 +222,7 @@ class Holding:
         self.held = n
         self.is_known = True
         self.is_first = self.is_first or answer.is_first
-        self._on_change(self, True)
+        self._on_change(self, True)  # noqa: FBT003 - a callback
         entering, self._entering = self._entering, None
         if entering is not None:
             entering.fulfil(None)

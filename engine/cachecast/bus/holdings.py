@@ -87,7 +87,7 @@ class Holdings:
         found = self._all.get(key)
         if found is None:
 
-            def changed(holding: Holding, is_held: bool | None) -> None:
+            def changed(holding: Holding, is_held: bool | None) -> None:  # noqa: FBT001
                 if is_held is not None and on_change is not None:
                     on_change(is_held)
                 self.note(holding)

@@ -251,6 +251,11 @@ class PrimarySeat:
         now = self._now()
         return self.clock.engine_ms(now) if self.clock.is_known else int(now * 1000)
 
+    def first_fault(self) -> LinkError | None:
+        """Why it has not been opened yet, as far as that is known."""
+        links = [link for link in (self._commands, self._messages) if link is not None]
+        return self.fault or next((link.fault for link in links if link.fault is not None), None)
+
     def why_down(self) -> str:
         """Why it is not open, in a sentence."""
         return str(self.fault or f"There is no link to the engine {self.name} yet.")

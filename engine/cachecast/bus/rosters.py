@@ -18,15 +18,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cachecast.bus.faults import CrowdedError, LinkError
-from cachecast.bus.receipt import DONE, Receipt
+from cachecast.bus.receipt import DONE, Receipt, join
 from cachecast.bus.record import read_news
 from cachecast.bus.seam import Entry, Exit
+from cachecast.bus.series import Series
 from cachecast.channels.presence import PresenceRoster
 from cachecast.errors import SubscriptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.bus.answers import Entered
+    from cachecast.bus.calls import Call
     from cachecast.bus.contents import Contents
     from cachecast.bus.holding import Holding
     from cachecast.bus.holdings import Holdings
@@ -133,22 +136,15 @@ class Rosters:
 
     def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
         """See ``Bus.leave``. Never yields."""
-        receipt: Receipt[Exit | None] = Receipt()
-        if name.is_hidden:
-            receipt.fulfil(_NOTHING)
-        else:
+        receipt: Receipt[Exit | None] = Receipt.of(_NOTHING)
+        if not name.is_hidden:
             place = self._places[app_id, name.text]
             found = self._holdings.find("m", app_id, member.key, name.text) if member else None
             gone = Receipt.of(value=False) if found is None else self._remove(found)
             vacated = self._remove(self._holdings.require("o", app_id, name.text))
             self._step_out(place)
 
-            def finish() -> None:
-                if vacated.is_done and gone.is_done:
-                    receipt.fulfil(Exit(vacated.value, gone.value))
-
-            gone.when_done(finish)
-            vacated.when_done(finish)
+            receipt = join((gone, vacated), lambda: Exit(vacated.value, gone.value))
             self._lateness.keep(receipt, lambda: receipt.fulfil(_NOTHING))
         self._detach(app_id, name)
         return receipt
@@ -292,19 +288,27 @@ class Rosters:
             wants: whether an app has webhooks: nobody else needs it, for every node finds out what
                 has gone when it pages its rosters again.
         """
-        to, epoch = self._seat.to, self._seat.epoch
-        session = to.ghost(epoch)
-        for place in self._places.values():
-            if place.roster is None or not place.whole.is_done or not wants(place.app_id):
-                continue
-            for member in place.roster.members:
-                if self._holdings.find("m", place.app_id, member.key, place.channel) is None:
-                    text = self._contents.pack_member(place.app_id, place.channel, member)
-                    call = to.enter(
-                        epoch, session, "m", place.app_id, member.key,
-                        name=place.channel, info=text, again=True,
-                    )  # fmt: skip
-                    self._seat.ask(call, _ignore)
+        seat, session = self._seat, self._seat.to.ghost(self._seat.epoch)
+        members = [
+            (place, member)
+            for place in self._places.values()
+            if place.roster is not None and place.whole.is_done and wants(place.app_id)
+            for member in place.roster.members
+        ]
+
+        def make(item: tuple[_Place, Member]) -> Call[Entered]:
+            place, member = item
+            text = self._contents.pack_member(place.app_id, place.channel, member)
+            return seat.to.enter(
+                seat.epoch, session, "m", place.app_id, member.key,
+                name=place.channel, info=text, again=True,
+            )  # fmt: skip
+
+        # What is not done when the grace is over comes too late, and changes nothing.
+        Series(seat.ask, (item for item in members if self._is_others(*item)), make, _ignore)
+
+    def _is_others(self, place: _Place, member: Member) -> bool:
+        return self._holdings.find("m", place.app_id, member.key, place.channel) is None
 
     def _page_if_new(self, place: _Place) -> None:
         """Page a new roster at once: behind the call that enters it, in the same write."""
@@ -420,6 +424,6 @@ class _Entering:
         self.receipt.fulfil(Entry(is_occupied, any(is_new), self.place.roster))
 
 
-def _ignore(answer: object) -> None:
+def _ignore(item: object, answer: object) -> None:
     """What a ghost is answered: there is nothing that could be done."""
-    del answer
+    del item, answer

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cachecast.bus.calls import Call
     from cachecast.bus.faults import LinkError
     from cachecast.bus.functions import Functions
+    from cachecast.errors import EngineError
 
 __all__ = ["Seat", "is_passing"]
 
@@ -56,6 +57,6 @@ class Seat(Protocol):
         """Hear them no more. Never yields, never raises."""
 
 
-def is_passing(fault: LinkError) -> bool:
+def is_passing(fault: EngineError) -> bool:
     """Whether the same call may be made again once the seat is open again."""
     return isinstance(fault, (UnavailableError, EpochError, FencedError, GraceError))

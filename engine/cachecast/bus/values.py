@@ -17,16 +17,18 @@ A copy stays for :data:`STAYS_S` after its last subscriber has left, for whoever
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from cachecast.bus.attach import attach
 from cachecast.bus.calls import portions
-from cachecast.bus.faults import DownError, GarbageError, LinkError
+from cachecast.bus.faults import GarbageError, LinkError
 from cachecast.bus.receipt import DONE, Receipt
 from cachecast.bus.record import NO_VERSION, read_record, read_value
 from cachecast.bus.seam import Envelope
+from cachecast.protocol.channel_name import parse_channel_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -353,33 +355,29 @@ class Values:
         self._deliver(attachment, record, is_value=True)
 
     def _deliver(self, attachment: Attachment, record: Record, *, is_value: bool) -> None:
-        app_id, name = attachment.app_id, attachment.name
+        envelope = self._open(attachment.app_id, attachment.name, record, is_value=is_value)
+        if envelope is not None:
+            self._node.deliver(envelope)
+
+    def envelope_of(self, app_id: str, channel: str, record: Record | None) -> Envelope | None:
+        """The value that a record holds; None if there is none, or its time is over."""
+        name = parse_channel_name(channel, len(channel))
+        return None if record is None else self._open(app_id, name, record, is_value=True)
+
+    def _open(
+        self, app_id: str, name: ChannelName, record: Record, *, is_value: bool
+    ) -> Envelope | None:
+        clock, now = self._seat.clock, self._now()
+        deadline, published_at = inf, None
+        if is_value:
+            deadline = clock.deadline(record.deadline_us, now)
+            if deadline <= now:
+                return None
+            published_at = now - clock.age_s(record.published_at_us, now)
         try:
             publication = self._contents.read_publication(app_id, name.text, record)
         except LinkError:
             self.n_broken += 1
-            return
-        if not is_value:
-            self._node.deliver(Envelope(app_id, name, publication, is_server_side=False))
-            return
-        now = self._now()
-        if attachment.deadline <= now:
-            return
-        published_at = now - self._seat.clock.age_s(record.published_at_us, now)
-        self._node.deliver(
-            Envelope(
-                app_id,
-                name,
-                publication,
-                is_server_side=True,
-                published_at=published_at,
-                deadline=attachment.deadline,
-            )
-        )
-
-
-def refused(seat: PrimarySeat) -> DownError:
-    """What those are told who need a seat that is not open."""
-    return DownError(f"The other nodes cannot be reached, try again. {seat.why_down()}")
-
+            return None
+        return Envelope(app_id, name, publication, is_value, published_at, deadline)
 
