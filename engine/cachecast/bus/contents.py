@@ -1,8 +1,8 @@
 """What only nodes read of what the engine keeps: events, who a member is, what webhooks are told.
 
-A publication's text is msgpack: name, data (a string, or the bytes of raw JSON), user id. A member's
-text is a letter, s for an id that was signed as a string and n for a number, and ``user_info`` as it
-was signed, or nothing. An event's is its JSON, as it stands in a webhook. All are sealed where the
+A publication's text is msgpack: name, data, whether that is raw JSON, user id. A member's text is a
+letter, s for an id that was signed as a string and n for a number, and ``user_info`` as it was
+signed, or nothing. An event's is its JSON, as it stands in a webhook. All are sealed where the
 cluster has a key; channels and user ids stay visible, for they are what the engine orders by.
 """
 
@@ -32,7 +32,7 @@ _CHANGES: Final = {b"+": "member_added", b"-": "member_removed"}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AppEvent).decode
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[str, str | bytes, str | int | None]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[str, str, bool, str | int | None]).decode
 
 
 class Contents:
@@ -90,9 +90,11 @@ class Contents:
 
     def pack_publication(self, app_id: str, publication: Publication) -> bytes:
         """What stands in a record; the excluded socket is the record's own."""
-        data: str | bytes = publication.data if isinstance(publication.data, str) else bytes(publication.data)
-        text = _pack((publication.event, data, publication.user_id))
-        return self._close(app_id, publication.channel, text)
+        data = publication.data
+        is_raw = isinstance(data, msgspec.Raw)
+        text = data if isinstance(data, str) else bytes(data).decode()
+        packed = _pack((publication.event, text, is_raw, publication.user_id))
+        return self._close(app_id, publication.channel, packed)
 
     def read_publication(self, app_id: str, channel: str, record: Record) -> Publication:
         """The event of a record.
@@ -103,13 +105,13 @@ class Contents:
         at_ms = record.published_at_us // 1000
         opened = self._open(app_id, channel, at_ms, record.payload)
         try:
-            event, data, user_id = _unpack(opened)
+            event, data, is_raw, user_id = _unpack(opened)
         except msgspec.MsgspecError:
             raise GarbageError("A record of ours holds what is no event.") from None
         return Publication(
             event,
             channel,
-            data if isinstance(data, str) else msgspec.Raw(data),
+            msgspec.Raw(data.encode()) if is_raw else data,
             user_id,
             record.exclude or None,
         )

@@ -6,6 +6,7 @@ values, publishes under way, who attends. This file only finds the seat and puts
 
 from __future__ import annotations
 
+import random
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -196,7 +197,7 @@ class EngineBus:
         now: Callable[[], float],
         seal: Seal | None = None,
         node_id: str | None = None,
-        random: Callable[[], float] = secrets.SystemRandom().random,
+        random: Callable[[], float] = random.random,
     ) -> None:
         """Prepare it; nothing is opened before :meth:`start`.
 
@@ -258,7 +259,8 @@ class EngineBus:
                 gauges=Gauges() if number else self._gauges,
             )  # fmt: skip
             half.seat.attach_links(
-                self._link(primary, limits, half, None), self._link(primary, limits, half, half.hear)
+                self._link(primary, limits, half, None),
+                self._link(primary, limits, half, half.hear),
             )
             half.seat.approve = partial(self._approve, half)
             self.halves.append(half)
@@ -302,7 +304,6 @@ class EngineBus:
                 async with trio.open_nursery() as nursery:
                     for half in self.halves:
                         nursery.start_soon(half.seat.run)
-                        nursery.start_soon(half.attendance.run)
                     nursery.start_soon(self._run_checks)
                     while True:
                         await trio.sleep(TICK_S)
@@ -421,11 +422,11 @@ class EngineBus:
 
     def is_crowded(self, app_id: str, channel: str) -> bool:
         """See ``Bus``."""
-        return self._half(app_id, channel).attendance.is_crowded(app_id, channel)
+        return self._half(app_id, channel).attendance.crowds.is_crowded(app_id, channel)
 
     def note_crowded(self, app_id: str, channel: str, *, is_crowded: bool) -> None:
         """See ``Bus``."""
-        self._half(app_id, channel).attendance.note_crowded(app_id, channel, is_crowded=is_crowded)
+        self._half(app_id, channel).attendance.crowds.note(app_id, channel, is_crowded=is_crowded)
 
     # --- channels and users
 
@@ -443,18 +444,20 @@ class EngineBus:
         """See ``Bus``."""
         half = self._half(app_id, name.text)
         refusal = self._refusal(half)
-        return refusal or half.attendance.enter(app_id, name, member)
+        return refusal or half.attendance.rosters.enter(app_id, name, member)
 
     def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
         """See ``Bus``."""
-        return self._half(app_id, name.text).attendance.leave(app_id, name, member)
+        return self._half(app_id, name.text).attendance.rosters.leave(app_id, name, member)
 
     def _refusal(self, half: _Half) -> Receipt[Any] | None:
         """The failed receipt of those for whom waiting is in vain; None if they may wait."""
         seat = half.seat
         since = seat.down_since
         if since is not None and self._now() - since >= OUTAGE_S:
-            return Receipt.failed(DownError(f"The other nodes cannot be reached. {seat.why_down()}"))
+            return Receipt.failed(
+                DownError(f"The other nodes cannot be reached. {seat.why_down()}")
+            )
         return None
 
     def _of_user(self, app_id: str, user_id: str) -> _Half:
@@ -463,22 +466,22 @@ class EngineBus:
     def sign_in(self, app_id: str, user_id: str) -> Receipt[None]:
         """See ``Bus``."""
         half = self._of_user(app_id, user_id)
-        return self._refusal(half) or half.attendance.sign_in(app_id, user_id)
+        return self._refusal(half) or half.attendance.watching.sign_in(app_id, user_id)
 
     def sign_out(self, app_id: str, user_id: str) -> None:
         """See ``Bus``."""
-        self._of_user(app_id, user_id).attendance.sign_out(app_id, user_id)
+        self._of_user(app_id, user_id).attendance.watching.sign_out(app_id, user_id)
 
     def watch(self, app_id: str, user_ids: Sequence[str]) -> Receipt[frozenset[str]]:
         """See ``Bus``."""
         parts = self._by_half(app_id, user_ids)
-        found = [half.attendance.watch(app_id, part) for half, part in parts.items()]
+        found = [half.attendance.watching.watch(app_id, part) for half, part in parts.items()]
         return join(found, lambda: frozenset[str]().union(*(part.value for part in found)))
 
     def unwatch(self, app_id: str, user_ids: Sequence[str]) -> None:
         """See ``Bus``."""
         for half, part in self._by_half(app_id, user_ids).items():
-            half.attendance.unwatch(app_id, part)
+            half.attendance.watching.unwatch(app_id, part)
 
     def _by_half(self, app_id: str, user_ids: Sequence[str]) -> dict[_Half, list[str]]:
         parts: dict[_Half, list[str]] = {}
@@ -488,7 +491,7 @@ class EngineBus:
 
     def terminate(self, app_id: str, user_id: str) -> Receipt[int]:
         """See ``Bus``."""
-        return self._of_user(app_id, user_id).attendance.terminate(app_id, user_id)
+        return self._of_user(app_id, user_id).attendance.endings.terminate(app_id, user_id)
 
     # --- questions
 

@@ -4,15 +4,15 @@ A seat is *open* while everything that the node keeps of the primary's channels 
 closes at once when a link is lost, or when the engine says that it is not the one that the node
 knows, and opens again by one way only:
 
-    both links up -> hello -> what the node holds is entered again -> the grace passes -> all that is
-    kept here is read again -> open
+    both links up -> hello -> what the node holds is entered again -> the grace passes
+    -> all that is kept here is read again -> open
 
-The parts of a seat (values, publishing, who attends) hear of each step; none of them looks at links.
+The parts of a seat (values, publishing, who attends) hear of each step and look at no link.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
 
 import structlog
 import trio
@@ -88,13 +88,13 @@ class LinkLike(Protocol):
     n_overflows: int
 
     @property
-    def connection(self) -> Any:  # a ConnectionLike, or None
+    def connection(self) -> ConnectionLike | None:
         """The present connection."""
 
-    async def wait_up(self) -> Any:  # a ConnectionLike
+    async def wait_up(self) -> ConnectionLike:
         """The next connection that is up, or the present one."""
 
-    async def run(self) -> Any:
+    async def run(self) -> NoReturn:
         """Keep a connection until cancelled."""
 
 
@@ -227,19 +227,17 @@ class PrimarySeat:
     @property
     def messages(self) -> ConnectionLike | None:
         """The connection that brings the messages; None while it is down."""
-        connection: ConnectionLike | None = self._messages and self._messages.connection
-        return connection
+        return None if self._messages is None else self._messages.connection
 
     @property
     def commands(self) -> ConnectionLike | None:
         """The other one."""
-        connection: ConnectionLike | None = self._commands and self._commands.connection
-        return connection
+        return None if self._commands is None else self._commands.connection
 
     @property
     def about(self) -> About | None:
         """The engine."""
-        return self._commands and self._commands.about
+        return None if self._commands is None else self._commands.about
 
     @property
     def n_overflows(self) -> int:
@@ -263,7 +261,7 @@ class PrimarySeat:
     def _call(
         self, link: LinkLike | None, call: Call[T], on_done: Callable[[T | LinkError], None]
     ) -> None:
-        connection = link and link.connection
+        connection = None if link is None else link.connection
         if connection is None:
             _soon(on_done, DownError(f"There is no link to the engine {self.name}."))
             return
@@ -316,7 +314,9 @@ class PrimarySeat:
                 await self._live()
                 if self.commands is not None and self.messages is not None:
                     self._n_failures += 1
-                    await trio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(self._n_failures, 8)))
+                    await trio.sleep(
+                        min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(self._n_failures, 8))
+                    )
 
     async def _live(self) -> None:
         """From one hello to whatever ends what it began."""
@@ -365,7 +365,7 @@ class PrimarySeat:
             self.is_away = False
             return greeting
         raise MissingFunctionError(
-            f"The engine {self.name} takes the broker's functions and does not have them afterwards."
+            f"The engine {self.name} takes the broker's functions and has none of them afterwards."
         )
 
     async def _open(self, greeting: Greeting) -> None:

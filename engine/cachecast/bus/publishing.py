@@ -1,9 +1,9 @@
-"""Publishing by one seat: each call has a number, and is made until somebody knows what became of it.
+"""Publishing by one seat: a call is numbered, and made until it is known what became of it.
 
 A call that the engine refused because the node must say hello again, or because a grace is on, was
-not carried out: it waits and is made when the seat opens. A call whose answer was lost is made again
-under its number, which the engine remembers, so it is done once; after a new session nobody can
-tell, and its publisher is told so.
+not carried out: it waits and is made when the seat opens. A call whose answer was lost is made
+again under its number, which the engine remembers, so it is done once; after a new session nobody
+can tell, and its publisher is told so.
 
 What is published while the engine is away fails at once: a publisher can try elsewhere, and would
 not be helped by waiting.

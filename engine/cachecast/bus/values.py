@@ -1,9 +1,9 @@
 """Channels whose publications arrive here, and the values that are kept of them: one seat's.
 
-**Attached** is a channel that is subscribed to and whose value has been read behind that. What comes
-by its topic is delivered in the order of the stream, and only what is newer than what was: a value
-that is read again, or comes twice, is none. So every copy here is the newest that anybody can have
-been shown or told of, as long as the seat is open.
+**Attached** is a channel that is subscribed to and whose value has been read behind that. What
+comes by its topic is delivered in the order of the stream, and only what is newer than what was: a
+value that is read again, or comes twice, is none. So every copy here is the newest that anybody
+can have been shown or told of, as long as the seat is open.
 
 **Barrier.** A further subscriber of an attached cache channel waits for one PING on the link of the
 messages: when the answer is there, whatever was published before the question has been handed over.
@@ -380,4 +380,3 @@ class Values:
             self.n_broken += 1
             return None
         return Envelope(app_id, name, publication, is_value, published_at, deadline)
-
