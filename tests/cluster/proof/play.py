@@ -122,7 +122,9 @@ class Play:
         if not channel.startswith("presence-"):
             idle = self._idle[app.id]
             self.random.shuffle(idle)
-            beside = [one for one in idle if one.node != node and one.is_up][:N_BESIDE]
+            is_alone = len(self.world.names) == 1
+            there = [one for one in idle if one.is_up and (is_alone or one.node != node)]
+            beside = there[:N_BESIDE]
             for one in beside:
                 idle.remove(one)
                 nursery.start_soon(self._probe, one, channel)
@@ -148,7 +150,9 @@ class Play:
                 self.world.record.counts["never answered"] += 1
                 await client.drop()
                 return
-            stays_s = self.random.choice((0, 0.02, 0.05, 0.2, 0.2, self.random.uniform(1, 8)))
+            stays_s = self.random.choice((0, 0.02, 0.05, 0.1, 0.2))
+            if self.random.random() < 0.04:
+                stays_s = self.random.uniform(1, 8)
             await client.wait_for(lambda: it.ended < inf, stays_s)
             await client.unsubscribe(it)
         finally:
