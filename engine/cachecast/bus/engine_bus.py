@@ -125,6 +125,7 @@ class _Half:
             detach=self.values.detach,
         )
         self.findings: list[Finding] = []
+        self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
         seat.on_change = bus.note_change
@@ -134,6 +135,8 @@ class _Half:
 
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
+        if self.is_deaf:
+            return
         attachment = self.values.by_topic.get(topic)
         kind = payload[:1]
         if attachment is not None and kind in {b"V", b"E"}:
@@ -315,6 +318,7 @@ class EngineBus:
     async def aclose(self) -> None:
         """Leave the cluster; see ``Bus``."""
         for half in self.halves:
+            half.is_deaf = True
             if half.seat.is_open:
                 await half.seat.retire()
         self._life.cancel()
