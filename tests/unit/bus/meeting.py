@@ -122,5 +122,6 @@ async def up(*witnesses: Witness) -> None:
     """Wait until they say that they are up."""
     with trio.fail_after(30):
         await trio.sleep(0.05)  # until they know that something ended
-        while not all(half.seat.is_open for one in witnesses for half in one.bus.halves):
+        seats = [half.seat for one in witnesses for half in one.bus.halves]
+        while not all(seat.is_open for seat in seats):  # noqa: ASYNC110 - polled on purpose
             await trio.sleep(0.01)
