@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
+from tests.cluster.simulation.buses import open_simulated_bus
 
 from cachecast.bus.seam import Envelope
 from cachecast.protocol.channel_name import parse_channel_name
@@ -27,7 +28,6 @@ from tests.cluster.proof.history import (
     Loss,
     Publication,
 )
-from tests.cluster.simulation.buses import open_simulated_bus
 from tests.cluster.simulation.network import Engine, Network, dialled_to
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class World:
         """Wait until all nodes say that they are up."""
         await trio.sleep(0.3)
         with trio.fail_after(60):
-            while not all(node.is_up for node in self.nodes.values()):
+            while not all(node.is_up for node in self.nodes.values()):  # noqa: ASYNC110
                 await trio.sleep(0.05)
 
     async def finish(self) -> list[Violation]:
