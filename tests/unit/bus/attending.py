@@ -43,10 +43,18 @@ def name_of(channel: str) -> ChannelName:
 class World:
     """The engine, its clock, and the nodes."""
 
-    def __init__(self, n_nodes: int = 1, *, seal: Seal | None = None, limit: int = 100) -> None:
+    def __init__(
+        self,
+        n_nodes: int = 1,
+        *,
+        seal: Seal | None = None,
+        limit: int = 100,
+        is_valkey: bool = False,
+    ) -> None:
         self.now_us = START_US
         self.model = Model(lambda: self.now_us, "aa")
         self.model.libraries.add(Functions(Keys()).name)
+        self.model.replies_first = is_valkey
         self.soon: deque[Callable[[], object]] = deque()
         self.seal = seal
         self.limit = limit
