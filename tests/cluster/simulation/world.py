@@ -13,7 +13,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from tests.cluster.simulation.buses import APP, TTL_S, open_simulated_bus
 
 from cachecast.bus.seam import Envelope
 from cachecast.protocol.channel_name import parse_channel_name
@@ -28,6 +27,7 @@ from tests.cluster.proof.history import (
     Loss,
     Publication,
 )
+from tests.cluster.simulation.buses import APP, TTL_S, open_simulated_bus
 from tests.cluster.simulation.network import NODE, Engine, Network, dialled_to
 
 if TYPE_CHECKING:

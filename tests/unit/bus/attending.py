@@ -215,7 +215,10 @@ class Desk:
         def take(reply: Any) -> None:
             if not isinstance(reply, LinkError):
                 reply = call.read(reply)
-            elif isinstance(reply, EpochError | FencedError) and known == (self.epoch, self.session):
+            elif isinstance(reply, EpochError | FencedError) and known == (
+                self.epoch,
+                self.session,
+            ):
                 self.drop()
             on_done(reply)
 
