@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cachecast.bus.address import BusConfig, Endpoint, Primary
     from cachecast.bus.calls import Call, Event
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
+    from cachecast.bus_config import BusConfig, Endpoint, Primary
     from cachecast.events import AppEvent
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cachecast.bus.address import Endpoint, Primary
 from cachecast.bus.dial import Dialler, introduce
 from cachecast.bus.faults import LinkError, UnreachableError
 from cachecast.bus.memory import check_memory
 from cachecast.bus.resp import Connection
+from cachecast.bus_config import Endpoint, Primary
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
