@@ -136,9 +136,7 @@ class Attendance:
 
         join((paged, looked, read), on_done)
         # Behind all that is entered again, or this node's own members would seem to have gone.
-        self.holdings.when_entered(
-            lambda: self.rosters.page_again(lambda: paged.fulfil(None))
-        )
+        self.holdings.when_entered(lambda: self.rosters.page_again(lambda: paged.fulfil(None)))
         self.watching.look_again(lambda: looked.fulfil(None))
         self.endings.read(lambda: read.fulfil(None))
 
