@@ -184,7 +184,11 @@ class _Channel:
             # Done while the engine forgot: answered before or after, nobody can tell.
             return False
         is_recent = one.it.started > loss.start - RECENT_S + (loss.end - loss.start)
-        if is_recent and one.it.answered < loss.start and one.it.node not in loss.absent:
+        has_lived = one.it.node not in loss.absent and not any(
+            node == one.it.node and one.it.started <= at <= loss.end
+            for node, at in self.history.deaths
+        )
+        if is_recent and one.it.answered < loss.start and has_lived:
             return True
         return any(
             at < loss.start and listening.ended > loss.end and listening.node not in loss.absent

@@ -13,7 +13,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from tests.cluster.simulation.buses import APP, TTL_S, open_simulated_bus
 
 from cachecast.bus.seam import Envelope
 from cachecast.protocol.channel_name import parse_channel_name
@@ -28,6 +27,7 @@ from tests.cluster.proof.history import (
     Loss,
     Publication,
 )
+from tests.cluster.simulation.buses import APP, TTL_S, open_simulated_bus
 from tests.cluster.simulation.network import NODE, Engine, Network, dialled_to
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ NAMES = ("n1", "n2", "n3")
 
 #: With subscribers everywhere, with some, and with none until somebody looks.
 HELD = ("cache-h0", "cache-h1")
-LOOSE = ("cache-l0", "cache-l1", "cache-l2")
+LOOSE = tuple(f"cache-l{n}" for n in range(8))
 QUIET = tuple(f"cache-q{n}" for n in range(12))
 CACHE = (*HELD, *LOOSE, *QUIET)
 PLAIN = ("plain-0",)
@@ -273,6 +273,7 @@ class World:
     def kill(self, name: str) -> None:
         """Kill a node."""
         self.nodes.pop(name).die()
+        self.history.deaths.append((name, self.now()))
 
     @asynccontextmanager
     async def trouble(
