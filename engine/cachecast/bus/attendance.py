@@ -135,7 +135,10 @@ class Attendance:
         read: Receipt[None] = Receipt()
 
         join((paged, looked, read), on_done)
-        self.rosters.page_again(lambda: paged.fulfil(None))
+        # Behind all that is entered again, or this node's own members would seem to have gone.
+        self.holdings.when_entered(
+            lambda: self.rosters.page_again(lambda: paged.fulfil(None))
+        )
         self.watching.look_again(lambda: looked.fulfil(None))
         self.endings.read(lambda: read.fulfil(None))
 

@@ -17,6 +17,7 @@ import trio
 
 from cachecast.bus.attendance import Attendance
 from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
+from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.dial import Dialler, introduce, tls_context
@@ -73,11 +74,14 @@ class AppTerms(msgspec.Struct, frozen=True):
     Attributes:
         cache_ttl_s: seconds for which its values live.
         max_members: of a presence channel.
+        max_entries, max_bytes: of its values, in the whole cluster.
         has_webhooks: whether this node can bring its events to somebody.
     """
 
     cache_ttl_s: float
     max_members: int
+    max_entries: int = 1_000_000
+    max_bytes: int = 256 * 1024 * 1024
     has_webhooks: bool = False
 
 
@@ -125,6 +129,7 @@ class _Half:
             detach=self.values.detach,
         )
         self.findings: list[Finding] = []
+        self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
         seat.on_change = bus.note_change
@@ -134,6 +139,8 @@ class _Half:
 
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
+        if self.is_deaf:
+            return
         attachment = self.values.by_topic.get(topic)
         kind = payload[:1]
         if attachment is not None and kind in {b"V", b"E"}:
@@ -156,6 +163,13 @@ class _Half:
         self.lateness.expire()
         for part in self.seat.parts:
             part.tick()
+
+    def end(self, fault: DownError) -> None:
+        """Tell whoever still waits that there is nothing to wait for."""
+        self.seat.drop(fault)
+        self.publishing.end(fault)
+        for lateness in (self.lateness, self.attendance.lateness):
+            lateness.end()
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
@@ -185,6 +199,7 @@ class EngineBus:
     Attributes:
         is_shared: True.
         halves: one a primary, in their order.
+        ceilings: what this node has published and is alive.
     """
 
     is_shared = True
@@ -230,6 +245,9 @@ class EngineBus:
             apps_with_webhooks=tuple(id_ for id_, its in terms.items() if its.has_webhooks),
         )
         self._gauges = Gauges()
+        self.ceilings = Ceilings(
+            {id_: (its.max_entries, its.max_bytes) for id_, its in terms.items()}, self.total, now
+        )
         self._node: Node | None = None
         self._is_up = False
         self._life = trio.CancelScope()
@@ -263,6 +281,7 @@ class EngineBus:
                 self._link(primary, limits, half, half.hear),
             )
             half.seat.approve = partial(self._approve, half)
+            half.publishing.on_kept = partial(self.ceilings.note, half.seat)
             self.halves.append(half)
         seats = [half.seat for half in self.halves]
         self._questions = Questions(seats, self._spread, self.halves[0].contents)
@@ -309,16 +328,20 @@ class EngineBus:
                         await trio.sleep(TICK_S)
                         for half in self.halves:
                             half.tick()
+                        self.ceilings.tick()
         finally:
             self._is_over.set()
 
     async def aclose(self) -> None:
         """Leave the cluster; see ``Bus``."""
         for half in self.halves:
+            half.is_deaf = True
             if half.seat.is_open:
                 await half.seat.retire()
         self._life.cancel()
         await self._is_over.wait()
+        for half in self.halves:
+            half.end(DownError("This node has left the cluster."))
 
     def note_change(self) -> None:
         """A seat has opened or closed."""

@@ -72,6 +72,13 @@ class Lateness:
                 self.n_late += 1
                 give_up()
 
+    def end(self) -> None:
+        """Give up all of it. Never yields."""
+        while self._line:
+            _, receipt, give_up = self._line.popleft()
+            if not receipt.is_done:
+                give_up()
+
     @staticmethod
     def fault() -> DownError:
         """What those are told who are given up."""

@@ -6,19 +6,18 @@ meanwhile may be in it or not; what was there all the time is in it once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from cachecast.bus.calls import portions
-from cachecast.bus.faults import LinkError
 from cachecast.bus.receipt import Receipt, join
-from cachecast.bus.series import Series
+from cachecast.bus.series import Series, ask_for
 from cachecast.bus.shards import N_SHARDS, shard_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cachecast.bus.calls import Call
     from cachecast.bus.contents import Contents
+    from cachecast.bus.faults import LinkError
     from cachecast.bus.record import Record
     from cachecast.bus.seat import Seat
     from cachecast.events import AppEvent
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     Page = tuple[str, dict[str, tuple[int, bytes]]]
 
 __all__ = ["Questions"]
-
-T = TypeVar("T")
 
 
 class Questions:
@@ -57,12 +54,14 @@ class Questions:
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus.note_miss``. Never yields."""
         seat = self.seat_of(app_id, channel)
-        return _one(seat, seat.to.note_miss(seat.epoch, app_id, channel))
+        return ask_for(seat.command, seat.to.note_miss(seat.epoch, app_id, channel))
 
     def read(self, app_id: str, channel: str) -> Receipt[Record | None]:
         """The record of a channel's value; None if it has none. Never yields."""
         seat = self.seat_of(app_id, channel)
-        found = _one(seat, seat.to.read(seat.epoch, [seat.to.keys.value(app_id, channel)]))
+        found = ask_for(
+            seat.command, seat.to.read(seat.epoch, [seat.to.keys.value(app_id, channel)])
+        )
         return join([found], lambda: found.value[1][0])
 
     def channels(self, app_id: str, prefix: str) -> Receipt[Mapping[str, int]]:
@@ -156,16 +155,3 @@ class Questions:
         for channel in dict.fromkeys(channels):
             found.setdefault(self._spread[shard_of(app_id, channel)], []).append(channel)
         return [(self._seats[number], part) for number, part in found.items()]
-
-
-def _one(seat: Seat, call: Call[T]) -> Receipt[T]:
-    receipt: Receipt[T] = Receipt()
-
-    def take(answer: T | LinkError) -> None:
-        if isinstance(answer, LinkError):
-            receipt.fail(answer)
-        else:
-            receipt.fulfil(answer)
-
-    seat.command(call, take)
-    return receipt

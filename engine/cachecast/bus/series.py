@@ -25,7 +25,7 @@ if TYPE_CHECKING:
             """Make a call."""
 
 
-__all__ = ["Series"]
+__all__ = ["Series", "ask_for"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -87,3 +87,17 @@ class Series(Generic[Item, T]):
                 self.done.fulfil(None)
 
         self._ask(self._make(item), take)
+
+
+def ask_for(ask: Ask, call: Call[T]) -> Receipt[T]:
+    """Make one call; the receipt has its answer. Never yields."""
+    receipt: Receipt[T] = Receipt()
+
+    def take(answer: T | LinkError) -> None:
+        if isinstance(answer, LinkError):
+            receipt.fail(answer)
+        else:
+            receipt.fulfil(answer)
+
+    ask(call, take)
+    return receipt
