@@ -176,7 +176,7 @@ async def _be_slow(world: World) -> None:
 async def _restart(world: World) -> None:
     async with world.trouble(forgets=True):
         world.engine.stop()
-        await trio.sleep(world.random.choice((0, 0.2, 1)))
+        await trio.sleep(world.random.choice((0, 0.2, 1, 4)))
         world.engine.start()
 
 

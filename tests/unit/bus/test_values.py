@@ -278,3 +278,41 @@ async def test_excluded_sockets_are_named_after_a_gap_too(autojump_clock):
         await up(b)
 
         assert heard == ["1.2"]
+
+
+async def test_who_comes_while_it_is_read_for_another_is_not_told_what_was_before(autojump_clock):
+    async with meeting() as place:
+        place.network.lag_s = {"messages": 0.05, "commands": 0.001}
+        a, b = await place.join("a"), await place.join("b")
+        for n in range(20):
+            name = parse_channel_name(f"cache-{n}")
+            first = b.bus.attach(APP, name)
+            await trio.sleep(0.025)  # it may have been read already
+            await a.publish(name.text, "1").wait()
+            found = []
+            second = b.bus.attach(APP, name)
+            second.when_done(lambda name=name, found=found: found.append(b.values[name.text][0]))
+            await first.wait()
+            await second.wait()
+            assert found == ["1"]
+
+
+async def test_who_comes_behind_the_read_of_a_resync_is_not_told_what_was_before(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await b.bus.attach(APP, NAME).wait()
+        for n in range(20):
+            place.network.lag_s = {"messages": 0.0, "commands": 0.001}
+            place.engine.break_connections("b", "messages")
+            await trio.sleep(0.001)
+            while b.seat.messages is None:  # noqa: ASYNC110 - polled on purpose
+                await trio.sleep(0.001)
+            place.network.lag_s["messages"] = 0.05
+            await trio.sleep(0.03)
+            await a.publish("cache-x", str(n)).wait()
+            found = []
+            receipt = b.bus.attach(APP, NAME)
+            receipt.when_done(lambda found=found: found.append(b.values["cache-x"][0]))
+            await receipt.wait()
+            assert found == [str(n)]
+            b.bus.detach(APP, NAME)
