@@ -55,7 +55,9 @@ async def test_with_sealed_values_it_is_not(autojump_clock, monkeypatch):
         assert node.told == [("went_up",)]
 
 
-async def test_one_that_begins_to_later_stops_cached_publishes_and_no_others(autojump_clock, monkeypatch):
+async def test_one_that_begins_to_later_stops_cached_publishes_and_no_others(
+    autojump_clock, monkeypatch
+):
     async with meeting() as place:
         node = await place.join()
         monkeypatch.setitem(network_module._SETTINGS, b"save", b"60 1")

@@ -97,7 +97,9 @@ async def test_a_node_that_dies_is_taken_back_by_the_others(autojump_clock):
         await trio.sleep(6)
 
         assert await b.bus.users(APP, "presence-r").wait() == ["bob"]
-        assert [(c, m.key) for _, _, c, m in b.said("member_changed")] == [("member_removed", "ann")]
+        assert [(c, m.key) for _, _, c, m in b.said("member_changed")] == [
+            ("member_removed", "ann")
+        ]
 
 
 async def test_numbers_of_all_nodes_are_added_up(autojump_clock):

@@ -139,7 +139,9 @@ async def test_after_a_lost_link_the_newest_value_is_delivered_once(autojump_clo
         assert [told[0] for told in b.told] == ["went_up", "went_down", "went_up"]
 
 
-async def test_without_its_link_for_commands_a_node_hears_on_and_nothing_comes_twice(autojump_clock):
+async def test_without_its_link_for_commands_a_node_hears_on_and_nothing_comes_twice(
+    autojump_clock,
+):
     async with meeting() as place:
         a, b = await place.join("a"), await place.join("b")
         await b.bus.attach(APP, NAME).wait()
