@@ -83,7 +83,7 @@ class Attendance:
         )
         self.watching = Watching(seat, node, self.holdings, self.lateness)
         self.endings = Endings(seat, node, self.holdings, clock)
-        self.crowds = Crowds(seat, clock)
+        self.crowds = Crowds(seat, node, clock)
 
     def hear(self, kind: str, app_id: str, name: str, payload: bytes) -> None:
         """Take a message. Never yields.
@@ -146,7 +146,12 @@ class Attendance:
         self.tick()
 
     def closed(self) -> None:
-        """The seat is closed; what is under way gets its fault from it."""
+        """The seat is closed; what is under way gets its fault from it. Never yields."""
+        self.crowds.close()
+
+    def stop(self) -> None:
+        """The node leaves the cluster: nobody waits any more. Never yields."""
+        self.lateness.stop()
 
     def tick(self) -> None:
         """Four times a second: numbers, what was not possible before, who is late. Never yields."""
