@@ -1,6 +1,7 @@
 """One node, from its configuration to its orderly end, in this process.
 
-It is told what to do by numbers of signals: of the operating system, or, for a worker, of its parent.
+It is told what to do by numbers of signals: of the operating system, or, for a worker, of its
+parent.
 """
 
 from __future__ import annotations

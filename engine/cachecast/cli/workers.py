@@ -1,4 +1,4 @@
-"""``cachecast serve --workers``: what the parent does, and ``cachecast worker``, which it starts."""
+"""``cachecast serve --workers``: what the parent does, and ``cachecast worker``, which it runs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The parent's side: workers are started, started again, told what the parent is told, and asked.
 
 Every worker has a *post*: its number, its listener and what is known of it. The listener is the
-parent's and stays open when a worker dies, so that who waits in its queue is served by the next one;
-only if that takes long is it deafened, and newcomers go to the others (who waits is reset, and comes
-back to one of them).
+parent's and stays open when a worker dies, so that who waits in its queue is served by the next
+one; only if that takes long is it deafened, and newcomers go to the others (who waits is reset, and
+comes back to one of them).
 
 Nobody is waited for without a limit: who is silent is shown as silent.
 """
@@ -67,6 +67,9 @@ LAST_LINES_LIMIT_S: Final = 0.5
 MAX_LINE_BYTES: Final = 64 * 1024
 
 _READ_BYTES: Final = 64 * 1024
+
+#: -P: modules are not looked for in the current folder, where people have a queue.py.
+PROGRAM: Final = (sys.executable, "-P", "-m", "cachecast", "worker")
 
 _log = structlog.get_logger("cachecast.workers")
 
@@ -157,6 +160,8 @@ class Crew:
         shares: Sequence[FileConfig],
         listeners: Sequence[socket.socket],
         on_line: Callable[[int, bytes], None],
+        *,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         """Make it.
 
@@ -164,6 +169,7 @@ class Crew:
             shares: configuration of each worker.
             listeners: of each worker, kept open by the caller until :meth:`end`.
             on_line: takes a line of a worker's log, with its number; must not wait.
+            program: that is started, with a worker's number and a descriptor behind it.
         """
         self.posts = [
             Post(number, config, listener)
@@ -172,6 +178,7 @@ class Crew:
         self.is_ending = False
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
         self._on_line = on_line
+        self._program = program
         self._n_unready = len(self.posts)
         self._changed = trio.Event()
         self._has_ended = trio.Event()
@@ -309,7 +316,7 @@ class Crew:
         said, says = os.pipe()
         pipe = Pipe(ours, FROM_WORKER)
         try:
-            process = _spawn(post, theirs, says)
+            process = _spawn(self._program, post, theirs, says)
         except BaseException:
             os.close(said)
             raise
@@ -394,22 +401,22 @@ class Crew:
         has_read.set()
 
 
-def _spawn(post: Post, control: socket.socket, says: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    program: Sequence[str], post: Post, control: socket.socket, says: int
+) -> subprocess.Popen[bytes]:
     # What the parent was configured by is none of its business, and it may be a secret.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
         return spawn(
-            # -P: modules are not looked for in the current folder, where people have a queue.py.
-            (sys.executable, "-P", "-m", "cachecast", "worker", str(post.number),
-             str(control.fileno())),
+            (*program, str(post.number), str(control.fileno())),
             prepare=_ignore_signals,
             stdin=nothing,
             stdout=says,
             stderr=says,
             env=environ,
             pass_fds=(control.fileno(), post.listener.fileno()),
-        )  # fmt: skip
+        )
     finally:
         os.close(nothing)
 

@@ -40,7 +40,7 @@ def share_of(config: FileConfig, number: int, n_workers: int) -> FileConfig:
         limit = getattr(config, field)
         if limit is not None:
             shares[field] = _part(limit, number, n_workers)
-            if not shares[field]:
+            if limit < n_workers:
                 raise ConfigError(
                     field,
                     f"must be at least {n_workers}, is {limit}: {n_workers} workers share it.",
