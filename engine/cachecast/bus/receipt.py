@@ -6,16 +6,16 @@ whoever wants to know leaves a function, or awaits :meth:`Receipt.wait`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import trio
 
 from cachecast.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["DONE", "Receipt"]
+__all__ = ["DONE", "Receipt", "join"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -138,3 +138,35 @@ class Receipt(Generic[T]):
 
 #: What has no answer and is done.
 DONE: Final[Receipt[None]] = Receipt.of(None)
+
+
+def join(parts: Iterable[Receipt[Any]], then: Callable[[], T]) -> Receipt[T]:
+    """One receipt for several. Never yields.
+
+    Args:
+        parts: what it waits for; it is done when all of them are.
+        then: gives the answer; called behind the last part, unless one has failed.
+
+    Returns:
+        One that fails with the fault of the first part, in their order, that has one.
+    """
+    joined: Receipt[T] = Receipt()
+    waiting = list(parts)
+    n_open = len(waiting)
+
+    def finish() -> None:
+        nonlocal n_open
+        n_open -= 1
+        if n_open > 0:
+            return
+        fault = next((part.fault for part in waiting if part.fault is not None), None)
+        if fault is None:
+            joined.fulfil(then())
+        else:
+            joined.fail(fault)
+
+    for part in waiting:
+        part.when_done(finish)
+    if not waiting:
+        finish()
+    return joined

@@ -87,13 +87,14 @@ class Seal:
         inside = _HEAD.pack(len(app), len(name), now_ms) + app + name + text
         return self._mark + bytes(self._box.encrypt(inside))
 
-    def open(self, app_id: str, channel: str, published_at_ms: int, sealed: bytes) -> bytes:
+    def open(self, app_id: str, channel: str, published_at_ms: int | None, sealed: bytes) -> bytes:
         """Decrypt and check.
 
         Args:
             app_id: that it was read for.
             channel: that it was read for.
-            published_at_ms: what the engine says of it.
+            published_at_ms: what the engine says of it; None for what is kept for hours and has no
+                time: who is a member.
             sealed: what ``seal`` made on some node.
 
         Raises:
@@ -113,10 +114,11 @@ class Seal:
             app_id.encode()
         ):
             return self._refuse("It was sealed for another channel.")
-        if abs(published_at_ms - sealed_at_ms) > TOLERANCE_MS:
+        away_ms = 0 if published_at_ms is None else abs(published_at_ms - sealed_at_ms)
+        if away_ms > TOLERANCE_MS:
             return self._refuse(
-                f"It was sealed {abs(published_at_ms - sealed_at_ms) / 1000:.0f} s away from when "
-                "the engine says that it was published."
+                f"It was sealed {away_ms / 1000:.0f} s away from when the engine says that it was "
+                "published."
             )
         return inside[start:]
 
