@@ -49,6 +49,8 @@ class AppCounters:
         "connections_opened",
         "deliveries",
         "http_requests",
+        "overflow_drops",
+        "overflow_skips",
         "publishes",
         "refusals",
         "slow_closes",
@@ -66,6 +68,8 @@ class AppCounters:
         self.connections_opened = 0
         self.deliveries = 0
         self.http_requests = 0
+        self.overflow_drops = 0
+        self.overflow_skips = 0
         self.publishes = 0
         self.slow_closes = 0
         #: Close code or HTTP status as text -> how often it was answered.
@@ -96,6 +100,8 @@ class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
     connections_opened: int
     deliveries: int
     http_requests: int
+    overflow_drops: int
+    overflow_skips: int
     publishes: int
     slow_closes: int
     refusals: dict[str, int]
@@ -167,6 +173,8 @@ _COUNTERS = {
     "connections_opened": "Connections accepted.",
     "deliveries": "Frames handed to connections.",
     "http_requests": "HTTP API requests.",
+    "overflow_drops": "Events from other nodes dropped, at twice the bound of what is undelivered.",
+    "overflow_skips": "Values from other nodes that newer ones replaced, at the same bound.",
     "publishes": "Publications accepted, one for each channel.",
     "slow_closes": "Connections closed because they did not read.",
 }

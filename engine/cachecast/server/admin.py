@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cachecast.metrics import exposition
 from cachecast.server.http_messages import Request, Response
 
@@ -29,6 +31,9 @@ def handle_admin(broker: Broker, request: Request) -> Response:
             return Response(200, b'{"health":"OK"}')
         case "/ready" if not is_ready(broker):
             return Response(503, b'{"ready":false}')
+        case "/ready" if broker.outage.reason is not None:
+            body = {"ready": False, "reason": f"other nodes: {broker.outage.reason}"}
+            return Response(503, msgspec.json.encode(body))
         case "/ready":
             return Response(200, b'{"ready":true}')
         case "/metrics":
