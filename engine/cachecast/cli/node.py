@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cachecast.broker import Broker
+    from cachecast.bus.seam import Bus
     from cachecast.config import FileConfig, ServerConfig
 
 __all__ = ["run_node"]
@@ -38,6 +39,7 @@ async def run_node(
     admin_address: str | None,
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Broker, Server], None],
+    bus: Bus | None = None,
 ) -> None:
     """Serve until a signal ends it in order.
 
@@ -49,6 +51,7 @@ async def run_node(
         admin_address: of ``/up``, ``/ready`` and ``/metrics``; None for none.
         lost_log_lines: how many lines the process could not log.
         on_ready: called once it accepts connections.
+        bus: TEMPORARY, until the configuration has it.
 
     Raises:
         ConfigError: it cannot start.
@@ -62,7 +65,7 @@ async def run_node(
     )
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
+        async with open_broker(config, bus=bus) as broker, trio.open_nursery() as nursery:
             broker.lost_log_lines = lost_log_lines
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:

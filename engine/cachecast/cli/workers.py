@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,8 @@ import msgspec
 import structlog
 import trio
 
+from cachecast.bus.address import BusConfig
+from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.private import PrivateEngine, open_private_engine
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
@@ -94,6 +97,8 @@ async def run_parent(
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
             crew = Crew(shares, listeners, _LogReader(pass_on))
+            for post in crew.posts:
+                post.engine = engine.url if engine else ""  # TEMPORARY
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
             admin_port = None
@@ -212,8 +217,23 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,
+            bus=_temporary_bus(config, brief.engine),
         )
         nursery.cancel_scope.cancel()
+
+
+def _temporary_bus(config: FileConfig, url: str) -> EngineBus:
+    terms = {
+        app.id: AppTerms(
+            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
+            app.max_presence_members,
+            app.max_cache_entries,
+            app.max_cache_bytes,
+            bool(app.webhooks),
+        )
+        for app in config.apps
+    }
+    return EngineBus(BusConfig(urls=(url,)), terms, now=lambda: time.clock_gettime(7))
 
 
 async def _beat(broker: Broker, pipe: Pipe) -> None:

@@ -19,7 +19,7 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 def is_ready(broker: Broker) -> bool:
     """Whether clients should be sent to this node."""
-    return not broker.clients.is_draining
+    return not broker.clients.is_draining and broker.outage.reason is None
 
 
 def handle_admin(broker: Broker, request: Request) -> Response:
@@ -29,7 +29,7 @@ def handle_admin(broker: Broker, request: Request) -> Response:
     match request.path:
         case "/up":
             return Response(200, b'{"health":"OK"}')
-        case "/ready" if not is_ready(broker):
+        case "/ready" if broker.clients.is_draining:
             return Response(503, b'{"ready":false}')
         case "/ready" if broker.outage.reason is not None:
             body = {"ready": False, "reason": f"other nodes: {broker.outage.reason}"}
