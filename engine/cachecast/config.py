@@ -57,6 +57,9 @@ DEMO_APP = App(
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
 
+#: More than the cores of any machine.
+MAX_WORKERS: Final = 1_024
+
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a Broker needs to know; limits that hold for the node as a whole.
@@ -204,6 +207,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             4200 at once.
         webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
         exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        workers: number of processes that serve clients, or ``auto`` for one a core; 1 is a single
+            process.
         log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
             otherwise.
     """
@@ -221,6 +226,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_code: int = DRAIN_CODES[0]
     webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
+    workers: int | str = 1
     log_format: str = "auto"
     log_level: str = "info"
 
@@ -231,6 +237,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ConfigError: names field, rule and remedy.
         """
         self._check_addresses()
+        text = str(self.workers)  # the environment has only text
+        if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
+            raise ConfigError(
+                "server.workers",
+                f"must be a number from 1 to {MAX_WORKERS}, or auto, is {self.workers!r}.",
+                "auto is one a core; 1 is a single process, which needs no engine.",
+            )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
         if self.log_format not in {"auto", "console", "json"}:
@@ -293,6 +306,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
+    "CACHECAST_WORKERS": ("server", "workers"),
     "CACHECAST_LOG_FORMAT": ("server", "log_format"),
     "CACHECAST_LOG_LEVEL": ("server", "log_level"),
     "CACHECAST_CLUSTER": ("cluster",),

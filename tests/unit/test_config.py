@@ -124,6 +124,11 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("cluster = 'eu '", "cluster"),
         ("[server]\nlog_format = 'xml'", "server.log_format"),
         ("[server]\nlog_level = 'loud'", "server.log_level"),
+        ("[server]\nworkers = 0", "server.workers"),
+        ("[server]\nworkers = 1025", "server.workers"),
+        ("[server]\nworkers = 'many'", "server.workers"),
+        ("[server]\nworkers = ''", "server.workers"),
+        ("[server]\nworkers = true", "server.workers"),
         ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),
         ("[server]\ndrain_s = -1", "server.drain_s"),
         ("[server]\ndrain_s = nan", "server.drain_s"),
@@ -281,6 +286,15 @@ def test_every_limit_of_the_node_must_be_positive(field: str) -> None:
 def test_a_server_with_tls_and_no_admin_passes() -> None:
     """The optional halves are optional."""
     ServerConfig(tls_cert="a", tls_key="b", admin_port=None, drain_s=0).check()
+
+
+@pytest.mark.parametrize(("text", "workers"), [("4", "4"), ("auto", "auto")])
+def test_workers_are_a_number_or_auto(text: str, workers: str) -> None:
+    """The environment has only text; a file may have the number."""
+    config = load_config(None, environ={"CACHECAST_WORKERS": text})
+    assert config.server.workers == workers
+    assert load_config(None).server.workers == 1
+    ServerConfig(workers=4).check()
 
 
 def test_every_environment_variable_reaches_a_field_that_exists() -> None:

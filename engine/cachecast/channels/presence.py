@@ -45,6 +45,11 @@ class PresenceRoster:
         return key in self._members
 
     @property
+    def members(self) -> list[Member]:
+        """All of them, in the order they came."""
+        return list(self._members.values())
+
+    @property
     def user_ids(self) -> list[str]:
         """Ids as text, as the HTTP API and webhooks give them."""
         return list(self._members)
@@ -73,12 +78,7 @@ class PresenceRoster:
         """Add a connection; True if it is its user's first."""
         key = member.key
         self._connections[key] = self._connections.get(key, 0) + 1
-        if key in self._members:
-            return False
-        self._members[key] = member
-        if self._ids:
-            self._encode(member)
-        return True
+        return self.put(member)
 
     def leave(self, member: Member) -> bool:
         """Remove a connection; True if it was its user's last."""
@@ -87,10 +87,28 @@ class PresenceRoster:
         if self._connections[key]:
             return False
         del self._connections[key]
-        del self._members[key]
+        self.discard(key)
+        return True
+
+    def put(self, member: Member) -> bool:
+        """Have a member, wherever its connections are; False if its user is one already.
+
+        Of a roster that others keep up to date: they call this and :meth:`discard`, and neither
+        :meth:`join` nor :meth:`leave`.
+        """
+        key = member.key
+        if key in self._members:
+            return False
+        self._members[key] = member
+        if self._ids:
+            self._encode(member)
+        return True
+
+    def discard(self, key: str) -> Member | None:
+        """Have a user no more; the member that it was, None if it was none."""
         self._ids.pop(key, None)
         self._hash.pop(key, None)
-        return True
+        return self._members.pop(key, None)
 
     def _encode(self, member: Member) -> None:
         key = member.key

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from cachecast.bus.base import Bus
+    from cachecast.bus.seam import Bus
     from cachecast.server.poller import Handler
 
 __all__ = ["TEST_APP", "HttpResponse", "MemoryNetwork", "open_memory_network", "open_test_broker"]
