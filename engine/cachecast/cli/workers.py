@@ -14,9 +14,9 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.bus_config import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.private import PrivateEngine, open_private_engine
+from cachecast.bus_config import BusConfig
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.process import prepare_process

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-
 from cachecast.bus.base import Envelope
+
 from cachecast.bus.local import LocalBus
 from cachecast.channels.waiting import PACE_BYTES
 from cachecast.config import BrokerConfig
