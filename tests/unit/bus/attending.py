@@ -1,8 +1,8 @@
 """Nodes with seats at a model of the engine, stepped by hand: for tests of what is no value.
 
 A :class:`Desk` is a seat as the core of the bus has one, without tasks: it says hello, begins,
-resyncs and opens when a test lets it. A :class:`Crowd` is what a node is told, checked as its clients
-would check it: nobody comes who is there, nobody goes who is not.
+resyncs and opens when a test lets it. A :class:`Crowd` is what a node is told, checked as its
+clients would check it: nobody comes who is there, nobody goes who is not.
 """
 
 from __future__ import annotations
@@ -43,10 +43,19 @@ def name_of(channel: str) -> ChannelName:
 class World:
     """The engine, its clock, and the nodes."""
 
-    def __init__(self, n_nodes: int = 1, *, seal: Seal | None = None, limit: int = 100) -> None:
+    def __init__(
+        self,
+        n_nodes: int = 1,
+        *,
+        seal: Seal | None = None,
+        limit: int = 100,
+        is_valkey: bool = False,
+    ) -> None:
         self.now_us = START_US
-        self.model = Model(lambda: self.now_us, "aa")
+        self.set_back_us = 0
+        self.model = Model(lambda: self.now_us - self.set_back_us, "aa")
         self.model.libraries.add(Functions(Keys()).name)
+        self.model.replies_first = is_valkey
         self.soon: deque[Callable[[], object]] = deque()
         self.seal = seal
         self.limit = limit
@@ -141,6 +150,9 @@ class Crowd:
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         self.told.append(("count", channel, count))
 
+    def crowd_eased(self, app_id: str, channel: str) -> None:
+        self.told.append(("eased", channel))
+
     def end_user(self, app_id: str, user_id: str) -> None:
         self.told.append(("ended", user_id))
 
@@ -207,7 +219,10 @@ class Desk:
         def take(reply: Any) -> None:
             if not isinstance(reply, LinkError):
                 reply = call.read(reply)
-            elif isinstance(reply, EpochError | FencedError) and known == (self.epoch, self.session):
+            elif isinstance(reply, EpochError | FencedError) and known == (
+                self.epoch,
+                self.session,
+            ):
                 self.drop()
             on_done(reply)
 
@@ -355,7 +370,7 @@ class Client:
         self.member = None if user is None else Member(user)
         self.entry: Entry | None = None
         self.fault: Exception | None = None
-        self.exit: Receipt[Exit | None] | None = None
+        self.exit: Receipt[Exit] | None = None
         self.is_in = False
         self.wants_out = False
         self.receipt = desk.attendance.rosters.enter(APP, self.name, self.member)
