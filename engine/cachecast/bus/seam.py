@@ -139,7 +139,11 @@ class Bus(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Leave the cluster: what this node held is announced gone. Nothing is told afterwards."""
+        """Leave the cluster: what this node held is announced gone.
+
+        Nothing is told afterwards. Receipts that are open fail; so does what is asked from then on,
+        and what is undone has no effect.
+        """
 
     # --- publications
 
