@@ -173,6 +173,8 @@ async def _inspect(
 
 def _note(report: Report, fault: LinkError) -> None:
     report.fault = str(fault)
+    if isinstance(fault, UnreachableError):
+        report.fault += " Is it running, and does bus.urls name the right place?"
     report.is_reachable = not isinstance(fault, UnavailableError) or isinstance(fault, LoadingError)
     if isinstance(fault, ReplicaError):
         report.role = "replica"
