@@ -21,7 +21,7 @@ from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
-from cachecast.bus.dial import Dialler, introduce, tls_context
+from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
 from cachecast.bus.functions import Functions
 from cachecast.bus.gauges import Gauges
@@ -32,6 +32,7 @@ from cachecast.bus.primary import PrimarySeat
 from cachecast.bus.publishing import Publishing
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
+from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
-    from cachecast.bus_config import BusConfig, Endpoint, Primary
+    from cachecast.bus_config import BusConfig, Primary
     from cachecast.events import AppEvent
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
@@ -410,27 +411,12 @@ class EngineBus:
             return
         with trio.move_on_after(MEMORY_LIMIT_S) as scope:
             half.findings = await check_memory(
-                connection, half.primary.name, partial(self._ask_replica, half.primary)
+                connection, half.primary.name, partial(ask_replica, half.primary, self._tls)
             )
         if scope.cancelled_caught:
             raise DownError(f"The engine {half.primary.name} did not tell its settings in time.")
         for finding in half.findings:
             _log.warning("values may leave the engine's memory", finding=str(finding))
-
-    async def _ask_replica(self, primary: Primary, where: Endpoint) -> list[Finding]:
-        is_tls = primary.endpoints[0].is_tls
-        endpoint = msgspec.structs.replace(where, is_tls=is_tls)
-        replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
-        found: list[Finding] = []
-        connection = Connection(await Dialler(replica, tls=self._tls).connect())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            try:
-                await introduce(connection, primary.username, primary.password, "cachecast-check")
-                found = await check_memory(connection, str(where))
-            finally:
-                nursery.cancel_scope.cancel()
-        return found
 
     # --- publications
 
