@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +131,12 @@ def _page(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
 
 
 def _wrap(text: str, indent: str = "") -> str:
-    return click.wrap_text(text, 78, indent, f"{indent}  ")
+    # Commands are there to be copied: no word of them is cut.
+    lines = textwrap.wrap(
+        text, 78, initial_indent=indent, subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+    return "\n".join(lines)
 
 
 def _nodes(found: CheckedPrimary) -> str:
