@@ -86,6 +86,7 @@ class Broker:
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         questions: answers what is asked about apps, of all nodes.
+        upcalls: what the bus tells.
         outage: whether the other nodes can be reached.
         stepper: answers what takes many steps.
         unix_now: wall time in seconds, for signatures and webhooks.
@@ -113,9 +114,7 @@ class Broker:
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
         if bus.is_shared:
-            for hub in self.hubs.values():
-                hub.is_shared = True
-                hub.sum_connections = partial(bus.total, "connections", hub.app.id)
+            _share(self.hubs, bus)
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -151,10 +150,7 @@ class Broker:
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
-        self.upcalls = Upcalls(
-            self.delivery, self.clients, self.webhooks, self.outage, self.stepper,
-            is_shared=bus.is_shared,
-        )  # fmt: skip
+        self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
@@ -539,6 +535,13 @@ async def open_broker(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
+    """Have hubs know that others serve their apps too."""
+    for hub in hubs.values():
+        hub.is_shared = True
+        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
 
 
 def _is_cancellation(error: BaseException) -> bool:
