@@ -121,7 +121,9 @@ async def _counters(world: World) -> Counter[str]:
 
 
 def _judge(world: World) -> list[Violation]:
-    violations = sorted([*world.violations, *check(world.record.history)], key=lambda one: one.at)
+    violations = sorted(
+        [*world.record.violations, *check(world.record.history)], key=lambda one: one.at
+    )
     shown: Counter[str] = Counter()
     for violation in violations:
         shown[violation.rule] += 1

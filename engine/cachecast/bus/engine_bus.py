@@ -17,6 +17,7 @@ import trio
 
 from cachecast.bus.attendance import Attendance
 from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
+from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
@@ -74,11 +75,14 @@ class AppTerms(msgspec.Struct, frozen=True):
     Attributes:
         cache_ttl_s: seconds for which its values live.
         max_members: of a presence channel.
+        max_entries, max_bytes: of its values, in the whole cluster.
         has_webhooks: whether this node can bring its events to somebody.
     """
 
     cache_ttl_s: float
     max_members: int
+    max_entries: int = 1_000_000
+    max_bytes: int = 256 * 1024 * 1024
     has_webhooks: bool = False
 
 
@@ -163,6 +167,13 @@ class _Half:
         for part in self.seat.parts:
             part.tick()
 
+    def end(self, fault: DownError) -> None:
+        """Tell whoever still waits that there is nothing to wait for."""
+        self.seat.drop(fault)
+        self.publishing.end(fault)
+        self.lateness.stop()
+        self.attendance.stop()
+
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
         seat, keys = self.seat, self.seat.to.keys
@@ -191,6 +202,7 @@ class EngineBus:
     Attributes:
         is_shared: True.
         halves: one a primary, in their order.
+        ceilings: what this node has published and is alive.
     """
 
     is_shared = True
@@ -236,6 +248,9 @@ class EngineBus:
             apps_with_webhooks=tuple(id_ for id_, its in terms.items() if its.has_webhooks),
         )
         self._gauges = Gauges()
+        self.ceilings = Ceilings(
+            {id_: (its.max_entries, its.max_bytes) for id_, its in terms.items()}, self.total, now
+        )
         self._node: Node | None = None
         self._is_up = False
         self._life = trio.CancelScope()
@@ -269,6 +284,7 @@ class EngineBus:
                 self._link(primary, limits, half, half.hear),
             )
             half.seat.approve = partial(self._approve, half)
+            half.publishing.on_kept = partial(self.ceilings.note, half.seat)
             self.halves.append(half)
         seats = [half.seat for half in self.halves]
         self._questions = Questions(seats, self._spread, self.halves[0].contents)
@@ -316,6 +332,7 @@ class EngineBus:
                         await trio.sleep(TICK_S)
                         for half in self.halves:
                             half.tick()
+                        self.ceilings.tick()
         finally:
             self._is_over.set()
 
@@ -328,7 +345,7 @@ class EngineBus:
         self._life.cancel()
         await self._is_over.wait()
         for half in self.halves:
-            half.attendance.stop()
+            half.end(DownError("This node has left the cluster."))
 
     def note_change(self) -> None:
         """A seat has opened or closed."""

@@ -249,5 +249,15 @@ class Publishing:
         if not self._refused:
             self._make_waiting()
 
+    def end(self, fault: LinkError) -> None:
+        """Fail all that is under way or waits: the node has left."""
+        unanswered, self._unanswered = self._unanswered, {}
+        for publish in unanswered.values():
+            self._fail(publish, UnknownOutcomeError(str(fault)))
+        for publish in (*self._refused, *self._waiting):
+            self._fail(publish, fault)
+        self._refused.clear()
+        self._waiting.clear()
+
     def _late(self) -> str:
         return f"The event was not published within {LIMIT_S:g} s. {self._seat.why_down()}"

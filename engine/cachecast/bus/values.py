@@ -144,7 +144,9 @@ class Values:
         if not is_new and not name.is_cache and self.is_current(attachment):
             return DONE
         receipt: Receipt[None] = Receipt()
-        if not is_new and self.is_current(attachment):
+        if not is_new and self._seat.is_open:
+            # Also while it is being read for somebody who came before: that read may be older than
+            # what was answered since.
             self._to_ask.append((attachment, receipt))
             self._ask()
         else:
@@ -302,10 +304,13 @@ class Values:
     def opened(self) -> None:
         """Tell those who waited; those who came meanwhile are attached now."""
         for attachment in list(self.by_topic.values()):
-            if attachment.generation == self._generation:
-                self._settle(attachment)
-            else:
+            if attachment.generation != self._generation:
                 self._read(attachment)
+                continue
+            # Who came while all was read again may have come behind the read of its channel.
+            self._to_ask += [(attachment, receipt) for receipt in attachment.waiting]
+            attachment.waiting.clear()
+        self._ask()
 
     def tick(self) -> None:
         """Let go of what nobody needs."""

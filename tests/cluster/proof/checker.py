@@ -10,7 +10,9 @@ The rules of values are those of the product: k, then k+1; never an old one afte
 anybody had seen or any publisher had been answered for, never one twice, never a miss while a
 publish had been answered, never one at or past its deadline. What the product does not promise is
 forgiven: what passes a node by while it is cut off (:class:`Disturbance`), and what an engine
-forgot that no living node had (:class:`Loss`).
+forgot that no living node had (:class:`Loss`). A subscriber of a plain channel may hear what was
+answered for just before it came: nothing is older there than what it was told, for it was told
+nothing.
 """
 
 from __future__ import annotations
@@ -212,8 +214,6 @@ class _Channel:
             if name in seen:
                 self.accuse("twice", f"{name} was heard twice", at, listening)
             seen.add(name)
-            if not self.is_cache and self.known[name].at < listening.asked:
-                self.accuse("order", f"{name} is older than the subscription", at, listening)
 
     def _check_beginning(self, listening: Listening) -> None:
         """The first thing heard on a cache channel."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tests.cluster.proof.history import MISS, History, Listening, Publication
+from tests.cluster.proof.verdict import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,12 @@ ANSWER_LIMIT_S = 12.0
 #: Bytes of one read.
 _READ_BYTES = 65_536
 
-now = time.monotonic
+_BEGAN = time.monotonic()
+
+
+def now() -> float:
+    """Seconds since this process began, of a clock that is never set."""
+    return time.monotonic() - _BEGAN
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,11 @@ class Record:
         history: see there.
         counts: "published", "refused", "unknown", "closed 4100", and so on.
         apps: by channel, of each channel that is used.
+        violations: that were seen at once, not found in the history.
     """
 
     history: History = field(default_factory=History)
+    violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     apps: dict[str, App] = field(default_factory=dict)
     _ids: count[int] = field(default_factory=count)
@@ -259,7 +267,10 @@ class Subscriber:
             user = json.loads(message["data"])["user_id"]
             listening.news.append((at, "+" if event.endswith("added") else "-", user))
         elif event == "pusher:subscription_error":
-            self._record.counts["subscription errors"] += 1
+            # No library asks again after one: whoever cannot be answered has to be closed.
+            text = f"was refused with a subscription_error: {message['data']}"
+            violation = Violation("refused", channel, text, at, (self.name,))
+            self._record.violations.append(violation)
             self._asked.pop(channel).ended = at
         elif event == "pusher:error":
             code = message["data"].get("code")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.cluster.proof.clients import now
+from tests.cluster.proof.verdict import Violation
 from tests.cluster.proof.world import (
     BRIEF,
     CACHE_BRIEF,
@@ -147,7 +148,9 @@ class Play:
                 PATIENCE_S,
             )
             if not is_told:
-                self.world.record.counts["never answered"] += 1
+                text = f"was not answered for {PATIENCE_S:g} s, and not closed"
+                violation = Violation("silence", channel, text, now(), (client.name,))
+                self.world.record.violations.append(violation)
                 await client.drop()
                 return
             stays_s = self.random.choice((0, 0.02, 0.05, 0.1, 0.2))

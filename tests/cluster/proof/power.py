@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -18,7 +19,6 @@ from tests.cluster.proof.clients import get_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = ["EngineProcess", "NodeProcess", "free_port", "python_command"]
 
@@ -43,12 +43,19 @@ def free_port() -> int:
 
 
 class _Process:
-    """A process that ends with this one."""
+    """A process that ends with this one.
+
+    Attributes:
+        name: of it, and of its log.
+        prefix: a command that starts it: a tracer.
+        is_stopped: whether it was sent SIGSTOP.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.folder = folder
         self.log = folder / f"{name}.log"
+        self.prefix: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self.is_stopped = False
 
@@ -67,7 +74,7 @@ class _Process:
         """Start it. PDEATHSIG goes by the thread that spawned, which is the main one here."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                arguments,
+                (*self.prefix, *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -82,6 +89,12 @@ class _Process:
         """Send a signal."""
         assert self._process is not None
         self._process.send_signal(number)
+
+    def send_inner(self, number: int) -> None:
+        """Send a signal to the process that a tracer has started."""
+        for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            for child in task.read_text().split():
+                os.kill(int(child), number)
 
     def stop(self) -> None:
         """SIGSTOP."""

@@ -146,13 +146,15 @@ def test_a_value_that_was_found_stands_behind_all_that_had_been_known():
     assert _rules(_history(witness, wrong, publications=publications)) == {"stale"}
 
 
-def test_a_plain_channel_has_no_past():
+def test_a_plain_channel_promises_its_order_only():
     publications = _published(PLAIN)
 
     assert (
         check(_history(_listening(12, *_rest(2), channel=PLAIN), publications=publications)) == []
     )
-    old = _listening(12, ("v1", 13), *_rest(2), channel=PLAIN)
+    late = _listening(12, ("v1", 13), *_rest(2), channel=PLAIN)
+    assert check(_history(late, publications=publications)) == []
+    old = _listening(12, ("v2", 22), ("v1", 23), *_rest(3), channel=PLAIN)
     assert _rules(_history(old, publications=publications)) == {"order"}
     missing = _listening(12, *_rest(3), channel=PLAIN)
     assert _rules(_history(missing, publications=publications)) == {"gap"}

@@ -98,7 +98,6 @@ class World:
         record: what is written down.
         engine, replica: engines; faults exchange them.
         nodes, proxies, publishers: by name of the node.
-        violations: that were seen while it went on.
         fault: that is on now.
     """
 
@@ -113,7 +112,6 @@ class World:
         self.nodes: dict[str, NodeProcess] = {}
         self.proxies: dict[str, Proxy] = {}
         self.publishers: dict[str, Publisher] = {}
-        self.violations: list[Violation] = []
         self.began = now()
         self.fault = ""
 
@@ -195,13 +193,13 @@ class World:
             while not await node.is_ready():
                 if now() - began > RECOVERY_LIMIT_S:
                     text = f"{name} is not ready after {RECOVERY_LIMIT_S:g} s"
-                    self.violations.append(Violation("recovery", "-", text, now()))
+                    self.record.violations.append(Violation("recovery", "-", text, now()))
                     if not node.is_running:
                         await node.start()
                     return
                 if not node.is_running:
                     text = f"{name} ended by itself; see {node.log}"
-                    self.violations.append(Violation("process", "-", text, now()))
+                    self.record.violations.append(Violation("process", "-", text, now()))
                     await node.start()
                 await trio.sleep(0.05)
 
@@ -222,7 +220,7 @@ class World:
                 found = {one["id"] for one in body["users"]} if status == 200 else set()
                 if found != there:
                     text = f"{name} says {status} {sorted(found)}, there are {sorted(there)}"
-                    self.violations.append(Violation("roster", channel, text, now()))
+                    self.record.violations.append(Violation("roster", channel, text, now()))
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
+from contextvars import ContextVar
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
 
-__all__ = ["Engine", "Network"]
+__all__ = ["NODE", "Engine", "Network", "dialled_to"]
+
+#: Which node a task belongs to.
+NODE: ContextVar[str] = ContextVar("node")
 
 _SETTINGS = {
     b"save": b"", b"appendonly": b"no", b"repl-diskless-sync": b"yes", b"slowlog-max-len": b"0",
@@ -309,12 +313,11 @@ class _Refusal:
 
 @contextmanager
 def dialled_to(engines: dict[str, Engine]) -> Iterator[None]:
-    """Have all nodes connect to engines of a network; by the name that a node calls them by."""
+    """Have all nodes connect to engines of a network, by the host that their URL names."""
 
     async def connect(self: Dialler) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
-        node, _, name = self._primary.endpoints[0].host.partition(".")
-        return engines[name].connect(node)
+        return engines[self._primary.endpoints[0].host].connect(NODE.get())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Dialler, "connect", connect)

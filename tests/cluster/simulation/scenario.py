@@ -32,8 +32,9 @@ async def play(world: World, faults: list[str]) -> None:
             nursery.start_soon(_hold, world, name)
             nursery.start_soon(_be_member, world, name)
         nursery.start_soon(_publish, world, nursery)
-        nursery.start_soon(_rotate, world, nursery, faults)
-        await trio.sleep(LENGTH_S)
+        ends = trio.current_time() + LENGTH_S
+        await _rotate(world, nursery, faults, ends)
+        await trio.sleep_until(ends)
         nursery.cancel_scope.cancel()
 
 
@@ -198,8 +199,8 @@ FAULTS: Final[dict[str, Callable[[World], Awaitable[None]]]] = {
 }
 
 
-async def _rotate(world: World, nursery: trio.Nursery, faults: list[str]) -> None:
-    while faults:
+async def _rotate(world: World, nursery: trio.Nursery, faults: list[str], ends: float) -> None:
+    while faults and trio.current_time() < ends:
         await trio.sleep(world.random.uniform(0.5, 2))
         n_losses = len(world.history.losses)
         await FAULTS[world.random.choice(faults)](world)

@@ -27,8 +27,8 @@ from tests.cluster.proof.history import (
     Loss,
     Publication,
 )
-from tests.cluster.simulation.buses import open_simulated_bus
-from tests.cluster.simulation.network import Engine, Network, dialled_to
+from tests.cluster.simulation.buses import APP, TTL_S, open_simulated_bus
+from tests.cluster.simulation.network import NODE, Engine, Network, dialled_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,8 +51,6 @@ __all__ = [
 ]
 
 NAMES = ("n1", "n2", "n3")
-APP = "1"
-TTL_S = 6.0
 
 #: With subscribers everywhere, with some, and with none until somebody looks.
 HELD = ("cache-h0", "cache-h1")
@@ -97,7 +95,11 @@ class SimulatedNode:
         """Live until its scope is cancelled, which is how it is killed."""
         with self.scope:
             async with trio.open_nursery() as nursery:
-                self.bus = open_simulated_bus(self.name)
+                NODE.set(self.name)
+                world = self.world
+                world.n_lives += 1
+                node_id = f"{self.name}-{world.n_lives}"
+                self.bus = open_simulated_bus(node_id, world.random.random)
                 await self.bus.start(self, nursery)
                 task_status.started()
                 await trio.sleep_forever()
@@ -254,6 +256,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.nodes: dict[str, SimulatedNode] = {}
         self.n_published = 0
+        self.n_lives = 0
         self.n_questions = 0
 
     def now(self) -> float:
@@ -291,7 +294,7 @@ class World:
         """Wait until all nodes say that they are up."""
         await trio.sleep(0.3)
         with trio.fail_after(60):
-            while not all(node.is_up for node in self.nodes.values()):
+            while not all(node.is_up for node in self.nodes.values()):  # noqa: ASYNC110
                 await trio.sleep(0.05)
 
     async def finish(self) -> list[Violation]:

@@ -11,10 +11,9 @@ import trio
 from cachecast.bus.address import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.seam import Envelope
-from cachecast.bus.shards import spread
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
-from tests.cluster.simulation.network import Engine, Network, dialled_to
+from tests.cluster.simulation.network import NODE, Engine, Network, dialled_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,22 +82,14 @@ class Meeting:
         self.engine = self.engines[engines[0]]
 
     def bus(self, name: str = "n", terms: AppTerms | None = None, **more: Any) -> EngineBus:
-        urls = tuple(f"valkey://{name}.{engine}" for engine in self.engines)
-        bus = EngineBus(
-            BusConfig(urls=urls),
+        NODE.set(name)  # for the tasks that are started by its start
+        return EngineBus(
+            BusConfig(urls=tuple(f"valkey://{engine}" for engine in self.engines)),
             {APP: terms or AppTerms(TTL_S, 100)},
             now=trio.current_time,
             random=lambda: 0.5,
             **more,
         )
-        # In a simulation a host names the node, too; to the engine all nodes say the same.
-        primaries = tuple(self.engines)
-        bus._facts = type(bus._facts)(
-            node=bus._facts.node, nonce=bus._facts.nonce, primaries=primaries,
-            seals=bus._facts.seals, apps_with_webhooks=bus._facts.apps_with_webhooks,
-        )  # fmt: skip
-        bus._spread = spread(primaries)
-        return bus
 
     async def join(self, name: str = "n", **more: Any) -> Witness:
         witness = Witness(self.bus(name, **more))
@@ -122,5 +113,6 @@ async def up(*witnesses: Witness) -> None:
     """Wait until they say that they are up."""
     with trio.fail_after(30):
         await trio.sleep(0.05)  # until they know that something ended
-        while not all(half.seat.is_open for one in witnesses for half in one.bus.halves):
+        seats = [half.seat for one in witnesses for half in one.bus.halves]
+        while not all(seat.is_open for seat in seats):  # noqa: ASYNC110 - polled on purpose
             await trio.sleep(0.01)

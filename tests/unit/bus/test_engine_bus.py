@@ -6,14 +6,13 @@ import pytest
 import trio
 
 from cachecast.bus.address import BusConfig
-from cachecast.bus.engine_bus import AppTerms
+from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.seal import Seal
 from cachecast.errors import BusError, ConfigError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member
 from tests.cluster.simulation import network as network_module
-from tests.unit.bus.meeting import APP, Meeting, Witness, envelope, meeting, up
-
+from tests.unit.bus.meeting import APP, Witness, envelope, meeting, up
 
 NAME = parse_channel_name("cache-x")
 PLAIN = parse_channel_name("x")
@@ -189,13 +188,6 @@ async def test_who_asks_when_an_outage_has_lasted_is_told_at_once(autojump_clock
 
 
 async def test_a_wrong_ca_file_is_refused_before_anything_starts(autojump_clock):
-    async with meeting() as place:
-        assert isinstance(place, Meeting)
-        with pytest.raises(ConfigError, match="tls_ca"):
-            from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
-
-            EngineBus(
-                BusConfig(urls=("valkeys://h",), tls_ca="/nowhere.pem"),
-                {APP: AppTerms(1, 1)},
-                now=trio.current_time,
-            )
+    config = BusConfig(urls=("valkeys://h",), tls_ca="/nowhere.pem")
+    with pytest.raises(ConfigError, match="tls_ca"):
+        EngineBus(config, {APP: AppTerms(1, 1)}, now=trio.current_time)

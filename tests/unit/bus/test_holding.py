@@ -110,6 +110,32 @@ def test_a_departure_from_an_earlier_session_does_not_hide_that_somebody_is_ther
     assert world.total("plain") == 1
 
 
+def test_the_answer_to_a_departure_may_come_after_the_next_session_began() -> None:
+    """It says nothing of what was entered again since."""
+    world = World(2)
+    desk = world.desks[0]
+    client = desk.enter("plain")
+    world.pass_s(1)
+    client.leave()
+    assert desk.messages is not None
+    answers: list[object] = []
+    stream = desk.messages.stream
+    desk.messages.serve()
+    answers.extend(stream)
+    stream.clear()
+    desk.attendance.begin(is_new_session=True, is_new_epoch=False)
+    back = desk.enter("plain")
+    world.pump()
+    assert back.is_in
+    stream.extend(answers)  # type: ignore[arg-type]
+    world.pump()
+
+    assert back.is_in
+    holding = desk.attendance.holdings.find("o", APP, "plain")
+    assert holding is not None
+    assert holding.held == 1
+
+
 def test_who_has_left_is_a_newcomer_when_it_returns() -> None:
     """The limit holds for it as for others."""
     world = World(2, limit=1)
