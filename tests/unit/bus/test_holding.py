@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachecast.bus.faults import BacklogError, CrowdedError, FullError, LinkError
+from cachecast.bus.faults import BacklogError, CrowdedError, DownError, FullError, LinkError
 from tests.unit.bus.attending import APP, Desk, World
 
 ROOM = "presence-room"
@@ -63,6 +63,33 @@ def test_a_departure_that_was_not_done_is_done_later() -> None:
     assert first.exit is not None
     assert first.exit.value is not None
     assert first.exit.value.is_vacated
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_who_returns_before_its_departure_was_said_never_left(is_asked: bool) -> None:
+    """The link was lost before the engine heard of it: there is nothing that it could be asked."""
+    world = World()
+    (desk,) = world.desks
+    first = desk.enter("plain")
+    world.pass_s(1)
+    if is_asked:
+        send, desk._send = desk._send, lambda connection, call, on_done: world.soon.append(
+            lambda: on_done(DownError("no link"))
+        )
+        first.leave()
+        desk._send = send  # type: ignore[method-assign]
+        back = desk.enter("plain")
+        world.pump()
+    desk.cut()
+    if not is_asked:
+        first.leave()
+        back = desk.enter("plain")
+    world.pass_s(1)
+
+    assert back.is_in
+    assert first.exit is not None
+    assert first.exit.value is not None
+    assert not first.exit.value.is_vacated
 
 
 def late_answer(world: World, desk: Desk) -> None:
