@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 import trio
 
-from cachecast.bus.address import Endpoint, Primary
 from cachecast.bus.dial import Dialler, introduce
 from cachecast.bus.faults import LinkError, UnreachableError
 from cachecast.bus.memory import check_memory
 from cachecast.bus.resp import Connection
+from cachecast.bus_config import Endpoint, Primary
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 

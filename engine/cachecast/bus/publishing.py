@@ -178,7 +178,9 @@ class Publishing:
         self._forget_recent()
 
     def _forget_recent(self) -> None:
-        before = self._now() - RECENT_S
+        # What was published just before an outage is what the engine may have lost by it.
+        down_since = self._seat.down_since
+        before = (self._now() if down_since is None else down_since) - RECENT_S
         while self._recent and (
             self._recent[0][0] < before
             or len(self._recent) > MAX_RECENT
@@ -189,7 +191,8 @@ class Publishing:
     def recent(self) -> Iterator[tuple[bytes, Record, float]]:
         """Key, record and remaining seconds of what was published here just now."""
         now = self._now()
-        for sent, event, (epoch, version) in self._recent:
+        # A copy: some of it is forgotten while the first is on its way.
+        for sent, event, (epoch, version) in tuple(self._recent):
             remains = event.lifetime_ms / 1000 - (now - sent)
             if remains > 0:
                 record = Record(

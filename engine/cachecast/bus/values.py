@@ -321,7 +321,7 @@ class Values:
     def copies(self) -> Iterator[tuple[Attachment, Record, float]]:
         """What could be put back into an engine that has lost it, with the seconds that remain."""
         now = self._now()
-        for attachment in self.by_topic.values():
+        for attachment in tuple(self.by_topic.values()):  # some may go while it is gone through
             if attachment.record is not None and attachment.deadline > now:
                 yield attachment, attachment.record, attachment.deadline - now
 

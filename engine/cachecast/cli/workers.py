@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.bus.address import BusConfig
+from cachecast.bus_config import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.private import PrivateEngine, open_private_engine
 from cachecast.cli.logs import configure_logs

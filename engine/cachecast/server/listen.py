@@ -216,7 +216,7 @@ class Front:
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
-        self.poller.add(connection.fd, connection)
+        self.poller.meet(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
         self.common.expire_after(self.common.config.request_timeout_s, connection)
 

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "count_near"]
 
-#: Seconds within which a node that was published through offers what it published; the product
-#: keeps it for five.
-RECENT_S = 4.0
+#: Seconds before a loss within which a node that was published through offers what it published.
+#: The product keeps it for five, and a node may notice late.
+RECENT_S = 3.0
 
 #: Seconds by which a value may go early: clocks are known by the slowest answer.
 EARLY_S = 1.0
@@ -183,8 +183,12 @@ class _Channel:
         if one.at >= loss.start:
             # Done while the engine forgot: answered before or after, nobody can tell.
             return False
-        is_recent = one.it.started > loss.start - RECENT_S + (loss.end - loss.start)
-        if is_recent and one.it.answered < loss.start and one.it.node not in loss.absent:
+        is_recent = one.it.started > loss.start - RECENT_S
+        has_lived = one.it.node not in loss.absent and not any(
+            node == one.it.node and one.it.started <= at <= loss.end
+            for node, at in self.history.deaths
+        )
+        if is_recent and one.it.answered < loss.start and has_lived:
             return True
         return any(
             at < loss.start and listening.ended > loss.end and listening.node not in loss.absent

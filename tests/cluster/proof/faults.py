@@ -203,6 +203,7 @@ async def miss_the_grace(world: World) -> None:
 
 async def _kill(world: World, name: str) -> None:
     world.nodes[name].kill()
+    world.record.history.deaths.append((name, now()))
     world.publishers[name].forget()
     await trio.lowlevel.checkpoint()
 

@@ -108,6 +108,7 @@ class History:
     Attributes:
         publications, listenings: in the order in which they began.
         disturbances, losses: what the engine, links and nodes went through.
+        deaths: nodes that were killed, and when: what they knew died with them.
         ttl_s: how long a value lives, by channel.
         end: when it ended and all that was on its way had arrived.
     """
@@ -116,6 +117,7 @@ class History:
     listenings: list[Listening] = field(default_factory=list)
     disturbances: list[Disturbance] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
+    deaths: list[tuple[str, float]] = field(default_factory=list)
     ttl_s: dict[str, float] = field(default_factory=dict)
     end: float = inf
 

@@ -233,6 +233,8 @@ def test_what_was_published_just_now_is_brought_back_by_its_node():
     assert _rules(_history(missing, publications=publications, losses=[Loss(29, 31)])) == {"miss"}
     dead = [Loss(29, 31, frozenset({"n1"}))]
     assert check(_history(missing, publications=publications, losses=dead)) == []
+    killed = {"losses": [Loss(29, 31)], "deaths": [("n1", 28.95)]}
+    assert check(_history(missing, publications=publications, **killed)) == []
     older = _listening(35, ("v1", 36), ended=37)
     assert _rules(_history(older, publications=publications, losses=[Loss(29, 31)])) == {"stale"}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -38,6 +39,9 @@ _SETTINGS = {
     b"save": b"", b"appendonly": b"no", b"repl-diskless-sync": b"yes", b"slowlog-max-len": b"0",
     b"crash-log-enabled": b"no", b"maxmemory-policy": b"noeviction",
 }  # fmt: skip
+
+#: How often what was written at once arrives in two pieces.
+SPLIT = 0.5
 
 #: Microseconds since 1970 at the beginning of the engine's time.
 START_US = 1_790_000_000_000_000
@@ -282,8 +286,12 @@ class _Stream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
         if self._is_over:
             raise trio.BrokenResourceError("ended")
-        sent = bytes(data)
-        self._wire.put("up", lambda: self._wire.take(sent))
+        chance = self._wire.network.random
+        # What is written at once may arrive in two pieces, and others' calls between them.
+        cut = chance.randrange(len(data)) if chance.random() < SPLIT else 0
+        for piece in (bytes(data[:cut]), bytes(data[cut:])):
+            if piece:
+                self._wire.put("up", partial(self._wire.take, piece))
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tests.cluster.simulation.buses import TTL_S
 from tests.cluster.simulation.world import HELD, LOOSE, NAMES, PLAIN, QUIET, ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.cluster.simulation.world import SimulatedNode, World
+    from tests.cluster.simulation.buses import TTL_S
+from tests.cluster.simulation.world import SimulatedNode, World
 
 __all__ = ["FAULTS", "play"]
 
@@ -32,6 +35,7 @@ async def play(world: World, faults: list[str]) -> None:
             nursery.start_soon(_hold, world, name)
             nursery.start_soon(_be_member, world, name)
         nursery.start_soon(_publish, world, nursery)
+        nursery.start_soon(_open_channels, world, nursery)
         ends = trio.current_time() + LENGTH_S
         await _rotate(world, nursery, faults, ends)
         await trio.sleep_until(ends)
@@ -66,8 +70,6 @@ async def _be_member(world: World, name: str) -> None:
 async def _publish(world: World, nursery: trio.Nursery) -> None:
     while True:
         await trio.sleep(world.random.expovariate(RATE))
-        if not world.nodes:
-            continue
         chance = world.random.random()
         if chance < 0.2:
             channels = [world.random.choice(QUIET)]
@@ -77,20 +79,59 @@ async def _publish(world: World, nursery: trio.Nursery) -> None:
             channels = world.random.sample((*HELD, *LOOSE, *PLAIN), 2)
         else:
             channels = [world.random.choice((*HELD, *LOOSE))]
-        node = world.nodes[world.random.choice(list(world.nodes))]
-        node.publish(channels)
+        _publish_somewhere(world, channels)
+        if world.random.random() < 0.3:
+            nursery.start_soon(_publish_later, world, channels)
         if channels[0] not in QUIET:
             for _ in range(2):
                 nursery.start_soon(_look, world, world.random.choice(channels))
 
 
+def _publish_somewhere(world: World, channels: list[str]) -> None:
+    if world.nodes:
+        world.nodes[world.random.choice(list(world.nodes))].publish(channels)
+
+
+async def _publish_later(world: World, channels: list[str]) -> None:
+    """Publish again, while what came of the first time is still on its way."""
+    await trio.sleep(world.random.uniform(0, 0.04))
+    _publish_somewhere(world, channels)
+
+
+async def _open_channels(world: World, nursery: trio.Nursery) -> None:
+    """Channels that nobody has attended: published to, and looked at, in the same moment."""
+    for number in count():
+        await trio.sleep(world.random.expovariate(RATE / 4))
+        channel = f"cache-new-{number}"
+        world.history.ttl_s[channel] = TTL_S
+        _publish_somewhere(world, [channel])
+        for _ in range(3):
+            nursery.start_soon(_look, world, channel)
+        nursery.start_soon(_publish_later, world, [channel])
+        nursery.start_soon(_publish_later, world, [channel])
+        nursery.start_soon(_look_everywhere, world, nursery, channel)
+
+
+async def _look_everywhere(world: World, nursery: trio.Nursery, channel: str) -> None:
+    """Look again from every node, once all that was published has arrived."""
+    await trio.sleep(0.08)
+    for name in NAMES:
+        if (node := world.nodes.get(name)) is not None:
+            nursery.start_soon(_stay, world, node, channel)
+
+
 async def _look(world: World, channel: str) -> None:
     """Subscribe somewhere beside a publish, and leave."""
     await trio.sleep(world.random.uniform(0, 0.03))
-    there = [node for node in world.nodes.values() if node.is_up]
+    # A node that is cut off has clients, too, who wait.
+    is_patient = world.random.random() < 0.5
+    there = [node for node in world.nodes.values() if node.is_up or is_patient]
     if not there:
         return
-    node = world.random.choice(there)
+    await _stay(world, world.random.choice(there), channel)
+
+
+async def _stay(world: World, node: SimulatedNode, channel: str) -> None:
     one = node.subscribe(channel)
     await trio.sleep(world.random.choice((0, 0.02, 0.2, 0.2, world.random.uniform(0.5, 4))))
     if node is world.nodes.get(node.name):
@@ -135,7 +176,7 @@ async def _be_slow(world: World) -> None:
 async def _restart(world: World) -> None:
     async with world.trouble(forgets=True):
         world.engine.stop()
-        await trio.sleep(world.random.choice((0, 0.2, 1)))
+        await trio.sleep(world.random.choice((0, 0.2, 1, 4)))
         world.engine.start()
 
 
@@ -155,6 +196,8 @@ async def _fail_over(world: World) -> None:
     replica = world.engine.model.functions.snapshot()
     async with world.trouble(forgets=True):
         await trio.sleep(BEHIND_S)
+        # Another machine, whose clock may be behind.
+        world.engine.step_us -= world.random.choice((0, 6_000_000))
         world.engine.fail_over(replica)
 
 

@@ -54,7 +54,7 @@ NAMES = ("n1", "n2", "n3")
 
 #: With subscribers everywhere, with some, and with none until somebody looks.
 HELD = ("cache-h0", "cache-h1")
-LOOSE = ("cache-l0", "cache-l1", "cache-l2")
+LOOSE = tuple(f"cache-l{n}" for n in range(8))
 QUIET = tuple(f"cache-q{n}" for n in range(12))
 CACHE = (*HELD, *LOOSE, *QUIET)
 PLAIN = ("plain-0",)
@@ -273,6 +273,7 @@ class World:
     def kill(self, name: str) -> None:
         """Kill a node."""
         self.nodes.pop(name).die()
+        self.history.deaths.append((name, self.now()))
 
     @asynccontextmanager
     async def trouble(

@@ -152,3 +152,35 @@ async def test_only_what_was_published_just_now_is_remembered_for_an_engine_that
         await trio.sleep(6)
 
         assert list(a.bus.halves[0].publishing.recent()) == []
+
+
+@pytest.mark.parametrize("away_s", [0.0, 6.0])
+async def test_what_was_published_just_before_an_outage_is_brought_back_after_it(
+    autojump_clock, away_s
+):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await a.publish("cache-x", "1").wait()
+        place.engine.stop()
+        await trio.sleep(away_s)
+        place.engine.start()
+        await up(a, b)
+        await b.bus.attach(APP, NAME).wait()
+
+        assert b.values["cache-x"][0] == "1"
+
+
+async def test_what_grows_too_old_while_it_is_brought_back_hurts_nobody(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(publishing_module, "MAX_RECENT", 300)
+    async with meeting() as place:
+        (a,) = [await place.join("a")]
+        for n in range(300):
+            a.publish(f"cache-{n}", "1")
+        await trio.sleep(0.1)
+        offers = a.bus.halves[0].publishing.recent()
+        next(offers)
+        await a.publish("cache-300", "1").wait()  # for which the oldest makes room
+
+        assert len(list(offers)) == 299

@@ -278,3 +278,47 @@ async def test_excluded_sockets_are_named_after_a_gap_too(autojump_clock):
         await up(b)
 
         assert heard == ["1.2"]
+
+
+async def test_who_comes_while_it_is_read_for_another_is_not_told_what_was_before(autojump_clock):
+    async with meeting() as place:
+        place.network.lag_s = {"messages": 0.05, "commands": 0.001}
+        a, b = await place.join("a"), await place.join("b")
+        for n in range(20):
+            name = parse_channel_name(f"cache-{n}")
+            first = b.bus.attach(APP, name)
+            await trio.sleep(0.025)  # it may have been read already
+            await a.publish(name.text, "1").wait()
+            found = []
+            second = b.bus.attach(APP, name)
+            second.when_done(lambda name=name, found=found: found.append(b.values[name.text][0]))
+            await first.wait()
+            await second.wait()
+            assert found == ["1"]
+
+
+async def test_who_comes_behind_the_read_of_a_resync_is_not_told_what_was_before(
+    autojump_clock, monkeypatch
+):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await b.bus.attach(APP, NAME).wait()
+        execute = place.engine.model.execute
+        was_read = trio.Event()
+
+        def watch(arguments):
+            if len(arguments) > 1 and b"_read" in arguments[1]:
+                was_read.set()
+                place.network.lag_s["messages"] = 0.5  # its answer takes long
+            return execute(arguments)
+
+        monkeypatch.setattr(place.engine.model, "execute", watch)
+        place.engine.break_connections("b", "messages")
+        await was_read.wait()
+        await a.publish("cache-x", "1").wait()
+        found = []
+        receipt = b.bus.attach(APP, NAME)
+        receipt.when_done(lambda: found.append(b.values["cache-x"][0]))
+        await receipt.wait()
+
+        assert found == ["1"]
