@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cachecast.bus.seam import Bus
-    from cachecast.protocol.channel_name import ChannelName
     from cachecast.config import BrokerConfig
+    from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
