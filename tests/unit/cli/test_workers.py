@@ -318,7 +318,7 @@ def test_a_private_engine_sees_only_sealed_values_where_memory_is_locked():
     one, other = (_joined_by(Engine, locked).bus.keys() for _ in range(2))
     assert len(one[0]) == 32
     assert one != other
-    own = FileConfig(server=locked.server, bus=BusConfig(seal_key=("ab" * 32,)))
+    own = FileConfig(server=locked.server, bus=BusConfig(seal_key=("0123456789abcdef" * 4,)))
     assert _joined_by(Engine, own).bus.keys() == own.bus.keys()
 
 
