@@ -21,6 +21,7 @@ __all__ = [
     "AppCounters",
     "AppStatistics",
     "BrokerStatistics",
+    "EngineStatistics",
     "Family",
     "counters_of",
     "exposition",
@@ -108,6 +109,37 @@ class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: dict[str, int]
 
 
+class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has to do with one primary of the engine that joins it to others.
+
+    Attributes:
+        name: of the primary.
+        epoch: of it, as this node knows it; another one after a restart or failover.
+        findings: reasons why a value could leave its memory.
+    """
+
+    name: str
+    is_up: bool
+    epoch: int
+    nodes: int
+    attached_channels: int
+    unanswered_publishes: int
+    latency_s: float
+    findings: int
+    downs: int
+    epochs: int
+    barriers: int
+    gaps: int
+    resyncs: int
+    restored: int
+    refused_publishes: int
+    repeated_publishes: int
+    late_answers: int
+    overflows: int
+    broken_records: int
+    lost_webhook_events: int
+
+
 class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The node at one moment.
 
@@ -127,6 +159,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         max_fanout_lag_s: the worst of these since start, in seconds.
         log_lines_dropped: number of log lines that nobody took, since start.
         refusals: code -> refused connections that belong to no app.
+        engines: primaries of the engine; empty where the node is alone.
     """
 
     apps: tuple[AppStatistics, ...]
@@ -144,6 +177,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     is_draining: bool
     refusals: dict[str, int]
     log_lines_dropped: int = 0
+    engines: tuple[EngineStatistics, ...] = ()
 
     @property
     def connections(self) -> int:
@@ -194,6 +228,31 @@ _NODE_GAUGES = {
 }
 
 
+_ENGINE_GAUGES = {
+    "is_up": "1 while this node and the engine can work together.",
+    "epoch": "Epoch of the engine, which grows when it may have forgotten something.",
+    "nodes": "Nodes that the engine knows, this one included.",
+    "attached_channels": "Channels whose publications arrive here by the engine.",
+    "unanswered_publishes": "Publishes that the engine has not answered.",
+    "latency_s": "Seconds from the last beat to its answer.",
+    "findings": "Reasons why a value could leave the engine's memory.",
+}
+
+_ENGINE_COUNTERS = {
+    "downs": "Times that the engine could not be worked with any more.",
+    "epochs": "Epochs of the engine that this node has seen.",
+    "barriers": "Questions whether everything published before has been heard.",
+    "gaps": "Values that came behind one that never did.",
+    "resyncs": "Times that all attached channels were read again.",
+    "restored": "Values that were put back into an engine that had lost them.",
+    "refused_publishes": "Publishes that failed.",
+    "repeated_publishes": "Publishes that were asked again because their answer was lost.",
+    "late_answers": "Subscriptions and sign-ins that the engine did not answer in time.",
+    "overflows": "Links lost because the engine's output buffer ran over.",
+    "broken_records": "Messages of the engine that could not be read.",
+    "lost_webhook_events": "Webhook events that the engine had no room for.",
+}
+
 _PROCESS = ProcessCollector(registry=None)
 
 
@@ -240,6 +299,18 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
         hooks.add_metric([label, outcome], value)
     yield refused
     yield hooks
+    if statistics.engines:
+        yield from _collect_engines(statistics.engines)
+
+
+def _collect_engines(engines: Sequence[EngineStatistics]) -> Iterable[Metric]:
+    for kind, fields in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
+        for field, text in fields.items():
+            name = field.removesuffix("_s") + ("_seconds" if field.endswith("_s") else "")
+            family = kind(f"cachecast_engine_{name}", text, labels=["engine"])
+            for engine in engines:
+                family.add_metric([engine.name], float(getattr(engine, field)))
+            yield family
 
 
 def _sum(apps: list[tuple[str, AppStatistics]], field: str) -> Counter[str]:
@@ -294,7 +365,12 @@ _WORST = frozenset(
     for name in ("eviction_lag", "loop_lag", "ready_wait", "fanout_lag")
     for worst in ("", "max_")
 )
-_LEAST = frozenset({"cachecast_is_draining", "process_start_time_seconds"})
+_WORST_OF_ENGINES = frozenset(
+    f"cachecast_engine_{name}" for name in ("epoch", "nodes", "latency_seconds", "findings")
+)
+_LEAST = frozenset(
+    {"cachecast_engine_is_up", "cachecast_is_draining", "process_start_time_seconds"}
+)
 
 
 def merge_families(parts: Iterable[Sequence[Family]]) -> list[Family]:
@@ -312,7 +388,7 @@ def merge_families(parts: Iterable[Sequence[Family]]) -> list[Family]:
             key = name, tuple(labels.items())
             if key not in found:
                 found[key] = value
-            elif family.name in _WORST:
+            elif family.name in _WORST | _WORST_OF_ENGINES:
                 found[key] = max(found[key], value)
             elif family.name in _LEAST:
                 found[key] = min(found[key], value)

@@ -439,7 +439,9 @@ class Auditor:
 
     def _join_text(self, join: Join, what: str) -> str:
         where = self._socket_name(join.socket)
-        return f"subscriber {join.subscriber}{where} joined {self._channel_name(join.channel)}: {what}"
+        return (
+            f"subscriber {join.subscriber}{where} joined {self._channel_name(join.channel)}: {what}"
+        )
 
 
 def _missing(

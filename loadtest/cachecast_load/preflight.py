@@ -230,9 +230,7 @@ def ask_channel(
     return _ask(session, reactor, number, request)
 
 
-def _ask(
-    session: Session, reactor: Reactor, number: int, request: bytes
-) -> tuple[int, bytes, str]:
+def _ask(session: Session, reactor: Reactor, number: int, request: bytes) -> tuple[int, bytes, str]:
     pool = HttpPool(reactor, session.apis[number], limit=1, timeout_s=_TIMEOUT_S)
     got: list[tuple[int, bytes, str]] = []
     pool.send(lambda: request, lambda status, body, reason: got.append((status, body, reason)))
@@ -258,8 +256,7 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     ttl_s = DEFAULT_TTL_S
     if pusher.is_cache_channel(kind) or plan.profile == "mixed":
         told = {
-            url: _measure_ttl(session, number)
-            for number, url in enumerate(session.target.api_urls)
+            url: _measure_ttl(session, number) for number, url in enumerate(session.target.api_urls)
         }
         notes = _differences("the lifetime of cached values", "s", told)
         ttl_s = min(known or DEFAULT_TTL_S for known in told.values())

@@ -108,8 +108,8 @@ class Announcements:
         stale_counts: channels whose count the throttle, or a full queue, holds back, with their
             hubs.
         held: channel -> what else a full queue holds back.
-        counts: app id and channel -> subscriptions on all nodes, as they were last told; of channels
-            of this node only, and empty where it is alone.
+        counts: app id and channel -> subscriptions on all nodes, as they were last told; of
+            channels of this node only, and empty where it is alone.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Announcements:
         self.stale_counts: dict[Channel, Hub] = {}
         self.held: dict[Channel, _Held] = {}
         self.counts: dict[tuple[str, str], int] = {}
-        #: Channels of a shared app in which connections of this node came or went since it was told.
+        #: Channels of shared apps in which connections of this node came or went since then.
         self._stirred: set[Channel] = set()
 
     def tell_members(

@@ -3,8 +3,8 @@
     async with open_broker(BrokerConfig(apps=[app])) as broker:
         await broker.publish(app.id, "cache-prices", "tick", {"eur": 1.08})
 
-A synchronous method does not yield, so two calls in a row see the same state. What all nodes have to
-agree on, or are asked about, is asynchronous, whether there are others or not.
+A synchronous method does not yield, so two calls in a row see the same state. What all nodes have
+to agree on, or are asked about, is asynchronous, whether there are others or not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cachecast.bus.receipt import Receipt
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
-from cachecast.errors import BadRequestError
+from cachecast.errors import BadRequestError, BusError
 from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
@@ -306,7 +306,6 @@ class Broker:
         subscriber = Subscriber(
             is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
         )
-        await trio.lowlevel.checkpoint()
         receipt = self._bus.attach(app_id, name)
         is_wanted = True
 
@@ -321,10 +320,12 @@ class Broker:
 
         receipt.when_done(register)
         try:
-            if not receipt.is_done:
+            try:
                 await receipt.wait()
-            receipt.value  # noqa: B018 - raises its fault
-            self.hub(app_id)  # it may have ended meanwhile
+            except BusError:
+                self.delivery.check_open()  # that it has ended says more
+                raise
+            self.delivery.check_open()
             yield subscriber
         finally:
             is_wanted = False

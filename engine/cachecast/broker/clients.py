@@ -320,7 +320,7 @@ class Clients:
             pass
         elif isinstance(fault, RemoteProtocolError):
             self._refuse(connection, fault)
-        else:  # no library asks again for a subscription that was refused, but all of them reconnect
+        else:  # no library asks again for what was refused, but all of them reconnect
             self.disconnect(connection, 4100, OUTAGE_TEXT)
 
     def _subscribe(
@@ -474,8 +474,8 @@ class Clients:
     def _sign_in_later(self, hub: Hub, connection: Connection, user: User) -> None:
         """Sign in where other nodes count, too; sign-ins of one connection one after the other.
 
-        The session is the user's at once, for what comes behind it may need that. What it watches is
-        in the index from the step on in which the bus says who is online.
+        The session is the user's at once, for what comes behind it may need that. What it watches
+        is in the index from the step on in which the bus says who is online.
         """
         session = connection.session
         state = self._signing_in.get(connection)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from cachecast.broker.clients import Clients
     from cachecast.broker.delivery import Delivery
     from cachecast.broker.outage import Outage
+    from cachecast.bus.receipt import Receipt
+    from cachecast.events import AppEvent
     from cachecast.tasks.stepper import Stepper
     from cachecast.tasks.webhooks import Webhooks
 
@@ -37,11 +40,18 @@ class Upcalls:
         self.member_changed = clients.member_changed
         self.user_changed = clients.user_changed
         self.count_changed = clients.count_changed
-        self.take_hook = webhooks.notify
         self.went_up = outage.went_up
         self.went_down = outage.went_down
         self._clients = clients
+        self._webhooks = webhooks
         self._stepper = stepper
+
+    def take_hook(self, app_id: str, event: AppEvent, receipt: Receipt[None]) -> None:
+        """Bring an event to the app's webhooks; done when that has an outcome everywhere."""
+        if self._webhooks.wants(app_id, event.name):
+            self._webhooks.notify(app_id, event, partial(receipt.fulfil, None))
+        else:
+            receipt.fulfil(None)
 
     def end_user(self, app_id: str, user_id: str) -> None:
         """Disconnect those who are signed in as a user now, in steps if they are many."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cachecast.bus.receipt import Receipt
     from cachecast.channels.presence import PresenceRoster
     from cachecast.events import AppEvent
+    from cachecast.metrics import EngineStatistics
     from cachecast.protocol.session import Member
 
 __all__ = ["Bus", "Entry", "Envelope", "Exit", "Node"]
@@ -124,6 +125,9 @@ class Bus(Protocol):
 
     is_shared: bool
 
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """What there is to know in numbers, one for each primary; empty for a node that is alone."""
+
     async def start(self, node: Node, nursery: trio.Nursery) -> None:
         """Join the cluster, and from now on tell ``node`` what it must know.
 
@@ -135,7 +139,11 @@ class Bus(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Leave the cluster: what this node held is announced gone. Nothing is told afterwards."""
+        """Leave the cluster: what this node held is announced gone.
+
+        Nothing is told afterwards. Receipts that are open fail; so does what is asked from then on,
+        and what is undone has no effect.
+        """
 
     # --- publications
 

@@ -45,11 +45,6 @@ class PresenceRoster:
         return key in self._members
 
     @property
-    def members(self) -> list[Member]:
-        """All of them, in the order they came."""
-        return list(self._members.values())
-
-    @property
     def user_ids(self) -> list[str]:
         """Ids as text, as the HTTP API and webhooks give them."""
         return list(self._members)
@@ -60,7 +55,11 @@ class PresenceRoster:
         return list(self._members.values())
 
     def put(self, member: Member) -> bool:
-        """Add a member of the cluster, whichever node it is on; True if it was not here."""
+        """Add a member of the cluster, whichever node it is on; True if it was not here.
+
+        A roster that a bus keeps up to date knows this and :meth:`discard`, and neither
+        :meth:`join` nor :meth:`leave`.
+        """
         if member.key in self._members:
             return False
         self._members[member.key] = member
@@ -89,26 +88,6 @@ class PresenceRoster:
         del self._connections[key]
         self.discard(key)
         return True
-
-    def put(self, member: Member) -> bool:
-        """Have a member, wherever its connections are; False if its user is one already.
-
-        Of a roster that others keep up to date: they call this and :meth:`discard`, and neither
-        :meth:`join` nor :meth:`leave`.
-        """
-        key = member.key
-        if key in self._members:
-            return False
-        self._members[key] = member
-        if self._ids:
-            self._encode(member)
-        return True
-
-    def discard(self, key: str) -> Member | None:
-        """Have a user no more; the member that it was, None if it was none."""
-        self._ids.pop(key, None)
-        self._hash.pop(key, None)
-        return self._members.pop(key, None)
 
     def _encode(self, member: Member) -> None:
         key = member.key
