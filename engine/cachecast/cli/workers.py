@@ -126,7 +126,7 @@ async def _open_engine(config: FileConfig) -> AsyncIterator[PrivateEngine | None
     if config.bus.urls:
         yield None
         return
-    async with open_private_engine() as engine:
+    async with open_private_engine(prefix=config.bus.prefix) as engine:
         yield engine
 
 
