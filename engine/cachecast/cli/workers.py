@@ -27,7 +27,7 @@ from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import FROM_PARENT, Ask, Beat, Brief, Failed, Order, Ready, Report
 from cachecast.workers.pipe import Pipe
-from cachecast.workers.shares import share_of
+from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -83,8 +83,7 @@ async def run_parent(
             "must be 1 here: only Linux spreads connections over processes, and ends them with "
             "their parent.",
         )
-    for number in range(1, n_workers + 1):
-        share_of(config, number, n_workers)  # before anything is opened
+    shares_of(config, n_workers)  # before anything is opened
     with ExitStack() as stack:
         listeners = [
             stack.enter_context(sock) for sock in open_shared_listeners(address, n_workers)
@@ -97,8 +96,7 @@ async def run_parent(
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
             if engine is not None:
                 config = _joined_by(engine, config)
-            shares = [share_of(config, number, n_workers) for number in range(1, n_workers + 1)]
-            crew = Crew(shares, listeners, _LogReader(pass_on))
+            crew = Crew(shares_of(config, n_workers), listeners, _LogReader(pass_on))
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
             admin_port = None
