@@ -256,7 +256,7 @@ class _LiveTable:
         self._quiet = quiet
         self._console = Console(stderr=True, highlight=False)
         self._lines = 0
-        self._faults: dict[str, tuple[object, object]] = {}
+        self._faults: dict[str, int] = {}
         self._second = -1
 
     def show(self, swarm: Swarm) -> None:
@@ -271,24 +271,24 @@ class _LiveTable:
         self._lines += 1
         self._console.print(text.live_line(values, self._console.width), soft_wrap=True)
         for url, of_node in live_nodes(swarm):
-            faults = (of_node["lost"], of_node["errors"])
+            faults = int(of_node["lost"]) + int(of_node["errors"])
             # All of them now and then, and at once whichever has something new to complain about.
-            if self._second % NODES_EVERY_S == 0 or self._faults.get(url, (0, 0)) != faults:
+            if self._second % NODES_EVERY_S == 0 or faults > self._faults.get(url, 0):
                 self._console.print(text.live_node_line(url, of_node), soft_wrap=True)
             self._faults[url] = faults
 
 
-def live_nodes(swarm: Swarm) -> list[tuple[str, dict[str, object]]]:
+def live_nodes(swarm: Swarm) -> list[tuple[str, dict[str, Any]]]:
     """Return the newest complete second by target, where there are several."""
     assert swarm.collector is not None
     collector = swarm.collector
     levels = collector.levels()
     _, slot = _newest(collector)
-    nodes: list[tuple[str, dict[str, object]]] = []
+    nodes: list[tuple[str, dict[str, Any]]] = []
     for number, tally in sorted(collector.sockets.items()):
         delivery = slot.histograms.get(f"delivery.{number}") if slot else None
         p99 = delivery.percentile(99) if delivery else None
-        values: dict[str, object] = {
+        values = {
             "connected": levels[f"connected.{number}"],
             "lost": levels[f"missing.{number}"],
             "errors": tally.error_count,

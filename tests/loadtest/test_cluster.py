@@ -97,7 +97,7 @@ def test_client_events_do_not_cross_either(run_several, new_engine):
 def test_one_target_by_two_names_is_as_good_as_two_joined_ones(run_several, new_engine):
     """Nodes that are joined perfectly: two addresses of one."""
     url = new_engine().url
-    done = run_several("mixed", [url, url.replace("127.0.0.1", "localhost")])
+    done = run_several("mixed", [url, url.replace("127.0.0.1", "127.1")])
     assert_clean(done)
     nodes = done.result["nodes"]
     assert [way["lost"] for way in nodes["ways"]] == [0] * len(nodes["ways"])
@@ -117,7 +117,7 @@ def test_publishers_use_the_api_urls_that_are_named(run_several, new_engine):
 
 def test_several_targets_may_come_from_the_environment_and_the_plan(run_several, new_engine, plan):
     url = new_engine().url
-    urls = [url, url.replace("127.0.0.1", "localhost")]
+    urls = [url, url.replace("127.0.0.1", "127.1")]
     done = run_several("fanout", [], CACHECAST_LOADTEST_TARGET=",".join(urls))
     assert done.result["target"]["sockets"] == urls
     plan.write_text(f"{PLAN}\n[target]\nurl = {json.dumps(urls)}\napi_url = '{urls[0]}'\n")
@@ -130,7 +130,7 @@ def test_several_targets_may_come_from_the_environment_and_the_plan(run_several,
 def test_the_one_of_three_that_is_unreachable_is_named(run_several, new_engine):
     good = new_engine().url
     bad = dead_url()
-    done = run_several("fanout", [good, bad, good.replace("127.0.0.1", "localhost")])
+    done = run_several("fanout", [good, bad, good.replace("127.0.0.1", "127.1")])
     assert done.code == 2
     (reason,) = done.result["verdict"]["reasons"]
     assert reason == f"{bad}: connection refused (the other 2 of 3 targets can be used)"
