@@ -220,10 +220,10 @@ def _nodes(result: dict[str, Any]) -> str:
     if not nodes["targets"]:
         return ""
     targets = _table(
-        ("Target", "Connected", "Connects failed", "Connections lost", "Received", "Lost",
+        ("Target", "Connects", "Connects failed", "Connections lost", "Received", "Lost",
          "Other faults", "Errors", "p50 ms", "p99 ms", "max ms"),
         [
-            (entry["url"], entry["connected"], figures["connect.failed"],
+            (entry["url"], entry["counts"].get("connects", 0), figures["connect.failed"],
              figures["closed.unexpected"], figures["delivery.received"], figures["delivery.lost"],
              entry["other_faults"], figures["errors.count"],
              *(figures.get(f"delivery.{part}") for part in ("p50_ms", "p99_ms", "max_ms")))
@@ -247,7 +247,7 @@ def _nodes(result: dict[str, Any]) -> str:
         [(way["from"], way["to"], way["owed"], way["lost"]) for way in nodes["ways"]],
         bad=(3,),
     )
-    says = "".join(f"<p class='note'>{escape(text)}.</p>" for text in nodes["says"])
+    says = "".join(f"<p class='note'>{escape(text)}</p>" for text in nodes["says"])
     errors = "".join(
         f"<p class='eg'>{escape(entry['url'])}: {escape(error['kind'])},"
         f" {error['count']:,} times</p>"
