@@ -54,8 +54,8 @@ def render(result: dict[str, Any], *, head: str = "") -> str:
         _tiles(result),
         _knee(result),
         _slos(result),
-        main_charts(result),
         _nodes(result),
+        main_charts(result),
         _latency_table(result),
         f'<div class="grid2">{_ledger(result)}{_cachecard(result)}</div>',
         _errors(result),
@@ -247,7 +247,9 @@ def _nodes(result: dict[str, Any]) -> str:
         [(way["from"], way["to"], way["owed"], way["lost"]) for way in nodes["ways"]],
         bad=(3,),
     )
-    says = "".join(f"<p class='note'>{escape(text)}</p>" for text in nodes["says"])
+    # Of a failure they are among the reasons already.
+    told = nodes["says"] if result["verdict"]["outcome"] != "FAIL" else ()
+    says = "".join(f"<p class='note'>{escape(text)}</p>" for text in told)
     errors = "".join(
         f"<p class='eg'>{escape(entry['url'])}: {escape(error['kind'])},"
         f" {error['count']:,} times</p>"
