@@ -307,7 +307,7 @@ async def test_who_comes_behind_the_read_of_a_resync_is_not_told_what_was_before
         was_read = trio.Event()
 
         def watch(arguments):
-            if len(arguments) > 1 and b"_read" in arguments[1]:
+            if len(arguments) > 1 and b"_ended" in arguments[1]:  # the last of all questions
                 was_read.set()
                 place.network.lag_s["messages"] = 0.5  # its answer takes long
             return execute(arguments)
