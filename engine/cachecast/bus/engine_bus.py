@@ -20,6 +20,7 @@ from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
 from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
+from cachecast.bus.couriers import Couriers
 from cachecast.bus.dial import Dialler, introduce, tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
 from cachecast.bus.functions import Functions
@@ -36,16 +37,17 @@ from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
 from cachecast.bus.values import Values
 from cachecast.errors import ConfigError
+from cachecast.metrics import EngineStatistics
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cachecast.bus.address import BusConfig, Endpoint, Primary
     from cachecast.bus.calls import Call, Event
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
+    from cachecast.bus_config import BusConfig, Endpoint, Primary
     from cachecast.events import AppEvent
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
@@ -102,6 +104,7 @@ class _Half:
         now: Callable[[], float],
         terms: Mapping[str, AppTerms],
         gauges: Gauges,
+        random: Callable[[], float],
     ) -> None:
         self.primary = primary
         self.seat = seat = PrimarySeat(
@@ -128,6 +131,7 @@ class _Half:
             attach=self.values.attach,
             detach=self.values.detach,
         )
+        self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
         self.findings: list[Finding] = []
         self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
@@ -168,8 +172,34 @@ class _Half:
         """Tell whoever still waits that there is nothing to wait for."""
         self.seat.drop(fault)
         self.publishing.end(fault)
-        for lateness in (self.lateness, self.attendance.lateness):
-            lateness.end()
+        self.lateness.stop()
+        self.attendance.stop()
+
+    def statistics(self) -> EngineStatistics:
+        """See ``EngineStatistics``."""
+        seat, values, publishing = self.seat, self.values, self.publishing
+        return EngineStatistics(
+            name=seat.name,
+            is_up=seat.is_open,
+            epoch=seat.epoch,
+            nodes=seat.n_sessions,
+            attached_channels=len(values.by_topic),
+            unanswered_publishes=publishing.n_unanswered,
+            latency_s=seat.latency_s,
+            findings=len(self.findings),
+            downs=seat.n_downs,
+            epochs=seat.n_epochs,
+            barriers=values.n_barriers,
+            gaps=values.n_gaps,
+            resyncs=values.n_resyncs,
+            restored=seat.n_restored,
+            refused_publishes=publishing.n_refused,
+            repeated_publishes=publishing.n_repeated,
+            late_answers=self.lateness.n_late + self.attendance.lateness.n_late,
+            overflows=seat.n_overflows,
+            broken_records=values.n_broken + self.contents.n_broken,
+            lost_webhook_events=self.couriers.n_lost,
+        )
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
@@ -274,7 +304,7 @@ class EngineBus:
                 primary, self, node, self._facts,
                 keys=Keys(self._config.prefix, primary.database), limits=limits, seal=self._seal,
                 lease_s=self._config.lease_s, now=self._now, terms=self._terms,
-                gauges=Gauges() if number else self._gauges,
+                gauges=Gauges() if number else self._gauges, random=self._random,
             )  # fmt: skip
             half.seat.attach_links(
                 self._link(primary, limits, half, None),
@@ -323,6 +353,7 @@ class EngineBus:
                 async with trio.open_nursery() as nursery:
                     for half in self.halves:
                         nursery.start_soon(half.seat.run)
+                        nursery.start_soon(half.couriers.run)
                     nursery.start_soon(self._run_checks)
                     while True:
                         await trio.sleep(TICK_S)
@@ -463,13 +494,13 @@ class EngineBus:
         """See ``Bus``."""
         self._half(app_id, name.text).values.detach(app_id, name)
 
-    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry | None]:
+    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry]:
         """See ``Bus``."""
         half = self._half(app_id, name.text)
         refusal = self._refusal(half)
         return refusal or half.attendance.rosters.enter(app_id, name, member)
 
-    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
+    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit]:
         """See ``Bus``."""
         return self._half(app_id, name.text).attendance.rosters.leave(app_id, name, member)
 
@@ -499,7 +530,16 @@ class EngineBus:
         """See ``Bus``."""
         parts = self._by_half(app_id, user_ids)
         found = [half.attendance.watching.watch(app_id, part) for half, part in parts.items()]
-        return join(found, lambda: frozenset[str]().union(*(part.value for part in found)))
+        watched = join(found, lambda: frozenset[str]().union(*(part.value for part in found)))
+
+        def undo() -> None:
+            if watched.fault is not None:
+                for (half, part), receipt in zip(parts.items(), found, strict=True):
+                    if receipt.fault is None:
+                        half.attendance.watching.unwatch(app_id, part)
+
+        watched.when_done(undo)
+        return watched
 
     def unwatch(self, app_id: str, user_ids: Sequence[str]) -> None:
         """See ``Bus``."""
@@ -517,6 +557,10 @@ class EngineBus:
         return self._of_user(app_id, user_id).attendance.endings.terminate(app_id, user_id)
 
     # --- questions
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """See ``Bus``."""
+        return tuple(half.statistics() for half in self.halves)
 
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus``."""

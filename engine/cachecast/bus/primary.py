@@ -137,6 +137,8 @@ class PrimarySeat:
         n_sessions: of all nodes, at the latest beat.
         n_opened: times that it was opened.
         n_epochs: epochs that it has seen.
+        n_downs: times that it was closed.
+        n_restored: values that the engine took back.
         parts: what hears of its steps, in this order.
         restore: function that gives the offers of a grace.
         on_change: called whenever it has opened or closed.
@@ -180,6 +182,8 @@ class PrimarySeat:
         self.n_sessions = 0
         self.n_opened = 0
         self.n_epochs = 0
+        self.n_downs = 0
+        self.n_restored = 0
         self.parts: Sequence[Part] = ()
         self.restore: Callable[[], Iterable[Call[int]]] = list
         self.on_change: Callable[[], None] = _nothing
@@ -373,8 +377,10 @@ class PrimarySeat:
             if greeting.grace_ms:
                 ends = trio.current_time() + greeting.grace_ms / 1000 + AFTER_GRACE_S
                 for call in self.restore():
-                    if await self._wait(call) < 0:
+                    n_taken = await self._wait(call)
+                    if n_taken < 0:
                         break  # the grace is over
+                    self.n_restored += n_taken
                 await trio.sleep_until(ends)
             for part in self.parts:
                 done = trio.Event()
@@ -399,6 +405,7 @@ class PrimarySeat:
         self.fault = fault
         if self.is_open:
             self.is_open = False
+            self.n_downs += 1
             self.down_since = self._now()
             _log.warning("engine is down", engine=self.name, reason=str(fault))
             for part in self.parts:

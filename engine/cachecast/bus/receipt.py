@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "Receipt", "join"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Receipt(Generic[T]):
@@ -74,6 +75,13 @@ class Receipt(Generic[T]):
             self.fault = fault
             self._settle()
 
+    def settle_as(self, other: Receipt[T]) -> None:
+        """As another one, which is done. Never yields."""
+        if other.fault is not None:
+            self.fail(other.fault)
+        else:
+            self.fulfil(other.value)
+
     def _settle(self) -> None:
         self.is_done = True
         actions, self._actions = self._actions, None
@@ -88,6 +96,30 @@ class Receipt(Generic[T]):
             self._actions = [action]
         else:
             self._actions.append(action)
+
+    def then(self, change: Callable[[T], U | Receipt[U]]) -> Receipt[U]:
+        """One of what a function makes of the answer; it fails as this one does.
+
+        Args:
+            change: function that gives the new answer, or a receipt for it. It does not yield; an
+                ``EngineError`` of it is the new one's fault.
+        """
+        changed: Receipt[U] = Receipt()
+
+        def settle() -> None:
+            try:
+                value = change(self.value)
+            except EngineError as fault:
+                changed.fail(fault)
+                return
+            if isinstance(value, Receipt):
+                receipt: Receipt[U] = value
+                receipt.when_done(lambda: changed.settle_as(receipt))
+            else:
+                changed.fulfil(value)
+
+        self.when_done(settle)
+        return changed
 
     async def wait(self) -> T:
         """Wait for the answer. If cancelled, what was asked goes on.

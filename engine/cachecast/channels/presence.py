@@ -55,7 +55,11 @@ class PresenceRoster:
         return list(self._members.values())
 
     def put(self, member: Member) -> bool:
-        """Add a member of the cluster, whichever node it is on; True if it was not here."""
+        """Add a member of the cluster, whichever node it is on; True if it was not here.
+
+        A roster that a bus keeps up to date knows this and :meth:`discard`, and neither
+        :meth:`join` nor :meth:`leave`.
+        """
         if member.key in self._members:
             return False
         self._members[member.key] = member
@@ -73,12 +77,7 @@ class PresenceRoster:
         """Add a connection; True if it is its user's first."""
         key = member.key
         self._connections[key] = self._connections.get(key, 0) + 1
-        if key in self._members:
-            return False
-        self._members[key] = member
-        if self._ids:
-            self._encode(member)
-        return True
+        return self.put(member)
 
     def leave(self, member: Member) -> bool:
         """Remove a connection; True if it was its user's last."""
@@ -87,9 +86,7 @@ class PresenceRoster:
         if self._connections[key]:
             return False
         del self._connections[key]
-        del self._members[key]
-        self._ids.pop(key, None)
-        self._hash.pop(key, None)
+        self.discard(key)
         return True
 
     def _encode(self, member: Member) -> None:

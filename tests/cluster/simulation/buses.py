@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cachecast.bus.address import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
+from cachecast.bus_config import BusConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable

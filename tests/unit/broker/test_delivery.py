@@ -65,7 +65,7 @@ async def test_a_publisher_cancelled_at_any_await_has_published_everything_or_no
         nursery.cancel_scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
 
-    value = cachecast_broker.read_cache(APP, "cache-y")
+    value = await cachecast_broker.read_cache(APP, "cache-y")
     (seen,) = _data(clients)
     assert (seen[-1] == "last") == (value is not None) == (_data(others) == {("last",)})
     assert len(seen) == n + (value is not None)
@@ -79,7 +79,7 @@ async def test_cancelled_before_it_began_it_publishes_nothing(autojump_clock, ca
         await cachecast_broker.publish(APP, "cache-x", "tick", "1")
 
     assert scope.cancelled_caught
-    assert cachecast_broker.read_cache(APP, "cache-x") is None
+    assert await cachecast_broker.read_cache(APP, "cache-x") is None
 
 
 async def test_publishers_wait_while_too_much_is_undelivered_and_all_get_through(
@@ -147,7 +147,7 @@ async def test_the_publish_rate_refuses_and_publishes_none_of_a_batch(autojump_c
         with pytest.raises(LimitError) as caught:
             await broker.publish_batch(APP, [("cache-y", "tick", "1")] * 2)
         assert (caught.value.http_status, caught.value.limit) == (429, 1.0)
-        assert broker.read_cache(APP, "cache-y") is None
+        assert await broker.read_cache(APP, "cache-y") is None
         await trio.sleep(1)
         await broker.publish_batch(APP, [("cache-y", "tick", "1")] * 2)
 
@@ -159,7 +159,8 @@ async def test_the_cache_write_and_the_choice_of_recipients_are_one_step(
     clients = await _crowd(cachecast_network, 2, "cache-x")
 
     cachecast_broker.publish_nowait(APP, "cache-x", "tick", "1")
-    assert cachecast_broker.read_cache(APP, "cache-x").data == "1"
+    entry = cachecast_broker.cache.get(APP, "cache-x", trio.current_time())
+    assert entry.publication.data == "1"
     clients[0].unsubscribe("cache-x")
     late = cachecast_network.open()
     late.send(late.subscription("cache-x"))

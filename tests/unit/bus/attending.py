@@ -1,8 +1,8 @@
 """Nodes with seats at a model of the engine, stepped by hand: for tests of what is no value.
 
 A :class:`Desk` is a seat as the core of the bus has one, without tasks: it says hello, begins,
-resyncs and opens when a test lets it. A :class:`Crowd` is what a node is told, checked as its clients
-would check it: nobody comes who is there, nobody goes who is not.
+resyncs and opens when a test lets it. A :class:`Crowd` is what a node is told, checked as its
+clients would check it: nobody comes who is there, nobody goes who is not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class World:
         is_valkey: bool = False,
     ) -> None:
         self.now_us = START_US
-        self.model = Model(lambda: self.now_us, "aa")
+        self.set_back_us = 0
+        self.model = Model(lambda: self.now_us - self.set_back_us, "aa")
         self.model.libraries.add(Functions(Keys()).name)
         self.model.replies_first = is_valkey
         self.soon: deque[Callable[[], object]] = deque()
@@ -148,6 +149,9 @@ class Crowd:
 
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         self.told.append(("count", channel, count))
+
+    def crowd_eased(self, app_id: str, channel: str) -> None:
+        self.told.append(("eased", channel))
 
     def end_user(self, app_id: str, user_id: str) -> None:
         self.told.append(("ended", user_id))
@@ -366,7 +370,7 @@ class Client:
         self.member = None if user is None else Member(user)
         self.entry: Entry | None = None
         self.fault: Exception | None = None
-        self.exit: Receipt[Exit | None] | None = None
+        self.exit: Receipt[Exit] | None = None
         self.is_in = False
         self.wants_out = False
         self.receipt = desk.attendance.rosters.enter(APP, self.name, self.member)

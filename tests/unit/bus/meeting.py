@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from cachecast.bus.address import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.seam import Envelope
+from cachecast.bus_config import BusConfig
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
 from tests.cluster.simulation.network import NODE, Engine, Network, dialled_to

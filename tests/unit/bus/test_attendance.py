@@ -1,4 +1,4 @@
-"""Three nodes, an engine, and anything in any order: in the end all agree, and nothing was told twice.
+"""Three nodes, an engine, anything in any order: in the end all agree, nothing was told twice.
 
 Every call and every message is on its way for as long as the test likes; links are lost, the engine
 restarts, nodes stand still past their lease and die. The checker knows what clients know: what they

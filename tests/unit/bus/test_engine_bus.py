@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from cachecast.bus.address import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.seal import Seal
+from cachecast.bus_config import BusConfig
 from cachecast.errors import BusError, ConfigError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member

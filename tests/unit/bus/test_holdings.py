@@ -1,4 +1,4 @@
-"""All fields of a node: entered again a few hundred at a time, and said no oftener than they may."""
+"""All fields of a node: entered again a few hundred at a time, said no oftener than they may."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ def test_own_members_do_not_seem_to_have_gone_while_they_are_entered_again(
 ) -> None:
     """After a fencing there is no grace: rosters are paged behind the last of them."""
     monkeypatch.setattr(holdings, "WINDOW", 1)
-    world = World()
-    (desk,) = world.desks
+    world = World(2)
+    desk = world.desks[0]
     for number in range(5):
         desk.enter("presence-room", f"u{number}")
     world.pass_s(1)
     desk.crowd.take()
     desk.is_cut = True
     desk.cut()
-    world.model.functions._sessions[desk.session] = -1
-    world.pass_s(0.25)
+    world.settle_down()
+    assert world.roster("presence-room") == set()
     desk.is_cut = False
     world.settle_down()
 
