@@ -22,7 +22,13 @@ from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
 from cachecast.bus.dial import Dialler, introduce, tls_context
-from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
+from cachecast.bus.faults import (
+    DownError,
+    LinkError,
+    SetupError,
+    UnfitError,
+    UnreachableError,
+)
 from cachecast.bus.functions import Functions
 from cachecast.bus.gauges import Gauges
 from cachecast.bus.lateness import Lateness
@@ -59,6 +65,9 @@ START_LIMIT_S: Final = 15.0
 #: Between two looks whether values still stay in memory, and what one look may take.
 MEMORY_CHECK_S: Final = 60.0
 MEMORY_LIMIT_S: Final = 5.0
+
+#: What one replica may take of it. An engine that is new to the node is looked at in its grace.
+REPLICA_LIMIT_S: Final = 0.8
 
 #: Between two looks at what is due.
 TICK_S: Final = 0.25
@@ -132,6 +141,7 @@ class _Half:
         )
         self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
         self.findings: list[Finding] = []
+        self._is_sealed = seal is not None
         self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
@@ -139,6 +149,11 @@ class _Half:
         self._topics = len(keys.topics)
         self._channels = keys.topics + b"c:"
         self._users = keys.topics + b"u:"
+
+    @property
+    def leak(self) -> Finding | None:
+        """Why no value may be given to the engine; None if it may have them."""
+        return self.findings[0] if self.findings and not self._is_sealed else None
 
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
@@ -176,6 +191,8 @@ class _Half:
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
+        if self.leak is not None:
+            return
         seat, keys = self.seat, self.seat.to.keys
         copies: list[tuple[bytes, Record, int]] = []
         n_bytes = 0
@@ -364,7 +381,7 @@ class EngineBus:
 
     async def _approve(self, half: _Half) -> None:
         await self._check(half)
-        if half.findings and self._seal is None:
+        if half.leak is not None and not half.seat.epoch:
             raise UnfitError(" ".join(str(finding) for finding in half.findings[:3]))
 
     async def _run_checks(self) -> None:
@@ -394,16 +411,24 @@ class EngineBus:
         is_tls = primary.endpoints[0].is_tls
         endpoint = msgspec.structs.replace(where, is_tls=is_tls)
         replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
-        found: list[Finding] = []
-        connection = Connection(await Dialler(replica, tls=self._tls).connect())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            try:
-                await introduce(connection, primary.username, primary.password, "cachecast-check")
-                found = await check_memory(connection, str(where))
-            finally:
+        answer: list[Finding] | LinkError = UnreachableError(
+            f"it did not answer within {REPLICA_LIMIT_S:g} s."
+        )
+        with trio.move_on_after(REPLICA_LIMIT_S):
+            connection = Connection(await Dialler(replica, tls=self._tls).connect())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.run)
+                try:
+                    await introduce(
+                        connection, primary.username, primary.password, "cachecast-check"
+                    )
+                    answer = await check_memory(connection, str(where))
+                except LinkError as fault:  # raised out here it would be one of a group
+                    answer = fault
                 nursery.cancel_scope.cancel()
-        return found
+        if isinstance(answer, LinkError):
+            raise answer
+        return answer
 
     # --- publications
 
@@ -428,9 +453,9 @@ class EngineBus:
 
     def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
         events = [self._event(half, envelope) for envelope in envelopes]
-        if half.findings and self._seal is None and any(event.value for event in events):
+        if half.leak is not None and any(event.value for event in events):
             return Receipt.failed(
-                DownError(f"No value is published while it could leave memory. {half.findings[0]}")
+                DownError(f"No value is published while it could leave memory. {half.leak}")
             )
         return half.publishing.publish(events)
 
