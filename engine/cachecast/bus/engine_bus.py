@@ -43,6 +43,7 @@ from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
 from cachecast.bus.values import Values
 from cachecast.errors import ConfigError
+from cachecast.metrics import EngineStatistics
 
 if TYPE_CHECKING:
     import ssl
@@ -188,6 +189,32 @@ class _Half:
         self.publishing.end(fault)
         self.lateness.stop()
         self.attendance.stop()
+
+    def statistics(self) -> EngineStatistics:
+        """See ``EngineStatistics``."""
+        seat, values, publishing = self.seat, self.values, self.publishing
+        return EngineStatistics(
+            name=seat.name,
+            is_up=seat.is_open,
+            epoch=seat.epoch,
+            nodes=seat.n_sessions,
+            attached_channels=len(values.by_topic),
+            unanswered_publishes=publishing.n_unanswered,
+            latency_s=seat.latency_s,
+            findings=len(self.findings),
+            downs=seat.n_downs,
+            epochs=seat.n_epochs,
+            barriers=values.n_barriers,
+            gaps=values.n_gaps,
+            resyncs=values.n_resyncs,
+            restored=seat.n_restored,
+            refused_publishes=publishing.n_refused,
+            repeated_publishes=publishing.n_repeated,
+            late_answers=self.lateness.n_late + self.attendance.lateness.n_late,
+            overflows=seat.n_overflows,
+            broken_records=values.n_broken + self.contents.n_broken,
+            lost_webhook_events=self.couriers.n_lost,
+        )
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
@@ -555,6 +582,10 @@ class EngineBus:
         return self._of_user(app_id, user_id).attendance.endings.terminate(app_id, user_id)
 
     # --- questions
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """See ``Bus``."""
+        return tuple(half.statistics() for half in self.halves)
 
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus``."""

@@ -386,8 +386,10 @@ class PrimarySeat:
             if greeting.grace_ms:
                 ends = trio.current_time() + greeting.grace_ms / 1000 + AFTER_GRACE_S
                 for call in self.restore():
-                    if await self._wait(call) < 0:
+                    n_taken = await self._wait(call)
+                    if n_taken < 0:
                         break  # the grace is over
+                    self.n_restored += n_taken
                 await trio.sleep_until(ends)
             for part in self.parts:
                 done = trio.Event()
