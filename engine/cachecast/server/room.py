@@ -122,7 +122,7 @@ class Room:
     def _n_taken(self) -> int:
         """Open files of those, and what they cost besides: a selector for each app that has any."""
         spent = self._poller.n_selectors - FREE_SELECTORS
-        return self._n_guests + (spent if spent > 0 else 0)
+        return self._n_guests + (max(0, spent))
 
     def has_free(self, *, is_admin: bool) -> bool:
         """Whether one more may be accepted without another having to go."""

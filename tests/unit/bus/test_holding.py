@@ -73,8 +73,11 @@ def test_who_returns_before_its_departure_was_said_never_left(is_asked: bool) ->
     first = desk.enter("plain")
     world.pass_s(1)
     if is_asked:
-        send, desk._send = desk._send, lambda connection, call, on_done: world.soon.append(
-            lambda: on_done(DownError("no link"))
+        send, desk._send = (
+            desk._send,
+            lambda connection, call, on_done: world.soon.append(
+                lambda: on_done(DownError("no link"))
+            ),
         )
         first.leave()
         desk._send = send  # type: ignore[method-assign]
