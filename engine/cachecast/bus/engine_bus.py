@@ -27,11 +27,12 @@ from cachecast.bus.functions import Functions
 from cachecast.bus.gauges import Gauges
 from cachecast.bus.lateness import Lateness
 from cachecast.bus.link import Link
-from cachecast.bus.memory import ask_replica, check_memory
+from cachecast.bus.memory import Finding, check_memory
 from cachecast.bus.primary import PrimarySeat
 from cachecast.bus.publishing import Publishing
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
+from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cachecast.bus.calls import Call, Event
-    from cachecast.bus.memory import Finding
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
@@ -134,6 +134,7 @@ class _Half:
         )
         self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
         self.findings: list[Finding] = []
+        self._is_sealed = seal is not None
         self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
@@ -141,6 +142,11 @@ class _Half:
         self._topics = len(keys.topics)
         self._channels = keys.topics + b"c:"
         self._users = keys.topics + b"u:"
+
+    @property
+    def leak(self) -> Finding | None:
+        """Why no value may be given to the engine; None if it may have them."""
+        return self.findings[0] if self.findings and not self._is_sealed else None
 
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
@@ -204,6 +210,8 @@ class _Half:
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
+        if self.leak is not None:
+            return
         seat, keys = self.seat, self.seat.to.keys
         copies: list[tuple[bytes, Record, int]] = []
         n_bytes = 0
@@ -392,7 +400,7 @@ class EngineBus:
 
     async def _approve(self, half: _Half) -> None:
         await self._check(half)
-        if half.findings and self._seal is None:
+        if half.leak is not None and not half.seat.epoch:
             raise UnfitError(" ".join(str(finding) for finding in half.findings[:3]))
 
     async def _run_checks(self) -> None:
@@ -441,9 +449,9 @@ class EngineBus:
 
     def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
         events = [self._event(half, envelope) for envelope in envelopes]
-        if half.findings and self._seal is None and any(event.value for event in events):
+        if half.leak is not None and any(event.value for event in events):
             return Receipt.failed(
-                DownError(f"No value is published while it could leave memory. {half.findings[0]}")
+                DownError(f"No value is published while it could leave memory. {half.leak}")
             )
         return half.publishing.publish(events)
 

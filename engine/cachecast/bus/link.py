@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cachecast.bus.resp import Reply
     from cachecast.bus_config import Primary
 
-__all__ = ["About", "Link", "ask_about"]
+__all__ = ["About", "Link"]
 
 #: Of the waits between attempts: the first after a good connection, and the longest.
 FIRST_WAIT_S: Final = 0.05
@@ -199,7 +199,7 @@ class Link:
                 nursery.start_soon(connection.run)
                 try:
                     with trio.fail_after(limit_s):
-                        found = await ask_about(connection, self._primary, self._name)
+                        found = await self._ask_about(connection)
                         if self._greet is not None:
                             await self._greet(connection)
                 except LinkError as fault:
@@ -236,51 +236,43 @@ class Link:
         if self._on_up is not None:
             self._on_up(connection)
 
+    async def _ask_about(self, connection: Connection) -> About:
+        primary = self._primary
+        said = await introduce(connection, primary.username, primary.password, self._name)
+        product, version = (_text(said.get(field)) for field in (b"server", b"version"))
+        if _text(said.get(b"mode")) == "cluster":
+            raise UnfitError(
+                f"The engine {primary.name} is a member of a Redis Cluster, whose slots break "
+                "batches. Use one or several independent primaries."
+            )
+        if _text(said.get(b"role")) != "master":
+            raise ReplicaError(
+                f"The engine {primary.name} is a replica and takes no writes. Give the primary's "
+                "address, or Sentinels with bus.sentinel, which know it."
+            )
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise UnfitError(
+                f"The engine {primary.name} is {product} {version}. Redis 7.0 or any Valkey is "
+                "needed."
+            )
+        if primary.database:
+            await connection.call("SELECT", primary.database)
+        facts = dict(
+            re.findall(r"^(\w+):(.*?)\r?$", _text(await connection.call("INFO")), re.MULTILINE)
+        )
+        return About(
+            product,
+            version,
+            facts.get("run_id", ""),
+            int(facts.get("client_output_buffer_limit_disconnections", -1)),
+        )
+
     def _too_slow(self, what: str) -> UnreachableError:
+        is_tls = any(endpoint.is_tls for endpoint in self._primary.endpoints)
         return UnreachableError(
             f"The engine {self._primary.name} {what} within {self._limits.connect_limit_s:g} s."
+            + (" Does that port speak TLS?" if is_tls else "")
         )
-
-
-async def ask_about(connection: Connection, primary: Primary, name: str) -> About:
-    """Introduce ourselves on a new connection, and ask what the engine is.
-
-    Args:
-        connection: a new one.
-        primary: what it is to be.
-        name: shown by the engine's ``CLIENT LIST``.
-
-    Raises:
-        LinkError: it refuses us, or is not fit for a bus.
-    """
-    said = await introduce(connection, primary.username, primary.password, name)
-    product, version = (_text(said.get(field)) for field in (b"server", b"version"))
-    if _text(said.get(b"mode")) == "cluster":
-        raise UnfitError(
-            f"The engine {primary.name} is a member of a Redis Cluster, whose slots break "
-            "batches. Use one or several independent primaries."
-        )
-    if _text(said.get(b"role")) != "master":
-        raise ReplicaError(
-            f"The engine {primary.name} is a replica and takes no writes. Give the primary's "
-            "address, or Sentinels with bus.sentinel, which know it."
-        )
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
-        raise UnfitError(
-            f"The engine {primary.name} is {product} {version}. Redis 7.0 or any Valkey is "
-            "needed."
-        )
-    if primary.database:
-        await connection.call("SELECT", primary.database)
-    facts = dict(
-        re.findall(r"^(\w+):(.*?)\r?$", _text(await connection.call("INFO")), re.MULTILINE)
-    )
-    return About(
-        product,
-        version,
-        facts.get("run_id", ""),
-        int(facts.get("client_output_buffer_limit_disconnections", -1)),
-    )
 
 
 def _text(reply: object) -> str:

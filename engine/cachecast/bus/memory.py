@@ -15,21 +15,16 @@ import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import trio
 
-from cachecast.bus.dial import Dialler, introduce
 from cachecast.bus.faults import ForbiddenError, LinkError, UnfitError
-from cachecast.bus.resp import Connection
 from cachecast.bus_config import Endpoint
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
-    from cachecast.bus.resp import Reply
-    from cachecast.bus_config import Primary
+    from cachecast.bus.resp import Connection, Reply
 
-__all__ = ["Finding", "ask_replica", "check_memory", "judge", "replicas_of"]
+__all__ = ["Finding", "check_memory", "judge", "replicas_of"]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -213,39 +208,6 @@ async def check_memory(
                     where,
                 )
             )
-    return found
-
-
-async def ask_replica(
-    primary: Primary, tls: ssl.SSLContext | None, where: Endpoint
-) -> list[Finding]:
-    """Check a replica, by the user and password of its primary.
-
-    If cancelled, nothing stays open.
-
-    Args:
-        primary: of which it is one.
-        tls: see :func:`~cachecast.bus.dial.tls_context`.
-        where: its host and port, as the primary knows them.
-
-    Raises:
-        LinkError: it cannot be reached, or refuses us.
-    """
-    endpoint = msgspec.structs.replace(where, is_tls=primary.endpoints[0].is_tls)
-    replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
-    connection = Connection(await Dialler(replica, tls=tls).connect())
-    found: list[Finding] = []
-    fault: LinkError | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
-        try:
-            await introduce(connection, primary.username, primary.password, "cachecast-check")
-            found = await check_memory(connection, str(where))
-        except LinkError as error:  # raised from here it would come in a group
-            fault = error
-        nursery.cancel_scope.cancel()
-    if fault is not None:
-        raise fault
     return found
 
 

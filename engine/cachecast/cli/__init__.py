@@ -34,8 +34,8 @@ def cachecast() -> None:
 
 
 for _command in (
-    serve_command, publish, subscribe, channels, cache, terminate, check_config, generate, sign,
-    bus, load, bench, worker_command,
+    serve_command, publish, subscribe, channels, cache, terminate, check_config, bus, generate,
+    sign, load, bench, worker_command,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

@@ -1,12 +1,13 @@
-"""``cachecast bus check``: what a node would find at its engine, told to people or as JSON."""
+"""``cachecast bus check``: what a node would think of the engine, before it is started."""
 
 from __future__ import annotations
 
 import os
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -16,134 +17,139 @@ from cachecast.config import load_config
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cachecast.bus.inspection import Neighbour, Report
+    from cachecast.bus.check import CheckedPrimary
+    from cachecast.bus_config import BusConfig
 
 __all__ = ["bus"]
 
-#: Columns of a terminal that nobody has made wider.
-WIDTH: Final = 80
-
-OK, REFUSES, UNREACHABLE = 0, 1, 2
+#: Exit codes: fine; ``serve`` would refuse it; nobody answers.
+FINE, REFUSED, UNREACHED = 0, 1, 2
 
 
 @click.group(name="bus")
 def bus() -> None:
-    """Look at the engine that joins this node to others."""
+    """Look at what joins this node to others."""
 
 
 @bus.command(name="check")
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), help="Configuration file in TOML."
 )
-@click.option("--bus", help="URL of the engine, as for `serve`.")
+@click.option("--bus", help="URL of the engine, as `serve` takes it.")
 @click.option("--bus-sentinel", help="Name of the primary; then --bus gives the Sentinels.")
 @click.option("--bus-username", help="User of the engine's ACL.")
 @click.option("--bus-password-file", help="File with the engine's password.")
 @click.option("--bus-tls-ca", help="PEM file with the authority of the engine's certificate.")
 @click.option("--bus-prefix", help="What keys begin with, for several clusters on one engine.")
 @click.option("--bus-seal-key-file", help="File with the keys that values are sealed by.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def check(path: Path | None, *, as_json: bool, **options: object) -> None:
-    """Say what this node finds at its engine, and what would keep it out.
+    """Say what this node thinks of the engine; nothing in it is changed.
 
-    It reads and changes nothing there. Exit code 0: `serve` can use it; 1: it would be refused, and
-    why stands there; 2: it cannot be reached.
+    Exit code 0: a node could work with it; 1: `serve` would refuse it; 2: nobody answers.
     """
-    from cachecast.bus.inspection import inspect  # noqa: PLC0415 - only this command pays for it
-
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
     config = load_config(path, environ=os.environ, flags=flags).bus
     if not config.urls:
         raise ConfigError(
-            "bus.urls", "names no engine: this node is alone.", "Give --bus, or [bus] in the file."
+            "bus.urls",
+            "names no engine, so this node is alone and there is nothing to check.",
+            "Give --bus, or [bus] in the configuration.",
         )
-    reports = trio.run(inspect, config)
+    found = trio.run(_check_all, config)
+    mine = _fingerprints(config)
     if as_json:
-        told = [
-            {**msgspec.to_builtins(report), "obstacles": report.obstacles()} for report in reports
-        ]
-        click.echo(msgspec.json.encode({"exit_code": _code(reports), "primaries": told}))
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
-        click.echo("\n".join(line for report in reports for line in _lines(report)))
-    sys.exit(_code(reports))
+        for one in found:
+            click.echo(_page(one, mine))
+    sys.exit(max(_verdict(one, mine) for one in found))
 
 
-def _code(reports: list[Report]) -> int:
-    if not all(report.is_reachable for report in reports):
-        return UNREACHABLE
-    return REFUSES if any(report.obstacles() for report in reports) else OK
+async def _check_all(config: BusConfig) -> list[CheckedPrimary]:
+    from cachecast.bus.check import check_primary  # noqa: PLC0415 - only this command needs it
+    from cachecast.bus.dial import tls_context  # noqa: PLC0415
+    from cachecast.bus.replicas import ask_replica  # noqa: PLC0415
+
+    primaries = config.primaries()
+    is_tls = any(end.is_tls for primary in primaries for end in primary.endpoints)
+    tls = tls_context(config.tls_ca) if is_tls else None
+    return [
+        await check_primary(primary, config, tls, partial(ask_replica, primary, tls))
+        for primary in primaries
+    ]
 
 
-def _lines(report: Report) -> Iterator[str]:
-    yield f"engine {report.name}"
-    if report.product is not None:
-        yield _row("server", f"{report.product} {report.version}, {report.role}")
-        yield _row("memory", _memory(report))
-    if report.p50_ms is not None:
-        yield _row("latency", f"p50 {report.p50_ms:.2f} ms, p99 {report.p99_ms:.2f} ms")
-    if report.functions is not None:
-        yield _row("functions", _functions(report))
-    if report.epoch is not None:
-        yield _row("epoch", _epoch(report))
-        alive = [node for node in report.nodes if node.is_alive]
-        dead = len(report.nodes) - len(alive)
-        yield _row("nodes", f"{len(alive)}" + (f", and {dead} not reaped yet" if dead else ""))
-        if alive:
-            yield f"  {'node':<14}{'session':<36}{'last beat':<13}seal keys"
-            yield from (_node(node, is_sealed=report.is_sealed) for node in alive)
-    obstacles = report.obstacles()
-    for text in obstacles:
-        yield from _wrapped("wrong", text)
-    if report.is_sealed:
-        for finding in report.findings:
-            yield from _wrapped("note", str(finding))
-    if not obstacles:
-        yield _row("verdict", "fine: `cachecast serve` can use it")
+def _fingerprints(config: BusConfig) -> tuple[str, ...]:
+    from cachecast.bus.seal import Seal  # noqa: PLC0415
+
+    keys = config.keys()
+    return Seal(keys).fingerprints if keys else ()
 
 
-def _memory(report: Report) -> str:
-    if not report.findings:
-        return "values stay in memory only"
-    count = f"{len(report.findings)} reasons" if len(report.findings) > 1 else "1 reason"
-    if report.is_sealed:
-        return f"values may leave it ({count}), but sealed"
-    return f"values may leave it: {count}, see below"
+def _verdict(found: CheckedPrimary, mine: tuple[str, ...]) -> int:
+    if not found.is_reached:
+        return UNREACHED
+    is_wrong = found.fault or (found.findings and not mine) or _seal_fault(found, mine)
+    return REFUSED if is_wrong else FINE
 
 
-def _functions(report: Report) -> str:
-    ours = "loaded" if report.functions else "not loaded yet: the first node brings them"
-    others = len(report.other_functions)
-    return ours + (f"; {others} of other versions, too" if others else "")
-
-
-def _epoch(report: Report) -> str:
-    if not report.epoch:
-        return "none: no node has been here"
-    if report.is_stale:
-        return f"{report.epoch}, over: the engine was restarted since"
-    grace = f", {report.grace_ms} ms of its grace remain" if report.grace_ms else ""
-    return f"{report.epoch}{grace}"
-
-
-def _node(node: Neighbour, *, is_sealed: bool) -> str:
-    seals = ("the same" if is_sealed else "none") if node.has_same_seals else "others"
-    return f"  {node.node[:13]:<14}{node.session:<36}{f'{node.heard_s:.1f} s ago':<13}{seals}"
-
-
-def _row(name: str, text: str) -> str:
-    return f"  {name:<11}{text}"
-
-
-def _wrapped(name: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=_row(name, ""),
-        subsequent_indent=_row("", ""),
-        break_long_words=False,
-        break_on_hyphens=False,
+def _seal_fault(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
+    if not found.nodes or set(mine) & set(found.seals) or not (mine or found.seals):
+        return ""
+    theirs = ", ".join(found.seals) or "none"
+    return (
+        f"Other nodes seal with {theirs}, this one with {', '.join(mine) or 'none'}: give all the "
+        "same bus.seal_key."
     )
+
+
+def _page(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
+    """All of it, in lines of 80 columns where its words allow that."""
+    rows = [("engine", found.name)]
+    if found.version:
+        rows += [
+            ("version", f"{found.product} {found.version}"),
+            ("latency", f"p50 {found.latency_p50_ms:.2f} ms, p99 {found.latency_p99_ms:.2f} ms"),
+            ("lag", f"{found.lag_ms:.2f} ms from publishing to hearing"),
+            ("epoch", str(found.epoch) if found.epoch else "none yet: no node has joined"),
+            ("nodes", _nodes(found)),
+            ("functions", _functions(found)),
+            ("sealing", f"with {mine[0]}" if mine else "values are not sealed"),
+            ("memory only", "yes" if not found.findings else "NO"),
+        ]
+    lines = [f"{name:<12} {text}" for name, text in rows]
+    lines += [_wrap(f"- {finding}", "  ") for finding in found.findings]
+    if found.findings and mine:
+        lines.append("  Values are sealed, so this node would be started all the same.")
+    verdict = {FINE: "a node can work with it", REFUSED: "`serve` would refuse it",
+               UNREACHED: "nobody answers"}[_verdict(found, mine)]  # fmt: skip
+    lines += [_wrap(fault) for fault in (found.fault, _seal_fault(found, mine)) if fault]
+    return "\n".join([*lines, f"{'verdict':<12} {verdict}", ""])
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    # Commands are there to be copied: no word of them is cut.
+    lines = textwrap.wrap(
+        text, 78, initial_indent=indent, subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _nodes(found: CheckedPrimary) -> str:
+    if not found.nodes:
+        return "none"
+    shown = ", ".join(sorted(found.nodes)[:4])
+    more = len(found.nodes) - 4
+    return f"{len(found.nodes)}: {shown}{f' and {more} more' if more > 0 else ''}"
+
+
+def _functions(found: CheckedPrimary) -> str:
+    if not found.libraries:
+        return "none yet: the first node loads them"
+    others = len(found.libraries) - found.has_own_library
+    own = "of this release" if found.has_own_library else "none of this release yet"
+    return own + (f", and of {others} other release{'s' * (others > 1)}" if others else "")
