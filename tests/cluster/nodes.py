@@ -32,14 +32,17 @@ def free_port() -> int:
 async def serving_node(engine: Server, **bus: object) -> AsyncIterator[Broker]:
     """A broker in this process, joined to the engine."""
     config = BrokerConfig(
-        apps=(APP,), bus=BusConfig(urls=(f"unix://{engine.path}",), **bus)  # type: ignore[arg-type]
+        apps=(APP,),
+        bus=BusConfig(urls=(f"unix://{engine.path}",), **bus),  # type: ignore[arg-type]
     )
     async with open_broker(config) as broker:
         yield broker
 
 
 @contextmanager
-def node_process(*options: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def node_process(
+    *options: str, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """`cachecast serve`, from its ready line to its orderly end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cachecast", "serve", *options],

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from cachecast import Broker
 
+pytestmark = pytest.mark.slow
+
 KEY = b64encode(os.urandom(32)).decode()
 
 #: Nobody listens there: what waits for it stays in the engine.
@@ -37,7 +39,9 @@ APP = App(
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Server]:
     """It saves to disk, which is why values are sealed."""
-    with Server(binary_of(request.param), "--port", "0", *MEMORY_ONLY, "--save", "3600 1") as server:
+    with Server(
+        binary_of(request.param), "--port", "0", *MEMORY_ONLY, "--save", "3600 1"
+    ) as server:
         yield server
 
 

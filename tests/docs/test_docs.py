@@ -64,8 +64,12 @@ def read_default(text: str) -> Any:
 
 @pytest.mark.parametrize(
     ("title", "kind"),
-    [("The node (top level)", FileConfig), ("`[server]`", ServerConfig), ("`[bus]`", BusConfig),
-     ("`[[apps]]`", App)],  # fmt: skip
+    [
+        ("The node (top level)", FileConfig),
+        ("`[server]`", ServerConfig),
+        ("`[bus]`", BusConfig),
+        ("`[[apps]]`", App),
+    ],  # fmt: skip
 )
 def test_defaults_are_those_of_the_tables(title: str, kind: Any) -> None:
     """A table that is nearly true is worse than none."""
