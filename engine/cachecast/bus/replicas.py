@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_replica"]
 
-#: For one replica; one that hangs must not use up the time for the others, nor the grace of an engine
-#: that is new to the node.
+#: For one replica; one that hangs must not use up the time for the others, nor the grace of an
+#: engine that is new to the node.
 REPLICA_LIMIT_S: Final = 0.8
 
 
