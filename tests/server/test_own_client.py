@@ -206,7 +206,7 @@ async def test_signed_in_user_hears_who_is_watched_and_is_terminated():
                 "user_ids": ["bob"],
             }
         assert await told(ann.events, "pusher:offline") == {"name": "offline", "user_ids": ["bob"]}
-        node.broker.terminate(APP_ID, "ann")
+        await node.broker.terminate(APP_ID, "ann")
         with pytest.raises(RefusedError) as caught:
             await told(ann.events, "never")
         assert caught.value.close_code == 4009

@@ -79,7 +79,7 @@ async def test_twenty_four_hours_of_publishes_joins_and_leaves(autojump_clock) -
                 joined[channel] = number
             for _ in range(READS_PER_STEP):
                 channel = random.choice(channels)
-                event = broker.read_cache(TEST_APP.id, channel)
+                event = await broker.read_cache(TEST_APP.id, channel)
                 assert (event and event.data) == model.get(channel)
             if len(joined) > 300:
                 for channel in random.sample(sorted(joined), 200):

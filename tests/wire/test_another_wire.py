@@ -287,7 +287,7 @@ async def test_signing_in_watching_and_being_told_to_go(autojump_clock, stage):
         await stage.broker.send_to_user(stage.app_id, "u", "note", 1)
         assert await client.hear() == ['note\t#server-to-user-u\t"1"']
 
-        assert stage.broker.terminate(stage.app_id, "u") == 1
+        assert await stage.broker.terminate(stage.app_id, "u") == 1
         text = "You got disconnected by the app."
         assert await client.hear() == [
             f'error\t\t{{"code":4009,"message":"{text}"}}',

@@ -53,7 +53,7 @@ async def _by_http_cache(stage) -> str | None:
 
 
 async def _by_read_cache(stage) -> str | None:
-    event = stage.broker.read_cache(stage.app_id, "cache-x")
+    event = await stage.broker.read_cache(stage.app_id, "cache-x")
     assert event is None or 0 < event.ttl_s < 0.01
     return event and event.data
 
@@ -115,7 +115,7 @@ async def test_an_expired_entry_is_released_at_its_deadline_wherever_it_waits(
         start = trio.current_time()
         await stage.broker.publish(stage.app_id, "cache-x", "tick", "1")
         await trio.sleep_until(start + TTL_S - 0.001)
-        message = stage.broker.read_cache(stage.app_id, "cache-x").message
+        message = (await stage.broker.read_cache(stage.app_id, "cache-x")).message
         # Pings wait beside it: a client that reads nothing has not answered any, and must for
         # this test not be closed for that.
         assert stage.broker.statistics().outbox_bytes >= len(message)
@@ -192,7 +192,7 @@ async def test_the_cache_outlives_its_subscribers_and_stores_when_nobody_listens
     assert (await first.receive()).data == "1"
     first.close()
     await trio.sleep(60)
-    assert stage.broker.channels(stage.app_id) == {}
+    assert await stage.broker.channels(stage.app_id) == {}
 
     second = await stage.network.connect()
     await second.subscribe(channel, user_id="1" if member else None)
@@ -389,7 +389,7 @@ async def test_every_channel_has_its_own_miss_and_subscribers_in_process_miss_to
     await client.subscribe("cache-x")
     async with stage.broker.subscribe(stage.app_id, "cache-y"):
         await client.subscribe("cache-y")
-    stage.broker.read_cache(stage.app_id, "cache-z")
+    await stage.broker.read_cache(stage.app_id, "cache-z")
     await trio.testing.wait_all_tasks_blocked()
 
     assert [channel for _, channel in told] == ["cache-x", "cache-y"]
@@ -448,8 +448,8 @@ async def test_at_a_ceiling_the_oldest_goes_first_and_is_counted(autojump_clock,
 
     statistics = stage.broker.statistics().apps[0]
     assert (statistics.cache_entries, statistics.cache_capacity_evictions) == (10, 15)
-    assert stage.broker.read_cache(stage.app_id, "cache-14") is None
-    assert stage.broker.read_cache(stage.app_id, "cache-15").data == "15"
+    assert await stage.broker.read_cache(stage.app_id, "cache-14") is None
+    assert (await stage.broker.read_cache(stage.app_id, "cache-15")).data == "15"
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ async def test_every_account_returns_to_zero_after_churn(autojump_clock, stage):
         elif what < 0.95:
             random.choice(clients).read(random.randrange(500))
         elif what < 0.97:
-            stage.broker.terminate(stage.app_id, f"u{random.randrange(5)}")
+            await stage.broker.terminate(stage.app_id, f"u{random.randrange(5)}")
         else:
             client = clients.pop(random.randrange(len(clients)))
             random.choice(

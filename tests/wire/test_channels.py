@@ -103,7 +103,7 @@ async def test_refusals_are_told_on_the_connection_and_on_the_channel(
         A<< {{"event":"pusher:error","data":{{"code":null,"message":"{text}"}}}}
         A<< {{"event":"pusher:subscription_error","channel":"{channel}","data":{{"type":"AuthError","error":"{text}","status":{status}}}}}
     """)
-    assert stage.broker.channels(stage.app_id) == {}
+    assert await stage.broker.channels(stage.app_id) == {}
 
 
 async def test_a_name_is_read_from_its_start(autojump_clock, stage):

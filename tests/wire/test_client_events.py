@@ -53,10 +53,10 @@ async def test_client_events_are_never_cached(autojump_clock, stage, channel):
 
     stage.clients["A"].trigger(channel, "client-hi", "s")
 
-    assert stage.broker.read_cache(stage.app_id, channel) is None
+    assert await stage.broker.read_cache(stage.app_id, channel) is None
     await stage.broker.publish(stage.app_id, channel, "tick", "1")
     stage.clients["A"].trigger(channel, "client-hi", "s")
-    assert stage.broker.read_cache(stage.app_id, channel).name == "tick"
+    assert (await stage.broker.read_cache(stage.app_id, channel)).name == "tick"
 
 
 async def test_refusals(autojump_clock, stage):

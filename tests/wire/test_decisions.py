@@ -45,10 +45,10 @@ async def test_a_republish_restarts_the_thirty_minutes(autojump_clock, stage):
     for _ in range(3):
         await stage.broker.publish(stage.app_id, "cache-x", "tick", "1")
         await trio.sleep(TTL_S - 1)
-        assert stage.broker.read_cache(stage.app_id, "cache-x").ttl_s == pytest.approx(1)
+        assert (await stage.broker.read_cache(stage.app_id, "cache-x")).ttl_s == pytest.approx(1)
     await trio.sleep(1)
 
-    assert stage.broker.read_cache(stage.app_id, "cache-x") is None
+    assert await stage.broker.read_cache(stage.app_id, "cache-x") is None
 
 
 @pytest.mark.parametrize("app_fields", [{"max_cache_bytes": 5_000, "max_event_bytes": 2_000}])
@@ -68,8 +68,8 @@ async def test_the_cached_event_is_evicted_early_only_by_a_ceiling_counted_and_l
     app = stage.broker.statistics().apps[0]
     assert app.cache_bytes <= 5_000
     assert app.cache_capacity_evictions == 101 - app.cache_entries
-    assert stage.broker.read_cache(stage.app_id, "cache-00") is None
-    assert stage.broker.read_cache(stage.app_id, "cache-99") is not None
+    assert await stage.broker.read_cache(stage.app_id, "cache-00") is None
+    assert await stage.broker.read_cache(stage.app_id, "cache-99") is not None
     assert [log["count"] for log in logs] == [100 - app.cache_entries, 1]
 
 
@@ -307,7 +307,7 @@ async def test_terminate_connections(autojump_clock, stage):
     await client.sign_in("u1")
     stage.admit("A", client)
 
-    assert stage.broker.terminate(stage.app_id, "u1") == 1
+    assert await stage.broker.terminate(stage.app_id, "u1") == 1
 
     await stage.play(f"""
         -- wait 0
@@ -492,8 +492,8 @@ async def test_a_users_own_channel_is_hidden_everywhere(autojump_clock, stage):
     assert channel.json() == {"occupied": False, "subscription_count": 0}
     assert stats.json() == {"occupied": False, "connection_count": 0}
     assert published.json() == {"channels": {own: {"subscription_count": 0}}}
-    assert stage.broker.channels(stage.app_id) == {}
-    assert not stage.broker.channel(stage.app_id, own).occupied
+    assert await stage.broker.channels(stage.app_id) == {}
+    assert not (await stage.broker.channel(stage.app_id, own)).occupied
     app = stage.broker.statistics().apps[0]
     assert (app.channels, app.subscriptions, app.users) == (0, 0, 1)
     await stage.play(

@@ -109,7 +109,7 @@ async def test_in_data_that_holds_json_it_is_the_publishers_text(autojump_clock,
 
     info = await stage.network.request("GET", "/channels/cache-x", params={"info": "cache"})
     assert info.json()["cache"]["data"] == inner
-    cached = stage.broker.read_cache(stage.app_id, "cache-x")
+    cached = await stage.broker.read_cache(stage.app_id, "cache-x")
     assert cached.data == inner
     async with stage.broker.subscribe(stage.app_id, "cache-x") as events:
         assert (await anext(events)).json() == {"t": MENDED}

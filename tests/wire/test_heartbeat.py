@@ -153,7 +153,7 @@ async def test_a_closing_client_that_does_not_read_is_dropped_after_the_close_ti
     stage.admit("A", client)
     client.stop_reading()
 
-    stage.broker.terminate(stage.app_id, "u1")
+    await stage.broker.terminate(stage.app_id, "u1")
     assert stage.broker.statistics().connections == 0
     assert not client.socket.is_closed
     await stage.play("-- wait 4")

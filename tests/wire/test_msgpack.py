@@ -95,7 +95,7 @@ async def test_the_http_api_takes_msgpack(autojump_clock, stage, body):
     )
 
     assert answer.status == 200
-    assert stage.broker.read_cache(stage.app_id, "cache-x").data == '{"n":1}'
+    assert (await stage.broker.read_cache(stage.app_id, "cache-x")).data == '{"n":1}'
 
 
 async def test_text_on_a_msgpack_connection_is_the_wrong_codec(autojump_clock, stage):

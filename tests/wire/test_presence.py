@@ -85,7 +85,7 @@ async def test_a_socket_that_breaks_while_it_joins_leaves_no_ghost(autojump_cloc
         B<< lost
     """)
     assert told == ["member_added", "member_removed"]
-    assert stage.broker.users(stage.app_id, "presence-x") == ["1"]
+    assert await stage.broker.users(stage.app_id, "presence-x") == ["1"]
 
     told.clear()
     await stage.enter("C")
@@ -177,7 +177,7 @@ async def test_every_member_leaves_the_roster_whoever_else_is_there(autojump_clo
         await client.subscribe("presence-x", user_id=str(number % 5))
     for number in range(5):
         clients[number].unsubscribe("presence-x")
-        left = stage.broker.users(stage.app_id, "presence-x")
+        left = await stage.broker.users(stage.app_id, "presence-x")
         assert sorted(left) == sorted({str(n % 5) for n in range(number + 1, 6)})
     await trio.testing.wait_all_tasks_blocked()
 

@@ -79,7 +79,7 @@ async def test_the_users_own_channel_is_for_that_user_only(autojump_clock, stage
         -- wait 0
         A<< {"event":"note","channel":"#server-to-user-u1","data":"{\"n\":1}"}
     """)
-    assert stage.broker.channels(stage.app_id) == {}
+    assert await stage.broker.channels(stage.app_id) == {}
 
 
 async def test_terminate_ends_all_connections_of_a_signed_in_user(autojump_clock, stage):

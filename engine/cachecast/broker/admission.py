@@ -187,7 +187,9 @@ def _check_quota(hub: Hub) -> None:
     others out (Pusher's "Authorized connections" page). They are counted once they show one.
     """
     limit = hub.app.max_connections
-    if limit is not None and len(hub.connections) - len(hub.unauthorized) >= limit:
+    if limit is None:
+        return
+    if hub.sum_connections(len(hub.connections) - len(hub.unauthorized)) >= limit:
         raise RefusedError(f"{CLOSE_CODES[4004].reason} ({limit} connections)", close_code=4004)
 
 

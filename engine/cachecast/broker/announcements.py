@@ -10,6 +10,8 @@ smaller: of a member only its last departure and arrival are told, and neither i
 while nobody else arrived; of counts only the last is one. What is left is said once the queue has
 room, and everybody's roster is right then. Some may hear once more of a member that their roster
 had, or of the departure of one they never saw; libraries keep members by id.
+
+With other nodes it is the bus that says who came and how many there are, of all nodes together.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
     from cachecast.channels.channel import Channel
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
+    from cachecast.protocol.channel_name import ChannelName
     from cachecast.tasks.fanout import Fanout
 
-__all__ = ["Announcements"]
+__all__ = ["Announcements", "count_message", "is_counted"]
 
 #: Subscribers of one channel above which their count is announced every ``COUNT_INTERVAL_S`` at
 #: most (protocol.md 2.10).
@@ -105,6 +108,8 @@ class Announcements:
         stale_counts: channels whose count the throttle, or a full queue, holds back, with their
             hubs.
         held: channel -> what else a full queue holds back.
+        counts: app id and channel -> subscriptions on all nodes, as they were last told; of
+            channels of this node only, and empty where it is alone.
     """
 
     def __init__(
@@ -125,6 +130,9 @@ class Announcements:
         self._notify = notify
         self.stale_counts: dict[Channel, Hub] = {}
         self.held: dict[Channel, _Held] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+        #: Channels of shared apps in which connections of this node came or went since then.
+        self._stirred: set[Channel] = set()
 
     def tell_members(
         self,
@@ -191,11 +199,23 @@ class Announcements:
 
     def count_changed(self, hub: Hub, channel: Channel) -> None:
         """Announce how many are subscribed: at once up to 100, every 5 s above."""
-        name = channel.name
-        if not hub.app.sends_subscription_counts or name.is_presence or name.is_hidden:
+        if not is_counted(hub, channel.name):
             return
+        if hub.is_shared:
+            if channel.subscriptions:
+                self._stirred.add(channel)
+            return
+        self._announce_soon(hub, channel)
+
+    def tell_count(self, hub: Hub, channel: Channel, count: int) -> None:
+        """Announce how many are subscribed on all nodes; see :meth:`count_changed`."""
+        if is_counted(hub, channel.name):
+            self.counts[hub.app.id, channel.name.text] = count
+            self._announce_soon(hub, channel)
+
+    def _announce_soon(self, hub: Hub, channel: Channel) -> None:
         now = self._clock()
-        if channel.subscriptions and not _may_count(hub, channel, now):
+        if channel.subscriptions and not self._may_count(hub, channel, now):
             self.stale_counts[channel] = hub
         else:
             self._announce_count(hub, channel, now)
@@ -203,15 +223,19 @@ class Announcements:
     def _announce_count(self, hub: Hub, channel: Channel, now: float) -> None:
         channel.count_due_at = now + COUNT_INTERVAL_S
         self.stale_counts.pop(channel, None)
-        count = len(channel.subscriptions)
-        self._notify(
-            hub,
-            AppEvent("subscription_count", channel.name.text, subscription_count=count),
-        )
+        count = self._count(hub, channel)
+        # Of several nodes those report it who had a part in it; rather twice than never.
+        if not hub.is_shared or channel in self._stirred:
+            self._stirred.discard(channel)
+            self._notify(
+                hub, AppEvent("subscription_count", channel.name.text, subscription_count=count)
+            )
         if count:
-            data = {"subscription_count": count}
-            event = "pusher_internal:subscription_count"
-            self._queue(hub, channel, _News(Control(event, data, channel.name.text)))
+            self._queue(hub, channel, _News(count_message(channel.name.text, count)))
+
+    def _count(self, hub: Hub, channel: Channel) -> int:
+        here = len(channel.subscriptions)
+        return self.counts.get((hub.app.id, channel.name.text), here) if hub.is_shared else here
 
     def announce_due(self, limit: int) -> bool:
         """Announce at most ``limit`` of what was held back and may go now. Never yields.
@@ -220,7 +244,7 @@ class Announcements:
             Whether there is more that may go.
         """
         now = self._clock()
-        due = [item for item in self.stale_counts.items() if _may_count(item[1], item[0], now)]
+        due = [item for item in self.stale_counts.items() if self._may_count(item[1], item[0], now)]
         for channel, hub in due[:limit]:
             self._announce_count(hub, channel, now)
         return self._announce_held(limit - len(due)) or len(due) > limit
@@ -236,16 +260,28 @@ class Announcements:
                 del self.held[channel]
         return any(held.is_leaving for held in self.held.values())
 
-    def forget(self, channel: Channel) -> None:
+    def forget(self, hub: Hub, channel: Channel) -> None:
         """A vacated channel has nobody who could be told anything."""
         self.stale_counts.pop(channel, None)
         self.held.pop(channel, None)
+        if hub.is_shared:
+            self._stirred.discard(channel)
+            self.counts.pop((hub.app.id, channel.name.text), None)
+
+    def _may_count(self, hub: Hub, channel: Channel, now: float) -> bool:
+        """Whether neither the throttle nor a full queue holds a channel's count back."""
+        is_due = self._count(hub, channel) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
+        return is_due and _has_room(hub, channel)
 
 
-def _may_count(hub: Hub, channel: Channel, now: float) -> bool:
-    """Whether neither the throttle nor a full queue holds a channel's count back."""
-    is_due = len(channel.subscriptions) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at
-    return is_due and _has_room(hub, channel)
+def is_counted(hub: Hub, name: ChannelName) -> bool:
+    """Whether the number of a channel's subscriptions is announced."""
+    return hub.app.sends_subscription_counts and not (name.is_presence or name.is_hidden)
+
+
+def count_message(channel: str, count: int) -> Control:
+    """What subscribers are told of their number."""
+    return Control("pusher_internal:subscription_count", {"subscription_count": count}, channel)
 
 
 def _has_room(hub: Hub, channel: Channel) -> bool:

@@ -3,7 +3,8 @@
     async with open_broker(BrokerConfig(apps=[app])) as broker:
         await broker.publish(app.id, "cache-prices", "tick", {"eur": 1.08})
 
-A synchronous method does not yield, so two calls in a row see the same state.
+A synchronous method does not yield, so two calls in a row see the same state. What all nodes have
+to agree on, or are asked about, is asynchronous, whether there are others or not.
 """
 
 from __future__ import annotations
@@ -23,19 +24,17 @@ from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
+from cachecast.broker.outage import Outage
+from cachecast.broker.questions import Questions
 from cachecast.broker.subscriber import Subscriber
-from cachecast.broker.views import (
-    CachedEvent,
-    ChannelState,
-    app_statistics,
-    channel_state,
-    occupied_channels,
-)
+from cachecast.broker.upcalls import Upcalls
+from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
 from cachecast.bus.local import LocalBus
+from cachecast.bus.receipt import Receipt
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
-from cachecast.errors import BadRequestError
+from cachecast.errors import BadRequestError, BusError
 from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
@@ -52,8 +51,9 @@ from cachecast.tasks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from cachecast.bus.base import Bus
+    from cachecast.bus.seam import Bus
     from cachecast.config import BrokerConfig
+    from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
@@ -64,6 +64,9 @@ _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CL
 FULL_LOG_INTERVAL_S: Final = 60.0
 
 _log = structlog.get_logger("cachecast.clients")
+
+#: Events that only the node knows where they happened.
+_UNSEEN: Final = frozenset({"client_event", "subscription_count"})
 
 #: Seconds that the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
@@ -79,6 +82,9 @@ class Broker:
         backlog: what waits for slow connections, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
+        questions: answers what is asked about apps, of all nodes.
+        upcalls: what the bus tells.
+        outage: whether the other nodes can be reached.
         stepper: answers what takes many steps.
         unix_now: wall time in seconds, for signatures and webhooks.
         lost_log_lines: how many lines the process could not log; asked for the statistics.
@@ -91,9 +97,8 @@ class Broker:
         clock: Callable[[], float],
         unix_now: Callable[[], float],
         bus: Bus,
-        nursery: trio.Nursery,
     ) -> None:
-        """Build the parts; :func:`open_broker` starts the tasks in ``nursery``."""
+        """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
         self.clock = clock
         self._bus = bus
@@ -104,6 +109,8 @@ class Broker:
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
+        if bus.is_shared:
+            _share(self.hubs, bus)
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -134,10 +141,12 @@ class Broker:
             self.backlog,
             clock=clock,
             notify=self._notify,
-            nursery=nursery,
         )
+        self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
+        self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
+        self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
@@ -153,9 +162,10 @@ class Broker:
     ) -> None:
         """Publish one event to one channel or several.
 
-        When it returns, cache channels have the value and the recipients are fixed; the frames
-        leave right after. It waits while too much is undelivered on a channel, to sockets or to
-        subscribers in this process. If cancelled, nothing was published.
+        When it returns, cache channels have the value, on all nodes, and the recipients are fixed;
+        the frames leave right after. It waits while too much is undelivered on a channel, to
+        sockets or to subscribers in this process, and on other nodes. If cancelled while it waits
+        for that, nothing was published; later all is.
 
         Args:
             app_id: the tenant's id.
@@ -167,6 +177,8 @@ class Broker:
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
             LimitError: the data or the rate is over the app's limit.
+            BusError: the other nodes cannot be reached: nothing was published, or, if its text says
+                so, it may have been.
             TypeError: the data has no JSON form.
         """
         hub = self.hub(app_id)
@@ -181,15 +193,22 @@ class Broker:
         data: object,
         *,
         socket_id: str | None = None,
-    ) -> None:
-        """Publish without waiting; see :meth:`publish`.
+    ) -> Receipt[None]:
+        """Queue an event without waiting; see :meth:`publish`.
+
+        On a node that is alone it has been published when this returns. With other nodes it is on
+        its way to them.
+
+        Returns:
+            A receipt: ``is_done`` once it has been published; ``fault`` is a ``BusError`` if it
+            has not; ``await receipt.wait()`` waits for either, and raises the fault.
 
         Raises:
             trio.WouldBlock: too much is undelivered; nothing was published.
         """
         hub = self.hub(app_id)
         request = make_event(hub.app, channels, event, data, socket_id)
-        self.delivery.publish_nowait(hub, [request])
+        return self.delivery.publish_nowait(hub, [request])
 
     async def publish_batch(self, app_id: str, events: Sequence[tuple[str, str, object]]) -> None:
         """Publish several events, ``(channel, event, data)`` each, in order, all or none.
@@ -225,38 +244,31 @@ class Broker:
         self.delivery.check_open()
         return find_own_hub(self.hubs, app_id, self.config.cluster)
 
-    def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
-        """The occupied channels whose name starts with ``prefix``; O(occupied channels)."""
-        return occupied_channels(self.hub(app_id).channels.items(), prefix)
+    async def channels(self, app_id: str, prefix: str = "") -> dict[str, ChannelState]:
+        """The occupied channels whose name starts with ``prefix``; O(occupied channels).
 
-    def channel(self, app_id: str, name: str) -> ChannelState:
+        Raises:
+            BusError: the other nodes cannot be reached; so with all that follow.
+        """
+        return await self.questions.channels(self.hub(app_id), prefix).wait()
+
+    async def channel(self, app_id: str, name: str) -> ChannelState:
         """One channel, occupied or not; a user's own counts as unoccupied.
 
         Raises:
             BadRequestError: the name is wrong.
         """
-        hub = self.hub(app_id)
-        parsed = read_channel(name, hub.app)
-        channel = hub.channels.get(name)
-        if channel is None or parsed.is_hidden:
-            return ChannelState(
-                occupied=False, subscription_count=0, user_count=0 if parsed.is_presence else None
-            )
-        return channel_state(channel)
+        return await self.questions.channel(self.hub(app_id), name).wait()
 
-    def users(self, app_id: str, channel: str) -> list[str]:
+    async def users(self, app_id: str, channel: str) -> list[str]:
         """Ids of the distinct members of a presence channel.
 
         Raises:
             BadRequestError: it is no presence channel.
         """
-        hub = self.hub(app_id)
-        if not read_channel(channel, hub.app).is_presence:
-            raise BadRequestError("Users can only be retrieved for presence channels\n")
-        found = hub.channels.get(channel)
-        return found.roster.user_ids if found is not None and found.roster is not None else []
+        return list(await self.questions.users(self.hub(app_id), channel).wait())
 
-    def read_cache(self, app_id: str, channel: str) -> CachedEvent | None:
+    async def read_cache(self, app_id: str, channel: str) -> CachedEvent | None:
         """The value of a cache channel, or None if it has none.
 
         A miss is counted but not reported: ``cache_miss`` tells of subscribers who wait.
@@ -264,22 +276,7 @@ class Broker:
         Raises:
             BadRequestError: it is no cache channel.
         """
-        hub = self.hub(app_id)
-        if not read_channel(channel, hub.app).is_cache:
-            raise BadRequestError("The cache can only be read for cache channels\n")
-        now = self.clock()
-        entry = self.delivery.cached(hub, channel, now)
-        if entry is None:
-            return None
-        publication = entry.publication
-        return CachedEvent(
-            publication.event,
-            channel,
-            str(publication.data),
-            now - entry.published_at,
-            min(entry.deadline - now, self.cache.ttl_s(app_id)),  # the sum may be rounded up
-            entry.message,
-        )
+        return await self.questions.cached(self.hub(app_id), channel).wait()
 
     @asynccontextmanager
     async def subscribe(self, app_id: str, channel: str) -> AsyncIterator[Subscriber]:
@@ -301,22 +298,41 @@ class Broker:
         subscriber = Subscriber(
             is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
         )
-        await trio.lowlevel.checkpoint()
-        if not self._bus.is_attached(app_id, channel):
-            await self._bus.attach(app_id, channel)
-        self.hub(app_id)  # it may have ended meanwhile
-        # No checkpoint from here to the end of the registration: value first, then what follows.
-        if name.is_cache:
-            entry = self.delivery.cached(hub, channel, self.clock())
-            if entry is None:
-                self.delivery.note_miss(hub, channel)
+        receipt = self._bus.attach(app_id, name)
+        is_wanted = True
+
+        def register() -> None:
+            """In the very step in which it is attached: value first, then what follows."""
+            if receipt.fault is not None:
+                return
+            if is_wanted:
+                self._register(hub, name, subscriber)
             else:
-                subscriber.offer(entry.publication, entry.deadline)
-        self.delivery.add_subscriber(app_id, channel, subscriber)
+                self._bus.detach(app_id, name)
+
+        receipt.when_done(register)
         try:
+            try:
+                await receipt.wait()
+            except BusError:
+                self.delivery.check_open()  # that it has ended says more
+                raise
+            self.delivery.check_open()
             yield subscriber
         finally:
-            self.delivery.remove_subscriber(app_id, channel, subscriber)
+            is_wanted = False
+            if receipt.is_done and receipt.fault is None:
+                self.delivery.remove_subscriber(app_id, channel, subscriber)
+                self._bus.detach(app_id, name)
+
+    def _register(self, hub: Hub, name: ChannelName, subscriber: Subscriber) -> None:
+        if name.is_cache:
+            entry = self.delivery.cached(hub, name.text, self.clock())
+            if entry is None:
+                self.delivery.note_miss(hub, name.text)
+            else:
+                subscriber.offer(entry.publication, entry.deadline)
+        self.delivery.add_subscriber(hub.app.id, name.text, subscriber)
 
     def statistics(self) -> BrokerStatistics:
         """Everything there is to know in numbers; O(channels)."""
@@ -339,13 +355,24 @@ class Broker:
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
+            engines=self._bus.statistics(),
         )
 
     # --- users and authorization
 
-    def terminate(self, app_id: str, user_id: str) -> int:
-        """Disconnect all connections that are signed in as a user; returns how many."""
-        return self.clients.terminate(self.hub(app_id), user_id)
+    async def terminate(self, app_id: str, user_id: str) -> int:
+        """Disconnect all connections that are signed in as a user; returns how many.
+
+        Raises:
+            BusError: the other nodes cannot be reached.
+        """
+        return await self.end_user(self.hub(app_id), user_id).wait()
+
+    def end_user(self, hub: Hub, user_id: str) -> Receipt[int]:
+        """:meth:`terminate` without waiting. Never yields."""
+        if hub.is_shared:
+            return self._bus.terminate(hub.app.id, user_id)
+        return Receipt.of(self.clients.terminate(hub, user_id))
 
     def authorize_channel(
         self,
@@ -434,7 +461,11 @@ class Broker:
         if self.hooks.wants(event.name):
             self.hooks.notify(hub.app.id, event)
             is_wanted = True
-        if self.webhooks.wants(hub.app.id, event.name):
+        if hub.is_shared:
+            # What the cluster sees by itself it brings to webhooks by itself.
+            if event.name in _UNSEEN:
+                self._bus.hook(hub.app.id, event)
+        elif self.webhooks.wants(hub.app.id, event.name):
             self.webhooks.notify(hub.app.id, event)
             is_wanted = True
         return is_wanted
@@ -455,7 +486,7 @@ async def open_broker(
         clock: function that gives monotonic seconds, by default such as go on while the machine
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
-        bus: the way to other nodes; by default this node is alone.
+        bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
@@ -468,11 +499,11 @@ async def open_broker(
     """
     require_trio("open_broker")
     config.check()
-    bus = bus or LocalBus()
+    bus = _make_bus(config, clock) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, nursery=nursery)
-        await bus.start(broker.delivery.deliver)
+        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus)
+        await bus.start(broker.upcalls, nursery)
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
         nursery.start_soon(broker.evictor.run)
@@ -481,6 +512,8 @@ async def open_broker(
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.clients.run_departures)
+        nursery.start_soon(broker.clients.run_joins)
+        nursery.start_soon(broker.outage.run)
         nursery.start_soon(broker.webhooks.run)
         try:
             yield broker
@@ -497,6 +530,34 @@ async def open_broker(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
+    if not config.bus.urls:
+        return LocalBus()
+    # A node that is alone neither imports it nor what it needs.
+    from cachecast.bus.engine_bus import AppTerms, EngineBus  # noqa: PLC0415
+    from cachecast.bus.seal import Seal  # noqa: PLC0415
+
+    terms = {
+        app.id: AppTerms(
+            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
+            app.max_presence_members,
+            app.max_cache_entries,
+            app.max_cache_bytes,
+            has_webhooks=bool(app.webhooks),
+        )
+        for app in config.apps
+    }
+    keys = config.bus.keys()
+    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
+
+
+def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
+    """Have hubs know that others serve their apps too."""
+    for hub in hubs.values():
+        hub.is_shared = True
+        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -16,17 +16,18 @@ import structlog
 import trio
 
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
+from cachecast.broker.announcements import count_message, is_counted
+from cachecast.broker.joins import Joins
 from cachecast.broker.journal import Journal
+from cachecast.broker.sign_ins import OUTAGE_TEXT, SignIns
 from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import (
     BadMessageError,
-    BusError,
     CapacityError,
     ClientEventError,
     RefusedError,
     RemoteProtocolError,
-    SubscriptionError,
 )
 from cachecast.events import AppEvent
 from cachecast.protocol.messages import Control, as_text
@@ -44,21 +45,18 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
-    from cachecast.bus.base import Bus
-    from cachecast.channels.hub import Hub
+    from cachecast.bus.receipt import Receipt
+    from cachecast.bus.seam import Bus, Entry, Exit
+    from cachecast.channels.channel import Channel
+    from cachecast.channels.hub import Hub, Joined, Left
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
-    from cachecast.protocol.session import Request, User
+    from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.session import Member, Request, User
     from cachecast.protocol.wire import Wire
     from cachecast.tasks.heartbeat import Heartbeat
 
 __all__ = ["Clients"]
-
-#: Seconds that the bus may take to attach a channel before the subscription is refused.
-ATTACH_LIMIT_S: Final = 5.0
-
-#: Between two looks whether a client has read what it asked for, where the bus made it wait.
-PACE_CHECK_S: Final = 0.1
 
 #: Channels that a connection which ends leaves in one step: 10 to 30 us each, for whoever is left
 #: in a channel is told.
@@ -81,7 +79,6 @@ class Clients:
         *,
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
-        nursery: trio.Nursery,
     ) -> None:
         """Wire it up.
 
@@ -90,15 +87,17 @@ class Clients:
             hubs: app id -> hub.
             delivery: the source of publications and replays.
             announcements: tell a channel of its members and their number.
-            bus: the bus, asked whether a channel is attached before its first subscriber is
+            bus: the bus, which is told who is where; with other nodes it says when a client may be
                 answered.
             backlog: the outboxes that have something waiting.
             clock: function that gives the broker's seconds.
             notify: function that tells webhooks and hooks.
-            nursery: the Broker's; a subscription that has to wait for the bus waits in it.
         """
         self._bus = bus
-        self._nursery = nursery
+        self._joins = Joins(bus, self._finish_join)
+        self._sign_ins = SignIns(bus, announcements, self.disconnect)
+        #: Counts that came before the subscription of the first connection here was answered.
+        self._early_counts: dict[tuple[str, str], int] = {}
         self._config = config
         self._hubs = hubs
         self._delivery = delivery
@@ -115,6 +114,9 @@ class Clients:
         self.refusals: Counter[str] = Counter()
         #: Whether the node ends, and takes no new connections.
         self.is_draining = False
+        #: Whether the other nodes have been out of reach for too long, so that clients should try
+        #: elsewhere.
+        self.is_cut_off = False
         self.n_sessions = 0
         #: Connections that have ended and are still in channels, in rotation.
         self._leaving: deque[Connection] = deque()
@@ -129,6 +131,10 @@ class Clients:
     def find_hub(self, key: str) -> Hub | None:
         """The hub of the app that a key belongs to."""
         return self._by_key.get(key)
+
+    def find_app_hub(self, app_id: str) -> Hub | None:
+        """The hub of an app."""
+        return self._hubs.get(app_id)
 
     def admit(self, key: str, protocol: str | None, origin: str | None, *, is_tls: bool) -> App:
         """Decide whether a connection may exist.
@@ -149,7 +155,11 @@ class Clients:
             check_protocol_version(protocol, is_required=self._config.requires_protocol)
             check_app(hub, origin, is_tls=is_tls)
             limit = self._config.max_connections
-            if self.is_draining or (limit is not None and self.n_sessions >= limit):
+            if (
+                self.is_draining
+                or self.is_cut_off
+                or (limit is not None and self.n_sessions >= limit)
+            ):
                 raise CapacityError("Over capacity, reconnect later")
         except RemoteProtocolError as error:
             (hub.counters.refusals if hub else self.refusals)[str(error.close_code)] += 1
@@ -189,6 +199,8 @@ class Clients:
             connection.authorize_by = now + app.authorization_timeout_s
             hub.unauthorized.add(connection)
         hub.connections[socket_id] = connection
+        if hub.is_shared:
+            self._note_connections(hub)
         hub.counters.connections_opened += 1
         self.n_sessions += 1
         if self._heartbeat is not None:
@@ -247,10 +259,7 @@ class Clients:
             case Control():
                 connection.say(request)
             case Subscribe():
-                if self._bus.is_attached(connection.session.app.id, request.name.text):
-                    self._subscribe(connection, request)
-                else:
-                    self._nursery.start_soon(self._attach, connection, request)
+                self._join(connection, request)
             case Unsubscribe():
                 self._leave(connection, request.channel)
             case ClientEvent():
@@ -260,64 +269,66 @@ class Clients:
 
     # --- channels
 
-    async def _attach(self, connection: Connection, request: Subscribe) -> None:
-        """Have the bus listen to a channel before its first subscriber is answered.
-
-        If cancelled, which only the end of the broker does, nobody is left to be answered.
-        """
-        name, session = request.name, connection.session
-        try:
-            with trio.fail_after(ATTACH_LIMIT_S):
-                await self._bus.attach(session.app.id, name.text)
-        except (BusError, trio.TooSlowError):
-            text = "The other nodes cannot be reached, try again"
-            self._refuse(connection, SubscriptionError(text, channel=name.text, status=503))
-            return
-        # Its transport reads on while this waits, so many would be answered at once; and nothing
-        # on the floors below tells anybody when a client has read.
-        while connection.outbox.is_pacing and not connection.outbox.is_finishing:  # noqa: ASYNC110
-            await trio.sleep(PACE_CHECK_S)
-        # Much may have happened meanwhile: what the session checked before holds no more.
-        limit = session.app.max_channels_per_connection
-        if connection.outbox.is_finishing:
-            return
-        if name.text in session.subscriptions:
-            self._refuse(
-                connection, RemoteProtocolError(f"Existing subscription to channel {name.text}")
-            )
-        elif len(session.subscriptions) >= limit:
-            text = f"Too many subscriptions: this connection may have {limit} channels"
-            self._refuse(
-                connection,
-                SubscriptionError(text, channel=name.text, kind="LimitReached", status=4100),
-            )
+    def _join(self, connection: Connection, request: Subscribe) -> None:
+        hub = self._hubs[connection.session.app.id]
+        if request.name.needs_auth:
+            note_signature(hub, connection)
+        if hub.is_shared:
+            self._note_connections(hub)
+            channel = hub.channels.get(request.name.text)
+            if channel is not None:  # the count with it may be told before it is answered
+                self._announcements.count_changed(hub, channel)
+            self._joins.begin(connection, request)
         else:
-            try:
-                self._subscribe(connection, request)
-            except RemoteProtocolError as error:
-                self._refuse(connection, error)
+            self._subscribe(connection, request)
 
-    def _subscribe(self, connection: Connection, request: Subscribe) -> None:
+    def _finish_join(
+        self,
+        connection: Connection,
+        request: Subscribe,
+        receipt: Receipt[Entry],
+        is_wanted: bool,  # noqa: FBT001 - called by Joins only
+    ) -> None:
+        """The bus has counted a connection in, or has not: subscribe it, or undo that."""
+        fault = receipt.fault
+        if fault is None:
+            if is_wanted:
+                self._subscribe(connection, request, receipt.value)
+            else:
+                hub = self._hubs[connection.session.app.id]
+                self._tell_entry(hub, request.name, request.member, receipt.value)
+                self._exit(hub, request.name, request.member)
+        elif not is_wanted:
+            pass
+        elif isinstance(fault, RemoteProtocolError):
+            self._refuse(connection, fault)
+        else:  # no library asks again for what was refused, but all of them reconnect
+            self.disconnect(connection, 4100, OUTAGE_TEXT)
+
+    def _subscribe(
+        self, connection: Connection, request: Subscribe, entry: Entry | None = None
+    ) -> None:
         """Join, tell the others, confirm and replay in one step: DESIGN.md invariant 3.
 
         The others are told first, which costs the newcomer nothing: they hear it from the fan-out,
         after this step. Sending may find that the newcomer's socket is broken, which makes it leave
         at once; told afterwards, the others would keep a member who is gone.
+
+        Args:
+            connection: the newcomer.
+            request: what it asked for.
+            entry: what it changed on all nodes, where others have told their clients already; None
+                where this one is alone.
         """
         hub = self._hubs[connection.session.app.id]
         name, member = request.name, request.member
-        if name.needs_auth:
-            note_signature(hub, connection)
-        joined = hub.subscribe(connection, name, member)
+        joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
-        if joined.is_occupied:
-            self._notify(hub, AppEvent("channel_occupied", name.text))
-        if joined.is_member_new and member is not None:
-            self._notify(hub, AppEvent("member_added", name.text, user_id=member.key))
-            if not joined.is_occupied:
-                self._announcements.tell_members(
-                    hub, channel, "member_added", member.user_id, member.user_info, connection
-                )
+        self._tell_entry(hub, name, member, entry or joined)
+        if joined.is_member_new and member is not None and not joined.is_occupied:
+            self._announcements.tell_members(
+                hub, channel, "member_added", member.user_id, member.user_info, connection
+            )
         self._announcements.count_changed(hub, channel)
         if channel.roster is not None:
             confirmation = channel.roster.success_frame(connection.wire, name.text)
@@ -328,19 +339,64 @@ class Clients:
             self._delivery.replay(hub, connection, name, confirmation)
         else:
             connection.outbox.put(confirmation, is_asked=True)
+        if entry is not None:
+            self._tell_newcomer_count(hub, channel, connection)
+
+    def _tell_newcomer_count(self, hub: Hub, channel: Channel, connection: Connection) -> None:
+        """Say the count that others heard before this one was among them."""
+        key = (hub.app.id, channel.name.text)
+        early = self._early_counts.pop(key, None)
+        if early is not None:
+            self._announcements.tell_count(hub, channel, early)
+        elif (count := self._announcements.counts.get(key)) is not None:
+            connection.say(count_message(channel.name.text, count))
 
     def _leave(self, connection: Connection, name: str) -> None:
+        edge = connection.session.subscriptions[name]
+        if not edge.is_joined:
+            self._joins.take_back(connection, name)
+            return
         hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
-        if left.is_member_gone and member is not None:
-            self._notify(hub, AppEvent("member_removed", name, user_id=member.key))
-            if not left.is_vacated:
-                self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
+        if left.is_member_gone and member is not None and not left.is_vacated:
+            self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
-            self._announcements.forget(channel)
-            self._notify(hub, AppEvent("channel_vacated", name))
+            self._announcements.forget(hub, channel)
+        if hub.is_shared:
+            self._exit(hub, channel.name, member)
+        else:
+            self._tell_exit(hub, channel.name, member, left)
         self._announcements.count_changed(hub, channel)
+
+    def _exit(self, hub: Hub, name: ChannelName, member: Member | None) -> None:
+        receipt = self._bus.leave(hub.app.id, name, member)
+
+        def tell() -> None:
+            if receipt.fault is None:
+                left = receipt.value
+                self._tell_exit(hub, name, member, left)
+                if left.is_vacated and is_counted(hub, name):
+                    event = AppEvent("subscription_count", name.text, subscription_count=0)
+                    self._notify(hub, event)
+
+        receipt.when_done(tell)
+
+    def _tell_entry(
+        self, hub: Hub, name: ChannelName, member: Member | None, entry: Entry | Joined
+    ) -> None:
+        if entry.is_occupied:
+            self._notify(hub, AppEvent("channel_occupied", name.text))
+        if entry.is_member_new and member is not None:
+            self._notify(hub, AppEvent("member_added", name.text, user_id=member.key))
+
+    def _tell_exit(
+        self, hub: Hub, name: ChannelName, member: Member | None, left: Exit | Left
+    ) -> None:
+        if left.is_member_gone and member is not None:
+            self._notify(hub, AppEvent("member_removed", name.text, user_id=member.key))
+        if left.is_vacated:
+            self._notify(hub, AppEvent("channel_vacated", name.text))
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
@@ -353,56 +409,72 @@ class Clients:
                 "Client event rejected: too much waits to be delivered", name.text, 4301
             )
         hub.counters.client_events += 1
-        self._delivery.send(hub, name, publication, is_server_side=False)
-        self._notify(
-            hub,
-            AppEvent(
-                "client_event",
-                publication.channel,
-                event=publication.event,
-                data=as_text(publication.data),
-                socket_id=session.socket_id,
-                user_id=None if publication.user_id is None else str(publication.user_id),
-            ),
-        )
+        receipt = self._delivery.relay(hub, name, publication)
+
+        def tell() -> None:
+            if receipt.fault is not None:
+                text = f"Client event rejected: {OUTAGE_TEXT}"
+                self._refuse(connection, ClientEventError(text, name.text, 4301))
+                return
+            self._notify(
+                hub,
+                AppEvent(
+                    "client_event",
+                    publication.channel,
+                    event=publication.event,
+                    data=as_text(publication.data),
+                    socket_id=session.socket_id,
+                    user_id=None if publication.user_id is None else str(publication.user_id),
+                ),
+            )
+
+        receipt.when_done(tell)
 
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
-        before = session.user
-        watchlist = user.watchlist if hub.app.allows_watchlists else ()
-        user = msgspec.structs.replace(user, watchlist=watchlist)
-        # The index first, for the same reason as in _subscribe: the connection may end at any put.
-        session.user = user
-        if before is not None:
-            hub.users.rewatch(connection, before, user)
-        elif hub.users.add(connection, user):
-            self._announcements.tell_watchers(hub, user.id, "online", connection)
-        data = {"user_data": user.user_data}
-        connection.say(Control("pusher:signin_success", data, is_object=True))
-        if user.is_watchlist_cut and hub.app.allows_watchlists:
-            limit = hub.app.max_watchlist_ids
-            connection.refuse(
-                RemoteProtocolError(
-                    f"Watchlist limit reached: the first {limit} ids are used", close_code=4302
-                )
-            )
-        if watchlist:
-            self._send_watchlist(hub, connection, watchlist)
+        if hub.is_shared:
+            self._note_connections(hub)
+        if not hub.app.allows_watchlists:
+            user = msgspec.structs.replace(user, watchlist=())
+        self._sign_ins.sign_in(hub, connection, user)
 
-    def _send_watchlist(self, hub: Hub, connection: Connection, watchlist: tuple[str, ...]) -> None:
-        """The present state of everyone who is watched (protocol.md 5.4)."""
-        online = [user_id for user_id in watchlist if hub.users.is_online(user_id)]
-        offline = [user_id for user_id in watchlist if not hub.users.is_online(user_id)]
-        events = [
-            {"name": name, "user_ids": ids}
-            for name, ids in (("online", online), ("offline", offline))
-            if ids
-        ]
-        connection.say(Control("pusher_internal:watchlist_events", {"events": events}))
+    # --- what other nodes tell
+
+    def member_changed(self, app_id: str, channel: str, change: str, member: Member) -> None:
+        """Tell a presence channel's subscribers here of a member of the cluster. Never yields."""
+        hub = self._hubs.get(app_id)
+        found = None if hub is None else hub.channels.get(channel)
+        if hub is not None and found is not None:
+            info = member.user_info if change == "member_added" else None
+            self._announcements.tell_members(hub, found, change, member.user_id, info)
+
+    def user_changed(self, app_id: str, user_id: str, change: str) -> None:
+        """Tell those here who watch a user that it went online or offline. Never yields."""
+        hub = self._hubs.get(app_id)
+        if hub is not None:
+            self._announcements.tell_watchers(hub, user_id, change)
+
+    def count_changed(self, app_id: str, channel: str, count: int) -> None:
+        """Tell a channel's subscribers here how many there are everywhere. Never yields."""
+        hub = self._hubs.get(app_id)
+        found = None if hub is None else hub.channels.get(channel)
+        if hub is not None and found is not None:
+            self._announcements.tell_count(hub, found, count)
+        elif len(self._joins):
+            self._early_counts[app_id, channel] = count
+        else:
+            self._early_counts.clear()
+
+    async def run_joins(self) -> NoReturn:
+        """Go on with subscriptions of clients that had to read first, for ever."""
+        await self._joins.run_paced()
+
+    def _note_connections(self, hub: Hub) -> None:
+        """Say how many there are here, which counts against the app's limit on all nodes."""
+        hub.sum_connections(len(hub.connections) - len(hub.unauthorized))
 
     # --- saying goodbye
 
@@ -427,12 +499,14 @@ class Clients:
         )
         self.n_sessions -= 1
         hub.unauthorized.discard(connection)
+        if hub.is_shared:
+            self._note_connections(hub)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(connection)
         self._leave_some(connection)
         user = session.user
-        if user is not None and hub.users.remove(connection, user):
-            self._announcements.tell_watchers(hub, user.id, "offline")
+        if user is not None:
+            self._sign_ins.sign_out(hub, connection, user)
 
     def _leave_some(self, connection: Connection) -> None:
         subscriptions = connection.session.subscriptions

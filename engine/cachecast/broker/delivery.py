@@ -5,16 +5,22 @@ Everything that is published on this node, or arrives from another one, passes t
 without a checkpoint. A subscription's replay (:meth:`Delivery.replay`) is one such step too. That
 is why every subscriber sees value k, then k+1, and so on: never one twice, never an old one after
 a newer one, never a miss when a publish had been answered.
+
+With other nodes the bus decides when: an event is delivered here, too, when it comes back, in the
+order that all nodes have. What they send waits for nobody. So a node that is behind says so, for
+publishers everywhere to wait; and at twice its bounds it keeps of a cache channel the newest value
+only, and drops plain events.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cachecast.bus.base import Envelope
+from cachecast.bus.seam import Envelope
 from cachecast.channels.cache import CACHED_WIRE
 from cachecast.errors import BrokerClosedError, LimitError
 from cachecast.events import AppEvent
@@ -22,11 +28,13 @@ from cachecast.protocol.messages import Control, Publication
 from cachecast.protocol.wire import Encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachecast.broker.subscriber import Subscriber
-    from cachecast.bus.base import Bus
+    from cachecast.bus.receipt import Receipt
+    from cachecast.bus.seam import Bus
     from cachecast.channels.cache import CacheEntry, CacheStore
+    from cachecast.channels.channel import Channel
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
@@ -40,6 +48,11 @@ MISS_REARM_S: Final = 10.0
 
 #: Channels whose miss is remembered; past it the oldest is forgotten and may report once more.
 MAX_REMEMBERED_MISSES: Final = 100_000
+
+#: Of the bounds of what is undelivered: down to which publishers of other nodes are told to go on,
+#: and from which on what they send is skipped and dropped.
+EASED: Final = 0.5
+OVERFULL: Final = 2.0
 
 
 class Delivery:
@@ -76,13 +89,20 @@ class Delivery:
         self._subscribers: dict[tuple[str, str], list[Subscriber]] = {}
         self._misses: dict[tuple[str, str], float] = {}
         self._is_closed = False
-        self._version = 0
-        self._origin = "local"
+        self._is_shared = bus.is_shared
+        #: App id and channel of which other nodes know that this one is behind.
+        self._crowded: set[tuple[str, str]] = set()
+        #: App id and channel -> what to call when no other node is behind there any more.
+        self._waiting_elsewhere: dict[tuple[str, str], list[Callable[[], None]]] = {}
 
     # --- publishing
 
-    def publish_nowait(self, hub: Hub, requests: Sequence[EventRequest]) -> None:
+    def publish_nowait(self, hub: Hub, requests: Sequence[EventRequest]) -> Receipt[None]:
         """Publish events, all of them or none. Never yields.
+
+        Returns:
+            Done when all who subscribe from now on, on whatever node, will find what was published;
+            at once where there is one.
 
         Raises:
             BrokerClosedError: the broker has ended.
@@ -93,15 +113,17 @@ class Delivery:
         if not self._have_room(hub, requests):
             raise trio.WouldBlock
         self._take_tokens(hub, requests)
-        self._send(hub, requests)
+        return self._send(hub, requests)
 
     async def publish(self, hub: Hub, requests: Sequence[EventRequest]) -> None:
         """Publish events, waiting while their channels have too much undelivered.
 
-        If cancelled, nothing was published. Order between publishers that wait is not promised.
+        If cancelled while it waits for that, nothing was published; if while it waits for other
+        nodes, all will be. Order between publishers that wait is not promised.
 
         Raises:
             BrokerClosedError: the broker has ended; nothing was published.
+            BusError: the other nodes cannot be reached; see :meth:`Bus.publish`.
             LimitError: 429; the app publishes faster than it may.
         """
         self.check_open()
@@ -109,20 +131,29 @@ class Delivery:
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._have_room(hub, requests):
             full = self._find_full_subscriber(hub, requests)
-            await (full.wait_room() if full is not None else self._fanout.wait_room())
+            if full is not None:
+                await full.wait_room()
+            else:
+                has_room = trio.Event()
+                self._when_room(hub, requests, has_room.set)
+                await has_room.wait()
             self.check_open()
-        self._send(hub, requests)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        receipt = self._send(hub, requests)
+        if receipt.is_done:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            receipt.value  # noqa: B018 - raises its fault
+        else:
+            await receipt.wait()
 
     def publish_later(
         self, hub: Hub, requests: Sequence[EventRequest]
-    ) -> tuple[Callable[[], bool], Callable[[Callable[[], bool]], None]]:
+    ) -> tuple[Callable[[], Receipt[None] | None], Callable[[Callable[[], None]], None]]:
         """Begin what :meth:`publish` does without a task that waits. Never yields.
 
         Returns:
-            A function that publishes if there is room, and says whether it has; and one that has a
-            function called when there may be room, and again as long as it returns False. The first
-            raises BrokerClosedError once the broker has ended.
+            A function that publishes if there is room, and gives a receipt if it has; and one that
+            has a function called, once, when there may be room. The first raises BrokerClosedError
+            once the broker has ended.
 
         Raises:
             BrokerClosedError: the broker has ended.
@@ -131,39 +162,54 @@ class Delivery:
         self.check_open()
         self._take_tokens(hub, requests)
 
-        def publish() -> bool:
+        def publish() -> Receipt[None] | None:
             self.check_open()
-            has_room = self._have_room(hub, requests)
-            if has_room:
-                self._send(hub, requests)
-            return has_room
+            return self._send(hub, requests) if self._have_room(hub, requests) else None
 
-        def line(attempt: Callable[[], bool]) -> None:
-            def again() -> None:
-                if not attempt():
-                    line(attempt)
-
-            full = self._find_full_subscriber(hub, requests)
-            if full is None:
-                self._fanout.when_room(again)
-            else:  # it lies in another one's task, which is not to publish for others
-                full.when_room(lambda: self._fanout.when_room(again))
-
-        return publish, line
+        return publish, partial(self._when_room, hub, requests)
 
     def has_room(self, hub: Hub, channel: str) -> bool:
-        """Whether less waits for a channel's fan-out, and for subscribers here, than may."""
+        """Whether less waits than may: here for the fan-out and for subscribers, and elsewhere."""
         if hub.undelivered_bytes >= hub.app.max_undelivered_bytes:
             return False
         found = hub.channels.get(channel)
         if found is not None and found.queued_bytes >= self._max_undelivered_bytes:
             return False
+        if self._is_shared and self._bus.is_crowded(hub.app.id, channel):
+            return False
         return self._full_subscriber(hub, channel) is None
 
+    def _fits(self, hub: Hub, channel: Channel | None, share: float) -> bool:
+        """Whether less than a share of the bounds waits for the fan-out."""
+        if hub.undelivered_bytes >= share * hub.app.max_undelivered_bytes:
+            return False
+        return channel is None or channel.queued_bytes < share * self._max_undelivered_bytes
+
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
-        return not (hub.undelivered_bytes or self._subscribers) or all(
+        return not (hub.undelivered_bytes or self._subscribers or self._is_shared) or all(
             self.has_room(hub, name.text) for request in requests for name in request.channels
         )
+
+    def _when_room(
+        self, hub: Hub, requests: Sequence[EventRequest], action: Callable[[], None]
+    ) -> None:
+        """Have something called, once, in the fan-out's task, when there may be room."""
+        full = self._find_full_subscriber(hub, requests)
+        if full is not None:  # it lies in another one's task, which is not to publish for others
+            full.when_room(partial(self._fanout.when_room, action))
+            return
+        app_id = hub.app.id
+        if self._is_shared and self._fits(hub, None, 1.0):
+            for name in _names(requests):
+                if self._bus.is_crowded(app_id, name):
+                    self._waiting_elsewhere.setdefault((app_id, name), []).append(action)
+                    return
+        self._fanout.when_room(action)
+
+    def crowd_eased(self, app_id: str, channel: str) -> None:
+        """No other node is behind there any more: who waits for it is tried again, in turns."""
+        for action in self._waiting_elsewhere.pop((app_id, channel), ()):
+            self._fanout.when_room(action)
 
     def _full_subscriber(self, hub: Hub, channel: str) -> Subscriber | None:
         if self._subscribers:
@@ -175,8 +221,8 @@ class Delivery:
     def _find_full_subscriber(
         self, hub: Hub, requests: Sequence[EventRequest]
     ) -> Subscriber | None:
-        names = (name.text for request in requests for name in request.channels)
-        return next(filter(None, (self._full_subscriber(hub, name) for name in names)), None)
+        found = (self._full_subscriber(hub, name) for name in _names(requests))
+        return next(filter(None, found), None)
 
     def check_open(self) -> None:
         """Refuse to go on once the broker has ended.
@@ -201,22 +247,25 @@ class Delivery:
                 http_status=429,
             )
 
-    def _send(self, hub: Hub, requests: Sequence[EventRequest]) -> None:
-        for request in requests:
-            for name in request.channels:
-                publication = Publication(
-                    request.name, name.text, request.data, None, request.socket_id
-                )
-                self.send(hub, name, publication, is_server_side=True)
+    def _send(self, hub: Hub, requests: Sequence[EventRequest]) -> Receipt[None]:
+        app_id = hub.app.id
+        envelopes = [
+            Envelope(
+                app_id,
+                name,
+                Publication(request.name, name.text, request.data, None, request.socket_id),
+                is_server_side=True,
+            )
+            for request in requests
+            for name in request.channels
+        ]
+        hub.counters.publishes += len(envelopes)
+        return self._bus.publish(envelopes)
 
-    def send(
-        self, hub: Hub, name: ChannelName, publication: Publication, *, is_server_side: bool
-    ) -> None:
-        """Hand one publication to the bus. Never yields."""
-        self._version += 1
-        self._bus.publish(
-            Envelope(hub.app.id, name, publication, is_server_side, self._origin, self._version)
-        )
+    def relay(self, hub: Hub, name: ChannelName, publication: Publication) -> Receipt[None]:
+        """Hand a client's event to the bus. Never yields."""
+        hub.counters.publishes += 1
+        return self._bus.publish([Envelope(hub.app.id, name, publication, is_server_side=False)])
 
     def deliver(self, envelope: Envelope) -> None:
         """Take a publication from the bus: cache it and fix its recipients, in one step.
@@ -229,7 +278,6 @@ class Delivery:
         name, publication = envelope.name, envelope.publication
         channel = hub.channels.get(name.text)
         is_cached = name.is_cache and envelope.is_server_side
-        hub.counters.publishes += 1
         if channel is None and not is_cached and not self._subscribers:
             return
         deadline = inf
@@ -237,16 +285,65 @@ class Delivery:
         encoded = Encoded(publication)
         if is_cached:
             frame = encoded.on(CACHED_WIRE)
-            deadline = self._cache.put(hub.app.id, name.text, frame, now).deadline
+            deadline = self._cache.put(
+                hub.app.id, name.text, frame, now, envelope.published_at, envelope.deadline
+            ).deadline
             if self._misses:
                 self._misses.pop((hub.app.id, name.text), None)
+            if deadline <= now:
+                return  # it was on its way for too long
         if channel is not None:
             exclude = hub.connections.get(publication.exclude) if publication.exclude else None
             hub.enqueue(channel, encoded, exclude, deadline, now=now)
             self._fanout.wake()
         if self._subscribers:
-            for subscriber in self._subscribers.get((hub.app.id, name.text), ()):
-                subscriber.offer(publication, deadline)
+            self._offer(hub, publication, deadline)
+
+    def _offer(self, hub: Hub, publication: Publication, deadline: float) -> None:
+        for subscriber in self._subscribers.get((hub.app.id, publication.channel), ()):
+            subscriber.offer(publication, deadline)
+
+    def deliver_shared(self, envelope: Envelope) -> None:
+        """:meth:`deliver` what comes from all nodes, within bounds of this one. Never yields."""
+        hub = self._hubs.get(envelope.app_id)
+        if hub is None:
+            return
+        name = envelope.name
+        channel = hub.channels.get(name.text)
+        if channel is not None and not self._fits(hub, channel, OVERFULL):
+            if not (name.is_cache and envelope.is_server_side):
+                hub.counters.overflow_drops += 1
+                self._offer(hub, envelope.publication, inf)  # these have a bound of their own
+                return
+            hub.counters.overflow_skips += hub.skip(channel)
+        self.deliver(envelope)
+        if not self._fits(hub, channel, 1.0) or self._full_subscriber(hub, name.text) is not None:
+            self._note_crowded(hub, name.text)
+
+    def _note_crowded(self, hub: Hub, channel: str) -> None:
+        """Have publishers elsewhere wait, until a good part has been delivered here."""
+        key = (hub.app.id, channel)
+        if key in self._crowded:
+            return
+        self._crowded.add(key)
+        self._bus.note_crowded(*key, is_crowded=True)
+
+        def look() -> None:
+            full = self._full_subscriber(hub, channel)
+            if full is not None:
+                full.when_room(partial(self._fanout.when_room, look))
+            elif not self._fits(hub, hub.channels.get(channel), EASED):
+                self._fanout.when_room(look)
+            else:
+                self._crowded.discard(key)
+                self._bus.note_crowded(*key, is_crowded=False)
+
+        look()
+
+    def forget(self, app_id: str, channel: str) -> None:
+        """Drop a value that is not kept up to date here any more. Never yields."""
+        if app_id in self._hubs:
+            self._cache.forget(app_id, channel)
 
     def wake(self) -> None:
         """Have the fan-out look at what was queued past :meth:`deliver`. Never yields."""
@@ -262,6 +359,12 @@ class Delivery:
         else:
             hub.counters.cache_hits += 1
         return entry
+
+    @staticmethod
+    def count_read(hub: Hub, *, is_hit: bool) -> None:
+        """Count the same where the value came from elsewhere."""
+        hub.counters.cache_hits += is_hit
+        hub.counters.cache_misses += not is_hit
 
     def replay(
         self, hub: Hub, connection: Connection, name: ChannelName, confirmation: bytes
@@ -289,6 +392,15 @@ class Delivery:
 
     def note_miss(self, hub: Hub, channel: str) -> None:
         """Report that somebody found the channel empty, once for each empty period."""
+        if self._is_shared:
+            receipt = self._bus.note_miss(hub.app.id, channel)
+
+            def report() -> None:
+                if receipt.fault is None and receipt.value:
+                    self._notify(hub, AppEvent("cache_miss", channel))
+
+            receipt.when_done(report)
+            return
         key = (hub.app.id, channel)
         armed_at = self._misses.get(key)
         if armed_at is not None and self._clock() < armed_at:
@@ -335,4 +447,10 @@ class Delivery:
         for subscribers in self._subscribers.values():
             for subscriber in subscribers:
                 subscriber.close()
+        for key in list(self._waiting_elsewhere):
+            self.crowd_eased(*key)
         self._fanout.release()
+
+
+def _names(requests: Sequence[EventRequest]) -> Iterator[str]:
+    return (name.text for request in requests for name in request.channels)

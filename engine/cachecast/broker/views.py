@@ -6,16 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cachecast.channels.cache import CACHED_WIRE, CacheEntry
 from cachecast.metrics import AppStatistics
+from cachecast.protocol.wire import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cachecast.bus.seam import Envelope
     from cachecast.channels.cache import CacheStore
     from cachecast.channels.channel import Channel
     from cachecast.channels.hub import Hub
 
-__all__ = ["CachedEvent", "ChannelState", "app_statistics", "channel_state", "occupied_channels"]
+__all__ = [
+    "CachedEvent",
+    "ChannelState",
+    "app_statistics",
+    "channel_state",
+    "describe_entry",
+    "describe_envelope",
+    "occupied_channels",
+]
 
 
 class CachedEvent(msgspec.Struct, frozen=True):
@@ -50,6 +61,37 @@ class ChannelState(msgspec.Struct, frozen=True):
     occupied: bool
     subscription_count: int
     user_count: int | None
+
+
+def describe_entry(entry: CacheEntry, channel: str, now: float, ttl_s: float) -> CachedEvent:
+    """A cached value as it is read.
+
+    Args:
+        entry: alive.
+        channel: its channel.
+        now: the broker's seconds.
+        ttl_s: how long the app's values live.
+    """
+    publication = entry.publication
+    return CachedEvent(
+        publication.event,
+        channel,
+        str(publication.data),
+        now - entry.published_at,
+        min(entry.deadline - now, ttl_s),  # the sum may be rounded up
+        entry.message,
+    )
+
+
+def describe_envelope(envelope: Envelope, now: float, ttl_s: float) -> CachedEvent | None:
+    """The same of a value that the bus has read; None if its life is over on this node."""
+    published_at = now if envelope.published_at is None else envelope.published_at
+    deadline = min(published_at + ttl_s, envelope.deadline)
+    if now >= deadline:
+        return None
+    frame = Encoded(envelope.publication).on(CACHED_WIRE)
+    entry = CacheEntry(frame, published_at, deadline, len(frame))
+    return describe_entry(entry, envelope.name.text, now, ttl_s)
 
 
 def occupied_channels(

@@ -6,18 +6,19 @@ whoever wants to know leaves a function, or awaits :meth:`Receipt.wait`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import trio
 
 from cachecast.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["DONE", "Receipt"]
+__all__ = ["DONE", "Receipt", "join"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Receipt(Generic[T]):
@@ -74,6 +75,13 @@ class Receipt(Generic[T]):
             self.fault = fault
             self._settle()
 
+    def settle_as(self, other: Receipt[T]) -> None:
+        """As another one, which is done. Never yields."""
+        if other.fault is not None:
+            self.fail(other.fault)
+        else:
+            self.fulfil(other.value)
+
     def _settle(self) -> None:
         self.is_done = True
         actions, self._actions = self._actions, None
@@ -88,6 +96,30 @@ class Receipt(Generic[T]):
             self._actions = [action]
         else:
             self._actions.append(action)
+
+    def then(self, change: Callable[[T], U | Receipt[U]]) -> Receipt[U]:
+        """One of what a function makes of the answer; it fails as this one does.
+
+        Args:
+            change: function that gives the new answer, or a receipt for it. It does not yield; an
+                ``EngineError`` of it is the new one's fault.
+        """
+        changed: Receipt[U] = Receipt()
+
+        def settle() -> None:
+            try:
+                value = change(self.value)
+            except EngineError as fault:
+                changed.fail(fault)
+                return
+            if isinstance(value, Receipt):
+                receipt: Receipt[U] = value
+                receipt.when_done(lambda: changed.settle_as(receipt))
+            else:
+                changed.fulfil(value)
+
+        self.when_done(settle)
+        return changed
 
     async def wait(self) -> T:
         """Wait for the answer. If cancelled, what was asked goes on.
@@ -106,3 +138,35 @@ class Receipt(Generic[T]):
 
 #: What has no answer and is done.
 DONE: Final[Receipt[None]] = Receipt.of(None)
+
+
+def join(parts: Iterable[Receipt[Any]], then: Callable[[], T]) -> Receipt[T]:
+    """One receipt for several. Never yields.
+
+    Args:
+        parts: what it waits for; it is done when all of them are.
+        then: gives the answer; called behind the last part, unless one has failed.
+
+    Returns:
+        One that fails with the fault of the first part, in their order, that has one.
+    """
+    joined: Receipt[T] = Receipt()
+    waiting = list(parts)
+    n_open = len(waiting)
+
+    def finish() -> None:
+        nonlocal n_open
+        n_open -= 1
+        if n_open > 0:
+            return
+        fault = next((part.fault for part in waiting if part.fault is not None), None)
+        if fault is None:
+            joined.fulfil(then())
+        else:
+            joined.fail(fault)
+
+    for part in waiting:
+        part.when_done(finish)
+    if not waiting:
+        finish()
+    return joined

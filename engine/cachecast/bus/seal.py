@@ -14,9 +14,6 @@ names, user ids, versions and sizes.
 
 from __future__ import annotations
 
-import re
-from base64 import b64decode
-from binascii import Error as BinasciiError
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -25,14 +22,11 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from cachecast.bus.faults import LinkError
-from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BrokenSealError", "Seal", "read_keys"]
-
-KEY_BYTES: Final = SecretBox.KEY_SIZE
+__all__ = ["BrokenSealError", "Seal"]
 
 #: By which the engine's "published at" may differ from the sealer's idea of its clock. That idea
 #: is bounded to milliseconds; a publish may wait for its answer and be asked again.
@@ -59,7 +53,7 @@ class Seal:
         """Take the keys over.
 
         Args:
-            keys: of 32 bytes each, at least one; see :func:`read_keys`.
+            keys: of 32 bytes each, at least one; see :meth:`cachecast.bus_config.BusConfig.keys`.
         """
         prints = [blake2b(key, digest_size=8, person=b"cachecast").digest() for key in keys]
         self.fingerprints = tuple(found.hex() for found in prints)
@@ -87,13 +81,14 @@ class Seal:
         inside = _HEAD.pack(len(app), len(name), now_ms) + app + name + text
         return self._mark + bytes(self._box.encrypt(inside))
 
-    def open(self, app_id: str, channel: str, published_at_ms: int, sealed: bytes) -> bytes:
+    def open(self, app_id: str, channel: str, published_at_ms: int | None, sealed: bytes) -> bytes:
         """Decrypt and check.
 
         Args:
             app_id: that it was read for.
             channel: that it was read for.
-            published_at_ms: what the engine says of it.
+            published_at_ms: what the engine says of it; None for what is kept for hours and has no
+                time: who is a member.
             sealed: what ``seal`` made on some node.
 
         Raises:
@@ -113,49 +108,14 @@ class Seal:
             app_id.encode()
         ):
             return self._refuse("It was sealed for another channel.")
-        if abs(published_at_ms - sealed_at_ms) > TOLERANCE_MS:
+        away_ms = 0 if published_at_ms is None else abs(published_at_ms - sealed_at_ms)
+        if away_ms > TOLERANCE_MS:
             return self._refuse(
-                f"It was sealed {abs(published_at_ms - sealed_at_ms) / 1000:.0f} s away from when "
-                "the engine says that it was published."
+                f"It was sealed {away_ms / 1000:.0f} s away from when the engine says that it was "
+                "published."
             )
         return inside[start:]
 
     def _refuse(self, why: str) -> bytes:
         self.n_broken += 1
         raise BrokenSealError(f"A sealed value is not served. {why}")
-
-
-def read_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Read ``bus.seal_key``.
-
-    Args:
-        texts: each 32 bytes in base64 or hexadecimal.
-
-    Raises:
-        ConfigError: names field, rule and remedy; never shows a key.
-    """
-    keys: list[bytes] = []
-    for number, text in enumerate(texts):
-        where = f"bus.seal_key[{number}]"
-        key = _read_key(text.strip())
-        if len(key) != KEY_BYTES:
-            raise ConfigError(
-                where,
-                "must be 32 bytes in base64 or hexadecimal.",
-                "`head -c 32 /dev/urandom | base64` makes one.",
-            )
-        if len(set(key)) < 8:
-            raise ConfigError(where, "is no random key.", "Draw one from /dev/urandom.")
-        if key in keys:
-            raise ConfigError(where, "is given twice.", "Remove one of them.")
-        keys.append(key)
-    return tuple(keys)
-
-
-def _read_key(text: str) -> bytes:
-    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
-        return bytes.fromhex(text)
-    try:
-        return b64decode(text, validate=True)
-    except (BinasciiError, ValueError):
-        return b""

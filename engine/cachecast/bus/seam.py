@@ -22,9 +22,12 @@ from cachecast.protocol.messages import Publication
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import trio
+
     from cachecast.bus.receipt import Receipt
     from cachecast.channels.presence import PresenceRoster
     from cachecast.events import AppEvent
+    from cachecast.metrics import EngineStatistics
     from cachecast.protocol.session import Member
 
 __all__ = ["Bus", "Entry", "Envelope", "Exit", "Node"]
@@ -93,6 +96,9 @@ class Node(Protocol):
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         """So many connections are subscribed to a channel in the whole cluster."""
 
+    def crowd_eased(self, app_id: str, channel: str) -> None:
+        """No other node is crowded there any more: ``Bus.is_crowded`` has turned False."""
+
     def end_user(self, app_id: str, user_id: str) -> None:
         """Disconnect all connections of this node that are signed in as a user."""
 
@@ -119,8 +125,13 @@ class Bus(Protocol):
 
     is_shared: bool
 
-    async def start(self, node: Node) -> None:
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """Numbers of each primary; none for a node that is alone."""
+
+    async def start(self, node: Node, nursery: trio.Nursery) -> None:
         """Join the cluster, and from now on tell ``node`` what it must know.
+
+        Its tasks live in ``nursery``, the broker's.
 
         Raises:
             BusError: the others cannot be reached.
@@ -128,7 +139,11 @@ class Bus(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Leave the cluster: what this node held is announced gone. Nothing is told afterwards."""
+        """Leave the cluster: what this node held is announced gone.
+
+        Nothing is told afterwards. Receipts that are open fail; so does what is asked from then on,
+        and what is undone has no effect.
+        """
 
     # --- publications
 
@@ -160,8 +175,8 @@ class Bus(Protocol):
     def detach(self, app_id: str, name: ChannelName) -> None:
         """Undo one ``attach``. Never yields."""
 
-    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry | None]:
-        """Attach, and count a connection as a subscriber of the channel.
+    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry]:
+        """Attach, and count a connection as a subscriber of the channel (shared).
 
         Args:
             app_id: of the channel.
@@ -169,27 +184,32 @@ class Bus(Protocol):
             member: whom the connection brings into a presence channel.
 
         Returns:
-            None for a bus that is not shared: the node's own hub knows. Each one that is fulfilled
-            must be followed by one ``leave``.
+            What it changed. Each one that is fulfilled must be followed by one ``leave``.
 
         Faults:
             SubscriptionError: the presence channel has its full number of members.
             BusError: see module.
         """
 
-    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
-        """Undo one ``enter``; see there. Never fails; done when all nodes have it."""
+    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit]:
+        """Undo one ``enter`` (shared). Never fails; done when all nodes have it."""
 
     # --- users
 
     def sign_in(self, app_id: str, user_id: str) -> Receipt[None]:
-        """Count a connection as one of a user's. Each must be followed by one ``sign_out``."""
+        """Count a connection as one of a user's (shared).
+
+        Each one that is fulfilled must be followed by one ``sign_out``.
+        """
 
     def sign_out(self, app_id: str, user_id: str) -> None:
-        """Undo one ``sign_in``. Never yields."""
+        """Undo one ``sign_in`` (shared). Never yields."""
 
     def watch(self, app_id: str, user_ids: Sequence[str]) -> Receipt[frozenset[str]]:
-        """Be told of users; gives those of them who are online in the cluster (shared)."""
+        """Be told of users; gives those of them who are online in the cluster (shared).
+
+        Each one that is fulfilled must be followed by one ``unwatch``.
+        """
 
     def unwatch(self, app_id: str, user_ids: Sequence[str]) -> None:
         """Undo one ``watch`` (shared). Never yields."""

@@ -5,7 +5,9 @@ that follows when the evictor gets to it. So a late evictor, or a machine that s
 memory a little longer but can never make anyone see a dead value.
 
 An app's values all live equally long, so write order is expiry order and the oldest is always the
-next to go: no heap, no timers. What is kept is the very frame that went to the subscribers.
+next to go: no heap, no timers. What is kept is the very frame that went to the subscribers. Only
+values that other nodes bring may be old when they come; those that expire before what is here
+already stand in a heap of their own, which a node that is alone never has.
 
 An app's entries lie on 64 shelves, for two reasons that were measured (2026-11, one core): growing
 a dict of a million entries stops the loop for 96 ms, growing sixty-four of 16,000 for under 1 ms
@@ -15,6 +17,7 @@ each; and a plain dict costs 54 us for each eviction at 100,000 entries, an Orde
 from __future__ import annotations
 
 from collections import OrderedDict
+from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -41,6 +44,10 @@ N_SHELVES: Final = 64
 #: What an entry costs besides its frame and its name: entry object, floats, dict and list nodes.
 #: Counted so that a ceiling in bytes means memory also where values are small.
 ENTRY_OVERHEAD_BYTES: Final = 320
+
+#: Seconds by which a value may expire before older ones and stand behind them all the same: the
+#: clocks of those who publish differ by as much. It is freed so much later; nobody is served it.
+SLACK_S: Final = 0.25
 
 _by_entries = attrgetter("n_entries")
 _by_bytes = attrgetter("n_bytes")
@@ -94,12 +101,19 @@ class _AppCache:
     Which shelf has the oldest is remembered, by its serial: whatever happens elsewhere is younger.
     So asking an app for its next deadline looks at 64 shelves only after its oldest value has gone,
     and a thousand apps can be asked at every turn of the evictor.
+
+    Attributes:
+        early: heap of (deadline, serial, channel) of values that expire out of turn. Those that
+            have been replaced stand in it until their deadline, or until they are half of it.
+        latest: the latest deadline so far.
     """
 
     __slots__ = (
         "_oldest_index",
         "_oldest_serial",
         "counters",
+        "early",
+        "latest",
         "max_bytes",
         "max_entries",
         "n_bytes",
@@ -127,11 +141,32 @@ class _AppCache:
         self.shelves: list[OrderedDict[str, CacheEntry] | None] = [None] * N_SHELVES
         self._oldest_index = 0
         self._oldest_serial = -1
+        self.early: list[tuple[float, int, str]] = []
+        self.latest = -inf
 
     def oldest(self) -> CacheEntry | None:
         """The next entry to expire."""
         if not self.n_entries:
             return None
+        entry = self._oldest_in_turn()
+        early = self.first_early() if self.early else None
+        return early if early is not None and early.deadline < entry.deadline else entry
+
+    def first_early(self) -> CacheEntry | None:
+        """The next to expire of those that do so out of turn."""
+        while self.early:
+            _, serial, channel = self.early[0]
+            entry = self.find(channel)
+            if entry is not None and entry.serial == serial:
+                return entry
+            heappop(self.early)
+        return None
+
+    def find(self, channel: str) -> CacheEntry | None:
+        shelf = self.shelves[hash(channel) % N_SHELVES]
+        return shelf.get(channel) if shelf else None
+
+    def _oldest_in_turn(self) -> CacheEntry:
         shelf = self.shelves[self._oldest_index]
         if shelf:
             entry = next(iter(shelf.values()))
@@ -159,6 +194,20 @@ class _AppCache:
         self.n_bytes += entry.size
         self.totals.n_entries += 1
         self.totals.n_bytes += entry.size
+        if entry.deadline >= self.latest:
+            self.latest = entry.deadline
+        elif entry.deadline < self.latest - SLACK_S:
+            self._put_early(channel, entry)
+
+    def _put_early(self, channel: str, entry: CacheEntry) -> None:
+        heappush(self.early, (entry.deadline, entry.serial, channel))
+        if len(self.early) > 2 * self.n_entries + N_SHELVES:
+            self.early = [
+                item
+                for item in self.early
+                if (found := self.find(item[2])) is not None and found.serial == item[1]
+            ]
+            heapify(self.early)
 
     def drop_first(self, shelf: OrderedDict[str, CacheEntry]) -> None:
         """Drop the oldest entry of a shelf."""
@@ -167,7 +216,10 @@ class _AppCache:
 
     def drop_oldest(self) -> None:
         """Drop the next entry to expire; there must be one."""
-        self.oldest()
+        entry = self.oldest()
+        if self.early and entry is not None and entry.serial == self.early[0][1]:
+            self.drop(self.early[0][2])
+            return
         shelf = self.shelves[self._oldest_index]
         assert shelf is not None
         self.drop_first(shelf)
@@ -187,6 +239,7 @@ class _AppCache:
         if not self.n_entries:
             # A dict never shrinks by deleting; new ones give the tables back.
             self.shelves = [None] * N_SHELVES
+            self.early = []
 
 
 class CacheStore:
@@ -228,8 +281,18 @@ class CacheStore:
         """Values that a ceiling ended before their time, since start."""
         return sum(app.counters.cache_capacity_evictions for app in self._apps.values())
 
-    def put(self, app_id: str, channel: str, frame: bytes, now: float) -> CacheEntry:
+    def put(
+        self,
+        app_id: str,
+        channel: str,
+        frame: bytes,
+        now: float,
+        published_at: float | None = None,
+        deadline: float = inf,
+    ) -> CacheEntry:
         """Store a value in place of the last one; its deadline starts anew.
+
+        A value that has expired already takes the last one's place too, and is not kept.
 
         At a ceiling expired values go first, then the oldest of the app; at one of the node the
         oldest of the app that holds most. Most is always more than an equal share of what there
@@ -237,12 +300,26 @@ class CacheStore:
         deadline is counted for the app that loses it.
 
         Never yields. O(1), at a ceiling of the node O(apps): 75 us for a thousand.
+
+        Args:
+            app_id: whose.
+            channel: its channel.
+            frame: on ``CACHED_WIRE``.
+            now: the broker's seconds.
+            published_at: when it was published, in the same; None: now.
+            deadline: from then on it does not exist, even if the app's values live longer.
         """
         app = self._apps[app_id]
         size = len(frame) + len(channel) + ENTRY_OVERHEAD_BYTES
         self._serial += 1
-        entry = CacheEntry(frame, now, now + app.ttl_s, size, self._serial)
-        self._due = min(self._due, entry.deadline)
+        if published_at is None:
+            published_at = now
+        deadline = min(published_at + app.ttl_s, deadline)
+        entry = CacheEntry(frame, published_at, deadline, size, self._serial)
+        if deadline <= now:
+            app.drop(channel)
+            return entry
+        self._due = min(self._due, deadline)
         app.put(channel, entry)
         while app.n_entries > app.max_entries or app.n_bytes > app.max_bytes:
             _drop_oldest(app, now)
@@ -270,6 +347,10 @@ class CacheStore:
         if entry is None or now >= entry.deadline:
             return None
         return entry
+
+    def forget(self, app_id: str, channel: str) -> None:
+        """Drop the channel's value, if it has one. Never yields."""
+        self._apps[app_id].drop(channel)
 
     def next_deadline(self) -> float:
         """When the next entry expires; infinity if there is none. O(apps)."""
@@ -300,6 +381,11 @@ class CacheStore:
                     app.counters.cache_evictions += 1
                     lag_s = max(lag_s, now - deadline)
                     freed += 1
+            while freed < limit and (early := app.first_early()) and early.deadline <= now:
+                app.drop(app.early[0][2])
+                app.counters.cache_evictions += 1
+                lag_s = max(lag_s, now - early.deadline)
+                freed += 1
         return freed, lag_s
 
 

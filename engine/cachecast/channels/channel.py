@@ -49,6 +49,9 @@ class Subscription:
 
     __slots__ = ("channel", "connection", "member", "outbox")
 
+    #: See :class:`cachecast.protocol.session.Subscribed`.
+    is_joined: Final = True
+
     def __init__(self, connection: Connection, channel: Channel, member: Member | None) -> None:
         self.connection = connection
         self.channel = channel
@@ -181,10 +184,19 @@ class Channel:
         "subscriptions",
     )
 
-    def __init__(self, name: ChannelName, counters: AppCounters) -> None:
+    def __init__(
+        self, name: ChannelName, counters: AppCounters, roster: PresenceRoster | None = None
+    ) -> None:
+        """Make an empty one.
+
+        Args:
+            name: its name.
+            counters: of the app.
+            roster: the members of a presence channel, where somebody else keeps it up to date.
+        """
         self.name = name
         self.subscriptions: dict[Connection, Subscription] = {}
-        self.roster = PresenceRoster() if name.is_presence else None
+        self.roster = PresenceRoster() if roster is None and name.is_presence else roster
         self.is_ready = False
         self.queued_bytes = 0
         self.announcement_bytes = 0
@@ -256,6 +268,17 @@ class Channel:
         self.queued_bytes += queued.booked
         if is_announcement:
             self.announcement_bytes += queued.booked
+
+    def skip(self) -> int:
+        """Forget the values that wait behind all else, for a newer one follows; how many.
+
+        What is being delivered goes on. Never yields.
+        """
+        n_skipped = 0
+        while self._queue and self._queue[-1].deadline < inf:
+            self.queued_bytes -= self._queue.pop().booked
+            n_skipped += 1
+        return n_skipped
 
     def deliver(self, budget: int) -> tuple[int, int]:
         """Deliver a part of what is queued.

@@ -18,8 +18,11 @@ from cachecast.metrics import AppCounters
 from cachecast.protocol.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cachecast.apps import App
     from cachecast.channels.connection import Connection
+    from cachecast.channels.presence import PresenceRoster
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
     from cachecast.protocol.wire import Encoded
@@ -62,6 +65,9 @@ class Hub:
         ready: the line of channels that have something to deliver.
         is_ready: whether the app stands in the node's line of those that have such channels.
         publish_bucket: of the app's publish rate; None where it has no limit.
+        is_shared: whether the app is served by other nodes too. Then others keep the rosters, and
+            what a subscription changed here is not what it changed.
+        sum_connections: function that adds the connections of other nodes to a number of them.
     """
 
     __slots__ = (
@@ -71,8 +77,10 @@ class Hub:
         "connections",
         "counters",
         "is_ready",
+        "is_shared",
         "publish_bucket",
         "ready",
+        "sum_connections",
         "unauthorized",
         "undelivered_bytes",
         "users",
@@ -95,6 +103,8 @@ class Hub:
         self.counters = AppCounters()
         self.users = UserIndex(self.counters)
         self.undelivered_bytes = 0
+        self.is_shared = False
+        self.sum_connections: Callable[[int], int] = int
         self.ready: deque[Channel] = deque()
         self.is_ready = False
         self._line = line
@@ -115,8 +125,24 @@ class Hub:
             ]
         )
 
-    def subscribe(self, connection: Connection, name: ChannelName, member: Member | None) -> Joined:
+    def has(self, connection: Connection) -> bool:
+        """Whether a connection is here, and not ended."""
+        return self.connections.get(connection.session.socket_id) is connection
+
+    def subscribe(
+        self,
+        connection: Connection,
+        name: ChannelName,
+        member: Member | None,
+        roster: PresenceRoster | None = None,
+    ) -> Joined:
         """Add a subscription. Never yields.
+
+        Args:
+            connection: the subscriber.
+            name: the channel's.
+            member: whom it brings into a presence channel.
+            roster: of the members on all nodes, where the app is shared.
 
         Raises:
             SubscriptionError: the presence channel has its full number of members; nothing has
@@ -125,9 +151,11 @@ class Hub:
         channel = self.channels.get(name.text)
         is_occupied = channel is None
         if channel is None:
-            channel = Channel(name, self.counters)
+            channel = Channel(name, self.counters, roster)
         is_member_new = False
-        if channel.roster is not None and member is not None:
+        if self.is_shared:
+            channel.roster = roster
+        elif channel.roster is not None and member is not None:
             limit = self.app.max_presence_members
             if member.key not in channel.roster and len(channel.roster) >= limit:
                 raise SubscriptionError(
@@ -153,7 +181,7 @@ class Hub:
         del connection.session.subscriptions[name]
         connection.outbox.forget(name)
         is_member_gone = False
-        if channel.roster is not None and edge.member is not None:
+        if channel.roster is not None and edge.member is not None and not self.is_shared:
             is_member_gone = channel.roster.leave(edge.member)
         is_vacated = not channel.subscriptions
         if is_vacated:
@@ -180,6 +208,13 @@ class Hub:
             if not self.is_ready:
                 self.is_ready = True
                 self._line.append(self)
+
+    def skip(self, channel: Channel) -> int:
+        """Forget values that wait in a channel; see :meth:`Channel.skip`."""
+        before = channel.queued_bytes
+        n_skipped = channel.skip()
+        self.undelivered_bytes -= before - channel.queued_bytes
+        return n_skipped
 
     def deliver(self, budget: int) -> tuple[int, float | None]:
         """Give the channel at the front of the line its part of the app's turn. Never yields.

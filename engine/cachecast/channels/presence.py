@@ -49,16 +49,35 @@ class PresenceRoster:
         """Ids as text, as the HTTP API and webhooks give them."""
         return list(self._members)
 
+    @property
+    def members(self) -> list[Member]:
+        """The members, in the order they came."""
+        return list(self._members.values())
+
+    def put(self, member: Member) -> bool:
+        """Add a member of the cluster, whichever node it is on; True if it was not here.
+
+        A roster that a bus keeps up to date knows this and :meth:`discard`, and neither
+        :meth:`join` nor :meth:`leave`.
+        """
+        if member.key in self._members:
+            return False
+        self._members[member.key] = member
+        if self._ids:
+            self._encode(member)
+        return True
+
+    def discard(self, key: str) -> Member | None:
+        """Remove a member of the cluster; gives it, or None if it was not here."""
+        self._ids.pop(key, None)
+        self._hash.pop(key, None)
+        return self._members.pop(key, None)
+
     def join(self, member: Member) -> bool:
         """Add a connection; True if it is its user's first."""
         key = member.key
         self._connections[key] = self._connections.get(key, 0) + 1
-        if key in self._members:
-            return False
-        self._members[key] = member
-        if self._ids:
-            self._encode(member)
-        return True
+        return self.put(member)
 
     def leave(self, member: Member) -> bool:
         """Remove a connection; True if it was its user's last."""
@@ -67,9 +86,7 @@ class PresenceRoster:
         if self._connections[key]:
             return False
         del self._connections[key]
-        del self._members[key]
-        self._ids.pop(key, None)
-        self._hash.pop(key, None)
+        self.discard(key)
         return True
 
     def _encode(self, member: Member) -> None:

@@ -15,14 +15,15 @@ import msgspec
 
 from cachecast.apps import App, KeyPair, Webhook
 from cachecast.cli.remote import credentials
-from cachecast.cli.serve import check_exposure
-from cachecast.config import FileConfig, ServerConfig, load_config
+from cachecast.cli.serve import check_exposure, count_workers
+from cachecast.config import BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.errors import BadMessageError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import is_socket_id
 from cachecast.protocol.identity import read_member, read_user
 from cachecast.protocol.json_text import read_json
 from cachecast.server.tls import load_context
+from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,16 +47,20 @@ def check_config(path: Path | None, *, fields: bool) -> None:
         path = Path(named)
     config = load_config(path, environ=os.environ)
     check_exposure(config)
+    shares_of(config, count_workers(config.server.workers))
     if config.server.tls_cert and config.server.tls_key:
         load_context(config.server.tls_cert, config.server.tls_key)
     apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
-    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}")
+    engine = ", ".join(primary.name for primary in config.bus.primaries())
+    bus = f"; joined to other nodes by {engine}" if engine else ""
+    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}{bus}")
 
 
 #: How a file opens each table -> what may stand in it.
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "at the top": FileConfig,
     "[server]": ServerConfig,
+    "[bus]": BusConfig,
     "[[apps]]": App,
     "[[apps.keys]]": KeyPair,
     "[[apps.webhooks]]": Webhook,
@@ -72,7 +77,7 @@ def _print_fields() -> None:
     for title, kind in _TABLES.items():
         click.echo(title)
         for field in msgspec.structs.fields(kind):
-            if field.name in {"apps", "server"}:
+            if field.name in {"apps", "bus", "server"}:
                 continue
             click.echo(f"  {field.name}: {_word(field.type)}{_default(field)}")
 

@@ -97,6 +97,10 @@ class Subscribed(Protocol):
     """What a session sees of one of its subscriptions."""
 
     @property
+    def is_joined(self) -> bool:
+        """Whether it has been answered; until then it counts, and nothing can be sent by it."""
+
+    @property
     def name(self) -> ChannelName:
         """The channel's name."""
 
@@ -260,7 +264,7 @@ class Session:
                 channel,
             )
         edge = self.subscriptions.get(channel)
-        if edge is None:
+        if edge is None or not edge.is_joined:
             raise ClientEventError(
                 f"Cannot broadcast client event (connection not subscribed to channel "
                 f"{clip(channel, 200)})",

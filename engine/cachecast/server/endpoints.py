@@ -10,13 +10,14 @@ from __future__ import annotations
 from functools import partial
 from hashlib import blake2b
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
 from cachecast.broker.admission import check_request, find_hub, find_secret
 from cachecast.broker.views import occupied_channels
-from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
+from cachecast.bus.receipt import DONE, Receipt
+from cachecast.errors import AuthError, BadRequestError, BusError, RemoteProtocolError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
@@ -39,13 +40,14 @@ from cachecast.server.handshake import find_key, refuse_without_upgrade
 from cachecast.server.http_messages import Later, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from cachecast.broker import Broker
-    from cachecast.channels.channel import Channel
+    from cachecast.broker import Broker, CachedEvent, ChannelState
     from cachecast.channels.hub import Hub
 
 __all__ = ["handle"]
+
+T = TypeVar("T")
 
 Info = dict[str, int]
 
@@ -191,20 +193,105 @@ def _find_hub(broker: Broker, route: Route, query: auth.Query) -> Hub:
     return hub
 
 
+def _answer(call: _Call, receipt: Receipt[Response]) -> Response | Later:
+    """Answer with what the nodes have to agree on: now if they have, or when they do."""
+    if receipt.is_done:
+        return _read(call, receipt)
+    return Later(lambda: _read(call, receipt) if receipt.is_done else None, receipt.when_done)
+
+
+def _read(call: _Call, receipt: Receipt[Response]) -> Response:
+    """The answer of a receipt that is done."""
+    try:
+        return receipt.value
+    except RemoteProtocolError as error:
+        return _refuse(call.broker, call.hub, call.route, error)
+    except BusError as error:
+        _note(call.broker, call.hub, call.route.name, 503, str(error))
+        call.hub.counters.refusals["http 503"] += 1
+        response = _error(503, str(error).rstrip("\n") + "\n")
+        response.headers = ("Retry-After: 1",)
+        return response
+
+
+def _in_steps(
+    call: _Call, receipt: Receipt[T], begin: Callable[[T], Generator[None, None, Response]]
+) -> Later:
+    """Answer with what takes many steps, once it is known.
+
+    Args:
+        call: the request.
+        receipt: of what the answer is made from.
+        begin: function that makes it; a step ends with each ``yield``.
+    """
+    work: Generator[None, None, Response] | None = None
+
+    def step() -> Response | None:
+        nonlocal work
+        if not receipt.is_done:
+            return None
+        if receipt.fault is not None:
+            return _read(call, Receipt.failed(receipt.fault))
+        if work is None:
+            work = begin(receipt.value)
+        try:
+            next(work)
+        except StopIteration as end:
+            response: Response = end.value
+            return response
+        return None
+
+    add = partial(call.broker.stepper.add, call.hub.app.id)
+    return Later(step, lambda action: receipt.when_done(lambda: add(action)))
+
+
 # --- publishing
 
 
 def _publish(
-    call: _Call, requests: list[EventRequest], answer: Callable[[], Response]
+    call: _Call,
+    requests: list[EventRequest],
+    answer: Callable[[], Response | Receipt[Response]],
 ) -> Response | Later:
-    """Publish now, or answer later if the channels have too much undelivered."""
-    delivery, hub = call.broker.delivery, call.hub
+    """Publish now, or answer later if the channels have too much undelivered.
+
+    Args:
+        call: the request.
+        requests: what it publishes.
+        answer: function that gives the answer once it is published, or a receipt for it.
+    """
     try:
-        delivery.publish_nowait(hub, requests)
+        receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:
-        publish, line = delivery.publish_later(hub, requests)
-        return Later(lambda: answer() if publish() else None, line)
-    return answer()
+        return _publish_later(call, requests, answer)
+    if receipt is DONE:
+        response = answer()
+        return response if isinstance(response, Response) else _answer(call, response)
+    return _answer(call, receipt.then(lambda _: answer()))
+
+
+def _publish_later(
+    call: _Call,
+    requests: list[EventRequest],
+    answer: Callable[[], Response | Receipt[Response]],
+) -> Later:
+    publish, when_room = call.broker.delivery.publish_later(call.hub, requests)
+    answered: Receipt[Response] | None = None
+
+    def attempt() -> Response | None:
+        nonlocal answered
+        if answered is None and (receipt := publish()) is not None:
+            answered = receipt.then(lambda _: answer())
+        return _read(call, answered) if answered is not None and answered.is_done else None
+
+    def line(action: Callable[[], bool]) -> None:
+        def again() -> None:
+            if not action():
+                line(action)
+
+        (when_room if answered is None else answered.when_done)(again)
+
+    return Later(attempt, line)
 
 
 def _events(call: _Call) -> Response | Later:
@@ -212,21 +299,29 @@ def _events(call: _Call) -> Response | Later:
     if not event.info:
         return _publish(call, [event], call.answer_empty)
 
-    def answer() -> Response:
-        channels = {name.text: _info(call, name.text, event.info) for name in event.channels}
-        return call.answer({"channels": channels})
+    def answer() -> Receipt[Response]:
+        def describe(states: list[ChannelState]) -> Response:
+            infos = [_info(state, event.info) for state in states]
+            names = [name.text for name in event.channels]
+            return call.answer({"channels": dict(zip(names, infos, strict=True))})
+
+        return call.broker.questions.states(call.hub, event.channels).then(describe)
 
     return _publish(call, [event], answer)
 
 
 def _batch_events(call: _Call) -> Response | Later:
     events = read_batch(call.request.body, call.hub.app, is_msgpack=call.is_msgpack)
+    if not any(event.info for event in events):
+        return _publish(call, events, call.answer_empty)
 
-    def answer() -> Response:
-        if not any(event.info for event in events):
-            return call.answer_empty()
-        batch = [_info(call, event.channels[0].text, event.info) for event in events]
-        return call.answer({"batch": batch})
+    def answer() -> Receipt[Response]:
+        def describe(states: list[ChannelState]) -> Response:
+            infos = [_info(state, event.info) for state, event in zip(states, events, strict=True)]
+            return call.answer({"batch": infos})
+
+        names = [event.channels[0] for event in events]
+        return call.broker.questions.states(call.hub, names).then(describe)
 
     return _publish(call, events, answer)
 
@@ -236,29 +331,14 @@ def _plain_event(call: _Call) -> Response | Later:
     return _publish(call, [event], lambda: call.answer({}, 202))
 
 
-def _info(call: _Call, channel: str, wanted: frozenset[str]) -> Info:
+def _info(state: ChannelState, wanted: frozenset[str]) -> Info:
     """What a publish asked for; what does not apply is left out in silence (6.3)."""
-    state = call.broker.channel(call.hub.app.id, channel)
     found: Info = {}
     if "user_count" in wanted and state.user_count is not None:
         found["user_count"] = state.user_count
     if "subscription_count" in wanted:
         found["subscription_count"] = state.subscription_count
     return found
-
-
-def _in_steps(call: _Call, work: Generator[None, None, Response]) -> Later:
-    """Answer later with what takes many steps: ``work`` ends one with each ``yield``."""
-
-    def step() -> Response | None:
-        try:
-            next(work)
-        except StopIteration as end:
-            response: Response = end.value
-            return response
-        return None
-
-    return Later(step, partial(call.broker.stepper.add, call.hub.app.id))
 
 
 # --- reading
@@ -272,30 +352,42 @@ def _channels(call: _Call) -> Response | Later:
             "user_count may only be requested for presence channels - "
             "please supply filter_by_prefix begining with presence-\n"
         )
-    occupied = call.hub.channels
-    if len(occupied) <= CHANNELS_PER_STEP:
-        return call.answer({"channels": _describe_channels(occupied.items(), prefix, info)})
+    hub = call.hub
+    if hub.is_shared:
+        states = call.broker.questions.channels(hub, prefix)
+        return _in_steps(
+            call,
+            states.then(lambda found: list(found.items())),
+            partial(_collect, call, lambda part: _describe(dict(part), info)),
+        )
+    if len(hub.channels) <= CHANNELS_PER_STEP:
+        occupied = occupied_channels(hub.channels.items(), prefix)
+        return call.answer({"channels": _describe(occupied, info)})
+    return _in_steps(
+        call,
+        Receipt.of(list(hub.channels.items())),
+        partial(_collect, call, lambda part: _describe(occupied_channels(part, prefix), info)),
+    )
 
-    def collect() -> Generator[None, None, Response]:
-        items = list(occupied.items())
-        kind = call.answer_type
-        parts: list[bytes] = []
-        n_found = 0
-        for at in range(0, len(items), CHANNELS_PER_STEP):
-            found = _describe_channels(items[at : at + CHANNELS_PER_STEP], prefix, info)
-            n_found += len(found)
-            parts.append(encode_members(found, kind))
-            yield
-        return Response(200, join_members("channels", parts, n_found, kind), kind)
 
-    return _in_steps(call, collect())
+def _collect(
+    call: _Call, describe: Callable[[list[T]], dict[str, Info]], items: list[T]
+) -> Generator[None, None, Response]:
+    """The list of channels, in steps."""
+    kind = call.answer_type
+    parts: list[bytes] = []
+    n_found = 0
+    for at in range(0, len(items), CHANNELS_PER_STEP):
+        found = describe(items[at : at + CHANNELS_PER_STEP])
+        n_found += len(found)
+        parts.append(encode_members(found, kind))
+        yield
+    return Response(200, join_members("channels", parts, n_found, kind), kind)
 
 
-def _describe_channels(
-    channels: Iterable[tuple[str, Channel]], prefix: str, info: frozenset[str]
-) -> dict[str, Info]:
+def _describe(states: dict[str, ChannelState], info: frozenset[str]) -> dict[str, Info]:
     found: dict[str, Info] = {}
-    for name, state in occupied_channels(channels, prefix).items():
+    for name, state in states.items():
         found[name] = entry = {}
         if "user_count" in info:
             entry["user_count"] = state.user_count or 0
@@ -304,43 +396,53 @@ def _describe_channels(
     return found
 
 
-def _channel(call: _Call) -> Response:
-    app_id, text = call.hub.app.id, call.route.argument
-    name = read_channel(text, call.hub.app)
+def _channel(call: _Call) -> Response | Later:
+    questions, hub, text = call.broker.questions, call.hub, call.route.argument
+    name = read_channel(text, hub.app)
     info = read_channel_info(call.query, CHANNEL_INFO)
-    state = call.broker.channel(app_id, text)
-    body: dict[str, Any] = {"occupied": state.occupied}
-    if "user_count" in info:
-        if not name.is_presence:
-            raise BadRequestError(
-                "Cannot retrieve the user count unless the channel is a presence channel\n"
-            )
-        body["user_count"] = state.user_count
-    if "subscription_count" in info:
-        body["subscription_count"] = state.subscription_count
-    if "cache" in info:
-        if not name.is_cache:
-            raise BadRequestError(
-                "Cannot retrieve the cache unless the channel is a cache channel\n"
-            )
-        event = call.broker.read_cache(app_id, text)
-        body["cache"] = event and {"data": event.data, "ttl": ceil(event.ttl_s)}
-    return call.answer(body)
+    if "user_count" in info and not name.is_presence:
+        raise BadRequestError(
+            "Cannot retrieve the user count unless the channel is a presence channel\n"
+        )
+    if "cache" in info and not name.is_cache:
+        raise BadRequestError("Cannot retrieve the cache unless the channel is a cache channel\n")
+
+    def describe(state: ChannelState) -> Response | Receipt[Response]:
+        body: dict[str, Any] = {"occupied": state.occupied}
+        if "user_count" in info:
+            body["user_count"] = state.user_count
+        if "subscription_count" in info:
+            body["subscription_count"] = state.subscription_count
+        if "cache" not in info:
+            return call.answer(body)
+
+        def add_value(event: CachedEvent | None) -> Response:
+            body["cache"] = event and {"data": event.data, "ttl": ceil(event.ttl_s)}
+            return call.answer(body)
+
+        return questions.cached(hub, text).then(add_value)
+
+    return _answer(call, questions.channel(hub, text).then(describe))
 
 
 def _users(call: _Call) -> Response | Later:
-    ids = call.broker.users(call.hub.app.id, call.route.argument)
-    if len(ids) <= USERS_PER_STEP or call.answer_type != JSON_TYPE:
+    users = call.broker.questions.users(call.hub, call.route.argument)
+
+    def answer(ids: Sequence[str]) -> Response:
         return call.answer({"users": [{"id": user_id} for user_id in ids]})
 
-    def collect() -> Generator[None, None, Response]:
+    is_short = users.is_done and users.fault is None and len(users.value) <= USERS_PER_STEP
+    if is_short or call.answer_type != JSON_TYPE:
+        return _answer(call, users.then(answer))
+
+    def collect(ids: Sequence[str]) -> Generator[None, None, Response]:
         parts: list[bytes] = []
         for at in range(0, len(ids), USERS_PER_STEP):
             parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
             yield
         return Response(200, b'{"users":[%b]}' % b",".join(parts))
 
-    return _in_steps(call, collect())
+    return _in_steps(call, users, collect)
 
 
 def _encode_users(ids: Iterable[str]) -> bytes:
@@ -348,18 +450,27 @@ def _encode_users(ids: Iterable[str]) -> bytes:
     return encode_body([{"id": user_id} for user_id in ids])[1:-1]
 
 
-def _stats(call: _Call) -> Response:
+def _stats(call: _Call) -> Response | Later:
     """Deprecated, still documented (6.9)."""
-    state = call.broker.channel(call.hub.app.id, call.route.argument)
-    body = {"occupied": state.occupied, "connection_count": state.subscription_count}
-    if state.user_count is not None:
-        body["user_count"] = state.user_count
-    return call.answer(body)
+
+    def describe(state: ChannelState) -> Response:
+        body = {"occupied": state.occupied, "connection_count": state.subscription_count}
+        if state.user_count is not None:
+            body["user_count"] = state.user_count
+        return call.answer(body)
+
+    return _answer(
+        call, call.broker.questions.channel(call.hub, call.route.argument).then(describe)
+    )
 
 
-def _cache(call: _Call) -> Response:
+def _cache(call: _Call) -> Response | Later:
     """Ours: the cached event with what HTTP caches and conditional readers need."""
-    event = call.broker.read_cache(call.hub.app.id, call.route.argument)
+    event = call.broker.questions.cached(call.hub, call.route.argument)
+    return _answer(call, event.then(partial(_describe_cached, call)))
+
+
+def _describe_cached(call: _Call, event: CachedEvent | None) -> Response:
     if event is None:
         response = _error(404, f"No value is cached on {call.route.argument}\n")
         response.headers = ("Cache-Control: no-store",)
@@ -395,15 +506,17 @@ def _etags(request: Request) -> set[str]:
 
 def _terminate(call: _Call) -> Response | Later:
     clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
-    left = len(hub.users.connections_of(user_id))
 
     def answer(n_closed: int) -> Response:
         return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")
 
+    if hub.is_shared:
+        return _answer(call, call.broker.end_user(hub, user_id).then(answer))
+    left = len(hub.users.connections_of(user_id))
     if left <= CLOSINGS_PER_STEP:
         return answer(clients.terminate(hub, user_id))
 
-    def terminate_all() -> Generator[None, None, Response]:
+    def terminate_all(left: int) -> Generator[None, None, Response]:
         """Those who are signed in now; whoever comes back meanwhile is another matter."""
         n_closed = 0
         for _ in range(0, left, CLOSINGS_PER_STEP):
@@ -411,7 +524,7 @@ def _terminate(call: _Call) -> Response | Later:
             yield
         return answer(n_closed)
 
-    return _in_steps(call, terminate_all())
+    return _in_steps(call, Receipt.of(left), terminate_all)
 
 
 _ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Later]]] = {

@@ -44,42 +44,55 @@ _DEPARTURES: Final = frozenset(_DEPARTURE_OF.values())
 _PAIR_OF: Final = {name: pair for pair in _DEPARTURE_OF.items() for name in pair}
 
 
-class _Miss:
-    """A ``cache_miss`` on its way to several URLs: acknowledged once, by the first that takes it.
+class _Told:
+    """What was told, on its way to one URL or several: its outcome is that of all of them.
 
-    If none does, by the last that is given up or dropped.
+    Attributes:
+        event: what happened.
+        n_open: URLs for which it is under way or waits.
+        is_acknowledged: whether a ``cache_miss`` was acknowledged: once, by the first URL that
+            takes it; if none does, by the last for which it is given up or dropped.
     """
 
-    __slots__ = ("is_acknowledged", "n_open")
+    __slots__ = ("_on_done", "event", "is_acknowledged", "n_open")
 
-    def __init__(self, n_open: int) -> None:
-        self.n_open = n_open
+    def __init__(self, event: AppEvent, on_done: Callable[[], object] | None) -> None:
+        self.event = event
+        self.n_open = 0
         self.is_acknowledged = False
+        self._on_done = on_done
+
+    def end(self) -> None:
+        """Say that it is done with."""
+        if self._on_done is not None:
+            self._on_done()
 
 
 class _Item:
     """One event for one URL."""
 
-    __slots__ = ("event", "miss", "queued_at", "urls_queue")
+    __slots__ = ("queued_at", "told", "urls_queue")
 
-    def __init__(
-        self, event: AppEvent, urls_queue: UrlQueue, miss: _Miss | None, queued_at: float
-    ) -> None:
-        self.event = event
+    def __init__(self, told: _Told, urls_queue: UrlQueue, queued_at: float) -> None:
+        self.told = told
         self.urls_queue = urls_queue
-        self.miss = miss
         self.queued_at = queued_at
+
+    @property
+    def event(self) -> AppEvent:
+        """What happened."""
+        return self.told.event
 
 
 class _Held:
     """A departure in its grace, and what waits behind it."""
 
-    __slots__ = ("event", "followers", "held_at")
+    __slots__ = ("followers", "held_at", "told")
 
-    def __init__(self, event: AppEvent, held_at: float) -> None:
-        self.event = event
+    def __init__(self, told: _Told, held_at: float) -> None:
+        self.told = told
         self.held_at = held_at
-        self.followers: list[AppEvent] = []
+        self.followers: list[_Told] = []
 
 
 class UrlQueue:
@@ -216,18 +229,27 @@ class AppQueue:
         """Everything not yet delivered, given up or dropped."""
         return self.n_waiting + self.n_in_flight
 
-    def add(self, event: AppEvent, now: float, *, has_grace: bool) -> None:
+    def add(
+        self,
+        event: AppEvent,
+        now: float,
+        on_done: Callable[[], object] | None = None,
+        *,
+        has_grace: bool,
+    ) -> None:
         """Sort an event in: it is held, or swallows a held one, or waits its turn.
 
         Args:
             event: what happened.
             now: when.
+            on_done: called once it is done with: see ``Webhooks.notify``.
             has_grace: False while flushing: a departure is then sent like any other event.
         """
-        if not self._concerns_any(event):
-            return
-        if not self._swallows(event, now):
-            self._place(event, now, has_grace=has_grace)
+        told = _Told(event, on_done)
+        if not self._concerns_any(event) or self._swallows(event, now):
+            told.end()
+        else:
+            self._place(told, now, has_grace=has_grace)
         self._trim(now)
         self._wake_if_empty()
 
@@ -243,7 +265,7 @@ class AppQueue:
             if not self.held or self.next_release_at() > held_until:
                 break
             _, held = self.held.popitem(last=False)
-            self._enqueue(held.event, now)
+            self._enqueue(held.told, now)
             self._enqueue_followers(held, now)
         self._trim(now)
         self._wake_if_empty()
@@ -260,7 +282,7 @@ class AppQueue:
         """Note the outcome of a batch."""
         self.n_in_flight -= len(batch)
         for item in batch:
-            self._close_miss(item, is_accepted=is_accepted)
+            self._close(item.told, is_accepted=is_accepted)
         self._wake_if_empty()
 
     def _concerns_any(self, event: AppEvent) -> bool:
@@ -275,33 +297,41 @@ class AppQueue:
         held = self.held.pop((departure, event.channel, event.user_id), None)
         if held is None:
             return False
+        held.told.end()
         self._enqueue_followers(held, now)
         return True
 
-    def _place(self, event: AppEvent, now: float, *, has_grace: bool) -> None:
+    def _place(self, told: _Told, now: float, *, has_grace: bool) -> None:
+        event = told.event
         vacated = self.held.get(("channel_vacated", event.channel, None))
         # Without grace, too, a departure must not overtake those that still wait for theirs.
         if event.name in _DEPARTURES and (has_grace or self.held):
             key = (event.name, event.channel, event.user_id)
-            self.held.setdefault(key, _Held(event, now))
+            if key in self.held:
+                told.end()
+            else:
+                self.held[key] = _Held(told, now)
         elif vacated is not None:
-            vacated.followers.append(event)
+            vacated.followers.append(told)
             self._n_followers += 1
         else:
-            self._enqueue(event, now)
+            self._enqueue(told, now)
 
-    def _enqueue(self, event: AppEvent, now: float) -> None:
+    def _enqueue(self, told: _Told, now: float) -> None:
+        event = told.event
         urls = [url for url in self.urls if url.endpoint.wants(event.name, event.channel)]
-        miss = _Miss(len(urls)) if event.name == "cache_miss" else None
+        told.n_open = len(urls)
         for url in urls:
-            item = _Item(event, url, miss, now)
+            item = _Item(told, url, now)
             self.items[item] = None
             url.put(item)
+        if not urls:
+            told.end()
 
     def _enqueue_followers(self, held: _Held, now: float) -> None:
         self._n_followers -= len(held.followers)
-        for event in held.followers:
-            self._enqueue(event, now)
+        for told in held.followers:
+            self._enqueue(told, now)
 
     def _trim(self, now: float) -> None:
         """Drop the longest-waiting until the bound holds. Ends: each turn ends a grace or drops."""
@@ -312,20 +342,22 @@ class AppQueue:
             item = next(iter(self.items), None)
             if held is not None and (item is None or held.held_at < item.queued_at):
                 self.held.popitem(last=False)
+                held.told.end()
                 self._enqueue_followers(held, now)
             elif item is not None:
                 del self.items[item]
                 item.urls_queue.drop_first(item.event.channel)
-                self._close_miss(item, is_accepted=False)
+                self._close(item.told, is_accepted=False)
 
-    def _close_miss(self, item: _Item, *, is_accepted: bool) -> None:
-        miss = item.miss
-        if miss is None:
-            return
-        miss.n_open -= 1
-        if not miss.is_acknowledged and (is_accepted or miss.n_open == 0):
-            miss.is_acknowledged = True
-            self._acknowledge_miss(item.event.channel)
+    def _close(self, told: _Told, *, is_accepted: bool) -> None:
+        told.n_open -= 1
+        is_last = told.n_open == 0
+        is_miss = told.event.name == "cache_miss"
+        if is_miss and not told.is_acknowledged and (is_accepted or is_last):
+            told.is_acknowledged = True
+            self._acknowledge_miss(told.event.channel)
+        if is_last:
+            told.end()
 
     def _wake_if_empty(self) -> None:
         if not self.n_queued:

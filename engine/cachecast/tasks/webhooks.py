@@ -117,13 +117,24 @@ class Webhooks:
         queue = self._queues.get(app_id)
         return queue is not None and name in queue.names
 
-    def notify(self, app_id: str, event: AppEvent) -> None:
-        """Queue an event. Never yields, never blocks; O(URLs of the app)."""
+    def notify(
+        self, app_id: str, event: AppEvent, on_done: Callable[[], object] | None = None
+    ) -> None:
+        """Queue an event. Never yields, never blocks; O(URLs of the app).
+
+        Args:
+            app_id: whose.
+            event: what happened.
+            on_done: called once, when every URL that wants it has accepted it, or it was given up,
+                dropped or taken back by its counterpart. It is not called for what is lost at the
+                end of :meth:`run`.
+        """
         queue = self._queues.get(app_id)
-        if queue is None or event.name not in queue.names:
-            return
-        queue.add(event, trio.current_time(), has_grace=not self._n_flushing)
-        self._start_tasks(queue)
+        if queue is not None and event.name in queue.names:
+            queue.add(event, trio.current_time(), on_done, has_grace=not self._n_flushing)
+            self._start_tasks(queue)
+        elif on_done is not None:
+            on_done()
 
     def queued_events(self, app_id: str) -> int:
         """Events that are held, waiting or under way, once for each URL they are waiting for."""

@@ -41,7 +41,7 @@ async def test_a_channel_that_empties_while_its_count_is_held_back_is_forgotten(
             client.send({"event": "pusher:unsubscribe", "data": {"channel": "x"}})
 
         assert broker.announcements.stale_counts == {}
-        assert broker.channels(APP.id) == {}
+        assert await broker.channels(APP.id) == {}
 
 
 async def test_what_the_throttle_holds_back_is_due_after_its_interval_and_not_before(

@@ -25,7 +25,7 @@ from cachecast.protocol.encryption import decrypt, parse_key
 from cachecast.protocol.wire import JSON_WEBSOCKET
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
 from tests.harness.lower import FakeSocket
-from tests.unit.bus.slow_bus import SlowBus
+from tests.unit.bus.shared_bus import Mesh, SharedBus
 
 APP = TEST_APP.id
 
@@ -55,7 +55,7 @@ async def test_what_is_wrong_with_a_publish_is_said_and_nothing_published(
 async def test_data_is_text_or_json_and_limited(autojump_clock, cachecast_broker):
     for data, text in (("as it is", "as it is"), ({"a": 1}, '{"a":1}'), (None, "null"), (7, "7")):
         await cachecast_broker.publish(APP, "cache-x", "e", data)
-        assert cachecast_broker.read_cache(APP, "cache-x").data == text
+        assert (await cachecast_broker.read_cache(APP, "cache-x")).data == text
     with pytest.raises(LimitError):
         await cachecast_broker.publish(APP, "cache-x", "e", "é" * 5_121)
     for data in (object(), b"binary"):
@@ -64,7 +64,7 @@ async def test_data_is_text_or_json_and_limited(autojump_clock, cachecast_broker
     with pytest.raises(BadRequestError, match="socket id"):
         await cachecast_broker.publish(APP, "cache-x", "e", "", socket_id="1")
 
-    assert cachecast_broker.read_cache(APP, "cache-x").data == "7"
+    assert (await cachecast_broker.read_cache(APP, "cache-x")).data == "7"
 
 
 async def test_a_batch_is_all_or_none_and_in_order(autojump_clock, cachecast_broker):
@@ -84,7 +84,7 @@ async def test_an_app_of_another_cluster_is_unknown_here_and_stores_nothing():
         with pytest.raises(BadRequestError, match="Unknown app"):
             await broker.publish(APP, "cache-x", "e", "1")
         with pytest.raises(BadRequestError, match="Unknown app"):
-            broker.channels(APP)
+            await broker.channels(APP)
         assert broker.cache.n_entries() == 0
     async with open_broker(BrokerConfig(apps=(app,), cluster="eu")) as broker:
         await broker.publish(APP, "cache-x", "e", "1")
@@ -94,13 +94,13 @@ async def test_reading_the_cache(autojump_clock, cachecast_broker):
     await cachecast_broker.publish(APP, "cache-x", "tick", {"a": 1})
     await trio.sleep(600)
 
-    event = cachecast_broker.read_cache(APP, "cache-x")
+    event = await cachecast_broker.read_cache(APP, "cache-x")
 
     assert (event.name, event.channel, event.data) == ("tick", "cache-x", '{"a":1}')
     assert (event.age_s, event.ttl_s) == (pytest.approx(600), pytest.approx(1_200))
-    assert cachecast_broker.read_cache(APP, "cache-y") is None
+    assert await cachecast_broker.read_cache(APP, "cache-y") is None
     with pytest.raises(BadRequestError):
-        cachecast_broker.read_cache(APP, "x")
+        await cachecast_broker.read_cache(APP, "x")
     statistics = cachecast_broker.statistics().apps[0]
     assert (statistics.cache_hits, statistics.cache_misses) == (1, 1)
 
@@ -116,7 +116,7 @@ async def test_the_lifetime_that_is_left_is_never_zero(cachecast_config):
 
     async with open_broker(BrokerConfig(apps=(TEST_APP,), cache_ttl_s=2.0), clock=clock) as broker:
         broker.publish_nowait(APP, "cache-x", "e", "1")
-        while (event := broker.read_cache(APP, "cache-x")) is not None:
+        while (event := await broker.read_cache(APP, "cache-x")) is not None:
             assert event.ttl_s > 0
 
 
@@ -127,7 +127,7 @@ async def test_the_lifetime_that_is_left_is_never_more_than_the_lifetime(cacheca
         for step in range(1_000):
             now += step * 0.1
             broker.publish_nowait(APP, "cache-x", "e", "1")
-            event = broker.read_cache(APP, "cache-x")
+            event = await broker.read_cache(APP, "cache-x")
             assert event is not None
             assert event.ttl_s <= 1_800
 
@@ -139,7 +139,7 @@ async def test_in_process_subscribers_get_the_cached_value_first_and_do_not_coun
     client = await cachecast_client()
     await cachecast_broker.publish(APP, "presence-cache-x", "tick", "1")
     async with cachecast_broker.subscribe(APP, "presence-cache-x") as events:
-        assert cachecast_broker.channels(APP) == {}
+        assert await cachecast_broker.channels(APP) == {}
         assert (await anext(events)).data == "1"
         await client.subscribe("presence-cache-x", user_id=7)
         client.trigger("presence-cache-x", "client-hi", {"a": 1})
@@ -191,7 +191,7 @@ async def test_the_end_of_the_broker_ends_iterations_outside_of_it(autojump_cloc
 @pytest.mark.parametrize("fault", [None, ValueError])
 async def test_the_end_of_the_broker_leaves_nothing(autojump_clock, fault):
     """No task, no open connection, no open bus, however its block ends."""
-    bus = SlowBus()
+    bus = Mesh().join()
     tasks = trio.lowlevel.current_statistics().tasks_living
     clients = []
     with (
@@ -219,15 +219,15 @@ async def test_the_end_of_the_broker_leaves_nothing(autojump_clock, fault):
 
 
 async def test_what_cannot_work_is_said_before_anything_starts(autojump_clock):
-    class Unreachable(SlowBus):
-        async def start(self, deliver):
+    class Unreachable(SharedBus):
+        async def start(self, node, nursery):
             raise BusError("nobody there")
 
     with pytest.raises(ConfigError):
         async with open_broker(BrokerConfig()):
             raise AssertionError
     with pytest.RaisesGroup(BusError, allow_unwrapped=True, flatten_subgroups=True):
-        async with open_broker(BrokerConfig(apps=(TEST_APP,)), bus=Unreachable()):
+        async with open_broker(BrokerConfig(apps=(TEST_APP,)), bus=Unreachable(Mesh())):
             raise AssertionError
 
 
@@ -264,15 +264,15 @@ async def test_channels_users_and_one_channel(autojump_clock, cachecast_broker, 
     for channel in ("x", "presence-x", "presence-y"):
         await client.subscribe(channel, user_id="1")
 
-    assert set(cachecast_broker.channels(APP)) == {"x", "presence-x", "presence-y"}
-    assert set(cachecast_broker.channels(APP, "presence-")) == {"presence-x", "presence-y"}
-    assert cachecast_broker.channel(APP, "presence-x").user_count == 1
-    assert cachecast_broker.channel(APP, "presence-none").user_count == 0
-    assert cachecast_broker.channel(APP, "x").user_count is None
-    assert not cachecast_broker.channel(APP, "none").occupied
-    assert cachecast_broker.users(APP, "presence-x") == ["1"]
+    assert set(await cachecast_broker.channels(APP)) == {"x", "presence-x", "presence-y"}
+    assert set(await cachecast_broker.channels(APP, "presence-")) == {"presence-x", "presence-y"}
+    assert (await cachecast_broker.channel(APP, "presence-x")).user_count == 1
+    assert (await cachecast_broker.channel(APP, "presence-none")).user_count == 0
+    assert (await cachecast_broker.channel(APP, "x")).user_count is None
+    assert not (await cachecast_broker.channel(APP, "none")).occupied
+    assert await cachecast_broker.users(APP, "presence-x") == ["1"]
     with pytest.raises(BadRequestError):
-        cachecast_broker.users(APP, "x")
+        await cachecast_broker.users(APP, "x")
 
 
 async def test_what_an_authorization_endpoint_answers_is_accepted(
@@ -326,14 +326,14 @@ async def test_apps_share_nothing(autojump_clock):
             await client.sign_in("u1")
         await broker.publish("2", "presence-cache-x", "tick", "1")
         a.trigger("presence-cache-x", "client-x", 1)
-        assert broker.terminate("2", "u1") == 1
+        assert await broker.terminate("2", "u1") == 1
         await trio.testing.wait_all_tasks_blocked()
 
         assert [m.event for m in a.messages[1:]] == [
             "pusher_internal:subscription_succeeded", "pusher:cache_miss", "pusher:signin_success"
         ]  # fmt: skip
         assert not [m for m in b.messages if m.event == "client-x"]
-        assert broker.read_cache(APP, "presence-cache-x") is None
+        assert await broker.read_cache(APP, "presence-cache-x") is None
 
 
 def test_the_broker_counts_the_time_that_the_machine_sleeps():
@@ -474,16 +474,16 @@ async def test_whatever_is_asked_of_a_broker_that_has_ended_says_so(autojump_clo
         lambda: broker.publish_batch(APP, [("x", "t", 1)]),
         lambda: broker.send_to_user(APP, "u", "t", 1),
         lambda: broker.subscribe(APP, "x").__aenter__(),
-    ):
-        with pytest.raises(BrokerClosedError, match="has ended"):
-            await ask()
-    for ask in (
-        lambda: broker.publish_nowait(APP, "x", "t", 1),
         lambda: broker.terminate(APP, "u"),
         lambda: broker.channels(APP),
         lambda: broker.channel(APP, "x"),
         lambda: broker.users(APP, "presence-x"),
         lambda: broker.read_cache(APP, "cache-x"),
+    ):
+        with pytest.raises(BrokerClosedError, match="has ended"):
+            await ask()
+    for ask in (
+        lambda: broker.publish_nowait(APP, "x", "t", 1),
         lambda: broker.authorize_channel(APP, "1.1", "private-x"),
         lambda: broker.authenticate_user(APP, "1.1", {"id": "u"}),
         lambda: broker.on("cache_miss", hook),
@@ -538,6 +538,6 @@ async def test_an_attach_that_outlives_its_broker_gives_no_subscriber(autojump_c
                 async with broker.subscribe(APP, "x"):
                     raise AssertionError
 
-        async with open_test_broker(bus=SlowBus(attach_s=10.0)) as broker:
+        async with open_test_broker(bus=Mesh(delay_s=5.0).join()) as broker:
             nursery.start_soon(subscribe, broker)
             await trio.sleep(1)

@@ -117,5 +117,5 @@ async def test_who_was_in_a_thousand_channels_leaves_them_a_few_at_a_time(autoju
         assert 900 < len(hub.channels) < 1_000
         await trio.testing.wait_all_tasks_blocked()
         assert list(hub.channels) == ["channel-999"]
-        assert broker.channel(app.id, "channel-999").subscription_count == 1
+        assert (await broker.channel(app.id, "channel-999")).subscription_count == 1
         assert not connection.session.subscriptions

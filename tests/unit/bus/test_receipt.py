@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from cachecast.bus.receipt import DONE, Receipt
+from cachecast.bus.receipt import DONE, Receipt, join
 from cachecast.errors import BusError
 
 
@@ -72,3 +72,44 @@ async def test_cancelling_a_wait_leaves_the_receipt_as_it_is(autojump_clock):
     receipt.fulfil("later")
 
     assert receipt.value == "later"
+
+
+def test_several_receipts_are_one():
+    """Done behind the last of them; the first fault, in their order, is its fault."""
+    first, second = Receipt[int](), Receipt[int]()
+    joined = join([first, second, DONE], lambda: first.value + second.value)
+    second.fulfil(2)
+    assert not joined.is_done
+    first.fulfil(1)
+    assert joined.value == 3
+    assert join([], lambda: "nothing to wait for").value == "nothing to wait for"
+
+    late, fault = Receipt[int](), BusError("gone")
+    failed = join([late, Receipt.failed(BusError("the second")), late], lambda: 1)
+    assert not failed.is_done
+    late.fail(fault)
+    assert failed.fault is fault
+
+
+def test_what_is_made_of_an_answer_is_a_receipt_too():
+    receipt: Receipt[int] = Receipt()
+    doubled = receipt.then(lambda value: value * 2)
+    inner: Receipt[str] = Receipt()
+    chained = doubled.then(lambda _: inner)
+    receipt.fulfil(3)
+    assert doubled.value == 6
+    assert not chained.is_done
+
+    inner.fulfil("late")
+    assert chained.value == "late"
+
+
+def test_a_fault_is_handed_on_wherever_it_arises():
+    away = BusError("away")
+
+    def refuse(_: object) -> int:
+        raise away
+
+    assert Receipt.failed(away).then(lambda _: 1).fault is away
+    assert Receipt.of(1).then(refuse).fault is away
+    assert Receipt.of(1).then(lambda _: Receipt.failed(away)).fault is away

@@ -99,7 +99,7 @@ async def test_text_that_was_meant_as_json_is_sent_with_a_warning(data):
         result = await cli(node, "publish", "cache-a", "tick", data)
         assert "DATA looks like JSON and is none (" in result.stderr
         assert result.stdout == "published tick to cache-a\n"
-        assert node.broker.read_cache("4242", "cache-a").data == data
+        assert (await node.broker.read_cache("4242", "cache-a")).data == data
 
 
 @pytest.mark.parametrize("data", ["plain", "", "1.5", "true", '{"a":1}', " [] ", '"text"', "a {"])

@@ -18,7 +18,7 @@ from cachecast.errors import (
     SubscriptionError,
 )
 from cachecast.protocol import auth
-from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.channel_name import ChannelName, parse_channel_name
 from cachecast.protocol.identity import Member, User
 from cachecast.protocol.messages import ClientMessage, Control, Publication, refusal_messages
 from cachecast.protocol.session import (
@@ -46,15 +46,17 @@ def _subscribe_data(channel: str, channel_data: str | None = None, **more: Any) 
     return data | more
 
 
+class Edge(msgspec.Struct):
+    """A subscription, as far as a session can see it."""
+
+    name: ChannelName
+    member: Member | None = None
+    is_joined: bool = True
+
+
 def _join(client: Client, name: str, member: Member | None = None) -> None:
     """What the hub does with a Subscribe, as far as a session can see it."""
-
-    class Edge:
-        def __init__(self) -> None:
-            self.member = member
-            self.name = parse_channel_name(name)
-
-    client.session.subscriptions[name] = Edge()
+    client.session.subscriptions[name] = Edge(parse_channel_name(name), member)
 
 
 def _sign_in_data(user_data: str) -> dict[str, str]:
@@ -709,7 +711,7 @@ def test_a_conversation_needs_neither_socket_nor_hub() -> None:
         except RemoteProtocolError as error:
             return refusal_messages(error)[0].data
         if isinstance(request, Subscribe):
-            session.subscriptions[request.name.text] = request
+            session.subscriptions[request.name.text] = Edge(request.name, request.member)
         return request
 
     name = parse_channel_name("presence-a")

@@ -119,7 +119,7 @@ async def test_iteration_ends_with_the_connection_and_receive_says_how(
 ):
     client = await cachecast_client()
     await client.sign_in("u1")
-    cachecast_broker.terminate(TEST_APP.id, "u1")
+    await cachecast_broker.terminate(TEST_APP.id, "u1")
 
     assert [message.event async for message in client] == ["pusher:error"]
     with pytest.raises(ClientClosedError) as caught:

@@ -1,0 +1,191 @@
+"""Who brings an app's events to its webhooks: one node of the cluster, for as long as it lives.
+
+The engine keeps the events in order until they are settled. Every node that has the app's webhooks
+in its configuration asks for them; the lease is given to one, who gets them, hands them to its node
+and settles each when it has been delivered or given up. A courier that dies, is fenced or loses its
+lease settles nothing more, so the next one gets what it left: every event at least once, in order.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+import structlog
+import trio
+
+from cachecast.bus.calls import portions
+from cachecast.bus.faults import LinkError
+from cachecast.bus.receipt import Receipt
+from cachecast.bus.series import ask_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cachecast.bus.answers import Collected
+    from cachecast.bus.calls import Call
+    from cachecast.bus.contents import Contents
+    from cachecast.bus.seam import Node
+    from cachecast.bus.seat import Seat
+
+__all__ = ["Couriers"]
+
+T = TypeVar("T")
+
+#: For which nobody else gets an app's events.
+LEASE_S: Final = 3.0
+
+#: Seconds between two questions of a node that is not the courier.
+WAIT_S: Final = 1.5
+
+#: Seconds between two questions of the courier: at first, and doubled while nothing comes.
+SHORTEST_S: Final = 0.05
+LONGEST_S: Final = 0.5
+
+#: Events of an app that its courier has handed to its node and not settled; a few hundred bytes
+#: each, of client events up to 10 KB.
+MAX_UNDER_WAY: Final = 1_000
+
+#: An id behind all: asking for what follows it keeps the lease and gives nothing.
+_LAST: Final = f"{2**63}-0"
+
+_log = structlog.get_logger("cachecast.bus")
+
+
+class Couriers:
+    """The couriers of one seat, one for each app with webhooks.
+
+    Attributes:
+        n_lost: events for which the engine had no room.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        node: Node,
+        contents: Contents,
+        app_ids: Sequence[str],
+        random: Callable[[], float],
+    ) -> None:
+        """Prepare; :meth:`run` does the rest.
+
+        Args:
+            seat: where the events lie.
+            node: who delivers them.
+            contents: reads them.
+            app_ids: apps whose webhooks this node is configured with.
+            random: evenly distributed in 0 <= x < 1, so that nodes do not ask in step.
+        """
+        self._random = random
+        self._all = [_Courier(seat, node, contents, app_id) for app_id in app_ids]
+
+    @property
+    def n_lost(self) -> int:
+        """Events for which the engine had no room, of all apps."""
+        return sum(courier.n_lost for courier in self._all)
+
+    @property
+    def n_under_way(self) -> int:
+        """Events that were handed over and are not settled, of all apps."""
+        return sum(courier.n_under_way for courier in self._all)
+
+    async def run(self) -> None:
+        """Carry until cancelled; a task for each app, in a nursery of its own.
+
+        If cancelled, what is under way is left to the next courier.
+        """
+        async with trio.open_nursery() as nursery:
+            for courier in self._all:
+                nursery.start_soon(self._run_one, courier)
+
+    async def _run_one(self, courier: _Courier) -> NoReturn:
+        pause_s = 0.0
+        while True:
+            await trio.sleep(pause_s * (0.5 + 0.5 * self._random()))
+            pause_s = await courier.turn(pause_s)
+
+
+class _Courier:
+    """One app's.
+
+    Attributes:
+        n_lost: events for which the engine had no room.
+    """
+
+    def __init__(self, seat: Seat, node: Node, contents: Contents, app_id: str) -> None:
+        self._seat = seat
+        self._node = node
+        self._contents = contents
+        self._app_id = app_id
+        self._session = ""
+        self._after = ""
+        # Until they are settled, so that a new session does not have them delivered twice.
+        self._under_way: dict[str, bytes] = {}
+        self._done: list[str] = []
+        self.n_lost = 0
+
+    @property
+    def n_under_way(self) -> int:
+        """Events that are not settled."""
+        return len(self._under_way)
+
+    async def turn(self, last_pause_s: float) -> float:
+        """Settle what is done with and get what is new.
+
+        Args:
+            last_pause_s: seconds before this turn.
+
+        Returns:
+            Seconds until the next one.
+        """
+        seat = self._seat
+        if not seat.is_open:
+            return LONGEST_S
+        if self._session != seat.session:
+            self._session, self._after = seat.session, ""
+        try:
+            await self._settle()
+            after = self._after if len(self._under_way) < MAX_UNDER_WAY else _LAST
+            lease_ms = int(LEASE_S * 1000)
+            found = await self._ask(
+                seat.to.collect(seat.epoch, self._session, self._app_id, lease_ms, after)
+            )
+        except LinkError:
+            return LONGEST_S  # the seat looks at it
+        if not found.is_courier:
+            return WAIT_S
+        self._take(found)
+        if found.events or self._done:
+            return SHORTEST_S
+        return min(LONGEST_S, max(SHORTEST_S, last_pause_s * 2))
+
+    def _take(self, found: Collected) -> None:
+        if found.n_lost:
+            self.n_lost += found.n_lost
+            _log.warning("webhook events lost in the engine", app=self._app_id, lost=found.n_lost)
+        for event_id, body in found.events:
+            self._after = event_id
+            if self._under_way.get(event_id) == body:
+                continue
+            self._under_way[event_id] = body
+            receipt: Receipt[None] = Receipt()
+            receipt.when_done(partial(self._done.append, event_id))
+            event = self._contents.read_event(self._app_id, event_id, body)
+            if event is None:
+                receipt.fulfil(None)
+            else:
+                self._node.take_hook(self._app_id, event, receipt)
+
+    async def _settle(self) -> None:
+        for ids in portions(tuple(self._done)):
+            n = await self._ask(
+                self._seat.to.settle(self._seat.epoch, self._session, self._app_id, ids)
+            )
+            del self._done[: len(ids)]
+            for event_id in ids:
+                self._under_way.pop(event_id, None)
+            if n < 0:  # somebody else has them, and delivers them again
+                self._after = ""
+
+    async def _ask(self, call: Call[T]) -> T:
+        return await ask_for(self._seat.command, call).wait()
