@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from cachecast_load import scrape
+from cachecast_load.target import make_target
 from tests.cluster.engines import serving
 from tests.loadtest.conftest import CREDENTIALS, run_command, start_engine
 from tests.loadtest.test_engine import assert_clean
@@ -208,3 +210,20 @@ def test_whoever_loses_a_node_comes_back_on_another_as_behind_a_balancer(
     assert good["counts"]["connects"] == (60 if where == "next" else 30) or done.was_disturbed
     assert bool(bad["figures"]["connect.failed"]) == (where == "same")
     assert good["figures"]["connect.failed"] == 0
+
+
+def test_metrics_of_several_nodes_are_added_up_or_not_believed(saboteur):
+    pages = [
+        saboteur(conflate_metrics=count).url.replace("ws", "http", 1) + "/metrics"
+        for count in (3, 4)
+    ]
+
+    def sample(*urls):
+        return scrape.sample(
+            make_target(url="ws://h", app_id="1", key="k", secret="s", metrics_url=urls)
+        )
+
+    assert sample(*pages) == {"conflated": 7.0}
+    nowhere = dead_url().replace("ws", "http", 1)
+    with pytest.raises(scrape.ScrapeError, match=f"the metrics at {nowhere}: .*refused"):
+        sample(pages[0], nowhere)
