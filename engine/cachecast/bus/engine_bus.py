@@ -21,14 +21,8 @@ from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
-from cachecast.bus.dial import Dialler, introduce, tls_context
-from cachecast.bus.faults import (
-    DownError,
-    LinkError,
-    SetupError,
-    UnfitError,
-    UnreachableError,
-)
+from cachecast.bus.dial import tls_context
+from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
 from cachecast.bus.functions import Functions
 from cachecast.bus.gauges import Gauges
 from cachecast.bus.lateness import Lateness
@@ -38,6 +32,7 @@ from cachecast.bus.primary import PrimarySeat
 from cachecast.bus.publishing import Publishing
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
+from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
@@ -53,7 +48,7 @@ if TYPE_CHECKING:
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
-    from cachecast.bus_config import BusConfig, Endpoint, Primary
+    from cachecast.bus_config import BusConfig, Primary
     from cachecast.events import AppEvent
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
@@ -66,9 +61,6 @@ START_LIMIT_S: Final = 15.0
 #: Between two looks whether values still stay in memory, and what one look may take.
 MEMORY_CHECK_S: Final = 60.0
 MEMORY_LIMIT_S: Final = 5.0
-
-#: What one replica may take of it. An engine that is new to the node is looked at in its grace.
-REPLICA_LIMIT_S: Final = 0.8
 
 #: Between two looks at what is due.
 TICK_S: Final = 0.25
@@ -427,35 +419,12 @@ class EngineBus:
             return
         with trio.move_on_after(MEMORY_LIMIT_S) as scope:
             half.findings = await check_memory(
-                connection, half.primary.name, partial(self._ask_replica, half.primary)
+                connection, half.primary.name, partial(ask_replica, half.primary, self._tls)
             )
         if scope.cancelled_caught:
             raise DownError(f"The engine {half.primary.name} did not tell its settings in time.")
         for finding in half.findings:
             _log.warning("values may leave the engine's memory", finding=str(finding))
-
-    async def _ask_replica(self, primary: Primary, where: Endpoint) -> list[Finding]:
-        is_tls = primary.endpoints[0].is_tls
-        endpoint = msgspec.structs.replace(where, is_tls=is_tls)
-        replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
-        answer: list[Finding] | LinkError = UnreachableError(
-            f"it did not answer within {REPLICA_LIMIT_S:g} s."
-        )
-        with trio.move_on_after(REPLICA_LIMIT_S):
-            connection = Connection(await Dialler(replica, tls=self._tls).connect())
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(connection.run)
-                try:
-                    await introduce(
-                        connection, primary.username, primary.password, "cachecast-check"
-                    )
-                    answer = await check_memory(connection, str(where))
-                except LinkError as fault:  # raised out here it would be one of a group
-                    answer = fault
-                nursery.cancel_scope.cancel()
-        if isinstance(answer, LinkError):
-            raise answer
-        return answer
 
     # --- publications
 
