@@ -223,7 +223,7 @@ class Values:
             done(fault)
 
     def _refuse(self, attachment: Attachment, fault: LinkError) -> None:
-        """It cannot be attached though the link works: whoever waits is told, and may come again."""
+        """It cannot be attached on a link that works: whoever waits is told, and may come again."""
         if self.by_topic.get(attachment.topic) is not attachment:
             return
         waiting, attachment.waiting = attachment.waiting, []
