@@ -32,6 +32,6 @@ async def test_one_that_says_nothing_does_not_use_up_the_others_time() -> None:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
         nursery.start_soon(trio.serve_listeners, say_nothing, [listener])
-        with trio.fail_after(4), pytest.raises(Exception, match="answer|heard"):
+        with trio.fail_after(4), pytest.raises(Exception, match=r"answer|heard"):
             await ask_replica(PRIMARY, None, Endpoint("127.0.0.1", port))
         nursery.cancel_scope.cancel()

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from cachecast.bus.check import CheckedPrimary
+from cachecast.bus.seal import Seal
+from cachecast.bus_config import read_keys
 from cachecast.cli import cachecast
 from cachecast.cli.bus import FINE, REFUSED, UNREACHED
 from cachecast.errors import ConfigError
@@ -51,12 +53,12 @@ def test_the_worst_of_several_primaries_is_the_exit_code(monkeypatch: pytest.Mon
 def test_nodes_that_seal_otherwise_are_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    others = CheckedPrimary(**FOUND, nodes={"a1": 2.5}, seals=["9904e340ec1fdf56"])
+    others = CheckedPrimary(**FOUND, nodes={"a1": 2.5}, seals={"a1": ["9904e340ec1fdf56"]})
 
     code, text = run(monkeypatch, others)
     assert code == REFUSED
-    assert "Other nodes seal with 9904e340ec1fdf56, this one with none" in text
-    assert "the same bus.seal_key" in text
+    assert "are none here and 9904e340ec1fdf56 there" in text
+    assert "the same keys" in text
     code, text = run(monkeypatch, others, keys=KEY)
     assert code == REFUSED
     assert KEY not in text
@@ -76,10 +78,25 @@ def test_many_nodes_do_not_fill_the_screen(monkeypatch: pytest.MonkeyPatch) -> N
     code, text = run(monkeypatch, CheckedPrimary(**FOUND, nodes=nodes))
     assert code == FINE
     assert "40: 000000000000" in text
-    assert "and 36 more" in text
+    assert "and 37 more" in text
 
 
 def test_a_node_that_is_alone_has_nothing_to_check() -> None:
     result = CliRunner().invoke(cachecast, ["bus", "check"])
     assert isinstance(result.exception, ConfigError)
     assert "names no engine" in str(result.exception)
+
+
+def test_each_must_read_what_the_other_seals_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a rotation lists differ: that is fine as long as both hold the other's first."""
+    new = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"
+    old_print, new_print = Seal(read_keys((KEY, new))).fingerprints
+
+    def among(*its: str) -> CheckedPrimary:
+        return CheckedPrimary(**FOUND, nodes={"a1": 2.0}, seals={"a1": list(its)})
+
+    assert run(monkeypatch, among(old_print, new_print), keys=f"{new} {KEY}")[0] == FINE
+    assert run(monkeypatch, among(old_print), keys=f"{KEY} {new}")[0] == FINE
+    assert run(monkeypatch, among(old_print), keys=f"{new} {KEY}")[0] == REFUSED
+    assert run(monkeypatch, among(), keys=KEY)[0] == REFUSED
+    assert run(monkeypatch, among())[0] == FINE
