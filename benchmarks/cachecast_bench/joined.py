@@ -70,7 +70,7 @@ async def open_server() -> AsyncIterator[tuple[str, Child]]:
             command += _OF_VALKEY_9
         async with child_process("engine", command) as child:
             with trio.move_on_after(_START_LIMIT_S) as scope:
-                while not path.is_socket():
+                while not path.is_socket():  # noqa: ASYNC240 - it tells nobody
                     if child.process.poll() is not None:
                         message = f"the engine ended: {child.last_words()}"
                         raise StartError(message)

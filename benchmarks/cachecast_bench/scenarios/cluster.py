@@ -70,8 +70,9 @@ class Cluster(Scenario):
             for stage in stages:
                 await connect(bench, stage, _N_LINES, crew="readers", channels=channels, n_probes=0)
                 await connect(bench, stage, 4, crew="staying", channels=["cache-join"])
-                moving = {"crew": "moving", "channels": ["cache-join"], "n_probes": 0}
-                await connect(bench, stage, _N_MOVING, **moving)
+                await connect(
+                    bench, stage, _N_MOVING, crew="moving", channels=["cache-join"], n_probes=0
+                )
             for _ in range(bench.n_repeats(5, quick=1)):
                 for stage in stages:
                     await self._publish(bench, stage, result, channels, seconds)
@@ -113,9 +114,7 @@ class Cluster(Scenario):
     def _conclude(self, result: ScenarioResult) -> None:
         joined = result.find({"work": "publish"}, "joined")
         alone = result.find({"work": "publish"}, "cachecast")
-        words = (
-            "CPU of a node for a signed cached publish, joined / alone; the engine's not counted"
-        )
+        words = "CPU of a node for a signed cached publish, joined / alone, without the engine's"
         shares = ratios(joined, alone, "cpu_us_per_publish")
         result.add_figure("publish_cpu_ratio", "", "lower", words, shares)
         if joined is not None:
