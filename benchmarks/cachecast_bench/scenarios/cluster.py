@@ -39,7 +39,6 @@ class Cluster(Scenario):
         Column("cpu_us_per_publish", "us/publish", "cost"),
         Column("cpu_us_per_publish", "/alone", "ratio", versus="cachecast"),
         Column("target_cpu", "CPU", "share"),
-        Column("answer_p99_us", "answer p99", "delay"),
         Column("confirm_p50_us", "join p50", "delay"),
         Column("confirm_p99_us", "p99", "delay"),
         Column("p50_us", "delay p50", "delay"),
