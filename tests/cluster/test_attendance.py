@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from cachecast.bus.address import BusConfig
+from cachecast.bus_config import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.protocol.session import Member
 from tests.cluster.engines import ENGINES, Plain, serving
@@ -48,7 +48,7 @@ class Host(Crowd):
 
     def __init__(self, config: BusConfig) -> None:
         super().__init__()
-        self.bus = EngineBus(config, {APP: AppTerms(60, 100, True)}, now=time.monotonic)
+        self.bus = EngineBus(config, {APP: AppTerms(60, 100, has_webhooks=True)}, now=time.monotonic)
         self.guests: list[Guest] = []
         self.waiting: set[Guest] = set()
         self.events: list[AppEvent] = []
