@@ -374,14 +374,16 @@ class EngineBus:
 
     async def aclose(self) -> None:
         """Leave the cluster; see ``Bus``."""
-        for half in self.halves:
-            half.is_deaf = True
-            if half.seat.is_open:
-                await half.seat.retire()
-        self._life.cancel()
+        try:
+            for half in self.halves:
+                half.is_deaf = True
+                if half.seat.is_open:
+                    await half.seat.retire()
+        finally:
+            self._life.cancel()
+            for half in self.halves:
+                half.end(DownError("This node has left the cluster."))
         await self._is_over.wait()
-        for half in self.halves:
-            half.end(DownError("This node has left the cluster."))
 
     def note_change(self) -> None:
         """A seat has opened or closed."""

@@ -207,6 +207,17 @@ async def test_leaving_takes_back_what_was_held_and_nothing_is_told_afterwards(a
             await a.publish("x", "1").wait()
 
 
+async def test_leaving_that_is_cut_short_leaves_nobody_waiting(autojump_clock):
+    async with meeting() as place:
+        node = await place.join()
+        place.engine.pause()
+        asked = node.publish("x", "1"), node.bus.attach(APP, NAME)
+        with trio.move_on_after(0.1):
+            await node.bus.aclose()
+
+        assert all(isinstance(receipt.fault, BusError) for receipt in asked)
+
+
 async def test_who_asks_when_an_outage_has_lasted_is_told_at_once(autojump_clock):
     async with meeting() as place:
         node = await place.join()
