@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import pytest
 import trio
@@ -10,7 +12,7 @@ import trio.lowlevel
 from cachecast.apps import Webhook
 from cachecast.bus.local import LocalBus
 from cachecast.bus.receipt import Receipt
-from cachecast.errors import RefusedError
+from cachecast.errors import LimitError, RefusedError
 from cachecast.events import AppEvent
 from cachecast.protocol.identity import Member
 from cachecast.testing import TEST_APP, open_test_broker
@@ -220,6 +222,25 @@ async def test_the_apps_limit_of_connections_counts_all_nodes(autojump_clock):
         clients[2].close()
         await trio.sleep(1)
         await cluster.networks[0].connect()
+
+
+async def test_the_apps_publish_rate_is_that_of_all_nodes(autojump_clock):
+    app = msgspec.structs.replace(TEST_APP, publishes_per_s=100.0)
+    passed = []
+    async with open_cluster(app=app) as cluster:
+        for _ in range(5):
+            n = 0
+            for _ in range(50):
+                for broker in cluster.brokers[:2]:
+                    for _ in range(4):
+                        with suppress(LimitError):
+                            broker.publish_nowait(APP, "plain", "tick", "1")
+                            n += 1
+                await trio.sleep(0.02)
+            passed.append(n)
+
+    assert passed[0] > 200
+    assert passed[-1] == pytest.approx(100, abs=12)
 
 
 async def test_a_subscriber_in_this_process_gets_what_is_published_anywhere(

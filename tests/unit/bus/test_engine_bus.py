@@ -244,3 +244,20 @@ async def test_a_wrong_ca_file_is_refused_before_anything_starts(autojump_clock)
     config = BusConfig(urls=("valkeys://h",), tls_ca="/nowhere.pem")
     with pytest.raises(ConfigError, match="tls_ca"):
         EngineBus(config, {APP: AppTerms(1, 1)}, now=trio.current_time)
+
+
+async def test_a_watchlist_over_several_primaries_is_watched_whole_or_not_at_all(autojump_clock):
+    async with meeting("one", "two") as place:
+        node = await place.join()
+        users = [f"u{number}" for number in range(8)]
+        await node.bus.sign_in(APP, "u3").wait()
+        assert await node.bus.watch(APP, users).wait() == {"u3"}
+        watched = [half.attendance.watching for half in node.bus.halves]
+        assert min(map(len, watched)) > 0
+        node.bus.unwatch(APP, users)
+        assert [len(found) for found in watched] == [0, 0]
+
+        place.engines["two"].pause()
+        with pytest.raises(BusError):
+            await node.bus.watch(APP, users).wait()
+        assert [len(found) for found in watched] == [0, 0]
