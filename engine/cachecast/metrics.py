@@ -304,7 +304,10 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
 
 
 def _collect_engines(engines: Sequence[EngineStatistics]) -> Iterable[Metric]:
-    for kind, fields in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
+    for kind, fields in (
+        (GaugeMetricFamily, _ENGINE_GAUGES),
+        (CounterMetricFamily, _ENGINE_COUNTERS),
+    ):
         for field, text in fields.items():
             name = field.removesuffix("_s") + ("_seconds" if field.endswith("_s") else "")
             family = kind(f"cachecast_engine_{name}", text, labels=["engine"])

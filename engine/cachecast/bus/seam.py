@@ -126,7 +126,7 @@ class Bus(Protocol):
     is_shared: bool
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
-        """What there is to know in numbers, one for each primary; empty for a node that is alone."""
+        """Numbers of each primary; none for a node that is alone."""
 
     async def start(self, node: Node, nursery: trio.Nursery) -> None:
         """Join the cluster, and from now on tell ``node`` what it must know.

@@ -31,6 +31,8 @@ OPTIONS = (
     "--bind", "127.0.0.1", "--loglevel", "warning",
 )  # fmt: skip
 
+_ROOT = Path(__file__).parents[3]
+
 _NEWER = ("commandlog-large-request-max-len", "commandlog-large-reply-max-len")
 
 
@@ -180,6 +182,7 @@ class NodeProcess(_Process):
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
+        clean.setdefault("PYTHONPATH", str(_ROOT))  # for modules of the tests, in another folder
         self.spawn(
             [*self._command, "--port", str(self.port), "--admin-port", str(self.admin_port)], clean
         )

@@ -1,4 +1,4 @@
-"""A TCP proxy between a node and its engine that delays, holds, cuts and loses."""
+"""A proxy between a node and its engine that delays, holds, cuts and loses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["Proxy"]
 
@@ -32,13 +33,13 @@ class _Pipe:
 
 
 class Proxy:
-    """Listens on a port of loopback and passes everything on to the engine.
+    """Listens on a Unix socket, or on a port of loopback, and passes everything on to the engine.
 
     A connection is called "messages" once something has been subscribed to on it, and "commands"
     before: a node has one of each kind.
 
     Attributes:
-        port: on which it listens.
+        port: on which it listens; 0 for a Unix socket.
         target: the engine's port; new connections go to the present one.
         lag_s: by kind and direction, the longest delay of a piece; each has its own, in order.
         held: kinds and directions that do not move: ("messages", "down"), say. What is held stays
@@ -46,9 +47,10 @@ class Proxy:
         is_shut: whether connections are refused.
     """
 
-    def __init__(self, target: int, seed: int = 0) -> None:
+    def __init__(self, target: int, seed: int = 0, path: Path | None = None) -> None:
         self.target = target
         self.port = 0
+        self._path = path
         self.lag_s: dict[tuple[str, str], float] = {}
         self.held: set[tuple[str, str]] = set()
         self.is_shut = False
@@ -58,8 +60,14 @@ class Proxy:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.port = listener.socket.getsockname()[1]
+        if self._path is None:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            self.port = listener.socket.getsockname()[1]
+        else:
+            sock = trio.socket.socket(trio.socket.AF_UNIX)
+            await sock.bind(str(self._path))
+            sock.listen(64)
+            listener = trio.SocketListener(sock)
         task_status.started()
         await trio.serve_listeners(self._serve, [listener])
 

@@ -35,6 +35,9 @@ SETTLE_S = 3.0
 #: Seconds within which everything has to be ready again.
 RECOVERY_LIMIT_S = 60.0
 
+#: The same for all nodes, as it has to be, and of each its own proxy: it lies where the node runs.
+URL = "unix:///proc/self/cwd/engine"
+
 #: Of each piece on its way, so that links are never in step.
 LAGS = {("messages", "down"): 0.012, ("commands", "down"): 0.002, ("commands", "up"): 0.002}
 
@@ -133,11 +136,13 @@ class World:
         )
         for number in range(self.terms.n_nodes):
             name = f"n{number + 1}"
-            proxy = Proxy(self.engine.port, seed=self.terms.seed + number)
+            folder = self.folder / name
+            folder.mkdir()
+            proxy = Proxy(self.engine.port, self.terms.seed + number, folder / "engine")
             proxy.lag_s = dict(LAGS)
             await self.nursery.start(proxy.run)
-            bus = f"redis://127.0.0.1:{proxy.port}" if self.terms.n_nodes > 1 else ""
-            node = NodeProcess(name, self.folder, bus, config, command)
+            bus = URL if self.terms.n_nodes > 1 else ""
+            node = NodeProcess(name, folder, bus, config, command)
             self.proxies[name], self.nodes[name] = proxy, node
             await node.start()
             self.publishers[name] = Publisher(self.record, name, node.port)

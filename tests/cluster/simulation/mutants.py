@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 
-from cachecast.bus import attach, primary, publishing, values
+from cachecast.bus import attach, engine_bus, primary, publishing, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MUTANTS", "Mutant", "mutated"]
+__all__ = ["FOUND_ELSEWHERE", "MUTANTS", "Mutant", "mutated"]
 
 
 class Mutant(NamedTuple):
@@ -38,6 +38,9 @@ class Mutant(NamedTuple):
 
 
 MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
+    "no memory check": (
+        Mutant(engine_bus.EngineBus, "_check", "not isinstance(connection, Connection)", "True"),
+    ),
     "no barrier": (
         Mutant(
             values.Values, "attach",
@@ -95,6 +98,10 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
                "if not is_new and self.is_current(attachment):"),
     ),
 }  # fmt: skip
+
+
+#: Whose fault no history shows: ``test_canary.py`` has it.
+FOUND_ELSEWHERE: Final = {"no memory check"}
 
 
 @contextmanager

@@ -295,30 +295,3 @@ async def test_who_comes_while_it_is_read_for_another_is_not_told_what_was_befor
             await first.wait()
             await second.wait()
             assert found == ["1"]
-
-
-async def test_who_comes_behind_the_read_of_a_resync_is_not_told_what_was_before(
-    autojump_clock, monkeypatch
-):
-    async with meeting() as place:
-        a, b = await place.join("a"), await place.join("b")
-        await b.bus.attach(APP, NAME).wait()
-        execute = place.engine.model.execute
-        was_read = trio.Event()
-
-        def watch(arguments):
-            if len(arguments) > 1 and b"_read" in arguments[1]:
-                was_read.set()
-                place.network.lag_s["messages"] = 0.5  # its answer takes long
-            return execute(arguments)
-
-        monkeypatch.setattr(place.engine.model, "execute", watch)
-        place.engine.break_connections("b", "messages")
-        await was_read.wait()
-        await a.publish("cache-x", "1").wait()
-        found = []
-        receipt = b.bus.attach(APP, NAME)
-        receipt.when_done(lambda: found.append(b.values["cache-x"][0]))
-        await receipt.wait()
-
-        assert found == ["1"]
