@@ -177,7 +177,7 @@ class Delivery:
             return False
         if self._is_shared and self._bus.is_crowded(hub.app.id, channel):
             return False
-        return self._full_subscriber(hub, channel) is None
+        return not self._subscribers or self._full_subscriber(hub, channel) is None
 
     def _fits(self, hub: Hub, channel: Channel | None, share: float) -> bool:
         """Whether less than a share of the bounds waits for the fan-out."""
