@@ -78,6 +78,8 @@ async def wait_ended(process: subprocess.Popen[bytes]) -> int:
 
     If cancelled, nothing has changed.
     """
+    if (code := process.poll()) is not None:
+        return code
     # Without a thread: the kernel makes a descriptor readable.
     descriptor = os.pidfd_open(process.pid)
     try:

@@ -20,12 +20,16 @@ loop, a **publisher** a share of the channels; each is one Locust user and sits 
 (`station`). What they measure goes into a **recorder**, is added up by the **collector**, and is
 judged by the **ledger** (was everything delivered, once, in order, fresh?) and the **SLOs**.
 
+A deployment may be several nodes. A **socket** is then the number of the target a subscriber is at,
+an **entrance** the URL by which an event went in, and a **way** the pair of both. What belongs to
+one of several is recorded in its own **tally**, once, and added to the whole by the report.
+
 How it is built
 ---------------
 
     cli  running  locustfile  web            commands; who is master, who is worker
     swarm  users  locust_stats               the only modules that know Locust and gevent
-    director  collector  result  report/     the run as a whole
+    director  collector  result  breakdown  report/   the run as a whole
     block  publisher  client  profiles/      one share of it
     reactor  transport  http11  frames       sockets and bytes
     ledger  histogram  series  stamp  slo    pure arithmetic: no clock, no socket

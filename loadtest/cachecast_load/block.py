@@ -145,10 +145,12 @@ class Block:
         self.recorder.counts["frames"] += self.frames - self._last_frames
         self._last_frames = self.frames
         ready = 0
-        connected, missing = ([0] * len(self.session.sockets) for _ in range(2))
+        sockets = len(self.session.sockets)
+        connected, missing = [0] * sockets, [0] * sockets
         for client in self.clients.values():
             ready += client.profile.is_ready(client)
-            connected[client.socket] += client.state == OPEN
+            if sockets > 1:
+                connected[client.socket] += client.state == OPEN
             for member in client.memberships.values():
                 for low, high in member.gaps:
                     missing[client.socket] += high - low + 1
@@ -162,7 +164,7 @@ class Block:
             "seats": 1,
             "finished": int(self.is_finished),
         }
-        if len(connected) > 1:
+        if sockets > 1:
             for name, each in (("connected", connected), ("missing", missing)):
                 levels |= {f"{name}.{socket}": count for socket, count in enumerate(each)}
         self.recorder.gauges[self.index] = levels

@@ -334,7 +334,7 @@ def _target(options: Mapping[str, Any], table: object) -> Target:
         raise Fault("[target] must be a table")
     for key, value in table.items():
         _check_target_field(key, value)
-    values = {name: options.get(name) or table.get(name) for name in _TARGET_FIELDS}
+    values: dict[str, Any] = {n: options.get(n) or table.get(n) for n in _TARGET_FIELDS}
     if not values["url"]:
         raise Fault(f"--target is missing (or {ENV}_TARGET), for example ws://127.0.0.1:6001")
     headers = options.get("headers") or os.environ.get(f"{ENV}_HEADERS", "").splitlines()

@@ -34,7 +34,7 @@ _RATES = (
 
 
 class Collector(Tally):
-    """Adds reports up: itself the sum of everything, with one tally more for each of several targets.
+    """Adds reports up: itself the sum of everything, with a tally for each of several targets.
 
     Attributes:
         sockets: a tally for each target, by its number; empty where there is only one.

@@ -85,12 +85,38 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
 
 
+_SHOWN_BY_TARGET = (
+    "delivery.p50_ms",
+    "delivery.p99_ms",
+    "delivery.lost",
+    "connect.failed",
+    "publish.p99_ms",
+    "publish.failed",
+)
+
+
+def _figures(run: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a run, and those of each of several targets as `NAME at URL`."""
+    nodes = run["nodes"]
+    figures = {name: run["figures"][name] for name in _SHOWN if name in run["figures"]}
+    for entries, kinds in (
+        (nodes["targets"], ("delivery.", "connect.")),
+        (nodes["apis"], ("publish.",)),
+    ):
+        for entry in entries:
+            for name in _SHOWN_BY_TARGET:
+                if name.startswith(kinds) and name in entry["figures"]:
+                    figures[f"{name} at {entry['url']}"] = entry["figures"][name]
+    return figures
+
+
 def compare(base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> Comparison:
     """Compare results; none of them is changed."""
     comparison = Comparison(len(base), len(new), warnings=_warnings(base, new))
-    for figure in _SHOWN:
-        olds = [run["figures"][figure] for run in base if figure in run["figures"]]
-        news = [run["figures"][figure] for run in new if figure in run["figures"]]
+    before, after = [_figures(run) for run in base], [_figures(run) for run in new]
+    for figure in dict.fromkeys(name for run in (*before, *after) for name in run):
+        olds = [run[figure] for run in before if figure in run]
+        news = [run[figure] for run in after if figure in run]
         if olds and news:
             comparison.changes.append(_change(figure, olds, news))
     return comparison
@@ -112,9 +138,10 @@ def _change(figure: str, olds: list[float], news: list[float]) -> Change:
 
 
 def _direction(figure: str, before: float, after: float) -> str:
-    if figure.endswith(_LOWER_IS_BETTER):
+    name = figure.partition(" at ")[0]
+    if name.endswith(_LOWER_IS_BETTER):
         return "better" if after < before else "worse"
-    if figure.endswith(_HIGHER_IS_BETTER):
+    if name.endswith(_HIGHER_IS_BETTER):
         return "better" if after > before else "worse"
     return "changed"
 
@@ -163,6 +190,8 @@ def _warnings(base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> 
         ("load", lambda run: json.dumps(run["plan"]["load"], sort_keys=True)),
         ("shape", lambda run: json.dumps(run["plan"]["shape"], sort_keys=True)),
         ("generator processes", lambda run: run["run"]["processes"]),
+        ("number of targets", lambda run: len(run["target"]["sockets"])),
+        ("number of API URLs", lambda run: len(run["target"]["apis"])),
     ):
         if len({of(run) for run in every}) > 1:
             warnings.append(f"the runs differ in {name}: like is not compared with like")

@@ -8,6 +8,7 @@ from cachecast_load.collector import Collector
 from cachecast_load.health import cores_used, inside
 from cachecast_load.histogram import Histogram
 from cachecast_load.ledger import Findings
+from cachecast_load.recorder import Tally
 from cachecast_load.series import percentile_figures
 from cachecast_load.slo import DRIFT_S, FIGURES
 
@@ -55,6 +56,22 @@ def split_superseded(
     return conflated, findings.superseded - conflated
 
 
+def part_figures(tally: Tally, findings: Findings, conflated_share: float) -> dict[str, float]:
+    """Return the figures of one of several targets, by SLO name.
+
+    Args:
+        tally: what was measured there.
+        findings: what the audit found among its subscribers.
+        conflated_share: which share of the replaced updates is conflated and not lost, 0 to 1.
+    """
+    figures: dict[str, float] = latency_figures(tally.histograms)
+    figures.update({name: tally.counts[key] for name, key in _PLAIN_COUNTS.items()})
+    admitted = round(findings.superseded * conflated_share)
+    figures.update(_ledger_figures(findings, "metrics", admitted))
+    figures["errors.count"] = tally.error_count
+    return {name: value for name, value in figures.items() if name in FIGURES}
+
+
 def run_figures(
     collector: Collector,
     findings: Findings,
@@ -96,7 +113,7 @@ def run_figures(
     figures["connect.failed_ratio"] = round(counts["connect_failed"] / max(attempts, 1), 6)
     if ready_after_s:
         figures["connect.per_s"] = round(counts["connects"] / ready_after_s, 3)
-    figures["errors.count"] = sum(int(entry[0]) for entry in collector.errors.values())
+    figures["errors.count"] = collector.error_count
     if "recover.max_ms" in figures:
         figures["recover.total_ms"] = figures["recover.max_ms"]
     figures.update(_drift(collector, stretch_s))

@@ -17,9 +17,9 @@ for each subscriber, the exact range it was owed; nothing is sampled.
     stale     an old value after a fresh one: received again later, or older than the subscription
     foreign   a sequence number that nobody published
 
-Where a deployment has several nodes it is known besides at which a subscriber was, and by which URL
-an event went in; *ways* are the pairs of the two, so that a link between nodes that loses events has
-a name.
+Where a deployment has several nodes it is known besides at which of them a subscriber was, and by
+which URL an event went in; *ways* are the pairs of the two, so that a link between nodes that loses
+events has a name.
 
 What was in flight while someone joined or left is neither owed nor forbidden. This module knows no
 clock and no socket; times are microseconds of the run's clock.
@@ -307,9 +307,9 @@ class Auditor:
         self._joins: list[Join] = []
 
     def enter_publishes(self, publishes: Iterable[Sequence[int]]) -> None:
-        """Enter (channel, seq, sent_us, answered_us, via) rows as workers report them, in any order.
+        """Enter (channel, seq, sent_us, answered_us, via) rows as workers report them.
 
-        `via` says by which URL; 0 where it is left out.
+        They may come in any order. `via` says by which URL, 0 where it is left out.
         """
         for channel, *fate in publishes:
             log = self.logs.get(channel)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from cachecast_load import pusher, scrape
@@ -96,7 +96,7 @@ def check(session: Session) -> list[str]:
         # What the probe did is no part of the run.
         session.recorder.take()
         session.recorder.gauges.clear()
-    return _differences("the activity timeout", "s", timeouts)
+    return _differences("the activity timeout", timeouts)
 
 
 _Told = TypeVar("_Told")
@@ -123,13 +123,16 @@ def _each(what: str, urls: list[str], look: Callable[[int], _Told]) -> dict[str,
     raise PreflightError(text)
 
 
-def _differences(what: str, unit: str, told: dict[str, float | None]) -> list[str]:
-    """Return a sentence that says what several URLs told, if they differ."""
-    if len(set(told.values())) < 2:
+def _differences(what: str, told: Mapping[str, float | None]) -> list[str]:
+    """Return a sentence that says how many seconds each of several URLs told, if they differ.
+
+    One second is no difference: whole ones are told, of what is left.
+    """
+    known = [value for value in told.values() if value is not None]
+    if not known or (len(known) == len(told) and max(known) - min(known) <= 1):
         return []
     values = (
-        f"{'not told' if value is None else f'{value:g} {unit}'} at {url}"
-        for url, value in told.items()
+        f"{'not told' if value is None else f'{value:g} s'} at {url}" for url, value in told.items()
     )
     return [f"the targets differ: {what} is {', '.join(values)}"]
 
@@ -242,8 +245,9 @@ def _ask(session: Session, reactor: Reactor, number: int, request: bytes) -> tup
 def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     """Return the plan with the target's real cache lifetime where it names none, and notes.
 
-    A target that does not tell (`info=cache`) is taken at Pusher's documented 30 minutes. Of several
-    that differ, which a note says, the shortest counts: no miss is then blamed on a wrong one.
+    A target that does not tell (`info=cache`) is taken at Pusher's documented 30 minutes. Of
+    several that differ, which a note says, the shortest counts: no miss is then blamed on a wrong
+    one.
 
     Raises:
         PlanError: the lifetime does not fit into the plan.
@@ -258,7 +262,7 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
         told = {
             url: _measure_ttl(session, number) for number, url in enumerate(session.target.api_urls)
         }
-        notes = _differences("the lifetime of cached values", "s", told)
+        notes = _differences("the lifetime of cached values", told)
         ttl_s = min(known or DEFAULT_TTL_S for known in told.values())
     behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
     return profile.fit(dataclasses.replace(plan, behaviour=behaviour)), notes

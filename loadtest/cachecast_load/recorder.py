@@ -69,6 +69,14 @@ class Tally:
         """Errors of all kinds."""
         return sum(int(entry[0]) for entry in self.errors.values())
 
+    def sorted_errors(self) -> list[dict[str, Any]]:
+        """Return the errors as plain data, the most frequent kind first."""
+        errors = sorted(self.errors.items(), key=lambda item: (-item[1][0], item[0]))
+        return [
+            {"kind": kind, "count": count, "examples": examples}
+            for kind, (count, examples) in errors
+        ]
+
     def add(self, wire: Mapping[str, Any]) -> None:
         """Add what another's `to_wire` gave."""
         for name, histogram in wire["histograms"].items():

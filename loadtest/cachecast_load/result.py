@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cachecast_load import scrape
+from cachecast_load.breakdown import break_down
 from cachecast_load.collector import Collector
 from cachecast_load.director import Director
 from cachecast_load.figures import run_figures
@@ -84,6 +85,8 @@ def make_result(
         stretch_s=(begin, end),
         ready_after_s=director.ready_after_s,
     )
+    conflated = figures["delivery.conflated"] / max(findings.superseded, 1)
+    nodes = break_down(target, collector, conflated)
     judged = _judge(plan, director, figures, facts)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
@@ -105,12 +108,13 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged) if is_final else _UNDECIDED,
+        "verdict": verdict(reasons, judged, nodes["says"]) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
         ],
         "figures": figures,
+        "nodes": nodes,
         "stages": director.stages,
         "knee": director.knee.describe() if director.knee else None,
         "ledger": asdict(findings),
@@ -121,7 +125,6 @@ def make_result(
 
 def _sums(collector: Collector) -> dict[str, Any]:
     """Return what the collector holds, as plain data."""
-    errors = sorted(collector.errors.items(), key=lambda item: (-item[1][0], item[0]))
     return {
         "histograms": {
             name: {**histogram.to_wire(), "bars": histogram.bars()}
@@ -129,10 +132,7 @@ def _sums(collector: Collector) -> dict[str, Any]:
             if histogram.counts
         },
         "series": {"slot_s": collector.series.slot_s, "rows": collector.series.rows()},
-        "errors": [
-            {"kind": kind, "count": count, "examples": examples}
-            for kind, (count, examples) in errors
-        ],
+        "errors": collector.sorted_errors(),
         "closes": {
             key.removeprefix("close_"): count
             for key, count in sorted(collector.counts.items())
@@ -154,8 +154,16 @@ def _judge(
     return judge(plan.rules, {**figures, **(trial.figures if trial else {})}, error_ms)
 
 
-def verdict(reasons: Sequence[str], judged: Sequence[Judgement]) -> dict[str, Any]:
-    """Return outcome, exit code and the sentences that explain them."""
+def verdict(
+    reasons: Sequence[str], judged: Sequence[Judgement], where: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return outcome, exit code and the sentences that explain them.
+
+    Args:
+        reasons: why the run is invalid.
+        judged: the objectives.
+        where: what stands out among several targets; explains a failure.
+    """
     failed = [j for j in judged if j.outcome == "fail"]
     if reasons:
         outcome, why = INVALID, list(reasons)
@@ -165,6 +173,7 @@ def verdict(reasons: Sequence[str], judged: Sequence[Judgement]) -> dict[str, An
             f"{j.slo} does not hold: {'not measured' if j.value is None else f'{j.value:g}'}"
             for j in failed
         ]
+        why += where
     else:
         outcome = PASS
         why = [f"all {len(judged)} objectives hold" if judged else "no objectives were set"]
@@ -178,11 +187,11 @@ def _nothing_measured(collector: Collector, director: Director) -> list[str]:
         what = "the run ended before measuring began"
     else:
         return []
-    errors = sorted(collector.errors.items(), key=lambda item: -item[1][0])
+    errors = collector.sorted_errors()
     if not errors:
         return [what]
-    kind, (count, examples) = errors[0]
-    return [f"{what}: {kind} ({count} times; {examples[0]})"]
+    worst = errors[0]
+    return [f"{what}: {worst['kind']} ({worst['count']} times; {worst['examples'][0]})"]
 
 
 def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
@@ -207,6 +216,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "target": target.describe(),
         "figures": {},
+        "nodes": {"targets": [], "apis": [], "ways": [], "says": []},
         "histograms": {},
         "series": {"slot_s": 1.0, "rows": []},
         "stages": [],

@@ -20,10 +20,12 @@ from gevent.event import Event
 from locust.env import Environment
 from rich.console import Console
 
+from cachecast_load.collector import Collector
 from cachecast_load.plan import Plan, PlanError
 from cachecast_load.preflight import PreflightError, survey
 from cachecast_load.report import text
 from cachecast_load.result import HARNESS_FAILED, Facts, empty_result
+from cachecast_load.series import Slot
 from cachecast_load.swarm import Swarm, run_to_end, wait_for_workers
 from cachecast_load.target import Target, TargetError
 from cachecast_load.users import PublisherUser, SubscriberUser
@@ -31,6 +33,7 @@ from cachecast_load.web import extend
 
 WORKERS_TIMEOUT_S = 30.0
 REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
+NODES_EVERY_S = 5  # of the live table
 ENV = "CACHECAST_LOADTEST"
 LIFELINE = f"{ENV}_LIFELINE"  # set for workers whose stdin ends with their master
 
@@ -253,6 +256,7 @@ class _LiveTable:
         self._quiet = quiet
         self._console = Console(stderr=True, highlight=False)
         self._lines = 0
+        self._faults: dict[str, int] = {}
         self._second = -1
 
     def show(self, swarm: Swarm) -> None:
@@ -266,15 +270,46 @@ class _LiveTable:
             self._console.print(header, style="bold", soft_wrap=True)
         self._lines += 1
         self._console.print(text.live_line(values, self._console.width), soft_wrap=True)
+        for url, of_node in live_nodes(swarm):
+            faults = int(of_node["lost"]) + int(of_node["errors"])
+            # All of them now and then, and at once whichever has something new to complain about.
+            if self._second % NODES_EVERY_S == 0 or faults > self._faults.get(url, 0):
+                self._console.print(text.live_node_line(url, of_node), soft_wrap=True)
+            self._faults[url] = faults
+
+
+def live_nodes(swarm: Swarm) -> list[tuple[str, dict[str, Any]]]:
+    """Return the newest complete second by target, where there are several."""
+    assert swarm.collector is not None
+    collector = swarm.collector
+    levels = collector.levels()
+    _, slot = _newest(collector)
+    nodes: list[tuple[str, dict[str, Any]]] = []
+    for number, tally in sorted(collector.sockets.items()):
+        delivery = slot.histograms.get(f"delivery.{number}") if slot else None
+        p99 = delivery.percentile(99) if delivery else None
+        values = {
+            "connected": levels[f"connected.{number}"],
+            "lost": levels[f"missing.{number}"],
+            "errors": tally.error_count,
+            "p99 ms": None if p99 is None else p99 / 1000,
+        }
+        nodes.append((swarm.target.socket_urls[number], values))
+    return nodes
+
+
+def _newest(collector: Collector) -> tuple[float, Slot | None]:
+    """Return the newest complete second of the series, or the only one."""
+    slots = collector.series.slots()
+    return slots[-2] if len(slots) > 1 else slots[-1] if slots else (0.0, None)
 
 
 def live_values(swarm: Swarm) -> dict[str, Any]:
     """Return the newest complete second of a run, by the live table's column titles."""
     assert swarm.collector is not None
     assert swarm.director is not None
-    slots = swarm.collector.series.slots()
     levels = swarm.collector.levels()
-    second, slot = slots[-2] if len(slots) > 1 else slots[-1] if slots else (0.0, None)
+    second, slot = _newest(swarm.collector)
     delivery = slot.histograms.get("delivery") if slot else None
     lag = slot.histograms.get("loop_lag") if slot else None
     seconds = swarm.collector.series.slot_s
@@ -289,6 +324,6 @@ def live_values(swarm: Swarm) -> dict[str, Any]:
         "p50 ms": None if p50 is None else p50 / 1000,
         "p99 ms": None if p99 is None else p99 / 1000,
         "lost": levels["missing"],
-        "errors": sum(entry[0] for entry in swarm.collector.errors.values()),
+        "errors": swarm.collector.error_count,
         "lag ms": (lag.percentile(99) or 0) / 1000 if lag else None,
     }

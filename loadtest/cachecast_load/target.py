@@ -104,6 +104,24 @@ class Target:
         """
         return self.api_urls + self.socket_urls
 
+    def require_same(self, sockets: Sequence[str], apis: Sequence[str]) -> None:
+        """Refuse a part in a run over several URLs that are others here, or in another order.
+
+        One and one is a matter of taste: a worker may reach the only target by another name.
+
+        Raises:
+            TargetError: they differ; the text has the URLs of both.
+        """
+        for option, ours, theirs in (
+            ("--target", self.socket_urls, sockets),
+            ("--api-url", self.api_urls, apis),
+        ):
+            if ours != list(theirs) and max(len(ours), len(theirs)) > 1:
+                raise TargetError(
+                    f"its {option} are {', '.join(ours)}, the master's {', '.join(theirs)}; give"
+                    " both the same, in the same order"
+                )
+
     def api_path(self, *parts: str) -> str:
         """Return the path of an HTTP API resource of the app, without the URL's prefix."""
         # No more than must be: a proxy that takes a prefix off writes anew what was signed.

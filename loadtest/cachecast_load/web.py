@@ -83,4 +83,9 @@ def figure_rows(result: dict[str, Any] | None) -> list[dict[str, str]]:
     ):
         if name in figures:
             rows.append({"figure": name, "value": f"{figures[name]:,.6g}", "meaning": text})
+    for entry in result["nodes"]["targets"]:
+        figures = entry["figures"]
+        value = f"{entry['connected']:,} connected, p99 {figures.get('delivery.p99_ms', 0):,.6g} ms"
+        text = f"{figures['delivery.lost']:,} lost, {figures['errors.count']:,} errors"
+        rows.append({"figure": entry["url"], "value": value, "meaning": text})
     return rows

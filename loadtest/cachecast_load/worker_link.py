@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 from gevent.event import AsyncResult
@@ -15,7 +15,6 @@ from cachecast_load.locust_stats import fold
 from cachecast_load.orders import Order
 from cachecast_load.reactor import now_us
 from cachecast_load.station import Station, open_session
-from cachecast_load.target import Target, TargetError
 
 if TYPE_CHECKING:
     from cachecast_load.swarm import Swarm
@@ -63,7 +62,7 @@ class WorkerLink:
         self._swarm.plan = plans.from_dict(data["plan"])
         offset = clock.Offset(0, 0)
         try:
-            _agree(self._swarm.target, data)
+            self._swarm.target.require_same(data["sockets"], data["apis"])
             session = open_session(self._swarm.plan, self._swarm.target, data["run"])
             if data["machine"] != clock.machine_id():
                 offset = self._synchronise()
@@ -116,25 +115,6 @@ class WorkerLink:
         session = self._swarm.station.session
         message = {"run": session.run, "at_us": session.run_now(), "report": report}
         self._runner.send_message("lt-report", message)
-
-
-def _agree(target: Target, run: dict[str, Any]) -> None:
-    """Refuse a part in a run over several URLs that are known here by other names or numbers.
-
-    One and one is a matter of taste: a worker may reach the only target by another name.
-
-    Raises:
-        TargetError: they differ.
-    """
-    for option, ours, theirs in (
-        ("--target", target.socket_urls, run["sockets"]),
-        ("--api-url", target.api_urls, run["apis"]),
-    ):
-        if ours != theirs and max(len(ours), len(theirs)) > 1:
-            raise TargetError(
-                f"its {option} are {', '.join(ours)}, the master's {', '.join(theirs)}; give both the"
-                " same, in the same order"
-            )
 
 
 def next_report_us(now: int) -> int:

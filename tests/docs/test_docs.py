@@ -280,7 +280,7 @@ async def test_what_the_clients_guide_shows_works() -> None:
             async with connect(url, key=app.key, secret=app.secret) as ann:
                 nursery.start_soon(names["talk"], ann)
                 async with connect(url, key=app.key, secret=app.secret) as bob:
-                    await until(lambda: broker.users(app.id, "presence-room"))
+                    await until(lambda: "presence-room" in broker.hub(app.id).channels)
                     room = await bob.subscribe("presence-room", user_id="bob")
                     await room.trigger("client-hello", 1)
                     await until(lambda: len(lines) == 4)

@@ -63,11 +63,14 @@ def require_chromium() -> str:
     return str(found)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One node with every app of world.py, without webhooks."""
+@pytest.fixture(scope="session", params=["1", "2"], ids=["alone", "workers"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """One node with every app of world.py, without webhooks; as one process, then as two."""
     directory = tmp_path_factory.mktemp("server")
-    process = ServerProcess(directory, "--config", str(write_config(directory)))
+    config = str(write_config(directory))
+    process = ServerProcess(directory, "--config", config, "--workers", request.param)
     yield process
     process.stop()
 

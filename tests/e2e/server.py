@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -14,11 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 25.0
+
+#: Within which workers have told each other their numbers; they do so four times a second, and once
+#: a second at least.
+AGREE_LIMIT_S = 5.0
 
 _READY = re.compile(
     rb"^Cachecast ready on (https?)://127\.0\.0\.1:(\d+) \(admin http://127\.0\.0\.1:(\d+)\)$",
@@ -36,6 +41,7 @@ class ServerProcess:
     Attributes:
         pid, port, admin_port: of the process.
         is_tls: whether it said https.
+        n_workers: processes that serve clients.
         log: what it wrote to stderr, in a file that tests may read.
     """
 
@@ -60,6 +66,8 @@ class ServerProcess:
                 preexec_fn=partial(_limit_files, max_files) if max_files else None,  # noqa: PLW1509
             )
         self.pid = self._process.pid
+        options = dict(itertools.pairwise(arguments))
+        self.n_workers = int(options.get("--workers", "1"))
         try:
             scheme, port, admin_port = self._wait_ready()
         except BaseException:
@@ -92,6 +100,14 @@ class ServerProcess:
     @property
     def ws_url(self) -> str:
         return f"{'wss' if self.is_tls else 'ws'}://127.0.0.1:{self.port}"
+
+    def agree(self, ask: Callable[[], object], expected: object) -> None:
+        """Ask for a number: one process has it at once, several tell it each other."""
+        deadline = time.monotonic() + AGREE_LIMIT_S
+        while (answer := ask()) != expected:
+            assert self.n_workers > 1, (answer, expected)
+            assert time.monotonic() < deadline, (answer, expected)
+            time.sleep(0.02)
 
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

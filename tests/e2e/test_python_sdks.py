@@ -179,8 +179,10 @@ def test_channels_and_users_are_reported(server, python_sdk):
         assert listed[room] == {"user_count": 2}
         assert wall not in listed
         assert python_sdk.channels_info()["channels"][wall] == {}
-        info = python_sdk.channel_info(room, ["user_count", "subscription_count"])
-        assert info == {"occupied": True, "user_count": 2, "subscription_count": 3}
+        server.agree(
+            lambda: python_sdk.channel_info(room, ["user_count", "subscription_count"]),
+            {"occupied": True, "user_count": 2, "subscription_count": 3},
+        )
         users = python_sdk.users_info(room)["users"]
         assert sorted(user["id"] for user in users) == ["ann", "bob"]
     assert python_sdk.channel_info(fresh()) == {"occupied": False}

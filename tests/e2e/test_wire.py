@@ -78,8 +78,14 @@ def test_refusals_come_as_an_error_frame_and_as_the_close_code(server, app, path
 
 
 def test_one_connection_too_many_is_4004(server):
-    """The app's own limit (1.9); whoever is in stays."""
+    """The app's own limit (1.9), on all workers together; whoever is in stays."""
+
+    def first_word() -> object:
+        with Witness(server, world.CROWDED, greets=False) as client:
+            return client.receive()["event"]
+
     with Witness(server, world.CROWDED) as first:
+        server.agree(first_word, "pusher:error")
         with Witness(server, world.CROWDED, greets=False) as second:
             assert second.wait_closed() == 4004
         first.subscribe(fresh())

@@ -251,6 +251,11 @@ def test_figures_of_the_target_that_cannot_be_had_end_the_run_before_it_begins(r
         ("[target]\nurl = 'ws://127.0.0.1:1'\nverify = 'no'", "verify must be true or false"),
         ("[target]\nheaders = 'A: b'", "a list of 'Name: value' texts"),
         ("[target]\nhost = 'x'", "has no field 'host'"),
+        ("[target]\nurl = ['ws://127.0.0.1:1', 2]", "url must be a text, or a list of texts"),
+        (
+            "[target]\nurl = ['ws://127.0.0.1:1', 'ws://127.0.0.1:1']\napp_id = '1'\nkey = 'k'",
+            "ws://127.0.0.1:1 is given twice",
+        ),
     ],
 )
 def test_a_plans_target_is_checked(command, tmp_path, table, words):

@@ -106,6 +106,13 @@ def test_more_sockets_than_descriptors_are_refused_beforehand():
     assert "--workers" in room_for(10**7, 1)
 
 
+def test_each_of_several_targets_has_local_ports_of_its_own(monkeypatch):
+    monkeypatch.setattr("cachecast_load.health.free_ports", lambda: 100)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (10**6, 10**6))
+    assert "150 sockets to one address" in room_for(150, 1)
+    assert room_for(150, 1, 2) == ""
+
+
 def test_the_probe_with_the_shortest_round_trip_counts():
     probes = [(0, 1000, 400), (1000, 1560, 1020), (2000, 3300, 2500)]
     assert estimate_offset(probes) == Offset(550, 10)

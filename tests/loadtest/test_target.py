@@ -46,12 +46,62 @@ def test_urls_are_taken_apart():
         ({"encryption_key": "c2hvcnQ="}, "32 bytes"),
         ({"encryption_key": "***"}, "not base64"),
         ({"auth_endpoint": "nowhere"}, "no scheme"),
+        ({"url": ""}, "--target is missing"),
+        ({"url": ["ws://h", "ws://h:80"]}, "--target ws://h:80 is given twice"),
+        ({"url": "ws://h,http://h:80/"}, "--target ws://h:80 is given twice"),
+        ({"api_url": ["http://h", "http://h"]}, "--api-url http://h:80 is given twice"),
+        ({"url": "ws://a:1,b:2"}, "names several hosts; each needs a URL of its own"),
+        ({"url": ["ws://a", "b:2"]}, "'b:2' has no scheme"),
+        ({"url": [f"ws://h:{port}" for port in range(1, 102)]}, "more than 100"),
+        ({"metrics_url": ["http://a/m", "b/m"]}, "'b/m' has no scheme"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_a_remedy(options, words):
     with pytest.raises(TargetError) as caught:
         target(**options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["ws://a:1", "wss://b:2/x"],
+        "ws://a:1,wss://b:2/x",
+        " ws://a:1, wss://b:2/x,",
+        ["ws://a:1\nwss://b:2/x", ""],
+        "http://a:1 https://b:2/x",
+    ],
+)
+def test_several_targets_may_be_a_list_or_a_text_and_of_mixed_schemes(given):
+    made = target(url=given)
+    assert made.socket_urls == ["ws://a:1", "wss://b:2/x"]
+    # Where no API is named, each node has its own.
+    assert made.api_urls == ["http://a:1", "https://b:2/x"]
+    assert made.entrances == [*made.api_urls, *made.socket_urls]
+    assert made.hosts() == ["a", "b"]
+
+
+def test_one_url_stays_as_it_is():
+    made = target(url="ws://h:1/a,b", api_url="http://api/")
+    assert made.socket_urls == ["ws://h:1/a,b"]
+    assert made.api_urls == ["http://api:80"]
+
+
+def test_metrics_of_several_nodes_are_kept_in_order_and_each_once():
+    urls = ["http://a/m", "http://b/m?x=1,2", "http://a/m"]
+    assert target(metrics_url=urls).metrics_urls == ("http://a/m", "http://b/m?x=1,2")
+
+
+def test_a_worker_must_know_several_targets_by_the_masters_names_and_order():
+    several = target(url=["ws://a:1", "ws://b:2"])
+    several.require_same(["ws://a:1", "ws://b:2"], ["http://a:1", "http://b:2"])
+    for theirs in (["ws://b:2", "ws://a:1"], ["ws://a:1"]):
+        with pytest.raises(TargetError, match="give both the same, in the same order"):
+            several.require_same(theirs, several.api_urls)
+    with pytest.raises(TargetError, match="its --api-url are"):
+        several.require_same(several.socket_urls, ["http://c:3"])
+    # One and one may be the same by two names.
+    target(url="ws://inside:1").require_same(["ws://outside:1"], ["http://outside:1"])
 
 
 def test_a_secret_may_come_from_a_file(tmp_path):
@@ -100,7 +150,8 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
         "import json, subprocess, sys\n"
         "from cachecast_load import running\n"
         "from cachecast_load.target import make_target\n"
-        "target = make_target(url='wss://127.0.0.1:1', app_id='1', key='k', secret='hush',\n"
+        "target = make_target(url=['wss://127.0.0.1:1', 'ws://127.0.0.1:2'],\n"
+        "    app_id='1', key='k', secret='hush',\n"
         "    headers=('Authorization: tok',), verify=False)\n"
         "class Popen:\n"
         "    def __init__(self, command, env, **_):\n"
@@ -115,5 +166,6 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
     assert not {"hush", "tok"} & set(" ".join(command).replace(":", " ").split())
     assert environment["CACHECAST_LOADTEST_SECRET"] == "hush"
     assert environment["CACHECAST_LOADTEST_HEADERS"] == "Authorization: tok"
+    assert environment["CACHECAST_LOADTEST_TARGET"] == "wss://127.0.0.1:1,ws://127.0.0.1:2"
     assert environment["CACHECAST_LOADTEST_INSECURE"] == "1"
     assert "CACHECAST_LOADTEST_METRICS_URL" not in environment

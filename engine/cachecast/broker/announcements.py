@@ -202,7 +202,8 @@ class Announcements:
         if not is_counted(hub, channel.name):
             return
         if hub.is_shared:
-            self._stirred.add(channel)
+            if channel.subscriptions:
+                self._stirred.add(channel)
             return
         self._announce_soon(hub, channel)
 
@@ -223,7 +224,7 @@ class Announcements:
         channel.count_due_at = now + COUNT_INTERVAL_S
         self.stale_counts.pop(channel, None)
         count = self._count(hub, channel)
-        # Of several nodes those report it who had a part in it.
+        # Of several nodes those report it who had a part in it; rather twice than never.
         if not hub.is_shared or channel in self._stirred:
             self._stirred.discard(channel)
             self._notify(

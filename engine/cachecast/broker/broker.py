@@ -83,6 +83,7 @@ class Broker:
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         questions: answers what is asked about apps, of all nodes.
+        upcalls: what the bus tells.
         outage: whether the other nodes can be reached.
         stepper: answers what takes many steps.
         unix_now: wall time in seconds, for signatures and webhooks.
@@ -109,9 +110,7 @@ class Broker:
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
         if bus.is_shared:
-            for hub in self.hubs.values():
-                hub.is_shared = True
-                hub.sum_connections = partial(bus.total, "connections", hub.app.id)
+            _share(self.hubs, bus)
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -147,10 +146,7 @@ class Broker:
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
-        self.upcalls = Upcalls(
-            self.delivery, self.clients, self.webhooks, self.outage, self.stepper,
-            is_shared=bus.is_shared,
-        )  # fmt: skip
+        self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
 
     # --- publishing
@@ -555,6 +551,13 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     }
     keys = config.bus.keys()
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
+
+
+def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
+    """Have hubs know that others serve their apps too."""
+    for hub in hubs.values():
+        hub.is_shared = True
+        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
 
 
 def _is_cancellation(error: BaseException) -> bool:

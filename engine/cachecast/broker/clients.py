@@ -19,7 +19,7 @@ from cachecast.broker.admission import check_app, check_protocol_version, find_a
 from cachecast.broker.announcements import count_message, is_counted
 from cachecast.broker.joins import Joins
 from cachecast.broker.journal import Journal
-from cachecast.bus.receipt import Receipt
+from cachecast.broker.sign_ins import OUTAGE_TEXT, SignIns
 from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
 from cachecast.errors import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
+    from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
     from cachecast.channels.hub import Hub, Joined, Left
@@ -57,32 +58,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients"]
 
-#: Sign-ins of one connection that may wait for an earlier one to be answered.
-MAX_SIGN_INS: Final = 10
-
-#: What a client hears that must come back, for only then can it be answered.
-OUTAGE_TEXT: Final = "The other nodes cannot be reached, reconnect later"
-
 #: Channels that a connection which ends leaves in one step: 10 to 30 us each, for whoever is left
 #: in a channel is told.
 LEAVES_PER_STEP: Final = 32
 
 _log = structlog.get_logger("cachecast.clients")
-
-
-class _SignIns:
-    """Of a connection whose sign-in is under way.
-
-    Attributes:
-        is_counted: whether the bus counts it as one of its user's.
-        waiting: what else it signed in as since, the same user with another watchlist mostly.
-    """
-
-    __slots__ = ("is_counted", "waiting")
-
-    def __init__(self) -> None:
-        self.is_counted = False
-        self.waiting: deque[User] = deque()
 
 
 class Clients:
@@ -115,8 +95,7 @@ class Clients:
         """
         self._bus = bus
         self._joins = Joins(bus, self._finish_join)
-        #: Connections whose sign-in is under way.
-        self._signing_in: dict[Connection, _SignIns] = {}
+        self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
         self._config = config
@@ -296,6 +275,9 @@ class Clients:
             note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
+            channel = hub.channels.get(request.name.text)
+            if channel is not None:  # the count with it may be told before it is answered
+                self._announcements.count_changed(hub, channel)
             self._joins.begin(connection, request)
         else:
             self._subscribe(connection, request)
@@ -451,125 +433,13 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
-        watchlist = user.watchlist if hub.app.allows_watchlists else ()
-        user = msgspec.structs.replace(user, watchlist=watchlist)
         if hub.is_shared:
             self._note_connections(hub)
-            self._sign_in_later(hub, connection, user)
-            return
-        # The index first, for the same reason as in _subscribe: the connection may end at any put.
-        before, session.user = session.user, user
-        if before is not None:
-            hub.users.rewatch(connection, before, user)
-        elif hub.users.add(connection, user):
-            self._announcements.tell_watchers(hub, user.id, "online", connection)
-        self._confirm_sign_in(hub, connection, user)
-        if watchlist:
-            online = [user_id for user_id in watchlist if hub.users.is_online(user_id)]
-            self._send_watchlist(connection, watchlist, frozenset(online))
-
-    def _sign_in_later(self, hub: Hub, connection: Connection, user: User) -> None:
-        """Sign in where other nodes count, too; sign-ins of one connection one after the other.
-
-        The session is the user's at once, for what comes behind it may need that. What it watches
-        is in the index from the step on in which the bus says who is online.
-        """
-        session = connection.session
-        state = self._signing_in.get(connection)
-        if state is not None:
-            if len(state.waiting) >= MAX_SIGN_INS:
-                raise RemoteProtocolError("Too many sign-ins at once")
-            state.waiting.append(user)
-            return
-        state = self._signing_in[connection] = _SignIns()
-        if session.user is not None:
-            state.is_counted = True
-            self._watch(hub, connection, state, user)
-            return
-        session.user = msgspec.structs.replace(user, watchlist=())
-        hub.users.add(connection, session.user)
-        receipt = self._bus.sign_in(hub.app.id, user.id)
-
-        def settle() -> None:
-            state.is_counted = receipt.fault is None
-            if not hub.has(connection):
-                if state.is_counted:
-                    self._bus.sign_out(hub.app.id, user.id)
-            elif state.is_counted:
-                self._watch(hub, connection, state, user)
-            else:
-                self.disconnect(connection, 4100, OUTAGE_TEXT)
-
-        receipt.when_done(settle)
-
-    def _watch(self, hub: Hub, connection: Connection, state: _SignIns, user: User) -> None:
-        """The second half of it: confirm, and say who of the watchlist is online."""
-        self._confirm_sign_in(hub, connection, user)
-        receipt: Receipt[frozenset[str]] = Receipt.of(frozenset())
-        if user.watchlist:
-            receipt = self._bus.watch(hub.app.id, user.watchlist)
-
-        def settle() -> None:
-            session = connection.session
-            before = session.user
-            if before is None or not hub.has(connection):
-                if receipt.fault is None and user.watchlist:
-                    self._bus.unwatch(hub.app.id, user.watchlist)
-                return
-            if receipt.fault is not None:
-                self.disconnect(connection, 4100, OUTAGE_TEXT)
-                return
-            session.user = user
-            hub.users.rewatch(connection, before, user)
-            if before.watchlist:
-                self._bus.unwatch(hub.app.id, before.watchlist)
-            if state.waiting:
-                self._watch(hub, connection, state, state.waiting.popleft())
-            else:
-                del self._signing_in[connection]
-            if user.watchlist:
-                self._send_watchlist(connection, user.watchlist, receipt.value)
-
-        receipt.when_done(settle)
-
-    def _confirm_sign_in(self, hub: Hub, connection: Connection, user: User) -> None:
-        data = {"user_data": user.user_data}
-        connection.say(Control("pusher:signin_success", data, is_object=True))
-        if user.is_watchlist_cut and hub.app.allows_watchlists:
-            limit = hub.app.max_watchlist_ids
-            connection.refuse(
-                RemoteProtocolError(
-                    f"Watchlist limit reached: the first {limit} ids are used", close_code=4302
-                )
-            )
-
-    def _send_watchlist(
-        self, connection: Connection, watchlist: tuple[str, ...], online: frozenset[str]
-    ) -> None:
-        """The present state of everyone who is watched (protocol.md 5.4)."""
-        here = [user_id for user_id in watchlist if user_id in online]
-        away = [user_id for user_id in watchlist if user_id not in online]
-        events = [
-            {"name": name, "user_ids": ids}
-            for name, ids in (("online", here), ("offline", away))
-            if ids
-        ]
-        connection.say(Control("pusher_internal:watchlist_events", {"events": events}))
-
-    def _sign_out(self, hub: Hub, connection: Connection, user: User) -> None:
-        is_gone = hub.users.remove(connection, user)
-        if not hub.is_shared:
-            if is_gone:
-                self._announcements.tell_watchers(hub, user.id, "offline")
-            return
-        state = self._signing_in.pop(connection, None)
-        if state is None or state.is_counted:
-            self._bus.sign_out(hub.app.id, user.id)
-        if user.watchlist:
-            self._bus.unwatch(hub.app.id, user.watchlist)
+        if not hub.app.allows_watchlists:
+            user = msgspec.structs.replace(user, watchlist=())
+        self._sign_ins.sign_in(hub, connection, user)
 
     # --- what other nodes tell
 
@@ -636,7 +506,7 @@ class Clients:
         self._leave_some(connection)
         user = session.user
         if user is not None:
-            self._sign_out(hub, connection, user)
+            self._sign_ins.sign_out(hub, connection, user)
 
     def _leave_some(self, connection: Connection) -> None:
         subscriptions = connection.session.subscriptions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 import trio
 
-from cachecast.broker.clients import OUTAGE_TEXT
+from cachecast.broker.sign_ins import OUTAGE_TEXT
 
 if TYPE_CHECKING:
     from cachecast.broker.clients import Clients

@@ -6,13 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from cachecast.broker.clients import Clients
-    from cachecast.broker.delivery import Delivery
-    from cachecast.broker.outage import Outage
+    from cachecast.broker.broker import Broker
     from cachecast.bus.receipt import Receipt
     from cachecast.events import AppEvent
-    from cachecast.tasks.stepper import Stepper
-    from cachecast.tasks.webhooks import Webhooks
 
 __all__ = ["Upcalls"]
 
@@ -23,17 +19,9 @@ CLOSINGS_PER_STEP: Final = 50
 class Upcalls:
     """The node of :mod:`cachecast.bus.seam`: a table, but for what takes steps."""
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        clients: Clients,
-        webhooks: Webhooks,
-        outage: Outage,
-        stepper: Stepper,
-        *,
-        is_shared: bool,
-    ) -> None:
+    def __init__(self, broker: Broker, *, is_shared: bool) -> None:
         """Wire it up; ``is_shared`` says whether what is delivered comes from other nodes too."""
+        delivery, clients, outage = broker.delivery, broker.clients, broker.outage
         self.deliver = delivery.deliver_shared if is_shared else delivery.deliver
         self.forget = delivery.forget
         self.crowd_eased = delivery.crowd_eased
@@ -43,8 +31,8 @@ class Upcalls:
         self.went_up = outage.went_up
         self.went_down = outage.went_down
         self._clients = clients
-        self._webhooks = webhooks
-        self._stepper = stepper
+        self._webhooks = broker.webhooks
+        self._stepper = broker.stepper
 
     def take_hook(self, app_id: str, event: AppEvent, receipt: Receipt[None]) -> None:
         """Bring an event to the app's webhooks; done when that has an outcome everywhere."""

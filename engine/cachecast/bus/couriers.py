@@ -153,7 +153,6 @@ class _Courier:
         except LinkError:
             return LONGEST_S  # the seat looks at it
         if not found.is_courier:
-            self._after = ""
             return WAIT_S
         self._take(found)
         if found.events or self._done:

@@ -21,7 +21,7 @@ from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
-from cachecast.bus.dial import Dialler, introduce, tls_context
+from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
 from cachecast.bus.functions import Functions
 from cachecast.bus.gauges import Gauges
@@ -32,6 +32,7 @@ from cachecast.bus.primary import PrimarySeat
 from cachecast.bus.publishing import Publishing
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
+from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
-    from cachecast.bus_config import BusConfig, Endpoint, Primary
+    from cachecast.bus_config import BusConfig, Primary
     from cachecast.events import AppEvent
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
@@ -133,6 +134,7 @@ class _Half:
         )
         self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
         self.findings: list[Finding] = []
+        self._is_sealed = seal is not None
         self.is_deaf = False
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
@@ -140,6 +142,11 @@ class _Half:
         self._topics = len(keys.topics)
         self._channels = keys.topics + b"c:"
         self._users = keys.topics + b"u:"
+
+    @property
+    def leak(self) -> Finding | None:
+        """Why no value may be given to the engine; None if it may have them."""
+        return self.findings[0] if self.findings and not self._is_sealed else None
 
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
@@ -203,6 +210,8 @@ class _Half:
 
     def _offers(self) -> Iterator[Call[int]]:
         """The calls that put back what is known here into an engine that may have lost it."""
+        if self.leak is not None:
+            return
         seat, keys = self.seat, self.seat.to.keys
         copies: list[tuple[bytes, Record, int]] = []
         n_bytes = 0
@@ -391,7 +400,7 @@ class EngineBus:
 
     async def _approve(self, half: _Half) -> None:
         await self._check(half)
-        if half.findings and self._seal is None:
+        if half.leak is not None and not half.seat.epoch:
             raise UnfitError(" ".join(str(finding) for finding in half.findings[:3]))
 
     async def _run_checks(self) -> None:
@@ -410,27 +419,12 @@ class EngineBus:
             return
         with trio.move_on_after(MEMORY_LIMIT_S) as scope:
             half.findings = await check_memory(
-                connection, half.primary.name, partial(self._ask_replica, half.primary)
+                connection, half.primary.name, partial(ask_replica, half.primary, self._tls)
             )
         if scope.cancelled_caught:
             raise DownError(f"The engine {half.primary.name} did not tell its settings in time.")
         for finding in half.findings:
             _log.warning("values may leave the engine's memory", finding=str(finding))
-
-    async def _ask_replica(self, primary: Primary, where: Endpoint) -> list[Finding]:
-        is_tls = primary.endpoints[0].is_tls
-        endpoint = msgspec.structs.replace(where, is_tls=is_tls)
-        replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
-        found: list[Finding] = []
-        connection = Connection(await Dialler(replica, tls=self._tls).connect())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            try:
-                await introduce(connection, primary.username, primary.password, "cachecast-check")
-                found = await check_memory(connection, str(where))
-            finally:
-                nursery.cancel_scope.cancel()
-        return found
 
     # --- publications
 
@@ -455,9 +449,9 @@ class EngineBus:
 
     def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
         events = [self._event(half, envelope) for envelope in envelopes]
-        if half.findings and self._seal is None and any(event.value for event in events):
+        if half.leak is not None and any(event.value for event in events):
             return Receipt.failed(
-                DownError(f"No value is published while it could leave memory. {half.findings[0]}")
+                DownError(f"No value is published while it could leave memory. {half.leak}")
             )
         return half.publishing.publish(events)
 

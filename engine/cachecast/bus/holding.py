@@ -107,8 +107,10 @@ class Holding:
         """
         self.wanted += 1
         if self.wanted == 1:
-            self._entering = Receipt()
+            self._entering = entering = Receipt()
+            self._look_whether_it_stays()
             self.push()
+            return entering
         return self._entering or _DONE
 
     def remove(self) -> Receipt[bool]:
@@ -223,9 +225,7 @@ class Holding:
         self.is_known = True
         self.is_first = self.is_first or answer.is_first
         self._on_change(self, True)  # noqa: FBT003 - a callback
-        entering, self._entering = self._entering, None
-        if entering is not None:
-            entering.fulfil(None)
+        self._look_whether_it_stays()
         self.push()
 
     def _take_left(self, answer: tuple[bool, int] | LinkError) -> None:
@@ -241,6 +241,14 @@ class Holding:
         self._end_leaving(was_last=was_last)
         self.push()
 
+    def _look_whether_it_stays(self) -> None:
+        """Tell those who wait, if the engine has what they want: also what was never left."""
+        if self.wanted and self.held and not self._is_under_way:
+            self._end_leaving(was_last=False)
+            entering, self._entering = self._entering, None
+            if entering is not None:
+                entering.fulfil(None)
+
     def _end_leaving(self, *, was_last: bool) -> None:
         leaving, self._leaving = self._leaving, None
         if leaving is not None:
@@ -253,6 +261,7 @@ class Holding:
         entering = self._entering
         if entering is None or self.is_known or is_passing(fault):
             self._on_change(self, None)
+            self._look_whether_it_stays()
             return
         self.wanted = 0
         self._entering = None

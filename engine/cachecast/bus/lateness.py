@@ -52,7 +52,7 @@ class Lateness:
     def refusal(self) -> DownError | None:
         """Why nobody more may wait; None if they may."""
         if self._is_over:
-            return DownError("The node has left the cluster.")
+            return self.fault()
         if len(self._line) < MAX_WAITING:
             return None
         self.n_refused += 1
@@ -87,7 +87,8 @@ class Lateness:
             if not receipt.is_done:
                 give_up()
 
-    @staticmethod
-    def fault() -> DownError:
+    def fault(self) -> DownError:
         """What those are told who are given up."""
+        if self._is_over:
+            return DownError("The node has left the cluster.")
         return DownError(f"The engine did not answer within {LIMIT_S:g} s.")

@@ -268,8 +268,10 @@ class Link:
         )
 
     def _too_slow(self, what: str) -> UnreachableError:
+        is_tls = any(endpoint.is_tls for endpoint in self._primary.endpoints)
         return UnreachableError(
             f"The engine {self._primary.name} {what} within {self._limits.connect_limit_s:g} s."
+            + (" Does that port speak TLS?" if is_tls else "")
         )
 
 

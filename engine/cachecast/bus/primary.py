@@ -142,7 +142,8 @@ class PrimarySeat:
         parts: what hears of its steps, in this order.
         restore: function that gives the offers of a grace.
         on_change: called whenever it has opened or closed.
-        approve: awaited before the first hello; a ``LinkError`` says why the engine is not fit.
+        approve: awaited before the first hello, and whenever the engine is another process, before
+            any value is brought to it; a ``LinkError`` says why it is not fit.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class PrimarySeat:
         self._messages: LinkLike | None = None
         self._life: trio.CancelScope | None = None
         self._n_failures = 0
+        self._approved = ""
 
     def attach_links(self, commands: LinkLike, messages: LinkLike) -> None:
         """Take its links over; once, before :meth:`run`. Their downs are :meth:`drop`."""
@@ -335,8 +337,8 @@ class PrimarySeat:
                 nursery.start_soon(self._open, greeting)
 
     async def _say_hello(self) -> Greeting:
-        if not self.epoch and self.approve is not None:
-            await self.approve()
+        if not self.epoch:
+            await self._look_at_process()
         for _ in range(3):
             sent = self._now()
             call = self.to.hello(
@@ -372,8 +374,15 @@ class PrimarySeat:
             f"The engine {self.name} takes the broker's functions and has none of them afterwards."
         )
 
+    async def _look_at_process(self) -> None:
+        process = self.about.run_id if self.about is not None else ""
+        if self.approve is not None and self._approved != process:
+            await self.approve()
+            self._approved = process
+
     async def _open(self, greeting: Greeting) -> None:
         try:
+            await self._look_at_process()
             if greeting.grace_ms:
                 ends = trio.current_time() + greeting.grace_ms / 1000 + AFTER_GRACE_S
                 for call in self.restore():

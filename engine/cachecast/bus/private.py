@@ -12,6 +12,7 @@ import fcntl
 import importlib.util
 import os
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 import trio
 
+from cachecast.bus.calls import Facts
 from cachecast.bus.dial import Dialler, introduce
 from cachecast.bus.faults import LinkError, UnreachableError
+from cachecast.bus.functions import Functions
 from cachecast.bus.memory import check_memory
 from cachecast.bus.resp import Connection
+from cachecast.bus.shards import Keys
 from cachecast.bus_config import Endpoint, Primary
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
@@ -106,15 +110,19 @@ class PrivateEngine:
         """
         return await wait_ended(self._process)
 
-    async def make_ready(self) -> None:
+    async def make_ready(self, *, prefix: str | None = None) -> None:
         """Wait until it answers, within :data:`START_LIMIT_S`, and check that it keeps no file.
+
+        Args:
+            prefix: of its keys, for an engine of which nobody can know anything yet: its first
+                epoch is begun without a grace.
 
         Raises:
             ConfigError: it does not start, or does not keep values in memory only.
         """
         try:
             with trio.fail_after(START_LIMIT_S):
-                await _make_ready(self, self._binary)
+                await _make_ready(self, self._binary, prefix)
         except trio.TooSlowError:
             raise ConfigError(
                 "workers", f"{self._binary} does not answer within {START_LIMIT_S:g} s."
@@ -188,11 +196,14 @@ def find_server(path: str | None = None) -> str:
 
 
 @asynccontextmanager
-async def open_private_engine(server: str | None = None) -> AsyncIterator[PrivateEngine]:
+async def open_private_engine(
+    server: str | None = None, *, prefix: str = ""
+) -> AsyncIterator[PrivateEngine]:
     """Start a server; it ends with the block, or with this process.
 
     Args:
         server: path of the binary; by default the one that is found.
+        prefix: of the keys of those who will use it.
 
     Raises:
         ConfigError: there is none, it does not start, or it does not keep values in memory only.
@@ -209,7 +220,7 @@ async def open_private_engine(server: str | None = None) -> AsyncIterator[Privat
         os.close(lock)
         raise
     try:
-        await engine.make_ready()
+        await engine.make_ready(prefix=prefix)
         yield engine
     finally:
         await engine.aclose()
@@ -243,7 +254,7 @@ def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
         raise ConfigError("workers", f"{binary} does not start: {error.strerror}.") from None
 
 
-async def _make_ready(engine: PrivateEngine, binary: str) -> None:
+async def _make_ready(engine: PrivateEngine, binary: str, prefix: str | None) -> None:
     dialler = Dialler(engine.primary)
     stream: trio.abc.Stream | None = None
     while stream is None:
@@ -262,9 +273,24 @@ async def _make_ready(engine: PrivateEngine, binary: str) -> None:
             with suppress(LinkError):
                 await connection.call("CONFIG", "SET", name, 0)
         findings = await check_memory(connection, binary)
+        if prefix is not None:
+            await _begin(connection, engine.primary, prefix)
         nursery.cancel_scope.cancel()
     if findings:
         raise ConfigError("workers", str(findings[0]))
+
+
+async def _begin(connection: Connection, primary: Primary, prefix: str) -> None:
+    """Begin the first epoch as a node that is gone at once, and holds nothing.
+
+    Else the first worker would begin it, and all of them wait out a grace in which nobody has
+    anything to enter again.
+    """
+    to = Functions(Keys(prefix, primary.database))
+    facts = Facts(node="parent", nonce=secrets.token_hex(8), primaries=(primary.name,))
+    hello = to.hello(facts, seen_epoch=0, session="", lease_ms=1, grace_ms=0)
+    for call in (to.load(), hello):
+        await connection.call(*call.arguments)
 
 
 def _try_lock(folder: Path) -> int | None:

@@ -48,6 +48,9 @@ RECENT_S: Final = 5.0
 MAX_RECENT: Final = 8192
 MAX_RECENT_BYTES: Final = 16 * 1024 * 1024
 
+#: Answers after which a call is made again: it was not carried out, and will be.
+_NOT_YET: Final = (EpochError, FencedError, GraceError, MissingFunctionError, DownError)
+
 
 class UnknownOutcomeError(LinkError):
     """Nobody can tell whether the event was published."""
@@ -67,9 +70,10 @@ class _Publish:
         since: the broker's seconds at which it was asked for.
         number: within the session; 0 before it was made.
         is_lost: whether its answer will not come by itself.
+        was_lost: whether one of its answers did not: what was not done since may have been before.
     """
 
-    __slots__ = ("events", "is_lost", "number", "receipt", "since")
+    __slots__ = ("events", "is_lost", "number", "receipt", "since", "was_lost")
 
     def __init__(self, events: Sequence[Event], since: float) -> None:
         self.events = events
@@ -77,6 +81,7 @@ class _Publish:
         self.since = since
         self.number = 0
         self.is_lost = False
+        self.was_lost = False
 
 
 class Publishing:
@@ -145,8 +150,11 @@ class Publishing:
     def _take(self, publish: _Publish, answer: Published | LinkError, sent: float) -> None:
         if self._unanswered.get(publish.number) is not publish:
             return
-        if isinstance(answer, LinkError) and answer.was_maybe_done:
-            publish.is_lost = True
+        if isinstance(answer, LinkError) and (
+            answer.was_maybe_done or (publish.was_lost and isinstance(answer, _NOT_YET))
+        ):
+            # Under another number it could be done twice.
+            publish.is_lost = publish.was_lost = True
             return
         del self._unanswered[publish.number]
         if isinstance(answer, Published):
@@ -155,9 +163,9 @@ class Publishing:
             else:
                 self._note_kept(publish.events, answer.version, sent)
                 publish.receipt.fulfil(None)
-        elif isinstance(
-            answer, EpochError | FencedError | GraceError | MissingFunctionError | DownError
-        ):
+        elif publish.was_lost:
+            self._fail(publish, UnknownOutcomeError(str(answer)))
+        elif isinstance(answer, _NOT_YET):
             # Nothing was done. It is made again under another number, before those that came later.
             publish.number = 0
             self._refused.append(publish)

@@ -13,6 +13,7 @@ import click
 from trio import TrioInternalError
 
 from cachecast import __version__
+from cachecast.cli.bus import bus
 from cachecast.cli.harnesses import bench, load
 from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
@@ -33,8 +34,8 @@ def cachecast() -> None:
 
 
 for _command in (
-    serve_command, publish, subscribe, channels, cache, terminate, check_config, generate, sign,
-    load, bench, worker_command,
+    serve_command, publish, subscribe, channels, cache, terminate, check_config, bus, generate,
+    sign, load, bench, worker_command,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

@@ -26,7 +26,7 @@ from cachecast.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
 
-__all__ = ["serve_command"]
+__all__ = ["check_exposure", "count_workers", "serve_command"]
 
 _log = structlog.get_logger("cachecast.serve")
 
@@ -84,7 +84,7 @@ def serve_command(path: Path | None, **options: object) -> None:
         check_exposure(config)
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
-        n_workers = _count_workers(config.server.workers)
+        n_workers = count_workers(config.server.workers)
         trio.run(_run, config, sinks, pass_on, n_workers)
 
 
@@ -147,7 +147,8 @@ async def _run_alone(config: FileConfig, signals: AsyncIterator[int], log: Sink)
     )
 
 
-def _count_workers(text: int | str) -> int:
+def count_workers(text: int | str) -> int:
+    """The number of ``server.workers``, which may be ``auto``."""
     return count_cores() if text == "auto" else int(text)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from cachecast.apps import App, KeyPair, Webhook
 from cachecast.cli.remote import credentials
-from cachecast.cli.serve import check_exposure
+from cachecast.cli.serve import check_exposure, count_workers
 from cachecast.config import BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.errors import BadMessageError
 from cachecast.protocol import auth
@@ -23,6 +23,7 @@ from cachecast.protocol.http_api import is_socket_id
 from cachecast.protocol.identity import read_member, read_user
 from cachecast.protocol.json_text import read_json
 from cachecast.server.tls import load_context
+from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ def check_config(path: Path | None, *, fields: bool) -> None:
         path = Path(named)
     config = load_config(path, environ=os.environ)
     check_exposure(config)
+    shares_of(config, count_workers(config.server.workers))
     if config.server.tls_cert and config.server.tls_key:
         load_context(config.server.tls_cert, config.server.tls_key)
     apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import sys
-import time
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,9 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.private import PrivateEngine, open_private_engine
-from cachecast.bus_config import BusConfig
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.process import prepare_process
@@ -29,7 +27,7 @@ from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import FROM_PARENT, Ask, Beat, Brief, Failed, Order, Ready, Report
 from cachecast.workers.pipe import Pipe
-from cachecast.workers.shares import share_of
+from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -85,7 +83,7 @@ async def run_parent(
             "must be 1 here: only Linux spreads connections over processes, and ends them with "
             "their parent.",
         )
-    shares = [share_of(config, number, n_workers) for number in range(1, n_workers + 1)]
+    shares_of(config, n_workers)  # before anything is opened
     with ExitStack() as stack:
         listeners = [
             stack.enter_context(sock) for sock in open_shared_listeners(address, n_workers)
@@ -96,9 +94,9 @@ async def run_parent(
             falls_back = config.server.admin_port is None
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
-            crew = Crew(shares, listeners, _LogReader(pass_on))
-            for post in crew.posts:
-                post.engine = engine.url if engine else ""  # TEMPORARY
+            if engine is not None:
+                config = _joined_by(engine, config)
+            crew = Crew(shares_of(config, n_workers), listeners, _LogReader(pass_on))
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
             admin_port = None
@@ -122,9 +120,23 @@ async def run_parent(
 
 
 @asynccontextmanager
-async def _open_engine(config: FileConfig) -> AsyncIterator[PrivateEngine | None]:  # noqa: ARG001
-    async with open_private_engine() as engine:
+async def _open_engine(config: FileConfig) -> AsyncIterator[PrivateEngine | None]:
+    if config.bus.urls:
+        yield None
+        return
+    async with open_private_engine(prefix=config.bus.prefix) as engine:
         yield engine
+
+
+def _joined_by(engine: PrivateEngine, config: FileConfig) -> FileConfig:
+    """The configuration of workers that a private engine joins.
+
+    It cannot lock its memory, as they do; so where that is asked for it sees no value but sealed.
+    """
+    bus = msgspec.structs.replace(config.bus, urls=(engine.url,))
+    if config.server.locks_memory and not bus.keys():
+        bus = msgspec.structs.replace(bus, seal_key=(secrets.token_hex(32),))
+    return msgspec.structs.replace(config, bus=bus)
 
 
 async def _relay(signals: AsyncIterator[int], crew: Crew) -> None:
@@ -217,23 +229,8 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,
-            bus=_temporary_bus(config, brief.engine),
         )
         nursery.cancel_scope.cancel()
-
-
-def _temporary_bus(config: FileConfig, url: str) -> EngineBus:
-    terms = {
-        app.id: AppTerms(
-            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
-            app.max_presence_members,
-            app.max_cache_entries,
-            app.max_cache_bytes,
-            bool(app.webhooks),
-        )
-        for app in config.apps
-    }
-    return EngineBus(BusConfig(urls=(url,)), terms, now=lambda: time.clock_gettime(7))
 
 
 async def _beat(broker: Broker, pipe: Pipe) -> None:

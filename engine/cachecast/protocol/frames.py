@@ -8,7 +8,7 @@ wsproto and websockets as independent witnesses.
 from __future__ import annotations
 
 import struct
-from base64 import b64encode
+from binascii import b2a_base64
 from hashlib import sha1
 from typing import Final
 
@@ -48,7 +48,7 @@ _SENDABLE_1XXX: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 def accept_token(key: bytes) -> bytes:
     """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
-    return b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    return b2a_base64(sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
 
 
 def server_frame(opcode: int, payload: bytes) -> bytes:
@@ -148,29 +148,25 @@ class FrameParser:
             much as one that does, so its sender is charged for it.
         """
         try:
-            return self._take()
+            data, at = self._buffer, self._at
+            if len(data) - at >= 2:
+                head, size = self._head(data, at)
+                body = at + head
+                end = body + size
+                if size >= 0 and end <= len(data):
+                    message = self._frame(data[at], _unmask(data[body:end], data[body - 4 : body]))
+                    if end == len(data) or message[0] == CLOSE:
+                        data, end = b"", 0
+                    self._buffer, self._at = data, end
+                    return message
+            if at:
+                self._buffer, self._at = data[at:], 0
         except RemoteProtocolError as error:
             # Without its frames, which hold this parser and the connection that called it: a
             # cycle for every client that breaks a rule.
             self.violation = error.with_traceback(None)
             self._fragments = None
             self._buffer, self._at = b"", 0
-            return None
-
-    def _take(self) -> tuple[int, bytes] | None:
-        data, at = self._buffer, self._at
-        if len(data) - at >= 2:
-            head, size = self._head(data, at)
-            body = at + head
-            end = body + size
-            if size >= 0 and end <= len(data):
-                message = self._frame(data[at], _unmask(data[body:end], data[body - 4 : body]))
-                if end == len(data) or message[0] == CLOSE:
-                    data, end = b"", 0
-                self._buffer, self._at = data, end
-                return message
-        if at:
-            self._buffer, self._at = data[at:], 0
         return None
 
     def _head(self, data: bytes | bytearray, at: int) -> tuple[int, int]:

@@ -121,7 +121,9 @@ def find_wire(offered: str | None) -> tuple[str | None, WebSocketWire]:
     Args:
         offered: subprotocols, as they stand in the header; None where there is none.
     """
-    offers = {offer.strip() for offer in (offered or "").split(",")}
+    if not offered:
+        return None, JSON_WEBSOCKET
+    offers = {offer.strip() for offer in offered.split(",")}
     chosen = next((name for name in SUBPROTOCOLS if name in offers), None)
     return chosen, SUBPROTOCOLS[chosen] if chosen else JSON_WEBSOCKET
 

@@ -6,8 +6,7 @@ sees no more than what is answered here, so it is said by name.
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
+from binascii import a2b_base64
 from urllib.parse import unquote
 
 from cachecast.server.http_messages import Request, Response, has_token
@@ -31,8 +30,8 @@ def refuse_handshake(request: Request) -> Response | None:
             426, "WebSocket version 13 is needed", "Sec-WebSocket-Version: 13", "Upgrade: websocket"
         )
     try:
-        key = b64decode(headers.get(b"sec-websocket-key", b""), validate=True)
-    except (binascii.Error, ValueError):
+        key = a2b_base64(headers.get(b"sec-websocket-key", b""), strict_mode=True)
+    except ValueError:
         key = b""
     if len(key) != 16:
         return _text(400, "Sec-WebSocket-Key must be 16 bytes in base64")

@@ -179,7 +179,8 @@ class RequestParser:
         """Parser: the head is complete."""
         self._is_head_done = True
         headers, config = self._headers, self._config
-        size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers.items())
+        size = len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values()))
+        size += 4 * len(headers)
         if size > config.max_head_bytes:
             self._refuse(431, f"Request head larger than {config.max_head_bytes} bytes")
         version = self._parser.get_http_version()

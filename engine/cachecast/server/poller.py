@@ -133,9 +133,8 @@ class Poller:
         self._open_selector = open_selector or selector.open_selector
         self._selector = self._open_selector()
         self._handlers: dict[int, Handler] = {}
-        # All others are watched for reading and nothing else, and need no entry.
-        self._writers: set[int] = set()
-        self._deaf: set[int] = set()
+        # What sockets are watched for; all others for reading and nothing else.
+        self._watched: dict[int, int] = {}
         # Those that no selector knows yet, and those of them that have had a turn.
         self._new: set[int] = set()
         self._met: list[int] = []
@@ -189,22 +188,25 @@ class Poller:
         For one that was accepted, whose first bytes are there: by the end of the turn it is
         another share's or has gone, mostly, and no selector had to hear of it in between.
         """
+        share = handler.share
         self._handlers[fd] = handler
         self._new.add(fd)
-        handler.share.n_sockets += 1
-        self.again(fd, handler)
+        share.n_sockets += 1
+        share.again[fd] = AGAIN
+        if self._is_waiting or not share.is_in_line:
+            self._wake(share)
 
     def watch(self, fd: int, handler: Handler, *, reads: bool = True, writes: bool = False) -> None:
         """Change what a socket is watched for, or whose it is."""
-        old, before = self._handlers[fd].share, self._events(fd)
+        old, before = self._handlers[fd].share, self._watched.pop(fd, READ)
+        events = (READ if reads else 0) | (WRITE if writes else 0)
+        if events != READ:
+            self._watched[fd] = events
         self._handlers[fd] = handler
-        (self._deaf.discard if reads else self._deaf.add)(fd)
-        (self._writers.add if writes else self._writers.discard)(fd)
-        events = self._events(fd)
         if old is not handler.share:
             self._leave(old, fd, before)
             self._join(handler.share, fd, events)
-        elif before != events:
+        elif before != events and fd not in self._new:
             own = old.selector
             if not before or own is None:
                 self._register(old, fd, events)
@@ -215,7 +217,7 @@ class Poller:
 
     def move(self, fd: int, share: Share) -> None:
         """Serve a socket in the turns of another share from now on."""
-        handler, events = self._handlers[fd], self._events(fd)
+        handler, events = self._handlers[fd], self._watched.get(fd, READ)
         due = handler.share.again.get(fd)
         self._leave(handler.share, fd, events)
         handler.share = share
@@ -226,32 +228,22 @@ class Poller:
 
     def remove(self, fd: int) -> None:
         """Stop watching; must happen before the socket is closed."""
-        share = self._handlers[fd].share
-        self._leave(share, fd, self._events(fd))
-        del self._handlers[fd]
-        self._deaf.discard(fd)
-        self._writers.discard(fd)
+        self._leave(self._handlers.pop(fd).share, fd, self._watched.pop(fd, READ))
         self._new.discard(fd)
 
     def _watch_met(self) -> None:
         """Watch those who were new in this turn and are still here."""
         met, self._met = self._met, []
         for fd in met:
-            if fd in self._new:
-                self._new.discard(fd)
-                events = self._events(fd)
+            if fd in self._new:  # it has not left
+                self._new.remove(fd)
+                events = self._watched.get(fd, READ)
                 if events:
                     self._register(self._handlers[fd].share, fd, events)
 
-    def _events(self, fd: int) -> int:
-        """What a selector is to report of it."""
-        if fd in self._new:
-            return 0
-        return (0 if fd in self._deaf else READ) | (WRITE if fd in self._writers else 0)
-
     def _join(self, share: Share, fd: int, events: int) -> None:
         share.n_sockets += 1
-        if events:
+        if events and fd not in self._new:
             self._register(share, fd, events)
 
     def _register(self, share: Share, fd: int, events: int) -> None:
@@ -264,7 +256,7 @@ class Poller:
 
     def _leave(self, share: Share, fd: int, events: int) -> None:
         own = share.selector
-        if events:
+        if events and fd not in self._new:
             assert own is not None
             own.unregister(fd)
         share.again.pop(fd, None)
@@ -431,7 +423,7 @@ class Poller:
                     events = handler.share.again.pop(fd, 0)
                     if fd in self._new:
                         self._met.append(fd)
-                elif events != READ or fd in self._deaf:
+                elif events != READ or fd in self._watched:
                     events = self._wanted(fd, events)
                 self._serve(handler, events)
                 if batch and perf_counter() > until:
@@ -446,7 +438,7 @@ class Poller:
         """What is watched for of what has happened; a failure is told as either."""
         if events & ~(READ | WRITE):
             events |= READ | WRITE
-        return events & self._events(fd)
+        return events & self._watched.get(fd, READ)
 
     def guard(self, handler: Handler, action: Callable[[], None]) -> None:
         """Do something for one connection outside of a turn, as safely as in one."""

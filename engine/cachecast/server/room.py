@@ -111,25 +111,30 @@ class Room:
     @property
     def n_websockets(self) -> int:
         """Clients: what is neither a listener nor HTTP."""
-        others = len(self._listeners) + len(self._operators) + self._n_http
-        return len(self._poller) - others
+        return self._n_guests - self._n_http
 
     @property
-    def _n_spent(self) -> int:
-        """Open files that clients cost beside their own: a selector for each app that has any."""
-        return max(0, self._poller.n_selectors - FREE_SELECTORS)
+    def _n_guests(self) -> int:
+        """Connections of the clients' port."""
+        return len(self._poller) - len(self._listeners) - len(self._operators)
+
+    @property
+    def _n_taken(self) -> int:
+        """Open files of those, and what they cost besides: a selector for each app that has any."""
+        spent = self._poller.n_selectors - FREE_SELECTORS
+        return self._n_guests + (max(0, spent))
 
     def has_free(self, *, is_admin: bool) -> bool:
         """Whether one more may be accepted without another having to go."""
         if is_admin:
             return len(self._operators) < OPERATORS
-        most = self.max_clients + self.max_http
-        return self.n_websockets + self._n_spent + self._n_http < most
+        return self._n_taken < self.max_clients + self.max_http
 
     @property
     def is_full(self) -> bool:
         """Whether there may be no further WebSocket: clients have as many files as they may."""
-        return self.n_websockets + self._n_spent >= self.max_clients
+        taken = self._n_taken
+        return taken >= self.max_clients and taken - self._n_http >= self.max_clients
 
     def note_body(self, connection: Guest, n_bytes: int) -> None:
         """Count what is here of a connection's unfinished body; at the ceiling the largest go.
@@ -205,8 +210,9 @@ class Room:
 
     def leave(self, connection: Guest) -> None:
         """A connection has ended, or is a WebSocket now."""
-        for kind in (self._newcomers, self._answered, self._publishers, self._operators):
-            kind.pop(connection, None)
+        if self._newcomers.pop(connection, None) is None:
+            for kind in (self._answered, self._publishers, self._operators):
+                kind.pop(connection, None)
         if self.bodies:
             self.note_body(connection, 0)
 

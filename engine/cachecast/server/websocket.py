@@ -95,26 +95,22 @@ class WebSocket:
         elif self._is_behind:
             self._handle(connection)
         else:
-            self._read()
+            self._read(connection)
 
-    def _read(self) -> None:
+    def _read(self, connection: Connection) -> None:
         try:
             data = self._sock.recv(RECV_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if not data or self._goes_on(data):
-            self.abort()
+        if connection.outbox.is_finishing:
+            self._unheard += len(data)
+        if not data or self._unheard > MAX_UNHEARD_BYTES:
+            self.abort()  # it has gone, or was told to go and talks on and on instead
             return
-        self.feed(data)
-
-    def _goes_on(self, data: bytes) -> bool:
-        """Whether a client that was told to go talks on and on instead."""
-        if self._connection is None or not self._connection.outbox.is_finishing:
-            return False
-        self._unheard += len(data)
-        return self._unheard > MAX_UNHEARD_BYTES
+        self._parser.feed(data)
+        self._handle(connection)
 
     def feed(self, data: bytes) -> None:
         """Handle bytes from the client."""

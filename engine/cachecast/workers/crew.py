@@ -100,7 +100,6 @@ class Post:
         self._config = config
         self._heard_at = inf
         self.pipe: Pipe | None = None
-        self.engine = ""
 
     @property
     def families(self) -> list[Family]:
@@ -120,7 +119,7 @@ class Post:
     def begin(self, pid: int, pipe: Pipe) -> None:
         """A process has been started: brief it."""
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        pipe.send(Brief(self.number, self._config, self.listener.fileno(), self.engine))
+        pipe.send(Brief(self.number, self._config, self.listener.fileno()))
 
     def hear(self, message: Beat | Report) -> None:
         """Take in what it says of itself."""

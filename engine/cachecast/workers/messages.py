@@ -42,7 +42,6 @@ class Brief(_Message, frozen=True):
     number: int
     config: FileConfig
     listener: int
-    engine: str = ""  # TEMPORARY: until config has [bus]
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""

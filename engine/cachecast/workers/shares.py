@@ -18,7 +18,7 @@ from cachecast.errors import ConfigError
 if TYPE_CHECKING:
     from cachecast.config import FileConfig
 
-__all__ = ["share_of"]
+__all__ = ["share_of", "shares_of"]
 
 #: Of the node.
 _DIVIDED: Final = ("max_connections", "max_cache_entries", "max_cache_bytes", "max_outbox_bytes")
@@ -62,6 +62,17 @@ def share_of(config: FileConfig, number: int, n_workers: int) -> FileConfig:
             f"{error.remedy} It is divided among the workers.".lstrip(),
         ) from None
     return share
+
+
+def shares_of(config: FileConfig, n_workers: int) -> list[FileConfig]:
+    """Those of all workers; the configuration itself if there is only one.
+
+    Raises:
+        ConfigError: see :func:`share_of`.
+    """
+    if n_workers == 1:
+        return [config]
+    return [share_of(config, number, n_workers) for number in range(1, n_workers + 1)]
 
 
 def _part(limit: int, number: int, n_workers: int) -> int:

@@ -16,6 +16,12 @@ def summary(result: dict[str, Any]) -> str:
         [name, value, FIGURES[name].text if name in FIGURES else ""]
         for name, value in sorted(result["figures"].items())
     ]
+    rows += [
+        [f"{name} at {entry['url']}", value, FIGURES[name].text]
+        for entry in (*result["nodes"]["targets"], *result["nodes"]["apis"])
+        for name, value in sorted(entry["figures"].items())
+        if value or not name.startswith(("cache.", "presence.", "crypto.", "slow."))
+    ]
     return _lines(rows)
 
 

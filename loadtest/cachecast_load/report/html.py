@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -15,6 +16,7 @@ from cachecast_load.report.panels import (
     backed,
     card,
     main_charts,
+    node_charts,
     system_charts,
 )
 
@@ -52,6 +54,7 @@ def render(result: dict[str, Any], *, head: str = "") -> str:
         _tiles(result),
         _knee(result),
         _slos(result),
+        _nodes(result),
         main_charts(result),
         _latency_table(result),
         f'<div class="grid2">{_ledger(result)}{_cachecard(result)}</div>',
@@ -73,8 +76,9 @@ def _header(result: dict[str, Any]) -> str:
     verdict = result["verdict"]
     outcome = verdict["outcome"]
     begun = run["started"][:16].replace("T", " ")
+    sockets = result["target"]["sockets"]
     facts = [
-        result["target"]["socket"],
+        sockets[0] if len(sockets) == 1 else f"{len(sockets)} targets",
         f"{begun} UTC" if begun else "",
         f"{load['subscribers']:,} subscribers",
         f"{charts.number(load['rate'])} publishes/s planned",
@@ -208,6 +212,80 @@ def _slos(result: dict[str, Any]) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:,.6g}"
+
+
+def _nodes(result: dict[str, Any]) -> str:
+    """Return the tables that set several targets side by side, the bad cells marked."""
+    nodes = result["nodes"]
+    if not nodes["targets"]:
+        return ""
+    targets = _table(
+        ("Target", "Connects", "Connects failed", "Connections lost", "Received", "Lost",
+         "Other faults", "Errors", "p50 ms", "p99 ms", "max ms"),
+        [
+            (entry["url"], entry["counts"].get("connects", 0), figures["connect.failed"],
+             figures["closed.unexpected"], figures["delivery.received"], figures["delivery.lost"],
+             entry["other_faults"], figures["errors.count"],
+             *(figures.get(f"delivery.{part}") for part in ("p50_ms", "p99_ms", "max_ms")))
+            for entry in nodes["targets"]
+            for figures in [entry["figures"]]
+        ],
+        bad=(2, 3, 5, 6, 7),
+    )  # fmt: skip
+    apis = _table(
+        ("API URL", "Publishes", "Failed", "p50 ms", "p99 ms", "max ms"),
+        [
+            (entry["url"], entry["counts"].get("publish_ok", 0), figures["publish.failed"],
+             *(figures.get(f"publish.{part}") for part in ("p50_ms", "p99_ms", "max_ms")))
+            for entry in nodes["apis"]
+            for figures in [entry["figures"]]
+        ],
+        bad=(2,),
+    )  # fmt: skip
+    ways = _table(
+        ("Events that went in at", "Subscribers at", "Owed", "Lost"),
+        [(way["from"], way["to"], way["owed"], way["lost"]) for way in nodes["ways"]],
+        bad=(3,),
+    )
+    # Of a failure they are among the reasons already.
+    told = nodes["says"] if result["verdict"]["outcome"] != "FAIL" else ()
+    says = "".join(f"<p class='note'>{escape(text)}</p>" for text in told)
+    errors = "".join(
+        f"<p class='eg'>{escape(entry['url'])}: {escape(error['kind'])},"
+        f" {error['count']:,} times</p>"
+        for entry in (*nodes["targets"], *nodes["apis"])
+        for error in entry["errors"][:3]
+    )
+    return (
+        '<section class="card wide"><h2>By target <small>the whole is in the other panels</small>'
+        f"</h2>{says}{targets}{apis}{ways}{errors}</section>{node_charts(result)}"
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], bad: Sequence[int]) -> str:
+    """Return a table whose numbers stand right; those of the columns `bad` are marked unless 0."""
+    head = "".join(
+        f"<th{'' if isinstance(cell, str) else ' class=n'}>{escape(text)}</th>"
+        for text, cell in zip(heads, rows[0] if rows else heads, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{escape(cell)}</td>"
+            if isinstance(cell, str)
+            else f"<td class='n{' bad' if place in bad and cell else ''}'>{_cell(cell)}</td>"
+            for place, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f"<div class='scroll many'><table><tr>{head}</tr>{body}</table></div>" if rows else ""
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else "-"
 
 
 def _latency_table(result: dict[str, Any]) -> str:

@@ -47,6 +47,7 @@ header p.says { color: var(--ink); }
 .card { padding: 16px 18px; min-width: 0; position: relative; }
 .wide { margin-bottom: 16px; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 18px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--soft); font-size: 11.5px; font-variant-numeric: tabular-nums; }
 svg text.unit { font-style: italic; }

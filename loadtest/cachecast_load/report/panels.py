@@ -110,6 +110,23 @@ def main_charts(result: dict[str, Any]) -> str:
     return f'<div class="grid2">{"".join(cards)}</div>'
 
 
+def node_charts(result: dict[str, Any]) -> str:
+    """Return the panels that draw several targets side by side over time."""
+    urls = [entry["url"] for entry in result["nodes"]["targets"]]
+    latency = _over_time(
+        result, [(f"delivery.{n}.p99_ms", url, n % 5) for n, url in enumerate(urls)]
+    )
+    levels = _filled(result, [(f"connected.{n}", url, n % 5) for n, url in enumerate(urls)])
+    if len(urls) < 2 or not levels:
+        return ""
+    chart = charts.line_chart("p99 by target", latency, y_unit="ms", is_log=True)
+    cards = [
+        card("Delivery p99 by target", "logarithmic", chart),
+        card("Connections by target", "", charts.line_chart("Connections", levels, y_unit="")),
+    ]
+    return f'<div class="grid2">{"".join(cards)}</div>'
+
+
 def _rates(lines: list[Line], marks: list[tuple[float, str]]) -> str:
     shown = [replace(line, is_area=not line.is_dashed) for line in lines]
     return charts.line_chart("Rates", shown, y_unit="per second", marks=marks)

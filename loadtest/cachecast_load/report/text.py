@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +60,12 @@ def live_line(values: Mapping[str, object], columns: int) -> str:
     )
 
 
+def live_node_line(url: str, values: Mapping[str, object]) -> str:
+    """Return what is beneath a line of the live table for one of several targets."""
+    parts = [f"{_cell(value)} {name}" for name, value in values.items()]
+    return f"     {url}  {', '.join(parts)}"
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
@@ -73,6 +79,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     figures = result["figures"]
     _print_latencies(result, console)
     _print_ledger(figures, console)
+    _print_nodes(result, console)
     _print_errors(result, console)
     if result["knee"]:
         console.print(f"\n[bold]Knee[/]  {result['knee']['sentence']}", highlight=False)
@@ -140,6 +147,57 @@ def _print_ledger(figures: Mapping[str, float], console: Console) -> None:
             for name in ("hits", "misses", "stale", "false_misses", "expired_served")
         )
         console.print(Text.assemble(("Cache", "bold"), "   ", cache))
+
+
+def _print_nodes(result: dict[str, Any], console: Console) -> None:
+    """Print several targets side by side, what fails in red, and what stands out."""
+    nodes = result["nodes"]
+    if not nodes["targets"]:
+        return
+    table = _node_table("By target", ("conn", "failed", "closed", "lost", "faults", "errors"))
+    for entry in nodes["targets"]:
+        figures = entry["figures"]
+        counts = (
+            figures["connect.failed"],
+            figures["closed.unexpected"],
+            figures["delivery.lost"],
+            entry["other_faults"],
+            figures["errors.count"],
+        )
+        connects = f"{entry['counts'].get('connects', 0):,}"
+        table.add_row(
+            entry["url"], connects, *map(_red, counts), *_node_latency(figures, "delivery")
+        )
+    console.print()
+    console.print(table)
+    table = _node_table("By API URL", ("publishes", "failed"))
+    for entry in nodes["apis"]:
+        figures = entry["figures"]
+        answered = f"{entry['counts'].get('publish_ok', 0):,}"
+        failed = _red(figures["publish.failed"])
+        table.add_row(entry["url"], answered, failed, *_node_latency(figures, "publish"))
+    console.print(table)
+    for text in nodes["says"] if result["verdict"]["outcome"] != "FAIL" else ():
+        console.print(Text(f"  {text}", style="red"))
+
+
+def _node_table(title: str, counts: Iterable[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for heading in (*counts, "p50", "p99", "max"):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _node_latency(figures: Mapping[str, float], name: str) -> list[str]:
+    return [
+        f"{figures[f'{name}.{part}']:,.3g}" if f"{name}.{part}" in figures else "-"
+        for part in ("p50_ms", "p99_ms", "max_ms")
+    ]
+
+
+def _red(count: float) -> Text:
+    return Text(f"{count:,.0f}", style="red" if count else "")
 
 
 def _print_errors(result: dict[str, Any], console: Console) -> None:

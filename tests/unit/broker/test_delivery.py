@@ -9,8 +9,10 @@ import trio.testing
 
 from cachecast.broker import delivery as module
 from cachecast.config import BrokerConfig
-from cachecast.errors import LimitError
+from cachecast.errors import BrokerClosedError, BusError, LimitError
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
+from tests.harness.cluster import open_cluster
+from tests.unit.bus.told import envelope
 
 APP = TEST_APP.id
 
@@ -198,3 +200,154 @@ async def test_without_anybody_who_wants_to_know_no_miss_is_remembered(
     await client.subscribe("cache-x")
 
     assert cachecast_broker.delivery._misses == {}
+
+
+# --- with other nodes
+
+
+@pytest.fixture
+async def cluster():
+    app = msgspec.structs.replace(TEST_APP, max_undelivered_bytes=200_000)
+    async with open_cluster(app=app, max_undelivered_bytes=100_000) as cluster:
+        yield cluster
+
+
+def _burst(cluster, number, channel, n, size=5_000):
+    """What comes from other nodes within one step, in which nothing is delivered."""
+    for k in range(n):
+        data = f"{k} " + "x" * size
+        cluster.brokers[number].upcalls.deliver(envelope(data, channel))
+
+
+def _numbers(client):
+    return [int(m.data.split()[0]) for m in client.messages if m.event == "tick"]
+
+
+async def test_at_twice_the_bound_plain_events_from_other_nodes_drop_and_are_counted(
+    autojump_clock, cluster
+):
+    client = await cluster.networks[1].connect()
+    await client.subscribe("x")
+    _burst(cluster, 1, "x", 100)
+    app = cluster.brokers[1].statistics().apps[0]
+    assert 200_000 <= app.undelivered_bytes < 210_000
+    await trio.sleep(1)
+
+    assert _numbers(client) == list(range(100 - app.overflow_drops))
+    assert app.overflow_drops > 50
+
+
+async def test_at_twice_the_bound_a_cache_channel_skips_to_its_newest_value(
+    autojump_clock, cluster
+):
+    client = await cluster.networks[1].connect()
+    await client.subscribe("cache-x")
+    _burst(cluster, 1, "cache-x", 100)
+    app = cluster.brokers[1].statistics().apps[0]
+    assert app.undelivered_bytes < 210_000
+    await trio.sleep(1)
+
+    seen = _numbers(client)
+    assert seen[-1] == 99
+    assert seen == sorted(seen)
+    assert len(seen) == 100 - app.overflow_skips
+    assert app.overflow_skips > 50
+    app = cluster.brokers[1].statistics().apps[0]
+    assert (app.undelivered_bytes, app.overflow_drops) == (0, 0)
+
+
+async def test_nobody_else_loses_by_the_flood_of_one_channel_below_the_apps_bound(
+    autojump_clock, cluster
+):
+    client = await cluster.networks[1].connect()
+    for channel in ("x", "cache-y"):
+        await client.subscribe(channel)
+    _burst(cluster, 1, "x", 100)
+    _burst(cluster, 1, "cache-y", 3)
+    await trio.sleep(1)
+
+    values = [m.data for m in client.messages if m.channel == "cache-y" and m.event == "tick"]
+    assert len(values) == 3
+
+
+async def test_a_value_that_comes_too_late_takes_the_old_ones_place_and_is_not_served(
+    autojump_clock, cluster
+):
+    broker = cluster.brokers[1]
+    client = await cluster.networks[1].connect()
+    await client.subscribe("cache-x")
+    broker.upcalls.deliver(envelope("0 old", "cache-x"))
+    dead = msgspec.structs.replace(
+        envelope("1 dead", "cache-x"), published_at=-9.0, deadline=trio.current_time()
+    )
+    broker.upcalls.deliver(dead)
+    await trio.sleep(1)
+
+    assert _numbers(client) == [0]
+    assert broker.cache.get(APP, "cache-x", trio.current_time()) is None
+
+
+@pytest.mark.parametrize("how", ["process", "http"])
+async def test_publishers_wait_for_whoever_is_behind_on_another_node(autojump_clock, cluster, how):
+    """A program that reads slowly there holds them, as it does on its own node; nothing is lost."""
+    broker, network = cluster.brokers[0], cluster.networks[0]
+    n_published = 0
+
+    async def publish():
+        nonlocal n_published
+        for n in range(700):
+            if how == "process":
+                await broker.publish(APP, "x", "tick", str(n))
+            else:
+                event = {"name": "tick", "channel": "x", "data": str(n)}
+                assert (await network.request("POST", "/events", event)).status == 200
+            n_published += 1
+
+    async with (
+        cluster.brokers[1].subscribe(APP, "x") as events,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(publish)
+        await trio.sleep(20)
+        assert 500 <= n_published < 510
+        await trio.sleep(5)
+        assert n_published < 510
+        got = [int((await anext(events)).data) for _ in range(700)]
+
+    assert got == list(range(700))
+    await trio.sleep(1)
+    assert not cluster.buses[0]._crowded
+    assert not cluster.brokers[1].delivery._crowded
+    assert not broker.delivery._waiting_elsewhere
+
+
+async def test_who_waits_for_another_node_hears_when_that_is_out_of_reach(autojump_clock, cluster):
+    cluster.buses[1].note_crowded(APP, "x", is_crowded=True)
+    await trio.sleep(1)
+    with pytest.raises(trio.WouldBlock):
+        cluster.brokers[0].publish_nowait(APP, "x", "tick", "1")
+    await cluster.brokers[0].publish(APP, "y", "tick", "1")
+
+    async def publish():
+        with pytest.raises(BusError):
+            await cluster.brokers[0].publish(APP, "x", "tick", "1")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await trio.sleep(1)
+        cluster.buses[0].cut()
+
+
+async def test_the_end_of_the_broker_ends_the_wait_for_another_node(autojump_clock):
+    async with open_cluster() as cluster:
+        cluster.buses[1].note_crowded(APP, "x", is_crowded=True)
+        await trio.sleep(1)
+
+        async def publish():
+            with pytest.raises(BrokerClosedError):
+                await cluster.brokers[0].publish(APP, "x", "tick", "1")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            await trio.sleep(1)
+            cluster.brokers[0]._close()

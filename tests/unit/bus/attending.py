@@ -179,6 +179,7 @@ class Desk:
         self.epoch = 0
         self.session = ""
         self.is_open = False
+        self.opened_at = 0.0
         self.is_alive = True
         self.is_cut = False
         self.grace_until_us = 0
@@ -298,6 +299,7 @@ class Desk:
             if self.is_resyncing and session == self.session:
                 self.is_resyncing = False
                 self.is_open = True
+                self.opened_at = self.world.now()
                 self.attendance.opened()
 
         self.attendance.resync(done)
@@ -379,6 +381,10 @@ class Client:
     def _take(self) -> None:
         self.fault = self.receipt.fault
         if self.fault is not None:
+            # Whoever is late must have a reason.
+            is_late = "did not answer" in str(self.fault)
+            desk = self.desk
+            assert not is_late or not desk.is_open or desk.world.now() - desk.opened_at < 1
             return
         self.entry = self.receipt.value
         self.is_in = True

@@ -292,7 +292,9 @@ class SharedBus:
         self._in.items.clear()
         self._out.items.clear()
         self._lose()
-        self._crowded.clear()
+        crowded, self._crowded = self._crowded, {}
+        for key in crowded:
+            self.node.crowd_eased(*key)
         self.node.went_down(reason)
 
     def _lose(self):

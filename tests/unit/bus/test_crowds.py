@@ -45,6 +45,7 @@ def test_one_that_comes_and_goes_is_not_said_each_time() -> None:
         say(world, 0, "plain", is_crowded=False)
         say(world, 0, "plain", is_crowded=True)
 
+    world.pass_s(2)
     assert seen(world, "plain") == [False, True]
     assert world.desks[1].crowd.take() == []
     say(world, 0, "never", is_crowded=False)

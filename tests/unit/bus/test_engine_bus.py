@@ -71,6 +71,48 @@ async def test_one_that_begins_to_later_stops_cached_publishes_and_no_others(
         await node.publish("cache-x", "1").wait()
 
 
+async def test_another_engine_process_is_checked_before_any_value_is_brought_to_it(
+    autojump_clock, monkeypatch
+):
+    async with meeting() as place:
+        node = await place.join()
+        await node.publish("cache-x", "1").wait()
+        place.engine.stop()
+        monkeypatch.setitem(network_module._SETTINGS, b"appendonly", b"yes")
+        place.engine.start()
+        await up(node)
+
+        assert await node.bus.read(APP, "cache-x").wait() is None
+        with pytest.raises(BusError, match="CONFIG SET appendonly no"):
+            await node.publish("cache-x", "2").wait()
+        await node.publish("x", "1").wait()
+
+
+async def test_a_replica_that_does_not_answer_counts_as_one_that_writes_to_disk(
+    autojump_clock, monkeypatch
+):
+    execute = network_module.Engine.execute
+
+    def with_replica(self, wire, arguments):
+        reply = execute(self, wire, arguments)
+        if arguments[0] == b"INFO" and self is not silent:
+            text = b"role:master\r\nrun_id:a1\r\nslave0:ip=two,port=6379,state=online\r\n"
+            reply = b"$%d\r\n%b\r\n" % (len(text), text)
+        return reply
+
+    monkeypatch.setattr(network_module.Engine, "execute", with_replica)
+    async with meeting("one", "two") as place:
+        silent = place.engines.pop("two")
+        with network_module.dialled_to({**place.engines, "two": silent}):
+            node = await place.join()
+            silent.pause()
+            await trio.sleep(70)
+
+            with pytest.raises(BusError, match=r"a replica is .two:6379"):
+                await node.publish("cache-x", "1").wait()
+            assert node.seat.is_open
+
+
 async def test_nodes_that_must_not_work_together_say_why(autojump_clock):
     async with meeting() as place:
         await place.join("a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachecast.bus.faults import BacklogError, CrowdedError, FullError, LinkError
+from cachecast.bus.faults import BacklogError, CrowdedError, DownError, FullError, LinkError
 from tests.unit.bus.attending import APP, Desk, World
 
 ROOM = "presence-room"
@@ -65,6 +65,36 @@ def test_a_departure_that_was_not_done_is_done_later() -> None:
     assert first.exit.value.is_vacated
 
 
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_who_returns_before_its_departure_was_said_never_left(is_asked: bool) -> None:
+    """The link was lost before the engine heard of it: there is nothing that it could be asked."""
+    world = World()
+    (desk,) = world.desks
+    first = desk.enter("plain")
+    world.pass_s(1)
+    if is_asked:
+        send, desk._send = (
+            desk._send,
+            lambda connection, call, on_done: world.soon.append(
+                lambda: on_done(DownError("no link"))
+            ),
+        )
+        first.leave()
+        desk._send = send  # type: ignore[method-assign]
+        back = desk.enter("plain")
+        world.pump()
+    desk.cut()
+    if not is_asked:
+        first.leave()
+        back = desk.enter("plain")
+    world.pass_s(1)
+
+    assert back.is_in
+    assert first.exit is not None
+    assert first.exit.value is not None
+    assert not first.exit.value.is_vacated
+
+
 def late_answer(world: World, desk: Desk) -> None:
     """The session ends; the engine's answer to a call of before comes after the new hello."""
     assert desk.messages is not None
@@ -108,6 +138,32 @@ def test_a_departure_from_an_earlier_session_does_not_hide_that_somebody_is_ther
 
     assert back.is_in
     assert world.total("plain") == 1
+
+
+def test_the_answer_to_a_departure_may_come_after_the_next_session_began() -> None:
+    """It says nothing of what was entered again since."""
+    world = World(2)
+    desk = world.desks[0]
+    client = desk.enter("plain")
+    world.pass_s(1)
+    client.leave()
+    assert desk.messages is not None
+    answers: list[object] = []
+    stream = desk.messages.stream
+    desk.messages.serve()
+    answers.extend(stream)
+    stream.clear()
+    desk.attendance.begin(is_new_session=True, is_new_epoch=False)
+    back = desk.enter("plain")
+    world.pump()
+    assert back.is_in
+    stream.extend(answers)  # type: ignore[arg-type]
+    world.pump()
+
+    assert back.is_in
+    holding = desk.attendance.holdings.find("o", APP, "plain")
+    assert holding is not None
+    assert holding.held == 1
 
 
 def test_who_has_left_is_a_newcomer_when_it_returns() -> None:

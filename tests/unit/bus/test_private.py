@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from cachecast.bus.answers import Greeting
+from cachecast.bus.calls import Facts
+from cachecast.bus.faults import ReplyError
+from cachecast.bus.functions import Functions
 from cachecast.bus.link import Link
 from cachecast.bus.private import find_server, open_private_engine
+from cachecast.bus.shards import Keys
+from cachecast.bus_config import Endpoint, Primary
 from cachecast.errors import ConfigError
 from tests.cluster.engines import ENGINES, binary_of
 
@@ -104,6 +111,40 @@ async def test_one_that_has_died_is_started_again_at_the_same_address(binary: st
                 while link.connection is None:  # noqa: ASYNC110
                     await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def _hello(url: str) -> Greeting:
+    primary = Primary((Endpoint(path=url.removeprefix("unix://")),))
+    to = Functions(Keys("here:", 0))
+    facts = Facts(node="a", nonce="b", primaries=(primary.name,))
+    link = Link(primary, random=lambda: 0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        connection = await link.wait_up()
+        with suppress(ReplyError):
+            await connection.call(*to.load().arguments)
+        call = to.hello(facts, seen_epoch=0, session="", lease_ms=1_000, grace_ms=60_000)
+        greeting = call.read(await connection.call(*call.arguments))
+        nursery.cancel_scope.cancel()
+    return greeting
+
+
+async def test_nobody_waits_for_what_nobody_can_know(binary: str) -> None:
+    """A new engine's first epoch has no grace; that of one that was started again has."""
+    async with open_private_engine(binary, prefix="here:") as engine:
+        greeting = await _hello(engine.url)
+        assert greeting.grace_ms == 0
+        assert greeting.is_new
+        os.kill(engine.pid, signal.SIGKILL)
+        await engine.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.run_keeping)
+            with trio.fail_after(20):
+                while engine.poll() is not None:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            await engine.make_ready()
+            assert (await _hello(engine.url)).grace_ms > 0
+            nursery.cancel_scope.cancel()
 
 
 PARENT = """

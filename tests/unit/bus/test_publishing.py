@@ -9,6 +9,7 @@ from cachecast.bus import publishing as publishing_module
 from cachecast.bus.publishing import UnknownOutcomeError
 from cachecast.errors import BusError
 from cachecast.protocol.channel_name import parse_channel_name
+from tests.cluster.simulation.network import _Refusal
 from tests.unit.bus.meeting import APP, meeting, up
 
 NAME = parse_channel_name("cache-x")
@@ -18,6 +19,17 @@ async def _pair(place):
     a, b = await place.join("a"), await place.join("b")
     await b.bus.attach(APP, parse_channel_name("x")).wait()
     return a, b
+
+
+def _full(place):
+    execute = place.engine.model.execute
+
+    def refuse(arguments):
+        if any(b"_publish" in bytes(part) for part in arguments[1:2]):
+            return _Refusal("OOM command not allowed when used memory > 'maxmemory'.")
+        return execute(arguments)
+
+    return refuse
 
 
 async def test_many_at_once_arrive_in_their_order(autojump_clock):
@@ -106,16 +118,7 @@ async def test_nobody_waits_longer_than_the_limit(autojump_clock):
 async def test_a_full_engine_is_said_in_its_words(autojump_clock, monkeypatch):
     async with meeting() as place:
         a, _ = await _pair(place)
-        execute = place.engine.model.execute
-
-        def refuse(arguments):
-            if b"_publish" in bytes(arguments[1]):
-                from tests.cluster.simulation.network import _Refusal  # noqa: PLC0415
-
-                return _Refusal("OOM command not allowed when used memory > 'maxmemory'.")
-            return execute(arguments)
-
-        monkeypatch.setattr(place.engine.model, "execute", refuse)
+        monkeypatch.setattr(place.engine.model, "execute", _full(place))
         with pytest.raises(BusError, match="memory is full"):
             await a.publish("cache-x", "1").wait()
         assert a.bus.halves[0].publishing.n_refused == 1
@@ -184,3 +187,45 @@ async def test_what_grows_too_old_while_it_is_brought_back_hurts_nobody(
         await a.publish("cache-300", "1").wait()  # for which the oldest makes room
 
         assert len(list(offers)) == 299
+
+
+async def test_one_that_was_lost_is_never_made_under_another_number(autojump_clock):
+    # Its second attempt is refused because the engine has become another one: the first may have
+    # been carried out all the same.
+    async with meeting() as place:
+        a, b = await _pair(place)
+        place.network.lag_s["commands"] = 0.1
+        receipt = a.publish("x", "1")
+        await trio.sleep(0.101)
+        place.engine.break_connections("a", "commands")
+        opened = a.bus.halves[0].publishing.opened
+
+        def opened_too_late() -> None:
+            a.bus.halves[0].publishing.opened = opened
+            place.engine.model.flush()
+            opened()
+
+        a.bus.halves[0].publishing.opened = opened_too_late
+        await up(a)
+        with pytest.raises(UnknownOutcomeError, match="may have been"):
+            await receipt.wait()
+        await up(a, b)
+        await trio.sleep(1)
+
+        assert [data for _, data in b.delivered] == ["1"]
+
+
+async def test_one_that_was_lost_and_finds_the_engine_full_may_have_been_done(
+    autojump_clock, monkeypatch
+):
+    async with meeting() as place:
+        a, b = await _pair(place)
+        place.network.lag_s["commands"] = 0.1
+        receipt = a.publish("x", "1")
+        await trio.sleep(0.101)
+        place.engine.break_connections("a", "commands")
+        monkeypatch.setattr(place.engine.model, "execute", _full(place))
+        with pytest.raises(UnknownOutcomeError, match=r"may have been\..* memory is full"):
+            await receipt.wait()
+
+        assert [data for _, data in b.delivered] == ["1"]

@@ -89,3 +89,27 @@ def test_several_receipts_are_one():
     assert not failed.is_done
     late.fail(fault)
     assert failed.fault is fault
+
+
+def test_what_is_made_of_an_answer_is_a_receipt_too():
+    receipt: Receipt[int] = Receipt()
+    doubled = receipt.then(lambda value: value * 2)
+    inner: Receipt[str] = Receipt()
+    chained = doubled.then(lambda _: inner)
+    receipt.fulfil(3)
+    assert doubled.value == 6
+    assert not chained.is_done
+
+    inner.fulfil("late")
+    assert chained.value == "late"
+
+
+def test_a_fault_is_handed_on_wherever_it_arises():
+    away = BusError("away")
+
+    def refuse(_: object) -> int:
+        raise away
+
+    assert Receipt.failed(away).then(lambda _: 1).fault is away
+    assert Receipt.of(1).then(refuse).fault is away
+    assert Receipt.of(1).then(lambda _: Receipt.failed(away)).fault is away

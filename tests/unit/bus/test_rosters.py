@@ -25,9 +25,10 @@ def test_the_first_one_occupies_and_is_a_new_member() -> None:
     assert world.roster(ROOM) == {"ann"}
 
 
-def test_others_are_told_once_on_every_node() -> None:
+@pytest.mark.parametrize("is_valkey", [False, True])
+def test_others_are_told_once_on_every_node(is_valkey: bool) -> None:
     """On the newcomer's own node too, and never the newcomer itself."""
-    world = World(3)
+    world = World(3, is_valkey=is_valkey)
     here, there, _ = world.desks
     here.enter(ROOM, "ann")
     there.enter(ROOM, "bob")
@@ -117,6 +118,21 @@ def test_who_leaves_while_it_returns_is_there_in_the_end() -> None:
     assert world.roster(ROOM) == {"ann", "bob"}
 
 
+def page_by_thirds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the roster in three parts, as HSCAN may do."""
+    functions = world.model.functions
+    whole = functions.page
+
+    def page(keys: list[bytes], args: list[bytes]) -> object:
+        flat = whole(keys, [args[0], b"0", args[2]])[1]
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        third = int(args[1])
+        part = [part for key in fields if key[-1] % 3 == third for part in (key, fields[key])]
+        return [b"%d" % ((third + 1) % 3), part]
+
+    monkeypatch.setattr(functions, "page", page)
+
+
 def test_a_large_roster_comes_in_pages_and_news_between_them_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,18 +141,7 @@ def test_a_large_roster_comes_in_pages_and_news_between_them_count(
     here, there = world.desks
     clients = {f"u{number}": here.enter(ROOM, f"u{number}") for number in range(9)}
     world.pump()
-    functions = world.model.functions
-    whole = functions.page
-
-    def page(keys: list[bytes], args: list[bytes]) -> object:
-        """A third of the fields at a time, as HSCAN may do."""
-        flat = whole(keys, [args[0], b"0", args[2]])[1]
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        third = int(args[1])
-        part = [part for key in fields if key[-1] % 3 == third for part in (key, fields[key])]
-        return [b"%d" % ((third + 1) % 3), part]
-
-    monkeypatch.setattr(functions, "page", page)
+    page_by_thirds(world, monkeypatch)
     newcomer = there.enter(ROOM, "new")
     assert there.messages is not None
     for _ in range(4):  # subscribed, counted, entered, the first page
@@ -354,3 +359,123 @@ def test_an_attachment_that_fails_fails_the_subscription(monkeypatch: pytest.Mon
     assert str(client.fault) == "no"
     assert world.roster(ROOM) == set()
     assert len(desk.attendance.holdings) == 0
+
+
+def test_who_went_unheard_and_returns_behind_its_page_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """News between the pages count, though they change nothing in the roster."""
+    world = World(2)
+    here, there = world.desks
+    there.enter(ROOM, "u9")
+    goes = here.enter(ROOM, "u3")  # on the first page
+    world.pump()
+    there.crowd.take()
+    page_by_thirds(world, monkeypatch)
+    there.is_cut = True
+    there.cut()
+    goes.leave()
+    world.pump()
+    there.is_cut = False
+    there.quarter()
+    assert there.commands is not None
+    assert there.messages is not None
+    there.commands.pump()
+    while not there.is_resyncing or there.messages.requests:
+        there.messages.serve(1)
+        there.messages.hand_over(1)
+        if any(place.seen is not None for place in there.attendance.rosters._places.values()):
+            break
+    there.messages.serve()
+    there.messages.hand_over()
+    here.enter(ROOM, "u3")
+    assert here.messages is not None
+    here.messages.pump()
+    world.pump()
+    world.pass_s(1)
+
+    assert there.roster(ROOM) == here.roster(ROOM) == {"u3", "u9"}
+
+
+def test_who_returns_while_it_leaves_finds_its_place_taken() -> None:
+    """A full channel is full for whoever has left it."""
+    world = World(2, limit=1)
+    here, there = world.desks
+    client = here.enter(ROOM, "ann")
+    world.pass_s(1)
+    client.leave()
+    back = here.enter(ROOM, "ann")
+    assert here.messages is not None
+    here.messages.serve()
+    there.enter(ROOM, "bob")
+    assert there.messages is not None
+    there.messages.pump()
+    world.pump()
+
+    assert isinstance(back.fault, SubscriptionError)
+    assert world.roster(ROOM) == {"bob"}
+
+
+def test_a_page_that_comes_when_nobody_is_there_any_more_is_nobodys() -> None:
+    """Those who waited for it have been given up."""
+    world = World()
+    (desk,) = world.desks
+    client = desk.enter(ROOM, "ann")
+    assert desk.messages is not None
+    desk.messages.serve()
+    desk.attendance.stop()
+    world.pump()
+
+    assert isinstance(client.fault, BusError)
+    assert desk.attached == {}
+    assert world.roster(ROOM) == set()
+
+
+def test_a_page_that_was_refused_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next tick; whoever waits for it waits."""
+    world = World()
+    (desk,) = world.desks
+    begin_page = desk.attendance.rosters._page
+
+    def refuse(place: object, round_: int, cursor: str) -> None:
+        monkeypatch.undo()
+        ask = desk.ask
+        desk.ask = lambda call, on_done: world.soon.append(  # type: ignore[method-assign]
+            lambda: on_done(LinkError("too much"))
+        )
+        begin_page(place, round_, cursor)  # type: ignore[arg-type]
+        desk.ask = ask  # type: ignore[method-assign]
+
+    monkeypatch.setattr(desk.attendance.rosters, "_page", refuse)
+    client = desk.enter(ROOM, "ann")
+    world.pump()
+    assert not client.is_in
+    world.pass_s(0.25)
+
+    assert client.is_in
+
+
+def test_nothing_is_paged_in_a_grace() -> None:
+    """It would be refused, again and again."""
+    world = World()
+    (desk,) = world.desks
+    desk.enter(ROOM, "ann")
+    world.pump()
+    desk.is_cut = True
+    desk.cut()
+    world.pass_s(1)
+    desk.is_cut = False
+    desk.quarter()
+    assert desk.commands is not None
+    desk.commands.pump()
+    assert desk.messages is not None
+    desk.messages.serve()
+    world.restart()
+    world.pass_s(0.5)
+    n = len(desk.messages.requests) if desk.messages else 0
+
+    assert not desk.is_open
+    assert n == 0
+    desk.attendance.tick()
+    assert desk.messages is not None
+    assert len(desk.messages.requests) == 0

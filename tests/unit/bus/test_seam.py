@@ -75,7 +75,7 @@ async def test_the_sum_of_one_node_is_its_own_number(autojump_clock, bus):
 
 
 @pytest.fixture
-async def pair(autojump_clock, nursery):
+async def pair(nursery):
     """Two buses of a mesh with their nodes."""
     mesh = Mesh()
     found = []
@@ -86,7 +86,7 @@ async def pair(autojump_clock, nursery):
     return found
 
 
-async def test_the_value_is_there_in_the_step_in_which_it_is_attached(pair):
+async def test_the_value_is_there_in_the_step_in_which_it_is_attached(autojump_clock, pair):
     one, _, two, node = pair
     await one.publish([envelope(1)]).wait()
     receipt = two.attach(APP, VALUE)
@@ -97,7 +97,7 @@ async def test_the_value_is_there_in_the_step_in_which_it_is_attached(pair):
     assert node.news[0][1].published_at is not None
 
 
-async def test_who_attaches_again_has_all_that_was_answered_before(pair):
+async def test_who_attaches_again_has_all_that_was_answered_before(autojump_clock, pair):
     one, _, two, node = pair
     await two.attach(APP, VALUE).wait()
     for n in range(5):
@@ -106,7 +106,7 @@ async def test_who_attaches_again_has_all_that_was_answered_before(pair):
         assert node.data[-1] == str(n)
 
 
-async def test_a_channel_that_nobody_needs_any_more_is_forgotten(pair):
+async def test_a_channel_that_nobody_needs_any_more_is_forgotten(autojump_clock, pair):
     one, _, two, node = pair
     for _ in range(2):
         await two.attach(APP, VALUE).wait()
@@ -122,7 +122,7 @@ async def test_a_channel_that_nobody_needs_any_more_is_forgotten(pair):
     assert node.news[-1] == ("forget", APP, "cache-x")
 
 
-async def test_members_are_told_before_they_are_in_and_each_change_once(pair):
+async def test_members_are_told_before_they_are_in_and_each_change_once(autojump_clock, pair):
     one, first, two, second = pair
     entry = await one.enter(APP, ROOM, Member("ann")).wait()
     assert (entry.is_occupied, entry.is_member_new) == (True, True)
@@ -159,7 +159,7 @@ async def test_a_full_room_is_refused_and_counts_nobody(autojump_clock, nursery)
     assert mesh.count((APP, "presence-x")) == 1
 
 
-async def test_users_are_online_while_any_node_has_them(pair):
+async def test_users_are_online_while_any_node_has_them(autojump_clock, pair):
     one, first, two, _ = pair
     assert await one.watch(APP, ["u", "v"]).wait() == frozenset()
     await two.sign_in(APP, "u").wait()
@@ -174,7 +174,7 @@ async def test_users_are_online_while_any_node_has_them(pair):
     assert news == [("u", "online"), ("u", "offline")]
 
 
-async def test_a_user_is_ended_everywhere_and_counted_over_all(pair):
+async def test_a_user_is_ended_everywhere_and_counted_over_all(autojump_clock, pair):
     one, first, two, second = pair
     for bus in (one, one, two):
         await bus.sign_in(APP, "u").wait()
@@ -184,13 +184,13 @@ async def test_a_user_is_ended_everywhere_and_counted_over_all(pair):
     assert first.named("end_user") == second.named("end_user") == [("end_user", APP, "u")]
 
 
-async def test_a_miss_is_to_be_reported_once_and_again_when_there_was_a_value(pair):
+async def test_a_miss_is_to_be_reported_once_and_again_when_there_was_a_value(autojump_clock, pair):
     one, _, two, _ = pair
     assert await one.note_miss(APP, "cache-x").wait()
     assert not await two.note_miss(APP, "cache-x").wait()
 
 
-async def test_what_is_asked_is_answered_of_all_nodes(pair):
+async def test_what_is_asked_is_answered_of_all_nodes(autojump_clock, pair):
     one, _, two, _ = pair
     await one.enter(APP, ROOM, Member("ann")).wait()
     await two.enter(APP, ROOM, Member("bob")).wait()
@@ -207,7 +207,7 @@ async def test_what_is_asked_is_answered_of_all_nodes(pair):
     assert two.total("n", APP, 4) == 7
 
 
-async def test_others_are_told_who_is_crowded_and_when_that_is_over(pair):
+async def test_others_are_told_who_is_crowded_and_when_that_is_over(autojump_clock, pair):
     one, _, two, second = pair
     one.note_crowded(APP, "x", is_crowded=True)
     await trio.sleep(1)
@@ -219,7 +219,7 @@ async def test_others_are_told_who_is_crowded_and_when_that_is_over(pair):
     assert second.named("crowd_eased") == [("crowd_eased", APP, "x")]
 
 
-async def test_a_cut_fails_what_is_open_and_what_is_asked_then(pair):
+async def test_a_cut_fails_what_is_open_and_what_is_asked_then(autojump_clock, pair):
     one, node, two, _ = pair
     await one.attach(APP, VALUE).wait()
     asked = [one.publish([envelope(1)]), one.enter(APP, ROOM, Member("ann")), one.read(APP, "x")]

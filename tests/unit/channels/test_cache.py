@@ -6,8 +6,16 @@ from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cachecast.channels.cache import CACHED_WIRE, ENTRY_OVERHEAD_BYTES, N_SHELVES, CacheStore
+from cachecast.channels.cache import (
+    CACHED_WIRE,
+    ENTRY_OVERHEAD_BYTES,
+    N_SHELVES,
+    SLACK_S,
+    CacheStore,
+)
 from cachecast.metrics import AppCounters
 from cachecast.protocol.messages import Publication
 from cachecast.protocol.wire import MSGPACK_WEBSOCKET
@@ -260,3 +268,114 @@ def test_an_empty_app_gives_its_tables_back() -> None:
     store.evict(TTL_S, 10_000)
 
     assert store._apps["1"].shelves == [None] * N_SHELVES
+
+
+# --- values that other nodes bring
+
+
+def _short_store(max_entries: int = 1_000) -> tuple[CacheStore, AppCounters]:
+    return _store(node_entries=max_entries, ttl_s=100.0)
+
+
+def test_a_value_lives_from_its_publication_on_and_until_the_lower_deadline() -> None:
+    store, _ = _short_store()
+    assert store.put("1", "a", b"x", 50.0, 10.0).deadline == 110.0
+    assert store.put("1", "a", b"x", 50.0, 10.0, 60.0).deadline == 60.0
+    assert store.put("1", "a", b"x", 50.0, None, 60.0).published_at == 50.0
+    assert store.get("1", "a", 59.9) is not None
+    assert store.get("1", "a", 60.0) is None
+
+
+def test_one_that_is_dead_already_leaves_nothing_in_its_place() -> None:
+    store, _ = _short_store()
+    store.put("1", "a", b"x", 0.0)
+    assert store.put("1", "a", b"y", 50.0, 10.0, 50.0).deadline == 50.0
+    assert (store.n_entries(), store.n_bytes()) == (0, 0)
+
+
+def test_a_value_that_is_forgotten_is_gone_and_so_is_its_memory() -> None:
+    store, _ = _short_store()
+    store.put("1", "a", b"x", 0.0)
+    for _ in range(2):
+        store.forget("1", "a")
+    assert store.get("1", "a", 1.0) is None
+    assert (store.n_entries("1"), store.n_bytes()) == (0, 0)
+
+
+def test_old_values_among_new_ones_are_freed_at_their_own_deadlines() -> None:
+    store, counters = _short_store()
+    for n in range(100):
+        store.put("1", f"new-{n}", b"x", float(n) / 100)
+        store.put("1", f"old-{n}", b"x", 1.0, -90.0 + n / 10)
+    assert store.next_deadline() == pytest.approx(10.0)
+    assert store.evict(10.05, 500) == (1, pytest.approx(0.05))
+    assert store.next_deadline() == pytest.approx(10.1)
+    freed, lag_s = store.evict(15.0, 20)
+    assert (freed, lag_s > 4) == (20, True)
+    assert store.evict(90.0, 500)[0] == 79
+    assert store.n_entries() == 100
+    assert store.evict(100.995, 500)[0] == 100
+    assert counters.cache_evictions == 200
+    assert counters.cache_capacity_evictions == 0
+
+
+def test_what_has_been_replaced_is_not_freed_by_its_predecessors_deadline() -> None:
+    store, _ = _short_store()
+    store.put("1", "b", b"x", 0.0)
+    store.put("1", "a", b"x", 1.0, -50.0)
+    store.put("1", "a", b"y", 2.0)
+    assert store.evict(60.0, 500) == (0, 0.0)
+    entry = store.get("1", "a", 60.0)
+    assert entry is not None
+    assert entry.frame == b"y"
+    assert store.next_deadline() == 100.0
+
+
+def test_replaced_ones_do_not_pile_up_until_their_deadline() -> None:
+    store, _ = _short_store()
+    store.put("1", "b", b"x", 0.0)
+    for n in range(10_000):
+        store.put("1", "a", b"x", 1.0, -50.0 + n / 1_000)
+    assert len(store._apps["1"].early) < 200
+
+
+def test_at_a_ceiling_whoever_expires_first_goes_first() -> None:
+    store, counters = _short_store(max_entries=3)
+    for n in range(3):
+        store.put("1", f"new-{n}", b"x", float(n))
+    store.put("1", "old", b"x", 3.0, -50.0)
+    store.put("1", "newest", b"x", 4.0)
+
+    assert store.get("1", "old", 4.0) is None
+    assert store.get("1", "newest", 4.0) is not None
+    assert store.n_entries() == 3
+    assert counters.cache_capacity_evictions == 2
+
+
+@given(st.data())
+def test_in_any_order_nothing_dead_is_kept_and_nothing_alive_is_lost(data: st.DataObject) -> None:
+    """Beside a dict that is searched whole."""
+    store, _ = _short_store()
+    alive: dict[str, float] = {}
+    now = 0.0
+    for _ in range(data.draw(st.integers(1, 60))):
+        now += data.draw(st.sampled_from([0.0, 0.5, 10.0, 70.0]))
+        channel = data.draw(st.sampled_from("abcdefgh"))
+        match data.draw(st.sampled_from(["put", "old", "forget", "evict"])):
+            case "put":
+                alive[channel] = store.put("1", channel, b"x", now).deadline
+            case "old":
+                at = now - data.draw(st.floats(0, 120))
+                alive[channel] = store.put("1", channel, b"x", now, at).deadline
+            case "forget":
+                store.forget("1", channel)
+                alive.pop(channel, None)
+            case "evict":
+                store.evict(now, 500)
+        alive = {name: deadline for name, deadline in alive.items() if deadline > now}
+        for name in "abcdefgh":
+            assert (store.get("1", name, now) is not None) == (name in alive)
+    store.evict(now + SLACK_S, 500)
+    assert store.n_entries() <= len(alive)
+    store.evict(now + 1_000, 500)
+    assert (store.n_entries(), store.n_bytes(), store.next_deadline()) == (0, 0, inf)

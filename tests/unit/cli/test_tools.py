@@ -146,6 +146,17 @@ def test_generated_app_is_a_valid_configuration(tmp_path):
 # --- check-config
 
 
+def test_limits_that_workers_cannot_share_are_refused(tmp_path):
+    """As `serve` would."""
+    path = tmp_path / "c.toml"
+    app = "[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\n"
+    path.write_text(f"max_connections = 3\n[server]\nworkers = 4\n{app}")
+    with pytest.raises(ConfigError, match="max_connections: must be at least 4, is 3: 4 workers"):
+        run("check-config", str(path))
+    path.write_text(f"max_connections = 4\n[server]\nworkers = 4\n{app}")
+    assert run("check-config", str(path)).exit_code == 0
+
+
 def test_good_configuration_is_summed_up_without_secrets(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(f'[[apps]]\nid = "3"\nkey = "{KEY}"\nsecret = "{SECRET}"\n')

@@ -16,7 +16,10 @@ import pytest
 import trio
 import trustme
 
-from cachecast.cli.workers import _LogReader
+from cachecast.bus.private import open_private_engine
+from cachecast.bus_config import BusConfig
+from cachecast.cli.workers import _joined_by, _LogReader
+from cachecast.config import FileConfig, ServerConfig
 from tests.server.node import until
 from tests.unit.cli.test_serve import ENVIRONMENT, LIMIT_S, refused_process, serving
 
@@ -289,6 +292,34 @@ def test_without_an_engine_one_sentence_says_what_to_install(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "cachecast[workers]" in done.stderr.splitlines()[-1]
+
+
+async def test_where_the_configuration_names_an_engine_there_is_no_private_one(config):
+    """All workers meet there, with whoever else is there."""
+    async with open_private_engine() as engine:
+        options = ("--config", config(), "--workers", "2", "--bus", engine.url)
+        with serving(*options) as server:
+            assert len(children_of(server.process.pid)) == 2
+            text = (await admin(server, "/metrics")).text
+            assert "cachecast_engine_restarts" not in text
+            assert await trio.to_thread.run_sync(server.end) == 0
+
+
+def test_a_private_engine_sees_only_sealed_values_where_memory_is_locked():
+    """Its own cannot be locked: the lock is not inherited by another program."""
+
+    class Engine:
+        url = "unix:///run/engine.sock"
+
+    plain = _joined_by(Engine, FileConfig())
+    assert plain.bus.urls == (Engine.url,)
+    assert plain.bus.keys() == ()
+    locked = FileConfig(server=ServerConfig(locks_memory=True))
+    one, other = (_joined_by(Engine, locked).bus.keys() for _ in range(2))
+    assert len(one[0]) == 32
+    assert one != other
+    own = FileConfig(server=locked.server, bus=BusConfig(seal_key=("0123456789abcdef" * 4,)))
+    assert _joined_by(Engine, own).bus.keys() == own.bus.keys()
 
 
 async def test_one_worker_is_a_single_process_without_an_engine():

@@ -776,7 +776,7 @@ async def test_a_courier_hears_when_an_event_is_done_with(autojump_clock):
     receiver = Receiver(lambda host, events: slowly(host))
 
     async def slowly(host):
-        await trio.sleep(5 if host == "slow.test" else 1)
+        await trio.sleep(3 if host == "slow.test" else 1)
         return 200
 
     app = make_app(
@@ -792,7 +792,8 @@ async def test_a_courier_hears_when_an_event_is_done_with(autojump_clock):
         webhooks.notify("1", occupied("b"), lambda: done.append("taken back by"))
         assert done == ["nobody wants it", "no app of ours", "taken back", "taken back by"]
         await trio.sleep(2)
+        webhooks.notify("1", vacated("c"), lambda: done.append("only its counterpart is wanted"))
         assert len(done) == 4
         await trio.sleep(4)
 
-    assert done[4:] == ["both have it"]
+    assert done[4:] == ["both have it", "only its counterpart is wanted"]

@@ -7,7 +7,7 @@ import pytest
 from cachecast.apps import App
 from cachecast.config import FileConfig
 from cachecast.errors import ConfigError
-from cachecast.workers.shares import share_of
+from cachecast.workers.shares import share_of, shares_of
 
 APP = App(id="1", key="k", secret="s")
 DIVIDED = ("max_connections", "max_cache_entries", "max_cache_bytes", "max_outbox_bytes")
@@ -17,8 +17,10 @@ DIVIDED = ("max_connections", "max_cache_entries", "max_cache_bytes", "max_outbo
 def test_shares_add_up_to_what_was_configured(n_workers: int) -> None:
     """Also where it cannot be divided evenly."""
     config = FileConfig(apps=(APP,), max_connections=1_000)
-    shares = [share_of(config, number, n_workers) for number in range(1, n_workers + 1)]
+    shares = shares_of(config, n_workers)
 
+    assert shares[0] == share_of(config, 1, n_workers)
+    assert shares_of(config, 1) == [config]
     for field in DIVIDED:
         parts = [getattr(share, field) for share in shares]
         assert sum(parts) == getattr(config, field)
