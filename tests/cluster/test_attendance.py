@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-
 from cachecast.bus.address import BusConfig
+
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.protocol.session import Member
 from tests.cluster.engines import ENGINES, Plain, serving
