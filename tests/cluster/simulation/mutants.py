@@ -91,7 +91,7 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
                "record.version > attachment.order[1]"),
     ),
     "recent publications forgotten": (
-        Mutant(publishing.Publishing, "recent", "in self._recent:", "in ():"),
+        Mutant(publishing.Publishing, "recent", "in tuple(self._recent):", "in ():"),
     ),
     "a read serves who came behind it": (
         Mutant(values.Values, "attach", "if not is_new and self._seat.is_open:",
