@@ -78,7 +78,9 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         Mutant(
             attach._Reading, "_send_next",
             "    if self._subscribes:\n"
-            "            self._connection.subscribe([keys.topic(*channel) for channel in part])\n"
+            "            self._connection.subscribe(\n"
+            "                [keys.topic(*channel) for channel in part], self._take_confirmation\n"
+            "            )\n"
             "        self._ask(first, [keys.value(*channel) for channel in part])\n",
             "    self._ask(first, [keys.value(*channel) for channel in part])\n"
             "        self._connection.subscribe([keys.topic(*channel) for channel in part])\n",
