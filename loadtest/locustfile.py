@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,12 +25,11 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from cachecast_load.cli import Fault, load_options, prepare, target_options
 from cachecast_load.plan import PlanError
-from cachecast_load.preflight import PreflightError, check, settle_ttl
+from cachecast_load.preflight import PreflightError, survey
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result
 from cachecast_load.result import EXIT_CODES, HARNESS_FAILED, INVALID
-from cachecast_load.station import open_session
 from cachecast_load.swarm import Swarm
 from cachecast_load.target import TargetError
 from cachecast_load.users import PublisherUser, SubscriberUser
@@ -96,14 +94,13 @@ def set_up(environment: Environment, **_kwargs: object) -> None:
         processes = max(options.expect_workers or 1, here)
     command = "locust -f loadtest/locustfile.py"
     is_worker = isinstance(environment.runner, WorkerRunner)
+    notes: list[str] = []
     if not is_worker:
         try:
-            session = open_session(plan, target, secrets.randbelow(1 << 16))
-            check(session)
-            plan = settle_ttl(plan, session)
+            plan, notes = survey(plan, target)
         except (PreflightError, TargetError, PlanError) as error:
             _give_up(f"INVALID  {error}", EXIT_CODES[INVALID])
-    swarm = Swarm(environment, plan, target, processes=processes, command=command)
+    swarm = Swarm(environment, plan, target, processes=processes, command=command, notes=notes)
     if is_worker:
         swarm.attach()
         return

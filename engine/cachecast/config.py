@@ -25,6 +25,7 @@ from cachecast.apps import (
     check_visible,
     require_room,
 )
+from cachecast.bus_config import BusConfig
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "ENVIRONMENT",
     "App",
     "BrokerConfig",
+    "BusConfig",
     "FileConfig",
     "KeyPair",
     "ServerConfig",
@@ -54,6 +56,9 @@ DEMO_APP = App(
 
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
+
+#: More than the cores of any machine.
+MAX_WORKERS: Final = 1_024
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +85,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         request_timeout_s: TLS handshake and one complete request, together; past it 408.
         idle_timeout_s: seconds that an HTTP connection may be silent between requests.
         close_timeout_s: seconds that a closing client may take to read the close frame.
+        bus: how the node reaches the engine that joins it to others; without URLs it is alone.
     """
 
     apps: Sequence[App] = ()
@@ -102,6 +108,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     request_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0
     close_timeout_s: float = 5.0
+    bus: BusConfig = BusConfig()
 
     def check(self) -> None:
         """Check what types cannot say.
@@ -127,6 +134,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.cluster == "":
             raise ConfigError("cluster", "must be the name of a region.", "Or leave it out.")
         check_visible("cluster", "it", self.cluster or "")
+        self.bus.check()
         self._check_apps()
 
     def _check_apps(self) -> None:
@@ -199,6 +207,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             4200 at once.
         webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
         exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        workers: number of processes that serve clients, or ``auto`` for one a core; 1 is a single
+            process.
         log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
             otherwise.
     """
@@ -216,6 +226,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_code: int = DRAIN_CODES[0]
     webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
+    workers: int | str = 1
     log_format: str = "auto"
     log_level: str = "info"
 
@@ -226,6 +237,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ConfigError: names field, rule and remedy.
         """
         self._check_addresses()
+        text = str(self.workers)  # the environment has only text
+        if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
+            raise ConfigError(
+                "server.workers",
+                f"must be a number from 1 to {MAX_WORKERS}, or auto, is {self.workers!r}.",
+                "auto is one a core; 1 is a single process, which needs no engine.",
+            )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
         if self.log_format not in {"auto", "console", "json"}:
@@ -268,7 +286,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole configuration file: the node's limits, ``[server]`` and ``[[apps]]``."""
+    """A whole configuration file: the node's limits, ``[server]``, ``[bus]`` and ``[[apps]]``."""
 
     server: ServerConfig = ServerConfig()
 
@@ -288,10 +306,22 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
+    "CACHECAST_WORKERS": ("server", "workers"),
     "CACHECAST_LOG_FORMAT": ("server", "log_format"),
     "CACHECAST_LOG_LEVEL": ("server", "log_level"),
     "CACHECAST_CLUSTER": ("cluster",),
     "CACHECAST_CACHE_TTL": ("cache_ttl_s",),
+    "CACHECAST_BUS": ("bus", "urls"),
+    "CACHECAST_BUS_SENTINEL": ("bus", "sentinel"),
+    "CACHECAST_BUS_USERNAME": ("bus", "username"),
+    "CACHECAST_BUS_PASSWORD": ("bus", "password"),
+    "CACHECAST_BUS_PASSWORD_FILE": ("bus", "password_file"),
+    "CACHECAST_BUS_TLS_CA": ("bus", "tls_ca"),
+    "CACHECAST_BUS_PREFIX": ("bus", "prefix"),
+    "CACHECAST_BUS_SEAL_KEY": ("bus", "seal_key"),
+    "CACHECAST_BUS_SEAL_KEY_FILE": ("bus", "seal_key_file"),
+    "CACHECAST_BUS_LEASE_S": ("bus", "lease_s"),
+    "CACHECAST_BUS_OUTAGE_S": ("bus", "outage_s"),
     "CACHECAST_APP_ID": ("app", "id"),
     "CACHECAST_APP_KEY": ("app", "key"),
     "CACHECAST_APP_SECRET": ("app", "secret"),
@@ -316,6 +346,7 @@ def load_config(
     """
     tree = _read_toml(path) if path else {}
     sources = _merge(tree, environ or {}, flags or {})
+    _split_lists(tree)
     try:
         try:
             # strict=False: the environment has only text, so "6001" must do for 6001.
@@ -333,6 +364,18 @@ def load_config(
         remedy = f"{error.remedy} It was set by {source}.".lstrip()
         raise ConfigError(error.field, error.rule, remedy) from None
     return config
+
+
+#: Lists of ``[bus]`` that may be given as one text, with white space between its parts: a URL has
+#: commas of its own.
+_LISTS: Final = ("urls", "sentinel", "seal_key")
+
+
+def _split_lists(tree: dict[str, Any]) -> None:
+    bus = tree.get("bus")
+    for field in _LISTS:
+        if isinstance(bus, dict) and isinstance(bus.get(field), str):
+            bus[field] = bus[field].split()
 
 
 def _merge(
@@ -388,6 +431,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 _TABLES: dict[str, tuple[type[msgspec.Struct], str]] = {
     "": (FileConfig, "at the top, before the first table"),
     "server": (ServerConfig, "in [server]"),
+    "bus": (BusConfig, "in [bus]"),
     "apps": (App, "in [[apps]]"),
     "apps.keys": (KeyPair, "in an app's keys"),
     "apps.webhooks": (Webhook, "in an app's webhooks"),

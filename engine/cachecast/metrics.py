@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from prometheus_client import Metric
-
-__all__ = ["AppCounters", "AppStatistics", "BrokerStatistics", "exposition"]
+__all__ = [
+    "AppCounters",
+    "AppStatistics",
+    "BrokerStatistics",
+    "EngineStatistics",
+    "Family",
+    "counters_of",
+    "exposition",
+    "families_of",
+    "merge_families",
+    "page_of",
+    "process_families",
+]
 
 #: Number of apps that get labels of their own; the rest is summed as ``app="other"``. A scrape of a
 #: node with thousands of tenants must stay small.
@@ -99,6 +109,37 @@ class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: dict[str, int]
 
 
+class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has to do with one primary of the engine that joins it to others.
+
+    Attributes:
+        name: of the primary.
+        epoch: of it, as this node knows it; another one after a restart or failover.
+        findings: reasons why a value could leave its memory.
+    """
+
+    name: str
+    is_up: bool
+    epoch: int
+    nodes: int
+    attached_channels: int
+    unanswered_publishes: int
+    latency_s: float
+    findings: int
+    downs: int
+    epochs: int
+    barriers: int
+    gaps: int
+    resyncs: int
+    restored: int
+    refused_publishes: int
+    repeated_publishes: int
+    late_answers: int
+    overflows: int
+    broken_records: int
+    lost_webhook_events: int
+
+
 class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The node at one moment.
 
@@ -118,6 +159,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         max_fanout_lag_s: the worst of these since start, in seconds.
         log_lines_dropped: number of log lines that nobody took, since start.
         refusals: code -> refused connections that belong to no app.
+        engines: primaries of the engine; empty where the node is alone.
     """
 
     apps: tuple[AppStatistics, ...]
@@ -135,6 +177,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     is_draining: bool
     refusals: dict[str, int]
     log_lines_dropped: int = 0
+    engines: tuple[EngineStatistics, ...] = ()
 
     @property
     def connections(self) -> int:
@@ -185,63 +228,92 @@ _NODE_GAUGES = {
 }
 
 
+_ENGINE_GAUGES = {
+    "is_up": "1 while this node and the engine can work together.",
+    "epoch": "Epoch of the engine, which grows when it may have forgotten something.",
+    "nodes": "Nodes that the engine knows, this one included.",
+    "attached_channels": "Channels whose publications arrive here by the engine.",
+    "unanswered_publishes": "Publishes that the engine has not answered.",
+    "latency_s": "Seconds from the last beat to its answer.",
+    "findings": "Reasons why a value could leave the engine's memory.",
+}
+
+_ENGINE_COUNTERS = {
+    "downs": "Times that the engine could not be worked with any more.",
+    "epochs": "Epochs of the engine that this node has seen.",
+    "barriers": "Questions whether everything published before has been heard.",
+    "gaps": "Values that came behind one that never did.",
+    "resyncs": "Times that all attached channels were read again.",
+    "restored": "Values that were put back into an engine that had lost them.",
+    "refused_publishes": "Publishes that failed.",
+    "repeated_publishes": "Publishes that were asked again because their answer was lost.",
+    "late_answers": "Subscriptions and sign-ins that the engine did not answer in time.",
+    "overflows": "Links lost because the engine's output buffer ran over.",
+    "broken_records": "Messages of the engine that could not be read.",
+    "lost_webhook_events": "Webhook events that the engine had no room for.",
+}
+
 _PROCESS = ProcessCollector(registry=None)
 
 
-class _BrokerRegistry:
-    """As much of a registry as ``generate_latest`` needs; the global one is not ours.
+def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
+    """A snapshot as the metrics of Prometheus's client."""
+    apps = [(app.app_id, app) for app in statistics.apps[:MAX_LABELLED_APPS]]
+    apps += [("other", app) for app in statistics.apps[MAX_LABELLED_APPS:]]
+    for field, text in _GAUGES.items():
+        gauge = GaugeMetricFamily(f"cachecast_{field}", text, labels=["app"])
+        for label, value in _sum(apps, field).items():
+            gauge.add_metric([label], value)
+        yield gauge
+    for field, text in _COUNTERS.items():
+        counter = CounterMetricFamily(f"cachecast_{field}", text, labels=["app"])
+        for label, value in _sum(apps, field).items():
+            counter.add_metric([label], value)
+        yield counter
+    for field, text in _NODE_GAUGES.items():
+        name = f"cachecast_{field.removesuffix('_s')}" + (
+            "_seconds" if field.endswith("_s") else ""
+        )
+        yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
+    yield CounterMetricFamily(
+        "cachecast_outbox_ceiling_closes",
+        "Connections closed because all outboxes together held too much.",
+        value=statistics.outbox_ceiling_closes,
+    )
+    yield CounterMetricFamily(
+        "cachecast_log_lines_dropped",
+        "Lines of the log that nobody took in time.",
+        value=statistics.log_lines_dropped,
+    )
+    refused = CounterMetricFamily(
+        "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
+    )
+    hooks = CounterMetricFamily(
+        "cachecast_webhooks", "Webhook events by outcome.", labels=["app", "outcome"]
+    )
+    for (label, code), value in _sum_table(apps, "refusals").items():
+        refused.add_metric([label, code], value)
+    for code, value in statistics.refusals.items():
+        refused.add_metric(["", code], value)
+    for (label, outcome), value in _sum_table(apps, "webhooks").items():
+        hooks.add_metric([label, outcome], value)
+    yield refused
+    yield hooks
+    if statistics.engines:
+        yield from _collect_engines(statistics.engines)
 
-    Turns a snapshot into metric families when scraped.
-    """
 
-    def __init__(self, snapshot: Callable[[], BrokerStatistics]) -> None:
-        self._snapshot = snapshot
-
-    def collect(self) -> Iterable[Metric]:
-        statistics = self._snapshot()
-        apps = [(app.app_id, app) for app in statistics.apps[:MAX_LABELLED_APPS]]
-        apps += [("other", app) for app in statistics.apps[MAX_LABELLED_APPS:]]
-        for field, text in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"cachecast_{field}", text, labels=["app"])
-            for label, value in _sum(apps, field).items():
-                gauge.add_metric([label], value)
-            yield gauge
-        for field, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"cachecast_{field}", text, labels=["app"])
-            for label, value in _sum(apps, field).items():
-                counter.add_metric([label], value)
-            yield counter
-        for field, text in _NODE_GAUGES.items():
-            name = f"cachecast_{field.removesuffix('_s')}" + (
-                "_seconds" if field.endswith("_s") else ""
-            )
-            yield GaugeMetricFamily(name, text, value=float(getattr(statistics, field)))
-        yield CounterMetricFamily(
-            "cachecast_outbox_ceiling_closes",
-            "Connections closed because all outboxes together held too much.",
-            value=statistics.outbox_ceiling_closes,
-        )
-        yield CounterMetricFamily(
-            "cachecast_log_lines_dropped",
-            "Lines of the log that nobody took in time.",
-            value=statistics.log_lines_dropped,
-        )
-        refused = CounterMetricFamily(
-            "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
-        )
-        hooks = CounterMetricFamily(
-            "cachecast_webhooks", "Webhook events by outcome.", labels=["app", "outcome"]
-        )
-        for (label, code), value in _sum_table(apps, "refusals").items():
-            refused.add_metric([label, code], value)
-        for code, value in statistics.refusals.items():
-            refused.add_metric(["", code], value)
-        for (label, outcome), value in _sum_table(apps, "webhooks").items():
-            hooks.add_metric([label, outcome], value)
-        yield refused
-        yield hooks
-        # CPU, resident memory, open files: what load tests set beside their own figures.
-        yield from _PROCESS.collect()
+def _collect_engines(engines: Sequence[EngineStatistics]) -> Iterable[Metric]:
+    for kind, fields in (
+        (GaugeMetricFamily, _ENGINE_GAUGES),
+        (CounterMetricFamily, _ENGINE_COUNTERS),
+    ):
+        for field, text in fields.items():
+            name = field.removesuffix("_s") + ("_seconds" if field.endswith("_s") else "")
+            family = kind(f"cachecast_engine_{name}", text, labels=["engine"])
+            for engine in engines:
+                family.add_metric([engine.name], float(getattr(engine, field)))
+            yield family
 
 
 def _sum(apps: list[tuple[str, AppStatistics]], field: str) -> Counter[str]:
@@ -259,6 +331,108 @@ def _sum_table(apps: list[tuple[str, AppStatistics]], field: str) -> Counter[tup
     return totals
 
 
-def exposition(snapshot: Callable[[], BrokerStatistics]) -> bytes:
+class Family(msgspec.Struct, frozen=True, array_like=True):
+    """One metric with all its samples, as processes hand it to each other.
+
+    Attributes:
+        name: of it, without the suffix of its samples.
+        kind: ``counter`` or ``gauge``.
+        text: what people are told of it.
+        samples: name, labels and value of each.
+    """
+
+    name: str
+    kind: str
+    text: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+def families_of(statistics: BrokerStatistics) -> list[Family]:
+    """What Prometheus gets to see of a broker."""
+    return [_read(metric) for metric in _collect(statistics)]
+
+
+def process_families() -> list[Family]:
+    """CPU, resident memory, open files of this process; load tests set them beside their own."""
+    return [_read(metric) for metric in _PROCESS.collect()]
+
+
+def _read(metric: Metric) -> Family:
+    samples = [(sample.name, sample.labels, float(sample.value)) for sample in metric.samples]
+    return Family(metric.name, metric.type, metric.documentation, samples)
+
+
+#: How gauges of several processes become one where a sum would mean nothing.
+_WORST = frozenset(
+    f"cachecast_{worst}{name}_seconds"
+    for name in ("eviction_lag", "loop_lag", "ready_wait", "fanout_lag")
+    for worst in ("", "max_")
+)
+_WORST_OF_ENGINES = frozenset(
+    f"cachecast_engine_{name}" for name in ("epoch", "nodes", "latency_seconds", "findings")
+)
+_LEAST = frozenset(
+    {"cachecast_engine_is_up", "cachecast_is_draining", "process_start_time_seconds"}
+)
+
+
+def merge_families(parts: Iterable[Sequence[Family]]) -> list[Family]:
+    """One page of the figures of several processes.
+
+    Counters and gauges are summed; of what is late, the worst counts, and the node drains when all
+    of them do.
+    """
+    merged: dict[str, Family] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for family in (family for part in parts for family in part):
+        merged.setdefault(family.name, family)
+        found = values.setdefault(family.name, {})
+        for name, labels, value in family.samples:
+            key = name, tuple(labels.items())
+            if key not in found:
+                found[key] = value
+            elif family.name in _WORST | _WORST_OF_ENGINES:
+                found[key] = max(found[key], value)
+            elif family.name in _LEAST:
+                found[key] = min(found[key], value)
+            else:
+                found[key] += value
+    return [
+        msgspec.structs.replace(
+            family,
+            samples=[
+                (sample, dict(labels), value)
+                for (sample, labels), value in values[family.name].items()
+            ],
+        )
+        for family in merged.values()
+    ]
+
+
+def counters_of(families: Iterable[Family]) -> list[Family]:
+    """What is still true of a process that has ended."""
+    return [family for family in families if family.kind == "counter"]
+
+
+class _Registry:
+    """As much of a registry as ``generate_latest`` needs; the global one is not ours."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.text, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric
+
+
+def page_of(families: Iterable[Family]) -> bytes:
     """The body of ``/metrics`` in Prometheus's text format."""
-    return generate_latest(_BrokerRegistry(snapshot))
+    return generate_latest(_Registry(families))
+
+
+def exposition(snapshot: Callable[[], BrokerStatistics]) -> bytes:
+    """The body of ``/metrics`` of a node that is one process."""
+    return page_of(families_of(snapshot()) + process_families())

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from cachecast_load import orders as phases
-from cachecast_load.client import IDLE, Client
+from cachecast_load.client import IDLE, OPEN, Client
 from cachecast_load.http11 import HttpPool
 from cachecast_load.orders import Order
 from cachecast_load.reactor import Reactor, now_us
@@ -54,8 +54,6 @@ class Block:
         self.memoize = not session.plan.strict
         self.memo_data = b""
         self.memo_stamps: list[Stamp] = []
-        self.record_delivery = self.recorder.histograms["delivery"].record
-        self.record_service = self.recorder.histograms["service"].record
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
@@ -146,22 +144,28 @@ class Block:
     def _report_levels(self) -> None:
         self.recorder.counts["frames"] += self.frames - self._last_frames
         self._last_frames = self.frames
-        ready = missing = 0
+        ready = 0
+        connected, missing = ([0] * len(self.session.sockets) for _ in range(2))
         for client in self.clients.values():
             ready += client.profile.is_ready(client)
+            connected[client.socket] += client.state == OPEN
             for member in client.memberships.values():
                 for low, high in member.gaps:
-                    missing += high - low + 1
-        self.recorder.gauges[self.index] = {
+                    missing[client.socket] += high - low + 1
+        levels = {
             "connected": self.connected,
             "subscribed": self.subscribed,
             "connecting": self.connecting,
             "ready": ready,
-            "missing": missing,
+            "missing": sum(missing),
             "busy": int(self._is_busy and not self.is_finished),
             "seats": 1,
             "finished": int(self.is_finished),
         }
+        if len(connected) > 1:
+            for name, each in (("connected", connected), ("missing", missing)):
+                levels |= {f"{name}.{socket}": count for socket, count in enumerate(each)}
+        self.recorder.gauges[self.index] = levels
 
     def _obey(self, before: Order, order: Order) -> None:
         if order.phase in (phases.CONNECT, phases.MEASURE):

@@ -19,6 +19,7 @@ from rich.table import Table
 from cachecast_load import compare as comparing
 from cachecast_load.health import fit_here, room_for
 from cachecast_load.plan import Plan, PlanError, make_plan, read_toml
+from cachecast_load.plan_checks import RECONNECTS
 from cachecast_load.preflight import require_metrics
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import read_result, write_reports
@@ -51,9 +52,18 @@ def _options(*options: _Decorator) -> _Decorator:
 
 target_options = _options(
     click.option(
-        "--target", "url", envvar=f"{ENV}_TARGET", help="ws://HOST:PORT of the deployment."
+        "--target",
+        "url",
+        multiple=True,
+        envvar=f"{ENV}_TARGET",
+        help="ws://HOST:PORT of the deployment; once for each of several nodes.",
     ),
-    click.option("--api-url", envvar=f"{ENV}_API_URL", help="HTTP API, if on another host."),
+    click.option(
+        "--api-url",
+        multiple=True,
+        envvar=f"{ENV}_API_URL",
+        help="HTTP API, if on another host; several take turns.",
+    ),
     click.option("--app-id", envvar=f"{ENV}_APP_ID", help="The app's id."),
     click.option("--key", envvar=f"{ENV}_KEY", help="The app's key."),
     click.option(
@@ -86,8 +96,9 @@ target_options = _options(
     ),
     click.option(
         "--metrics-url",
+        multiple=True,
         envvar=f"{ENV}_METRICS_URL",
-        help="Prometheus metrics of the target, for server figures.",
+        help="Prometheus metrics of the target, for server figures; several are added up.",
     ),
     click.option(
         "--yes", is_flag=True, envvar=f"{ENV}_YES", help="Do not ask before loading a public host."
@@ -105,6 +116,11 @@ load_options = _options(
     click.option("--ttl", "ttl_s", type=float, help="Seconds the target keeps a cached value."),
     click.option("--joins", "joins_per_s", type=float, help="Joins per second (cache profiles)."),
     click.option("--kind", "channel_kind", help="Channel kind, such as private-cache-."),
+    click.option(
+        "--reconnect-to",
+        type=click.Choice(RECONNECTS),
+        help="Where subscribers of several targets come back: the next one (default), or the same.",
+    ),
     click.option("--strict", is_flag=True, default=None, help="Use a full WebSocket client."),
     click.option("--slo", "slos", multiple=True, help="An objective; replaces the profile's own."),
     click.option("--also-slo", "more_slos", multiple=True, help="An objective more."),
@@ -150,7 +166,8 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     plan, target = prepare(options)
     remote = options["expect_workers"] or 0
     processes = max(1, options["workers"] + remote)
-    problem = room_for(plan.greatest_subscribers, processes) or fit_here(options["workers"])
+    problem = room_for(plan.greatest_subscribers, processes, len(target.sockets))
+    problem = problem or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
     folder = options["report_folder"]
@@ -307,6 +324,10 @@ _TARGET_FIELDS = (
 )
 
 
+# Fields that name each of several nodes, as a text or as a list.
+_URL_LISTS = ("url", "api_url", "metrics_url")
+
+
 def _target(options: Mapping[str, Any], table: object) -> Target:
     """Build the target from flags over the plan's [target] table."""
     if not isinstance(table, Mapping):
@@ -332,6 +353,10 @@ def _check_target_field(key: str, value: object) -> None:
     elif key == "headers":
         fits = isinstance(value, list) and all(isinstance(line, str) for line in value)
         wanted = "a list of 'Name: value' texts"
+    elif key in _URL_LISTS:
+        several = value if isinstance(value, list) else [value]
+        fits = all(isinstance(url, str) for url in several)
+        wanted = "a text, or a list of texts"
     elif key in _TARGET_FIELDS:
         fits, wanted = isinstance(value, str), "a text"
     else:

@@ -45,12 +45,16 @@ class Client:
         memberships: channel number -> what it saw since its subscription was confirmed.
         pending: channel name -> (channel number, when asked), until answered.
         asks: channel number -> when asked, for cache channels, until value or miss.
+        socket: which of the targets its connection goes to, or went to last.
+        tally: where what happens there is counted.
+        attempts: connections begun so far.
         memory: the profile's own, for whatever it has to remember of this client.
     """
 
     __slots__ = (
         "_timer",
         "asks",
+        "attempts",
         "began_us",
         "block",
         "connection",
@@ -64,8 +68,10 @@ class Client:
         "pending",
         "pinged_us",
         "profile",
+        "socket",
         "socket_id",
         "state",
+        "tally",
         "tries",
         "wire",
     )
@@ -75,6 +81,9 @@ class Client:
         self.block = block
         self.profile = profile
         self.state = IDLE
+        self.socket = 0
+        self.attempts = 0
+        self.tally = block.recorder.sockets[0]
         self.connection: Connection | None = None
         self.wire: FastWire | StrictWire = FastWire()
         self.socket_id = ""
@@ -91,9 +100,19 @@ class Client:
         self.idle_limit_us = 120_000_000
         self._timer: Timer | None = None
 
-    def connect(self, *, receive_buffer: int | None = None) -> None:
-        """Begin a connection attempt now; its outcome reaches the profile."""
+    def connect(self, *, receive_buffer: int | None = None, socket: int | None = None) -> None:
+        """Begin a connection attempt now; its outcome reaches the profile.
+
+        Args:
+            receive_buffer: bytes that the kernel holds for a reader slow on purpose.
+            socket: which of the targets; by default as the session spreads them.
+        """
         block = self.block
+        if socket is None:
+            socket = block.session.socket_of(self.number, self.attempts)
+        self.socket = socket
+        self.tally = block.recorder.sockets[socket]
+        self.attempts += 1
         self.state = CONNECTING
         self.began_us = now_us()
         self.wire = StrictWire() if block.session.plan.strict else FastWire()
@@ -103,7 +122,7 @@ class Client:
         self._timer = block.reactor.call_later(timeout_s, self._give_up)
         try:
             self.connection = Connection(
-                block.reactor, block.session.socket, self, receive_buffer=receive_buffer
+                block.reactor, block.session.sockets[socket], self, receive_buffer=receive_buffer
             )
         except OSError as error:
             # Out of descriptors: ours to report, and never the target's fault.
@@ -150,9 +169,10 @@ class Client:
     def opened(self) -> None:
         """Ask for the upgrade."""
         target = self.block.session.target
-        path = pusher.socket_path(target.socket.prefix, target.credentials.key)
+        endpoint = target.sockets[self.socket]
+        path = pusher.socket_path(endpoint.prefix, target.credentials.key)
         assert self.connection is not None
-        request = self.wire.request(target.socket.host_header, path, list(target.headers))
+        request = self.wire.request(endpoint.host_header, path, list(target.headers))
         self.connection.send(request)
 
     def arrived(self, data: bytes, now_us: int) -> None:
@@ -211,27 +231,27 @@ class Client:
                     return  # a replayed value: its age is not a latency
         if self.is_slow:
             return
-        self.block.record_delivery(run_us - intended_us)
-        self.block.record_service(run_us - sent_us)
+        self.tally.record_delivery(run_us - intended_us)
+        self.tally.record_service(run_us - sent_us)
 
     def _stamp_of(self, payload: bytes) -> Stamp | None:
         block = self.block
         try:
             stamp = read_stamp(payload, block.mark)
         except StampError as error:
-            block.recorder.counts["altered"] += 1
-            block.recorder.error("delivery: altered payload", str(error))
+            self.tally.counts["altered"] += 1
+            self.tally.error("delivery: altered payload", str(error))
             return None
         if stamp is not None and block.channel_bytes(stamp.channel) not in payload:
-            block.recorder.counts["misrouted"] += 1
-            block.recorder.error("delivery: misrouted", payload[:200].decode("utf-8", "replace"))
+            self.tally.counts["misrouted"] += 1
+            self.tally.error("delivery: misrouted", payload[:200].decode("utf-8", "replace"))
             return None  # an SDK would hand it to nobody, so it is no delivery
         return stamp
 
     def _stray(self, channel: int) -> None:
-        counts = self.block.recorder.counts
+        counts = self.tally.counts
         if self.profile.channel_name(channel) in self.pending:
-            self.block.recorder.error(
+            self.tally.error(
                 "protocol: event before subscription_succeeded",
                 self.profile.channel_name(channel),
             )
@@ -240,9 +260,10 @@ class Client:
 
     def _joined(self, channel: int, asked_us: int, now_us: int, seq: int) -> None:
         offset = self.block.offset_us
-        recorder = self.block.recorder
-        recorder.histograms["first_value"].record(now_us - asked_us)
-        recorder.joins.append(Join(channel, self.number, asked_us + offset, now_us + offset, seq))
+        self.tally.histograms["first_value"].record(now_us - asked_us)
+        self.block.recorder.joins.append(
+            Join(channel, self.number, asked_us + offset, now_us + offset, seq, self.socket)
+        )
         self.profile.joined(self, channel, seq)
 
     def _other(self, opcode: int, payload: bytes, now_us: int) -> bool:
@@ -262,25 +283,25 @@ class Client:
             self._ended(reason or "no reason given", code)
             return False
         else:
-            self.block.recorder.error("protocol: binary frame", repr(payload[:60]))
+            self.tally.error("protocol: binary frame", repr(payload[:60]))
         return True
 
     def _system(self, payload: bytes, now_us: int) -> bool:
         if _SUBSCRIPTION_COUNT in payload[:64]:
             # A storm on a channel of n brings n squared of them; parsing would drown the generator.
-            self.block.recorder.counts["system_events"] += 1
+            self.tally.counts["system_events"] += 1
             return True
         try:
             message = pusher.read_message(payload)
         except ValueError:
             example = payload[:120].decode("utf-8", "replace")
-            self.block.recorder.error("protocol: not a Pusher message", example)
+            self.tally.error("protocol: not a Pusher message", example)
             return True
         handler = _HANDLERS.get(message["event"])
         if handler is not None:
             handler(self, message, now_us)
         elif message["event"].startswith(_RESERVED):
-            self.block.recorder.counts["system_events"] += 1  # subscription_count and its like
+            self.tally.counts["system_events"] += 1  # subscription_count and its like
         elif isinstance(message.get("channel"), str):
             self.profile.other_event(self, message, now_us)
         return self.state != IDLE
@@ -288,7 +309,7 @@ class Client:
     def _established(self, message: dict[str, Any], now_us: int) -> None:
         data = message.get("data")
         if self.state != CONNECTING or not isinstance(data, dict) or "socket_id" not in data:
-            self.block.recorder.error("protocol: bad connection_established", repr(message)[:200])
+            self.tally.error("protocol: bad connection_established", repr(message)[:200])
             return
         self.socket_id = str(data["socket_id"])
         timeout_s = data.get("activity_timeout")
@@ -298,32 +319,33 @@ class Client:
         self.tries = 0
         self._settle_attempt()
         self.block.connected += 1
-        self.block.recorder.counts["connects"] += 1
-        self.block.recorder.histograms["connect"].record(now_us - self.began_us)
+        self.tally.counts["connects"] += 1
+        self.tally.histograms["connect"].record(now_us - self.began_us)
         self.profile.welcomed(self)
 
     def _succeeded(self, message: dict[str, Any], now_us: int) -> None:
         name = message.get("channel")
         pending = self.pending.pop(name, None) if isinstance(name, str) else None
         if pending is None:
-            self.block.recorder.error("protocol: unasked subscription_succeeded", str(name))
+            self.tally.error("protocol: unasked subscription_succeeded", str(name))
             return
         channel, asked_us = pending
         block = self.block
-        block.recorder.histograms["subscribe"].record(now_us - asked_us)
-        block.recorder.counts["subscribes"] += 1
+        self.tally.histograms["subscribe"].record(now_us - asked_us)
+        self.tally.counts["subscribes"] += 1
         block.subscribed += 1
-        self.memberships[channel] = Membership(channel, self.number, now_us + block.offset_us)
+        since_us = now_us + block.offset_us
+        self.memberships[channel] = Membership(channel, self.number, since_us, self.socket)
         self.profile.subscribed(self, channel, message.get("data"))
         if self.dropped_us and not self.pending:
-            block.recorder.histograms["recover"].record(now_us - self.dropped_us)
+            self.tally.histograms["recover"].record(now_us - self.dropped_us)
             self.dropped_us = 0
 
     def _missed(self, message: dict[str, Any], now_us: int) -> None:
         channel = self.profile.channel_number(str(message.get("channel")))
         asked_us = self.asks.pop(channel, None)
         if asked_us is None:
-            self.block.recorder.error("protocol: unasked cache_miss", str(message.get("channel")))
+            self.tally.error("protocol: unasked cache_miss", str(message.get("channel")))
         else:
             self._joined(channel, asked_us, now_us, -1)
 
@@ -331,7 +353,7 @@ class Client:
         data = message.get("data")
         data = data if isinstance(data, dict) else {"message": data}
         code, text = data.get("code"), str(data.get("message"))
-        self.block.recorder.error(f"pusher:error {code}: {generic(text)}", text)
+        self.tally.error(f"pusher:error {code}: {generic(text)}", text)
         for name in list(self.pending):
             if name in text:
                 self._refuse(name)
@@ -341,13 +363,13 @@ class Client:
         name = str(message.get("channel"))
         if name in self.pending:
             data = message.get("data")
-            self.block.recorder.error("subscription refused", repr(data))
+            self.tally.error("subscription refused", repr(data))
             self._refuse(name)
 
     def _refuse(self, name: str) -> None:
         channel, _ = self.pending.pop(name)
         self.asks.pop(channel, None)
-        self.block.recorder.counts["subscribe_failed"] += 1
+        self.tally.counts["subscribe_failed"] += 1
 
     def _asked_ping(self, _message: dict[str, Any], _now_us: int) -> None:
         self.send(pusher.PONG)
@@ -397,20 +419,20 @@ class Client:
 
     def _ended(self, reason: str, code: int) -> None:
         was_open = self.state == OPEN
-        recorder = self.block.recorder
+        tally = self.tally
         if reason.startswith(GENERATOR):
-            recorder.counts["out_of_sockets"] += 1
+            tally.counts["out_of_sockets"] += 1
         label = f"{code} {reason}" if code not in (1002, 1006) else reason
         if was_open and self.is_slow:
-            recorder.counts["slow_closed"] += 1
-            recorder.counts[f"close_{code}"] += 1
+            tally.counts["slow_closed"] += 1
+            tally.counts[f"close_{code}"] += 1
         elif was_open:
-            recorder.counts["closed"] += 1
-            recorder.counts[f"close_{code}"] += 1
-            recorder.error(f"closed: {generic(label)}", f"subscriber {self.number}: {label}")
+            tally.counts["closed"] += 1
+            tally.counts[f"close_{code}"] += 1
+            tally.error(f"closed: {generic(label)}", f"subscriber {self.number}: {label}")
         else:
-            recorder.counts["connect_failed"] += 1
-            recorder.error(f"connect: {generic(label)}", f"subscriber {self.number}: {label}")
+            tally.counts["connect_failed"] += 1
+            tally.error(f"connect: {generic(label)}", f"subscriber {self.number}: {label}")
         if was_open and not self.dropped_us:
             self.dropped_us = now_us()
         self._forget()

@@ -7,7 +7,7 @@ from typing import Any
 
 from cachecast_load.histogram import Histogram
 from cachecast_load.ledger import Auditor, Join, Membership
-from cachecast_load.recorder import MAX_EXAMPLES
+from cachecast_load.recorder import Tally
 from cachecast_load.series import Series
 
 REPORT_DELAY_S = 0.125  # half of the time between two reports
@@ -33,8 +33,12 @@ _RATES = (
 )
 
 
-class Collector:
-    """Adds reports up.
+class Collector(Tally):
+    """Adds reports up: itself the sum of everything, with one tally more for each of several targets.
+
+    Attributes:
+        sockets: a tally for each target, by its number; empty where there is only one.
+        apis: the same for the URLs of the HTTP API.
 
     Args:
         auditor: judges what the reports say of publishes and memberships.
@@ -46,14 +50,14 @@ class Collector:
     def __init__(
         self, auditor: Auditor, began_us: int, *, settle_after_us: int = 15_000_000
     ) -> None:
+        super().__init__()
         self.auditor = auditor
+        self.sockets: dict[int, Tally] = {}
+        self.apis: dict[int, Tally] = {}
         self.began_us = began_us
         self._settle_after_us = settle_after_us
-        self.histograms: dict[str, Histogram] = {}
         self.window: dict[str, Histogram] = {}
         self.window_counts: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
-        self.errors: dict[str, list[Any]] = {}
         self.series = Series()
         self.health: dict[str, list[dict[str, float]]] = {}
         self._gauges: dict[str, list[dict[str, int]]] = {}
@@ -61,7 +65,7 @@ class Collector:
         # Run clock at the beginning and the end of measuring; equal while it goes on, 0 before.
         self.measured_us = (0, 0)
 
-    def add(self, source: str, report: dict[str, Any], now_us: int) -> None:
+    def collect(self, source: str, report: dict[str, Any], now_us: int) -> None:
         """Add one report of one process.
 
         Args:
@@ -73,19 +77,25 @@ class Collector:
         is_measured = self._is_measured(now_us)
         # A report tells of the moment before it: one made at 5.00 s belongs to the fifth second.
         slot = self.series.at(max(second - REPORT_DELAY_S, 0.0))
+        self.add(report)
         for name, wire in report["histograms"].items():
             histogram = Histogram.from_wire(wire)
-            self.histograms.setdefault(name, Histogram()).merge(histogram)
             self.window.setdefault(name, Histogram()).merge(histogram)
             if name in _SERIES:
                 slot.histograms.setdefault(name, Histogram()).merge(histogram)
+        for number, wire in enumerate(report["sockets"]):
+            self.sockets.setdefault(number, Tally()).add(wire)
+            if "delivery" in wire["histograms"]:
+                delivered = slot.histograms.setdefault(f"delivery.{number}", Histogram())
+                delivered.merge(Histogram.from_wire(wire["histograms"]["delivery"]))
+        for number, wire in enumerate(report["apis"]):
+            self.apis.setdefault(number, Tally()).add(wire)
         counts = report["counts"]
         self._count(counts, slot.counts)
         if is_measured:
             self.measured_counts.update(counts)
             delivered = report["histograms"].get("delivery", {"counts": ()})
             self.measured_counts["delivered"] += sum(delivered["counts"])
-        self._add_errors(report["errors"])
         self.auditor.enter_publishes(report["publishes"])
         self.auditor.enter_memberships(Membership.from_wire(wire) for wire in report["memberships"])
         self.auditor.enter_joins(Join(*row) for row in report["joins"])
@@ -97,7 +107,6 @@ class Collector:
         self.auditor.settle(now_us - self._settle_after_us)
 
     def _count(self, counts: dict[str, int], slot: Counter[str]) -> None:
-        self.counts.update(counts)
         self.window_counts.update(counts)
         for name in _RATES:
             if counts.get(name):
@@ -111,12 +120,6 @@ class Collector:
         begin_us, end_us = self.measured_us
         is_over = end_us > begin_us and at_us > end_us + int(3 * REPORT_DELAY_S * 1e6)
         return 0 < begin_us <= at_us and not is_over
-
-    def _add_errors(self, errors: dict[str, list[Any]]) -> None:
-        for kind, (count, examples) in errors.items():
-            entry = self.errors.setdefault(kind, [0, []])
-            entry[0] += count
-            entry[1] = list(dict.fromkeys([*entry[1], *examples]))[:MAX_EXAMPLES]
 
     def levels(self) -> Counter[str]:
         """Return the newest levels of all processes, added up."""

@@ -125,7 +125,7 @@ def available_bytes() -> int | None:
     return None
 
 
-def room_for(sockets: int, processes: int) -> str:
+def room_for(sockets: int, processes: int, targets: int = 1) -> str:
     """Return why so many sockets cannot be opened from here, or an empty text."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     each = -(-sockets // max(processes, 1))
@@ -135,9 +135,10 @@ def room_for(sockets: int, processes: int) -> str:
             f"{each:,} sockets per process do not fit into its limit of {limit:,} descriptors;"
             f" use --workers {needed} or raise the limit (ulimit -n)"
         )
-    if sockets > free_ports():
+    each = -(-sockets // targets)
+    if each > free_ports():
         return (
-            f"{sockets:,} sockets to one address need more than the {free_ports():,} local ports"
+            f"{each:,} sockets to one address need more than the {free_ports():,} local ports"
             " there are; widen net.ipv4.ip_local_port_range or generate from several machines"
         )
     return ""

@@ -17,6 +17,10 @@ for each subscriber, the exact range it was owed; nothing is sampled.
     stale     an old value after a fresh one: received again later, or older than the subscription
     foreign   a sequence number that nobody published
 
+Where a deployment has several nodes it is known besides at which a subscriber was, and by which URL
+an event went in; *ways* are the pairs of the two, so that a link between nodes that loses events has
+a name.
+
 What was in flight while someone joined or left is neither owed nor forbidden. This module knows no
 clock and no socket; times are microseconds of the run's clock.
 """
@@ -25,16 +29,25 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 
 MAX_EXAMPLES = 5
 UNANSWERED = 0
 FAILED = -1
+NOWHERE = 255  # by which URL a publish went in that failed, or whose fate is not known yet
 
 
 class Membership:
-    """What one subscriber saw of one channel. The hot half of the ledger: one call per event."""
+    """What one subscriber saw of one channel. The hot half of the ledger: one call per event.
+
+    Args:
+        channel: its number.
+        subscriber: its number.
+        since_us: when the subscription was confirmed.
+        socket: at which of the targets.
+    """
 
     __slots__ = (
         "channel",
@@ -46,14 +59,16 @@ class Membership:
         "received",
         "reordered",
         "since_us",
+        "socket",
         "stale",
         "subscriber",
         "until_us",
     )
 
-    def __init__(self, channel: int, subscriber: int, since_us: int) -> None:
+    def __init__(self, channel: int, subscriber: int, since_us: int, socket: int = 0) -> None:
         self.channel = channel
         self.subscriber = subscriber
+        self.socket = socket
         self.since_us = since_us
         self.until_us = 0
         self.first = -1
@@ -137,27 +152,36 @@ class Join:
     asked_us: int
     answered_us: int
     seq: int
+    socket: int = 0
+
+    def to_wire(self) -> tuple[int, ...]:
+        """Return the fields in order, for a worker to send; `Join(*wire)` reads them."""
+        return astuple(self)
 
 
 class ChannelLog:
     """The publishes of one channel: index is the sequence number, times in microseconds."""
 
-    __slots__ = ("answered_us", "failed", "sent_us")
+    __slots__ = ("answered_us", "entrances", "sent_us", "via")
 
     def __init__(self) -> None:
         self.sent_us = array("q")
         self.answered_us = array("q")
-        self.failed: list[int] = []
+        # By which URL each went in; a byte each, so that counting a range is one call.
+        self.via = bytearray()
+        self.entrances: set[int] = set()
 
-    def enter(self, seq: int, sent_us: int, answered_us: int) -> None:
+    def enter(self, seq: int, sent_us: int, answered_us: int, via: int = 0) -> None:
         """Enter the fate of one publish; `answered_us` is `FAILED` where it was refused or died."""
         while len(self.sent_us) <= seq:
             self.sent_us.append(sent_us)
             self.answered_us.append(UNANSWERED)
+            self.via.append(NOWHERE)
         self.sent_us[seq] = sent_us
         self.answered_us[seq] = answered_us
-        if answered_us == FAILED:
-            self.failed.insert(bisect_left(self.failed, seq), seq)
+        if answered_us != FAILED:
+            self.via[seq] = via
+            self.entrances.add(via)
 
     def owed(self, since_us: int, answered_before_us: int) -> tuple[int, int]:
         """Return the first and last sequence number owed in an interval; none if last < first."""
@@ -170,15 +194,11 @@ class ChannelLog:
             high -= 1
         return low, high
 
-    def close(self) -> None:
-        """Count what was never answered (its worker was lost) as failed, so nobody is owed it."""
-        for seq, answered_us in enumerate(self.answered_us):
-            if answered_us == UNANSWERED:
-                self.enter(seq, self.sent_us[seq], FAILED)
-
-    def failures(self, low: int, high: int) -> int:
-        """Return how many publishes of the closed range failed."""
-        return bisect_right(self.failed, high) - bisect_left(self.failed, low)
+    def count(self, ranges: Iterable[tuple[int, int]], via: int | None = None) -> int:
+        """Return how many publishes of the closed ranges succeeded: all, or those by one URL."""
+        if via is not None:
+            return sum(self.via.count(via, low, high + 1) for low, high in ranges)
+        return sum(high - low + 1 - self.via.count(NOWHERE, low, high + 1) for low, high in ranges)
 
     def newest_answered(self, before_us: int) -> int:
         """Return the newest sequence number that had been answered with success, -1 if none had."""
@@ -186,6 +206,21 @@ class ChannelLog:
         while seq >= 0 and not 0 < self.answered_us[seq] <= before_us:
             seq -= 1
         return seq
+
+
+@dataclass(slots=True)
+class Way:
+    """What went in by one URL and was owed to the subscribers of one target.
+
+    Attributes:
+        owed: events.
+        lost: of these, what never came.
+        superseded: of these, what did not come but was replaced on a cache channel by a newer one.
+    """
+
+    owed: int = 0
+    lost: int = 0
+    superseded: int = 0
 
 
 @dataclass(slots=True)
@@ -216,9 +251,24 @@ class Findings:
         if len(kept) < MAX_EXAMPLES:
             kept.append(text)
 
+    def add(self, other: Findings) -> None:
+        """Add another's sums to these, and its examples as far as there is room."""
+        for entry in fields(self):
+            if entry.name != "examples":
+                total = getattr(self, entry.name) + getattr(other, entry.name)
+                setattr(self, entry.name, total)
+        for fault, texts in other.examples.items():
+            for text in texts:
+                self.note(fault, text)
+
 
 class Auditor:
     """Compares memberships and joins with the publish log and sums up what is wrong.
+
+    Attributes:
+        logs: channel number -> its publishes.
+        by_socket: target -> what was found among its subscribers.
+        ways: (number of the URL by which events went in, target) -> what became of them.
 
     Args:
         channel_name: channel number -> name, for the examples.
@@ -229,6 +279,7 @@ class Auditor:
         clock_error_us: how far the clocks of two generators may disagree.
         is_slow: subscriber number -> whether it reads slowly on purpose; what such a subscriber
             missed is counted apart.
+        socket_name: target -> what the examples say of it after a subscriber's number.
     """
 
     def __init__(
@@ -240,25 +291,31 @@ class Auditor:
         ttl_us: int,
         clock_error_us: int = 0,
         is_slow: Callable[[int], bool] = lambda _subscriber: False,
+        socket_name: Callable[[int], str] = lambda _socket: "",
     ) -> None:
         self.logs: dict[int, ChannelLog] = {}
-        self.findings = Findings()
+        self.by_socket: defaultdict[int, Findings] = defaultdict(Findings)
+        self.ways: defaultdict[tuple[int, int], Way] = defaultdict(Way)
         self.clock_error_us = clock_error_us
         self._channel_name = channel_name
         self._is_cache = is_cache
         self._is_slow = is_slow
+        self._socket_name = socket_name
         self._grace_us = grace_us
         self._ttl_us = ttl_us
         self._memberships: list[Membership] = []
         self._joins: list[Join] = []
 
     def enter_publishes(self, publishes: Iterable[Sequence[int]]) -> None:
-        """Enter (channel, seq, sent_us, answered_us) rows as workers report them, in any order."""
-        for channel, seq, sent_us, answered_us in publishes:
+        """Enter (channel, seq, sent_us, answered_us, via) rows as workers report them, in any order.
+
+        `via` says by which URL; 0 where it is left out.
+        """
+        for channel, *fate in publishes:
             log = self.logs.get(channel)
             if log is None:
                 log = self.logs[channel] = ChannelLog()
-            log.enter(seq, sent_us, answered_us)
+            log.enter(*fate)
 
     def enter_memberships(self, memberships: Iterable[Membership]) -> None:
         """Queue ended memberships; `settle` judges them."""
@@ -287,13 +344,19 @@ class Auditor:
 
     def finish(self) -> Findings:
         """Judge all that is left and return the findings; call once, after the last report."""
-        for log in self.logs.values():
-            log.close()
         self.settle(1 << 62)
         return self.findings
 
+    @property
+    def findings(self) -> Findings:
+        """What was found so far, over all targets."""
+        total = Findings()
+        for _, findings in sorted(self.by_socket.items()):
+            total.add(findings)
+        return total
+
     def _judge(self, member: Membership) -> None:
-        findings = self.findings
+        findings = self.by_socket[member.socket]
         if member.subscriber < 0:
             # The sender of a channel's client events: owed nothing, and nothing may come back.
             findings.echoed += member.received
@@ -314,33 +377,36 @@ class Auditor:
             self._judge_completeness(member, log)
 
     def _judge_completeness(self, member: Membership, log: ChannelLog) -> None:
-        findings = self.findings
+        findings = self.by_socket[member.socket]
         low, high = log.owed(
             member.since_us + self.clock_error_us,
             member.until_us - self._grace_us - self.clock_error_us,
         )
         if high < low:
             return
-        findings.expected += high - low + 1 - log.failures(low, high)
+        findings.expected += log.count([(low, high)])
         replaced, never = _missing(member, low, high)
-        n_replaced = sum(b - a + 1 - log.failures(a, b) for a, b in replaced)
-        n_never = sum(b - a + 1 - log.failures(a, b) for a, b in never)
         if self._is_slow(member.subscriber):
-            findings.slow_missed += n_replaced + n_never
+            findings.slow_missed += log.count(replaced + never)
             return
-        if self._is_cache(member.channel):
-            findings.superseded += n_replaced
-            if n_replaced:
-                findings.note("superseded", self._gap_text(member, replaced))
-        else:
-            n_never += n_replaced
-            never = replaced + never
+        if not self._is_cache(member.channel):
+            replaced, never = [], replaced + never
+        n_replaced, n_never = log.count(replaced), log.count(never)
+        findings.superseded += n_replaced
         findings.lost += n_never
+        if n_replaced:
+            findings.note("superseded", self._gap_text(member, replaced))
         if n_never:
             findings.note("lost", self._gap_text(member, never))
+        for via in log.entrances:
+            way = self.ways[via, member.socket]
+            way.owed += log.count([(low, high)], via)
+            if n_replaced or n_never:
+                way.lost += log.count(never, via)
+                way.superseded += log.count(replaced, via)
 
     def _judge_join(self, join: Join) -> None:
-        findings = self.findings
+        findings = self.by_socket[join.socket]
         log = self.logs.get(join.channel)
         due = log.newest_answered(join.asked_us - self.clock_error_us) if log else -1
         if join.seq < 0:
@@ -364,14 +430,18 @@ class Auditor:
                 )
 
     def _who(self, member: Membership) -> str:
-        return f"subscriber {member.subscriber} on {self._channel_name(member.channel)}"
+        where = self._socket_name(member.socket)
+        return f"subscriber {member.subscriber}{where} on {self._channel_name(member.channel)}"
 
     def _gap_text(self, member: Membership, gaps: list[tuple[int, int]]) -> str:
         shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:4])
         return f"{self._who(member)} never got {shown}{' ...' if len(gaps) > 4 else ''}"
 
     def _join_text(self, join: Join, what: str) -> str:
-        return f"subscriber {join.subscriber} joined {self._channel_name(join.channel)}: {what}"
+        where = self._socket_name(join.socket)
+        return (
+            f"subscriber {join.subscriber}{where} joined {self._channel_name(join.channel)}: {what}"
+        )
 
 
 def _missing(

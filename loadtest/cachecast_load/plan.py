@@ -97,6 +97,8 @@ class Behaviour:
     """What subscribers do besides listening; each profile uses the ones it names.
 
     `ttl_s` is how long the target keeps a cached value; 0 asks the target (`preflight.settle_ttl`).
+    `reconnect_to` says where a subscriber comes back of several targets: `next` as behind a
+    balancer, `same` as with a name of its own.
     """
 
     joins_per_s: float = 50.0
@@ -109,6 +111,7 @@ class Behaviour:
     drops: int = 1
     backoff: str = "as told"
     backoff_max_s: float = 5.0
+    reconnect_to: str = "next"
     slow_share: float = 0.1
     slow_bytes_per_s: int = 0
     members_per_channel: int = 50

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SHAPES = ("constant", "steps", "ramp", "spike", "sine", "stages", "knee")
 DISTRIBUTIONS = ("uniform", "zipf")
 CONFLATION = ("metrics", "allowed", "never")
+RECONNECTS = ("next", "same")
 BACKOFFS = ("as told", "at once", "jitter")
 
 
@@ -106,6 +107,7 @@ def _check_shape(plan: Plan) -> None:
 
 def _check_behaviour(behaviour: Behaviour) -> None:
     _one_of("behaviour.backoff", behaviour.backoff, BACKOFFS)
+    _one_of("behaviour.reconnect_to", behaviour.reconnect_to, RECONNECTS)
     for name in ("miss_share", "disconnect_share", "drop_share", "drop_at", "slow_share"):
         value = getattr(behaviour, name)
         _require(value <= 1, f"behaviour.{name} is a share between 0 and 1, not {value:g}")

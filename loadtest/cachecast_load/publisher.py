@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from cachecast_load import orders as phases
@@ -77,12 +78,16 @@ class Publisher:
         self._unprimed = [c for c in profile.primed() if c % count == index]
         self._priming = 0
         self._scheduled = 0
-        self._pool = HttpPool(
-            reactor,
-            session.api,
-            limit=max(1, load.publish_connections // count),
-            timeout_s=session.plan.limits.publish_timeout_s,
-        )
+        self._sent: Counter[int] = Counter()
+        self._pools = [
+            HttpPool(
+                reactor,
+                api,
+                limit=max(1, load.publish_connections // (count * len(session.apis))),
+                timeout_s=session.plan.limits.publish_timeout_s,
+            )
+            for api in session.apis
+        ]
         rng = self._rng if load.arrivals == "poisson" else None
         self._schedule = Schedule(reactor, self._publish, rng)
         reactor.call_later(0, self._tick)
@@ -97,7 +102,8 @@ class Publisher:
             return
         self.is_finished = True
         self._schedule.stop()
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
         self._report_levels()
 
     def _tick(self) -> None:
@@ -117,7 +123,7 @@ class Publisher:
     def _is_drained(self, order: Order) -> bool:
         over_us = now_us() - self.session.to_local(order.at_us)
         patience_us = self.session.plan.limits.publish_timeout_s * 1e6
-        return self._pool.is_quiet or over_us > patience_us
+        return over_us > patience_us or all(pool.is_quiet for pool in self._pools)
 
     def _obey(self, before: Order, order: Order) -> None:
         if order.phase == phases.MEASURE:
@@ -133,7 +139,8 @@ class Publisher:
             if order.phase != phases.DRAIN:
                 self.finish()
         elif order.phase == phases.CONNECT:
-            self._pool.warm_up(4)
+            for pool in self._pools:
+                pool.warm_up(4)
 
     def _begin_script(self, order: Order) -> None:
         begin_us = self.session.to_local(order.measure_us)
@@ -144,13 +151,13 @@ class Publisher:
 
     def _publish_scripted(self, channel: int, at_us: int) -> None:
         self._recorder.counts["publish_scheduled"] += 1
-        self._send(channel, at_us, is_prime=False)
+        self._send(channel, at_us, self._next_api(channel))
 
     def _report_levels(self) -> None:
         # Blocks use indices from 0 up; publishers take the negative ones.
         self._recorder.gauges[-1 - self.index] = {
             "unprimed": len(self._unprimed) + self._priming,
-            "publishes_waiting": self._pool.waiting,
+            "publishes_waiting": sum(pool.waiting for pool in self._pools),
             "publishing": int(not self.is_finished),
             "seats": 1,
             "finished": int(self.is_finished),
@@ -159,7 +166,8 @@ class Publisher:
     def _prime(self) -> None:
         while self._unprimed and self._priming < _PRIME_AT_ONCE:
             self._priming += 1
-            self._send(self._unprimed.pop(), now_us(), is_prime=True)
+            channel = self._unprimed.pop()
+            self._send(channel, now_us(), self._next_api(channel), is_prime=True)
 
     def _publish(self, intended_us: int) -> None:
         """Send one scheduled publish, or let it wait for a free connection."""
@@ -169,24 +177,35 @@ class Publisher:
         self._recorder.histograms["publish_late"].record(now - intended_us)
         patience_us = self.session.plan.limits.publish_timeout_s * 1e6
         load = self.session.plan.load
-        if self._pool.waiting > max(self._order.rate, 1.0) * patience_us / 1e6:
-            counts["publish_failed"] += 1
-            self._recorder.error(
-                "publish: never sent, all connections busy",
-                f"{load.publish_connections} connections wait for answers",
-            )
-            return
         if load.distribution == "zipf":
             channel = self._rng.choices(self._channels, cum_weights=self._weights)[0]
         else:
             channel = next(self._turns)
-        self._send(channel, intended_us, is_prime=False)
+        via = self._next_api(channel)
+        if self._pools[via].waiting > max(self._order.rate, 1.0) * patience_us / 1e6:
+            tally = self._recorder.apis[via]
+            tally.counts["publish_failed"] += 1
+            tally.error(
+                "publish: never sent, all connections busy",
+                f"{load.publish_connections} connections wait for answers",
+            )
+            return
+        self._send(channel, intended_us, via)
 
-    def _send(self, channel: int, intended_us: int, *, is_prime: bool) -> None:
-        fate = _Fate(self, channel, intended_us, is_prime=is_prime)
-        self._pool.send(fate.make, fate.answered)
+    def _next_api(self, channel: int) -> int:
+        """Return which URL the next publish of a channel goes to: its own turn through all of them.
 
-    def make_request(self, channel: int, intended_us: int) -> tuple[bytes, int, int]:
+        So every channel travels every way between nodes, and is in order over all of them.
+        """
+        sent = self._sent[channel]
+        self._sent[channel] = sent + 1
+        return (channel + sent) % len(self._pools)
+
+    def _send(self, channel: int, intended_us: int, via: int, *, is_prime: bool = False) -> None:
+        fate = _Fate(self, channel, intended_us, via, is_prime=is_prime)
+        self._pools[via].send(fate.make, fate.answered)
+
+    def make_request(self, channel: int, intended_us: int, via: int) -> tuple[bytes, int, int]:
         """Build the request at the moment it leaves: (bytes, sequence number, departure time)."""
         session = self.session
         seq, floor = self._sequence.begin(channel)
@@ -198,16 +217,17 @@ class Publisher:
         data = self.profile.encode(channel, payload)
         body = pusher.event_body(name, session.plan.event_name, data)
         target = session.target
+        api = target.apis[via]
         signed = pusher.signed_target(
-            target.credentials, "POST", self._path, body, int(time.time()), prefix=target.api.prefix
+            target.credentials, "POST", self._path, body, int(time.time()), prefix=api.prefix
         )
         headers = [*_HEADERS, *target.headers]
-        request = make_request("POST", signed, target.api.host_header, headers, body)
+        request = make_request("POST", signed, api.host_header, headers, body)
         return request, seq, sent_us
 
     def settle(self, fate: _Fate, status: int, body: bytes, reason: str) -> None:
         """Enter what became of a publish."""
-        recorder = self._recorder
+        tally = self._recorder.apis[fate.via]
         now_run_us = now_us() + self.session.offset_us
         if fate.is_prime:
             self._priming -= 1
@@ -215,29 +235,31 @@ class Publisher:
         if fate.seq >= 0:
             self._sequence.end(fate.channel, fate.seq)
             answered_us = now_run_us if succeeded else FAILED
-            recorder.publishes.append((fate.channel, fate.seq, fate.sent_us, answered_us))
+            row = (fate.channel, fate.seq, fate.sent_us, answered_us, fate.via)
+            self._recorder.publishes.append(row)
         if not succeeded:
-            recorder.counts["publish_failed"] += 1
+            tally.counts["publish_failed"] += 1
             label = f"HTTP {status}" if status else reason
             text = body.decode("utf-8", "replace").strip()
-            recorder.error(f"publish: {label}", f"{label} {text}".strip())
+            tally.error(f"publish: {label}", f"{label} {text}".strip())
             return
         if not fate.is_prime:
-            recorder.counts["publish_ok"] += 1
+            tally.counts["publish_ok"] += 1
             latency_us = now_run_us - fate.intended_us - self.session.offset_us
-            recorder.histograms["publish"].record(latency_us)
-            recorder.histograms["publish_service"].record(now_run_us - fate.sent_us)
+            tally.histograms["publish"].record(latency_us)
+            tally.histograms["publish_service"].record(now_run_us - fate.sent_us)
 
 
 class _Fate:
     """One publish from its schedule to its answer."""
 
-    __slots__ = ("_publisher", "channel", "intended_us", "is_prime", "sent_us", "seq")
+    __slots__ = ("_publisher", "channel", "intended_us", "is_prime", "sent_us", "seq", "via")
 
     def __init__(
-        self, publisher: Publisher, channel: int, intended_us: int, *, is_prime: bool
+        self, publisher: Publisher, channel: int, intended_us: int, via: int, *, is_prime: bool
     ) -> None:
         self._publisher = publisher
+        self.via = via
         self.channel = channel
         self.intended_us = intended_us
         self.is_prime = is_prime
@@ -247,7 +269,7 @@ class _Fate:
     def make(self) -> bytes:
         """Return the request's bytes; called when it leaves."""
         request, self.seq, self.sent_us = self._publisher.make_request(
-            self.channel, self.intended_us
+            self.channel, self.intended_us, self.via
         )
         return request
 

@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -22,10 +21,9 @@ from locust.env import Environment
 from rich.console import Console
 
 from cachecast_load.plan import Plan, PlanError
-from cachecast_load.preflight import PreflightError, check, settle_ttl
+from cachecast_load.preflight import PreflightError, survey
 from cachecast_load.report import text
 from cachecast_load.result import HARNESS_FAILED, Facts, empty_result
-from cachecast_load.station import open_session
 from cachecast_load.swarm import Swarm, run_to_end, wait_for_workers
 from cachecast_load.target import Target, TargetError
 from cachecast_load.users import PublisherUser, SubscriberUser
@@ -58,15 +56,18 @@ def run(
         command: for the report.
         quiet: no live table.
     """
-    plan, refusal = _preflight(plan, target)
-    if refusal:
-        facts = Facts(started=_now(), run=0, command=command, invalid=[refusal])
+    try:
+        plan, notes = survey(plan, target)
+    except (PreflightError, TargetError, PlanError) as error:
+        facts = Facts(started=_now(), run=0, command=command, invalid=[str(error)])
         return empty_result(plan, target, facts)
     # Locust logs what the live table shows.
     logging.getLogger("locust").setLevel(logging.WARNING)
     environment = Environment(user_classes=[PublisherUser, SubscriberUser])
     processes = workers + remote
-    swarm = Swarm(environment, plan, target, processes=max(processes, 1), command=command)
+    swarm = Swarm(
+        environment, plan, target, processes=max(processes, 1), command=command, notes=notes
+    )
     environment.shape_class = swarm.make_shape()
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -133,16 +134,17 @@ def _end_with_the_master() -> None:
 
 def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool) -> int:
     """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
-    plan, refusal = _preflight(plan, target)
-    if refusal:
-        print(f"INVALID  {refusal}", file=sys.stderr)
+    try:
+        plan, notes = survey(plan, target)
+    except (PreflightError, TargetError, PlanError) as error:
+        print(f"INVALID  {error}", file=sys.stderr)
         return 2
     environment = Environment(user_classes=[PublisherUser, SubscriberUser])
-    swarm = Swarm(environment, plan, target, command="cachecast load ui")
+    swarm = Swarm(environment, plan, target, command="cachecast load ui", notes=notes)
     environment.shape_class = swarm.make_shape()
     environment.create_local_runner()
     swarm.attach()
-    environment.host = target.socket.url("ws")
+    environment.host = target.socket_urls[0]
     # Locust's page reads the command line again, and these options are not Locust's.
     sys.argv = sys.argv[:1]
     page = environment.create_web_ui(web[0], web[1], delayed_start=True)
@@ -161,17 +163,6 @@ def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: b
     return int(result["verdict"]["exit_code"]) if result else 0
 
 
-def _preflight(plan: Plan, target: Target) -> tuple[Plan, str]:
-    """Return the plan with what the target had to tell, and why it cannot be tested, if so."""
-    try:
-        session = open_session(plan, target, secrets.randbelow(1 << 16))
-        check(session)
-        plan = settle_ttl(plan, session)
-    except (PreflightError, TargetError, PlanError) as error:
-        return plan, str(error)
-    return plan, ""
-
-
 def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
@@ -186,8 +177,8 @@ def _start_worker(target: Target, port: int) -> subprocess.Popen[bytes]:
     """Start a worker here; what is secret travels in its environment, not on its command line."""
     key = target.encryption_key
     given = {
-        "TARGET": target.socket.url("ws"),
-        "API_URL": target.api.url("http"),
+        "TARGET": ",".join(target.socket_urls),
+        "API_URL": ",".join(target.api_urls),
         "APP_ID": target.credentials.app_id,
         "KEY": target.credentials.key,
         "SECRET": target.credentials.secret,

@@ -41,14 +41,29 @@ class ScrapeError(Exception):
     """The metrics could not be read; the text says why."""
 
 
-def fetch(target: Target) -> str:
-    """Return the text of the target's metrics page.
+def sample(target: Target) -> dict[str, float]:
+    """Return what all metrics pages of the target tell, added up.
+
+    Raises:
+        ScrapeError: one could not be read; a sum without it would be a step and not a figure.
+    """
+    total: dict[str, float] = {}
+    for url in target.metrics_urls:
+        try:
+            found = parse(fetch(target, url))
+        except ScrapeError as error:
+            raise ScrapeError(f"the metrics at {url}: {error}") from error
+        for name, value in found.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def fetch(target: Target, url: str) -> str:
+    """Return the text of one metrics page.
 
     Raises:
         ScrapeError: unreachable, too slow, or not 200.
     """
-    url = target.metrics_url
-    assert url is not None
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     connection: http.client.HTTPConnection

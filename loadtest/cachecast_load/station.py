@@ -66,10 +66,10 @@ def open_session(plan: Plan, target: Target, run: int) -> Session:
         plan=plan,
         target=target,
         run=run,
-        socket=resolve(target.socket, target),
-        api=resolve(target.api, target),
+        sockets=tuple(resolve(socket, target) for socket in target.sockets),
+        apis=tuple(resolve(api, target) for api in target.apis),
         auth=resolve(auth, target) if auth else None,
-        recorder=Recorder(),
+        recorder=Recorder(len(target.sockets), len(target.apis)),
         orders=OrderBook(),
     )
 

@@ -19,7 +19,7 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -88,6 +88,7 @@ class Swarm:
         target: what to aim at.
         processes: how many generator processes there will be (master and local only).
         command: the command line for the report.
+        notes: what the operator should know of every run.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Swarm:
         *,
         processes: int = 1,
         command: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = notes
         self.environment = environment
         self.plan = plan
         self.target = target
@@ -189,6 +192,7 @@ class Swarm:
                 ttl_us=int(self.plan.behaviour.ttl_s * 1e6),
                 clock_error_us=self._clock_error_us,
                 is_slow=profile.is_slow,
+                socket_name=self._socket_name,
             ),
             session.run_now(),
             settle_after_us=int((self.plan.limits.publish_timeout_s + REPORTED_S) * 1e6),
@@ -208,17 +212,23 @@ class Swarm:
             processes=self.processes,
             clock_error_us=self._clock_error_us,
             invalid=self.invalid,
+            notes=list(self.notes),
         )
         self.station = station
         self.conductor = gevent.spawn(self._conduct)
         self._greenlets = [self.conductor]
-        if self.target.metrics_url:
-            self._greenlets.append(gevent.spawn(self._scrape, self.target.metrics_url))
+        if self.target.metrics_urls:
+            self._greenlets.append(gevent.spawn(self._scrape))
         if self.is_master:
             self.environment.runner.send_message("lt-run", self._run_message())
         else:
             self._greenlets.append(gevent.spawn(self.probe_lag))
             self.session_ready.set()
+
+    def _socket_name(self, socket: int) -> str:
+        """Return what the ledger's examples say of a target: nothing where there is only one."""
+        urls = self.target.socket_urls
+        return f" at {urls[socket]}" if len(urls) > 1 else ""
 
     def _conduct(self) -> None:
         """Walk the run through its phases; ends with it."""
@@ -262,7 +272,7 @@ class Swarm:
         assert self.collector is not None
         report = self.station.report()
         fold(self.environment.stats, report)
-        self.collector.add("local", report, now)
+        self.collector.collect("local", report, now)
 
     def _judge_trial(self, seconds: float) -> tuple[tuple[str, ...], dict[str, float], bool]:
         """Judge a knee trial's window by those of the rules that a window can answer."""
@@ -302,7 +312,7 @@ class Swarm:
                 assert self.director
                 self.director.lose_seats(f"ended early: worker {source} was lost")
 
-    def _scrape(self, url: str) -> None:
+    def _scrape(self) -> None:
         assert self._facts is not None
         assert self.collector is not None
         assert self.station is not None
@@ -310,12 +320,11 @@ class Swarm:
         while True:
             second = (self.station.session.run_now() - self.collector.began_us) / 1e6
             try:
-                sample = scrape.parse(scrape.fetch(self.target))
-                self._facts.server.append({"t_s": round(second, 3), **sample})
+                self._facts.server.append({"t_s": round(second, 3), **scrape.sample(self.target)})
             except scrape.ScrapeError as error:
                 failures += 1
                 if failures == 1:
-                    self._facts.notes.append(f"the target's metrics at {url}: {error}")
+                    self._facts.notes.append(str(error))
             gevent.sleep(1.0)
 
     def tick(self) -> tuple[int, float] | None:
@@ -369,6 +378,8 @@ class Swarm:
             "run": self._run,
             "publishers": self._seats.publishers,
             "machine": clock.machine_id(),
+            "sockets": self.target.socket_urls,
+            "apis": self.target.api_urls,
         }
 
     def _on_hello(self, msg: Message, **_kwargs: object) -> None:
@@ -397,7 +408,7 @@ class Swarm:
         if self.collector is None or msg.data["run"] != self._run:
             return
         self._heard[msg.node_id] = now_us()
-        self.collector.add(msg.node_id, msg.data["report"], msg.data["at_us"])
+        self.collector.collect(msg.node_id, msg.data["report"], msg.data["at_us"])
 
     def take_seat(self, kind: str) -> tuple[Station, int]:
         """Return the station and a seat's number, -1 when none is free. Blocks its greenlet."""

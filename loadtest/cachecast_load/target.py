@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
@@ -29,6 +30,9 @@ _OWN_HEADERS = {
     "sec-websocket-version",
     "sec-websocket-extensions",
 }
+# A stamp of the ledger says in one byte by which of all URLs an event entered.
+MAX_URLS = 100
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
 
@@ -58,29 +62,47 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Everything needed to talk to one deployment.
+    """Everything needed to talk to one deployment, which may be several nodes.
 
     Attributes:
-        socket: where WebSockets connect.
-        api: where publishes go; the same host unless given apart.
+        sockets: where WebSockets connect, one for each `--target`.
+        apis: where publishes go; the same hosts unless given apart.
         credentials: app id, key and secret.
         headers: sent with every upgrade and request (an ingress may want some).
         ca_file: certificate authority to trust besides the system's.
         verify: False accepts any certificate; the report says so.
         auth_endpoint: where subscriptions are signed instead of here.
-        metrics_url: Prometheus text, scraped each second where given.
+        metrics_urls: Prometheus texts, scraped each second and added up.
         encryption_key: master key of encrypted channels; None makes one for the run.
     """
 
-    socket: Endpoint
-    api: Endpoint
+    sockets: tuple[Endpoint, ...]
+    apis: tuple[Endpoint, ...]
     credentials: Credentials
     headers: tuple[tuple[str, str], ...] = ()
     ca_file: str | None = None
     verify: bool = True
     auth_endpoint: str | None = None
-    metrics_url: str | None = None
+    metrics_urls: tuple[str, ...] = ()
     encryption_key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def socket_urls(self) -> list[str]:
+        """The URLs of `sockets`, in their order."""
+        return [socket.url("ws") for socket in self.sockets]
+
+    @property
+    def api_urls(self) -> list[str]:
+        """The URLs of `apis`, in their order."""
+        return [api.url("http") for api in self.apis]
+
+    @property
+    def entrances(self) -> list[str]:
+        """Every URL by which an event can enter, by the ledger's number of it.
+
+        First those of the HTTP API, then the WebSockets' (client events).
+        """
+        return self.api_urls + self.socket_urls
 
     def api_path(self, *parts: str) -> str:
         """Return the path of an HTTP API resource of the app, without the URL's prefix."""
@@ -92,20 +114,20 @@ class Target:
     def describe(self) -> dict[str, object]:
         """Return what a report may say: never the secret, nor header values."""
         return {
-            "socket": self.socket.url("ws"),
-            "api": self.api.url("http"),
+            "sockets": self.socket_urls,
+            "apis": self.api_urls,
             "app_id": self.credentials.app_id,
             "key": self.credentials.key,
             "headers": [name for name, _ in self.headers],
             "verify": self.verify,
             "auth_endpoint": self.auth_endpoint,
-            "metrics_url": self.metrics_url,
+            "metrics_urls": list(self.metrics_urls),
         }
 
     def hosts(self) -> list[str]:
         """Return every host that would get traffic, each once."""
-        hosts = [self.socket.host, self.api.host]
-        urls = (self.auth_endpoint, self.metrics_url)
+        hosts = [endpoint.host for endpoint in (*self.sockets, *self.apis)]
+        urls = (self.auth_endpoint, *self.metrics_urls)
         hosts += [parse_endpoint(url, is_resource=True).host for url in urls if url]
         return list(dict.fromkeys(hosts))
 
@@ -118,7 +140,7 @@ def parse_endpoint(url: str, *, is_resource: bool = False) -> Endpoint:
     """
     try:
         parts: SplitResult = urlsplit(url)
-        port = parts.port
+        port = None if "," in parts.netloc else parts.port
     except ValueError as error:
         raise TargetError(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in _SOCKET_SCHEMES:
@@ -128,6 +150,8 @@ def parse_endpoint(url: str, *, is_resource: bool = False) -> Endpoint:
         )
     if not parts.hostname:
         raise TargetError(f"{url!r} names no host")
+    if "," in parts.netloc:
+        raise TargetError(f"{url!r} names several hosts; each needs a URL of its own")
     if parts.username or parts.password:
         raise TargetError("credentials do not belong into the URL; use --key and --secret")
     if (parts.query and not is_resource) or parts.fragment:
@@ -136,57 +160,89 @@ def parse_endpoint(url: str, *, is_resource: bool = False) -> Endpoint:
     return Endpoint(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
 
+def split_urls(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the URLs of a text (with commas or blanks between them) or of a list of such texts."""
+    texts = [given] if isinstance(given, str) else given
+    return tuple(
+        url for text in texts if text.strip(" ,") for url in _BETWEEN_URLS.split(text.strip(" ,\n"))
+    )
+
+
+def _parse_endpoints(option: str, given: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """Take several base URLs apart.
+
+    Raises:
+        TargetError: one cannot be used, is there twice, or there are too many.
+    """
+    endpoints = tuple(parse_endpoint(url) for url in split_urls(given))
+    for endpoint in endpoints:
+        if endpoints.count(endpoint) > 1:
+            url = endpoint.url("http" if option == "--api-url" else "ws")
+            raise TargetError(
+                f"{option} {url} is given twice; give each once, the load is spread evenly"
+            )
+    if len(endpoints) > MAX_URLS:
+        raise TargetError(
+            f"{len(endpoints)} URLs for {option} are more than {MAX_URLS}; put a balancer before"
+            " them and give its URL"
+        )
+    return endpoints
+
+
 def make_target(
     *,
-    url: str,
+    url: str | Sequence[str],
     app_id: str,
     key: str,
     secret: str,
-    api_url: str | None = None,
+    api_url: str | Sequence[str] | None = None,
     headers: tuple[str, ...] = (),
     ca_file: str | None = None,
     verify: bool = True,
     auth_endpoint: str | None = None,
-    metrics_url: str | None = None,
+    metrics_url: str | Sequence[str] | None = None,
     encryption_key: str | None = None,
 ) -> Target:
     """Build a target from what a user typed.
 
     Args:
-        url: base URL of the WebSocket side.
+        url: base URL of the WebSocket side, or several (see `split_urls`).
         app_id: the app's id, for the HTTP API.
         key: the app's key.
         secret: the app's secret, or `@PATH` of a file that holds it.
-        api_url: base URL of the HTTP API where it is not the same host.
+        api_url: base URL of the HTTP API, or several, where it is not the same host.
         headers: `Name: value` lines; `@PATH` is a file of them.
         ca_file: PEM file.
         verify: whether certificates are checked.
         auth_endpoint: URL that signs subscriptions.
-        metrics_url: URL of Prometheus metrics.
+        metrics_url: URL of Prometheus metrics, or several.
         encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
 
     Raises:
         TargetError: something is missing or malformed.
     """
-    endpoint = parse_endpoint(url)
+    sockets = _parse_endpoints("--target", url)
+    if not sockets:
+        raise TargetError("--target is missing, for example ws://127.0.0.1:6001")
+    metrics_urls = split_urls(metrics_url or ())
     for name, value in (("--app-id", app_id), ("--key", key), ("--secret", secret)):
         if not value:
             raise TargetError(f"{name} is missing (or its environment variable)")
     pairs = [_read_header_option(line) for given in headers for line in _header_lines(given)]
-    for extra in (auth_endpoint, metrics_url):
+    for extra in (auth_endpoint, *metrics_urls):
         if extra:
             parse_endpoint(extra, is_resource=True)
     if ca_file and not Path(ca_file).is_file():
         raise TargetError(f"--ca-file {ca_file}: there is no such file")
     return Target(
-        socket=endpoint,
-        api=parse_endpoint(api_url) if api_url else endpoint,
+        sockets=sockets,
+        apis=_parse_endpoints("--api-url", api_url or ()) or sockets,
         credentials=Credentials(app_id, key, read_secret(secret)),
         headers=tuple(pairs),
         ca_file=ca_file,
         verify=verify,
         auth_endpoint=auth_endpoint,
-        metrics_url=metrics_url,
+        metrics_urls=tuple(dict.fromkeys(metrics_urls)),
         encryption_key=_read_key(encryption_key) if encryption_key else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import AsyncResult
@@ -15,6 +15,7 @@ from cachecast_load.locust_stats import fold
 from cachecast_load.orders import Order
 from cachecast_load.reactor import now_us
 from cachecast_load.station import Station, open_session
+from cachecast_load.target import Target, TargetError
 
 if TYPE_CHECKING:
     from cachecast_load.swarm import Swarm
@@ -60,9 +61,9 @@ class WorkerLink:
             return
         gevent.killall(self._greenlets)
         self._swarm.plan = plans.from_dict(data["plan"])
-        problem = ""
         offset = clock.Offset(0, 0)
         try:
+            _agree(self._swarm.target, data)
             session = open_session(self._swarm.plan, self._swarm.target, data["run"])
             if data["machine"] != clock.machine_id():
                 offset = self._synchronise()
@@ -76,7 +77,7 @@ class WorkerLink:
             gevent.spawn(self._swarm.probe_lag),
         ]
         self._swarm.session_ready.set()
-        self._runner.send_message("lt-ready", {"error_us": offset.error_us, "problem": problem})
+        self._runner.send_message("lt-ready", {"error_us": offset.error_us, "problem": ""})
 
     def _synchronise(self) -> clock.Offset:
         self._probes = []
@@ -115,6 +116,25 @@ class WorkerLink:
         session = self._swarm.station.session
         message = {"run": session.run, "at_us": session.run_now(), "report": report}
         self._runner.send_message("lt-report", message)
+
+
+def _agree(target: Target, run: dict[str, Any]) -> None:
+    """Refuse a part in a run over several URLs that are known here by other names or numbers.
+
+    One and one is a matter of taste: a worker may reach the only target by another name.
+
+    Raises:
+        TargetError: they differ.
+    """
+    for option, ours, theirs in (
+        ("--target", target.socket_urls, run["sockets"]),
+        ("--api-url", target.api_urls, run["apis"]),
+    ):
+        if ours != theirs and max(len(ours), len(theirs)) > 1:
+            raise TargetError(
+                f"its {option} are {', '.join(ours)}, the master's {', '.join(theirs)}; give both the"
+                " same, in the same order"
+            )
 
 
 def next_report_us(now: int) -> int:

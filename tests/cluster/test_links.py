@@ -14,7 +14,6 @@ import pytest
 import trio
 import trustme
 
-from cachecast.bus.address import BusConfig, Endpoint, Primary
 from cachecast.bus.attach import attach
 from cachecast.bus.calls import Call, Facts
 from cachecast.bus.dial import Dialler, introduce, tls_context
@@ -37,6 +36,7 @@ from cachecast.bus.memory import check_memory
 from cachecast.bus.record import read_value
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.shards import Keys
+from cachecast.bus_config import BusConfig, Endpoint, Primary
 from tests.cluster.engines import ENGINES, MEMORY_ONLY, Plain, Server, binary_of, serving
 
 if TYPE_CHECKING:

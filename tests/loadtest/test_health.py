@@ -152,7 +152,7 @@ def test_reports_of_many_workers_add_up_to_those_of_one(shares):
         auditor = Auditor(channel_name=str, is_cache=bool, grace_us=0, ttl_us=1)
         collector = Collector(auditor, 0)
         for number, part in enumerate(parts):
-            collector.add(f"worker {number}", reports(part), 100)
+            collector.collect(f"worker {number}", reports(part), 100)
         return collector
 
     many, one = collected(shares), collected([[e for share in shares for e in share]])
@@ -177,7 +177,7 @@ def test_a_worker_that_is_forgotten_no_longer_counts_in_the_levels():
     for source in "ab":
         recorder = Recorder()
         recorder.gauges[0] = {"connected": 5}
-        collector.add(source, recorder.take(), 0)
+        collector.collect(source, recorder.take(), 0)
     assert collector.levels()["connected"] == 10
     collector.forget("a")
     assert collector.levels()["connected"] == 5
@@ -200,7 +200,7 @@ def test_only_what_came_in_while_measuring_counts_as_a_rate():
     collector = Collector(Auditor(channel_name=str, is_cache=bool, grace_us=0, ttl_us=1), 0)
     collector.measured_us = (1_000_000, 3_000_000)
     for at_us in (900_000, 1_100_000, 3_300_000, 3_500_000):
-        collector.add("w", reports([(5, "a"), (6, "a")]), at_us)
+        collector.collect("w", reports([(5, "a"), (6, "a")]), at_us)
     assert collector.measured_counts["delivered"] == collector.measured_counts["frames"] == 4
     assert collector.counts["frames"] == 8
 

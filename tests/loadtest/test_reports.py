@@ -50,7 +50,7 @@ def result_of(
             **recorder.take(),
             "health": {"cpu": 0.3, "rss_bytes": 1e7, "fds": 9, "fd_limit": 99},
         }
-        collector.add("w", report, second * 1_000_000 + 500_000)
+        collector.collect("w", report, second * 1_000_000 + 500_000)
     director = Director(plan, expected_ready=lambda n: n, seats=1, has_primes=False)
     director.measured_us = measured_us or (1_000_000, 11_000_000)
     director.ready_after_s = 0.5

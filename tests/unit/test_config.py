@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachecast import config
-from cachecast.config import DEMO_APP, App, BrokerConfig, FileConfig, ServerConfig, load_config
+from cachecast.config import (
+    DEMO_APP,
+    App,
+    BrokerConfig,
+    BusConfig,
+    FileConfig,
+    ServerConfig,
+    load_config,
+)
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -116,6 +124,11 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("cluster = 'eu '", "cluster"),
         ("[server]\nlog_format = 'xml'", "server.log_format"),
         ("[server]\nlog_level = 'loud'", "server.log_level"),
+        ("[server]\nworkers = 0", "server.workers"),
+        ("[server]\nworkers = 1025", "server.workers"),
+        ("[server]\nworkers = 'many'", "server.workers"),
+        ("[server]\nworkers = ''", "server.workers"),
+        ("[server]\nworkers = true", "server.workers"),
         ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),
         ("[server]\ndrain_s = -1", "server.drain_s"),
         ("[server]\ndrain_s = nan", "server.drain_s"),
@@ -275,10 +288,20 @@ def test_a_server_with_tls_and_no_admin_passes() -> None:
     ServerConfig(tls_cert="a", tls_key="b", admin_port=None, drain_s=0).check()
 
 
+@pytest.mark.parametrize(("text", "workers"), [("4", "4"), ("auto", "auto")])
+def test_workers_are_a_number_or_auto(text: str, workers: str) -> None:
+    """The environment has only text; a file may have the number."""
+    config = load_config(None, environ={"CACHECAST_WORKERS": text})
+    assert config.server.workers == workers
+    assert load_config(None).server.workers == 1
+    ServerConfig(workers=4).check()
+
+
 def test_every_environment_variable_reaches_a_field_that_exists() -> None:
     """A renamed field must take its variable along."""
     for variable, path in config.ENVIRONMENT.items():
-        kind = {"server": ServerConfig, "app": App}.get(path[0], FileConfig)
+        tables = {"server": ServerConfig, "bus": BusConfig, "app": App}
+        kind = tables.get(path[0], FileConfig)
 
         assert path[-1] in kind.__struct_fields__, variable
 
@@ -338,3 +361,78 @@ def test_large_events_need_no_large_messages_where_clients_send_none() -> None:
     app = App(id="1", key="k", secret="s", max_event_bytes=900_000)
 
     BrokerConfig(apps=(app,)).check()
+
+
+# --- [bus]
+
+_KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+
+def test_the_engine_is_read_from_file_environment_and_flags(tmp_path: Path) -> None:
+    """Flags beat the environment, field by field; a text is a list of what white space separates."""
+    path = tmp_path / "cachecast.toml"
+    path.write_text(
+        '[bus]\nurls = ["valkey://file"]\nprefix = "p:"\nlease_s = 4\n'
+        '[[apps]]\nid = "1"\nkey = "k"\nsecret = "s"\n'
+    )
+
+    loaded = load_config(
+        path,
+        environ={
+            "CACHECAST_BUS": "valkey://a:1 valkey://b:2",
+            "CACHECAST_BUS_PASSWORD": "of the environment",
+            "CACHECAST_BUS_SEAL_KEY": _KEY,
+        },
+        flags={"CACHECAST_BUS_USERNAME": "of the flag"},
+    ).bus
+
+    assert loaded.urls == ("valkey://a:1", "valkey://b:2")
+    assert (loaded.prefix, loaded.lease_s) == ("p:", 4)
+    assert {(found.username, found.password) for found in loaded.primaries()} == {
+        ("of the flag", "of the environment")
+    }
+    assert loaded.keys() == (bytes.fromhex(_KEY),)
+
+
+def test_without_urls_a_node_is_alone() -> None:
+    """And nothing else of [bus] is needed."""
+    assert load_config().bus.primaries() == ()
+    assert load_config().bus.keys() == ()
+
+
+def test_a_wrong_value_of_the_bus_names_field_rule_and_what_set_it() -> None:
+    """As everywhere."""
+    with pytest.raises(ConfigError, match=r"bus\.urls.*must begin with.*set by CACHECAST_BUS"):
+        load_config(environ={"CACHECAST_BUS": "http://a"})
+    with pytest.raises(ConfigError, match=r"bus\.sentinel.*needs the addresses"):
+        load_config(flags={"CACHECAST_BUS_SENTINEL": "mymaster"})
+    with pytest.raises(ConfigError, match=r"bus\.lease_s.*at least twice"):
+        load_config(environ={"CACHECAST_BUS_LEASE_S": "1"})
+
+
+def test_keys_and_passwords_may_stand_in_files_of_their_own(tmp_path: Path) -> None:
+    """For secrets that are mounted; an unreadable one is named, its content never."""
+    keys, password = tmp_path / "keys", tmp_path / "password"
+    keys.write_text(f"{_KEY}\n{_KEY[::-1]}\n")
+    password.write_text("secret\n")
+    loaded = BusConfig(
+        urls=("valkeys://user@a:6379,b:6379",),
+        password_file=str(password),
+        seal_key_file=str(keys),
+    )
+    loaded.check()
+
+    assert len(loaded.keys()) == 2
+    assert [(found.name, found.password) for found in loaded.primaries()] == [
+        ("a:6379/0", "secret"),
+        ("b:6379/0", "secret"),
+    ]
+    keys.write_text("no-key-at-all\n")
+    with pytest.raises(ConfigError, match="32 bytes") as caught:
+        loaded.check()
+    assert "no-key-at-all" not in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        BusConfig(seal_key_file=str(tmp_path / "none")).check()
+    with pytest.raises(ConfigError, match="together"):
+        BusConfig(seal_key=(_KEY,), seal_key_file=str(keys)).check()
+    assert _KEY not in repr(BusConfig(seal_key=(_KEY,)))

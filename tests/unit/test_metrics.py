@@ -11,7 +11,13 @@ from cachecast.metrics import (
     AppCounters,
     AppStatistics,
     BrokerStatistics,
+    Family,
+    counters_of,
     exposition,
+    families_of,
+    merge_families,
+    page_of,
+    process_families,
 )
 
 
@@ -103,3 +109,87 @@ def test_every_number_of_the_statistics_is_exposed() -> None:
 
     for field in {*AppStatistics.__struct_fields__, *BrokerStatistics.__struct_fields__}:
         assert field in ids_and_tables or f"cachecast_{field.removesuffix('_s')}" in shown, field
+
+
+def test_counters_of_several_processes_are_summed_and_gauges_as_it_is_right_for_each() -> None:
+    """What is late is as late as the worst of them; memory and clients add up."""
+    one = _node(
+        _app("1", connections=3, publishes=7, refusals={"4001": 2}),
+        outbox_bytes=10,
+        max_loop_lag_s=0.5,
+        fanout_lag_s=0.1,
+        is_draining=True,
+    )
+    other = _node(
+        _app("1", connections=4, publishes=1, refusals={"4001": 1, "4100": 5}),
+        _app("2", connections=1),
+        outbox_bytes=5,
+        max_loop_lag_s=0.25,
+        fanout_lag_s=0.2,
+        is_draining=False,
+    )
+
+    merged = merge_families([families_of(one), families_of(other)])
+    shown = {name: value for f in merged for name, value in _samples(f)}
+
+    assert shown[("cachecast_connections", "1")] == 7
+    assert shown[("cachecast_connections", "2")] == 1
+    assert shown[("cachecast_publishes_total", "1")] == 8
+    assert shown[("cachecast_refusals_total", "1,4001")] == 3
+    assert shown[("cachecast_refusals_total", "1,4100")] == 5
+    assert shown[("cachecast_outbox_bytes", "")] == 15
+    assert shown[("cachecast_max_loop_lag_seconds", "")] == 0.5
+    assert shown[("cachecast_fanout_lag_seconds", "")] == 0.2
+    assert shown[("cachecast_is_draining", "")] == 0
+
+
+def _samples(family: Family) -> list[tuple[tuple[str, str], float]]:
+    return [((name, ",".join(labels.values())), value) for name, labels, value in family.samples]
+
+
+#: Gauges of which a sum over processes is what one wants to know. A new one is put here, or among
+#: those of which the worst or the least counts, when somebody has thought about it.
+SUMMED = {
+    "cachecast_connections",
+    "cachecast_subscriptions",
+    "cachecast_channels",
+    "cachecast_users",
+    "cachecast_cache_entries",
+    "cachecast_cache_bytes",
+    "cachecast_undelivered_bytes",
+    "cachecast_webhook_queue_events",
+    "cachecast_outbox_bytes",
+    "cachecast_backlogged_connections",
+    "process_virtual_memory_bytes",
+    "process_resident_memory_bytes",
+    "process_open_fds",
+    "process_max_fds",
+}
+
+
+def test_somebody_has_thought_about_each_gauge_that_is_summed() -> None:
+    """A sum of ratios, ages or epochs would be nonsense that looks like a figure."""
+    families = families_of(_node(_app("1"))) + process_families()
+    one, other = ([_with(f, value) for f in families if f.kind == "gauge"] for value in (1.0, 2.0))
+
+    merged = merge_families([one, other])
+
+    assert {family.name for family in merged if family.samples[0][2] == 3.0} == SUMMED
+
+
+def _with(family: Family, value: float) -> Family:
+    return Family(
+        family.name,
+        family.kind,
+        family.text,
+        [(n, labels, value) for n, labels, _ in family.samples],
+    )
+
+
+def test_of_a_process_that_has_ended_only_what_it_counted_remains() -> None:
+    """Its clients have gone; what it delivered was delivered."""
+    left = counters_of(families_of(_node(_app("1", connections=3, deliveries=7))))
+
+    text = page_of(left).decode()
+    assert 'cachecast_deliveries_total{app="1"} 7.0' in text
+    assert "cachecast_connections{" not in text

@@ -68,9 +68,6 @@ _log = structlog.get_logger("cachecast.clients")
 #: Events that only the node knows where they happened.
 _UNSEEN: Final = frozenset({"client_event", "subscription_count"})
 
-#: Seconds for which clients are kept while the other nodes cannot be reached.
-OUTAGE_S: Final = 30.0
-
 #: Seconds that the end of a broker waits for webhooks, and again for the bus.
 CLOSE_LIMIT_S: Final = 5.0
 
@@ -100,7 +97,6 @@ class Broker:
         clock: Callable[[], float],
         unix_now: Callable[[], float],
         bus: Bus,
-        outage_s: float,
     ) -> None:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
@@ -146,7 +142,7 @@ class Broker:
             clock=clock,
             notify=self._notify,
         )
-        self.outage = Outage(self.hubs, self.clients, outage_s)
+        self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
@@ -359,6 +355,7 @@ class Broker:
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
+            engines=self._bus.statistics(),
         )
 
     # --- users and authorization
@@ -481,7 +478,6 @@ async def open_broker(
     clock: Callable[[], float] = _boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
-    outage_s: float = OUTAGE_S,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
 
@@ -490,8 +486,7 @@ async def open_broker(
         clock: function that gives monotonic seconds, by default such as go on while the machine
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
-        bus: the way to other nodes; by default this node is alone.
-        outage_s: for how long clients are kept while those cannot be reached.
+        bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
@@ -504,10 +499,10 @@ async def open_broker(
     """
     require_trio("open_broker")
     config.check()
-    bus = bus or LocalBus()
+    bus = _make_bus(config, clock) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, outage_s=outage_s)
+        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus)
         await bus.start(broker.upcalls, nursery)
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
@@ -542,6 +537,27 @@ def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
     for hub in hubs.values():
         hub.is_shared = True
         hub.sum_connections = partial(bus.total, "connections", hub.app.id)
+
+
+def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
+    if not config.bus.urls:
+        return LocalBus()
+    # A node that is alone neither imports it nor what it needs.
+    from cachecast.bus.engine_bus import AppTerms, EngineBus  # noqa: PLC0415
+    from cachecast.bus.seal import Seal  # noqa: PLC0415
+
+    terms = {
+        app.id: AppTerms(
+            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
+            app.max_presence_members,
+            app.max_cache_entries,
+            app.max_cache_bytes,
+            has_webhooks=bool(app.webhooks),
+        )
+        for app in config.apps
+    }
+    keys = config.bus.keys()
+    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -83,7 +83,7 @@ class Attendance:
         )
         self.watching = Watching(seat, node, self.holdings, self.lateness)
         self.endings = Endings(seat, node, self.holdings, clock)
-        self.crowds = Crowds(seat, clock)
+        self.crowds = Crowds(seat, node, clock)
 
     def hear(self, kind: str, app_id: str, name: str, payload: bytes) -> None:
         """Take a message. Never yields.
@@ -135,7 +135,8 @@ class Attendance:
         read: Receipt[None] = Receipt()
 
         join((paged, looked, read), on_done)
-        self.rosters.page_again(lambda: paged.fulfil(None))
+        # Behind all that is entered again, or this node's own members would seem to have gone.
+        self.holdings.when_entered(lambda: self.rosters.page_again(lambda: paged.fulfil(None)))
         self.watching.look_again(lambda: looked.fulfil(None))
         self.endings.read(lambda: read.fulfil(None))
 
@@ -145,7 +146,12 @@ class Attendance:
         self.tick()
 
     def closed(self) -> None:
-        """The seat is closed; what is under way gets its fault from it."""
+        """The seat is closed; what is under way gets its fault from it. Never yields."""
+        self.crowds.close()
+
+    def stop(self) -> None:
+        """The node leaves the cluster: nobody waits any more. Never yields."""
+        self.lateness.stop()
 
     def tick(self) -> None:
         """Four times a second: numbers, what was not possible before, who is late. Never yields."""

@@ -1,9 +1,9 @@
-"""What only nodes read of what the engine keeps: who a member is, and events for webhooks.
+"""What only nodes read of what the engine keeps: events, who a member is, what webhooks are told.
 
-A member's text is a letter, s for an id that was signed as a string and n for a number, and
-``user_info`` as it was signed, or nothing. An event's is its JSON, as it stands in a webhook. Both
-are sealed where the cluster has a key; channels and user ids stay visible, for they are what the
-engine orders by.
+A publication's text is msgpack: name, data, whether that is raw JSON, user id. A member's text is a
+letter, s for an id that was signed as a string and n for a number, and ``user_info`` as it was
+signed, or nothing. An event's is its JSON, as it stands in a webhook. All are sealed where the
+cluster has a key; channels and user ids stay visible, for they are what the engine orders by.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cachecast.bus.faults import GarbageError
 from cachecast.bus.seal import BrokenSealError
 from cachecast.events import AppEvent
+from cachecast.protocol.messages import Publication
 from cachecast.protocol.session import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
 
 __all__ = ["Contents"]
@@ -28,6 +31,8 @@ _CHANGES: Final = {b"+": "member_added", b"-": "member_removed"}
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AppEvent).decode
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[str, str, bool, str | int | None]).decode
 
 
 class Contents:
@@ -82,6 +87,34 @@ class Contents:
         except (BrokenSealError, KeyError, ValueError, msgspec.MsgspecError):
             self.n_broken += 1
             return None
+
+    def pack_publication(self, app_id: str, publication: Publication) -> bytes:
+        """What stands in a record; the excluded socket is the record's own."""
+        data = publication.data
+        is_raw = isinstance(data, msgspec.Raw)
+        text = data if isinstance(data, str) else bytes(data).decode()
+        packed = _pack((publication.event, text, is_raw, publication.user_id))
+        return self._close(app_id, publication.channel, packed)
+
+    def read_publication(self, app_id: str, channel: str, record: Record) -> Publication:
+        """The event of a record.
+
+        Raises:
+            LinkError: it cannot be read, or its seal is broken.
+        """
+        at_ms = record.published_at_us // 1000
+        opened = self._open(app_id, channel, at_ms, record.payload)
+        try:
+            event, data, is_raw, user_id = _unpack(opened)
+        except msgspec.MsgspecError:
+            raise GarbageError("A record of ours holds what is no event.") from None
+        return Publication(
+            event,
+            channel,
+            msgspec.Raw(data.encode()) if is_raw else data,
+            user_id,
+            record.exclude or None,
+        )
 
     def _close(self, app_id: str, name: str, text: bytes) -> bytes:
         if self._seal is None:

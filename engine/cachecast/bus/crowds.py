@@ -2,7 +2,8 @@
 
 A node says it on the control topic, at once when it begins and within a quarter of a second when it
 ends, and again every second while it lasts. What was not said again for three seconds is over: the
-node that said so has died, or is cut off and delivers nothing anyway.
+node that said so has died, or is cut off and delivers nothing anyway. While this node is cut off
+itself nobody's word counts. Whoever waits is told when it is over.
 
     b+ SESSION APP/CHANNEL      it is behind
     b- SESSION APP/CHANNEL      it is no more
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.bus.seam import Node
     from cachecast.bus.seat import Seat
 
 __all__ = ["Crowds"]
@@ -39,14 +41,16 @@ class Crowds:
         n_dropped: that were too many.
     """
 
-    def __init__(self, seat: Seat, clock: Callable[[], float]) -> None:
+    def __init__(self, seat: Seat, node: Node, clock: Callable[[], float]) -> None:
         """Begin with none.
 
         Args:
             seat: where the channels lie.
+            node: who is told when it is over.
             clock: gives the broker's seconds.
         """
         self._seat = seat
+        self._node = node
         self._clock = clock
         # Here: when it is to be said next; the oldest first.
         self._mine: dict[Channel, float] = {}
@@ -56,9 +60,8 @@ class Crowds:
         self.n_dropped = 0
 
     def is_crowded(self, app_id: str, channel: str) -> bool:
-        """See ``Bus.is_crowded``. O(nodes that say so)."""
-        said = self._theirs.get((app_id, channel)) if self._theirs else None
-        return said is not None and max(said.values()) > self._clock()
+        """See ``Bus.is_crowded``. O(1)."""
+        return bool(self._theirs) and (app_id, channel) in self._theirs
 
     def note(self, app_id: str, channel: str, *, is_crowded: bool) -> None:
         """See ``Bus.note_crowded``. Never yields."""
@@ -85,7 +88,12 @@ class Crowds:
             del self._mine[where]
             self._say(where, "+")
         for where in [w for w, said in self._theirs.items() if max(said.values()) <= now]:
-            del self._theirs[where]
+            self._ease(where)
+
+    def close(self) -> None:
+        """The seat is closed: what others say is not heard. Never yields."""
+        for where in list(self._theirs):
+            self._ease(where)
 
     def hear(self, payload: bytes) -> None:
         """Take a message of kind b on the control topic."""
@@ -100,10 +108,15 @@ class Crowds:
                 return
             self._theirs.setdefault(where, {})[session] = self._clock() + BELIEVED_S
             return
-        said = self._theirs.get(where, {})
-        said.pop(session, None)
-        if not said:
-            self._theirs.pop(where, None)
+        said = self._theirs.get(where)
+        if said is not None:
+            said.pop(session, None)
+            if not said:
+                self._ease(where)
+
+    def _ease(self, where: Channel) -> None:
+        del self._theirs[where]
+        self._node.crowd_eased(*where)
 
     def _say(self, where: Channel, sign: str) -> None:
         self._mine[where] = self._clock() + SAY_EVERY_S

@@ -1,4 +1,4 @@
-"""From a :class:`~cachecast.bus.address.Primary` to a connected stream: sockets, TLS, Sentinels.
+"""From a :class:`~cachecast.bus_config.Primary` to a connected stream: sockets, TLS, Sentinels.
 
 Every failure is a :class:`~cachecast.bus.faults.LinkError` with a sentence. Nothing here waits by
 itself; the caller's cancel scope bounds it, except that no single Sentinel may take longer than its
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cachecast.bus.address import Endpoint
 from cachecast.bus.faults import LinkError, TlsError, UnfitError, UnreachableError
 from cachecast.bus.resp import Connection
+from cachecast.bus_config import Endpoint
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachecast.bus.address import Primary
+    from cachecast.bus_config import Primary
 
 __all__ = ["Dialler", "tls_context"]
 

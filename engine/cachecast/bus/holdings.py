@@ -30,11 +30,7 @@ Key = tuple[str, str, str, str]
 
 
 class Holdings:
-    """The fields of one seat.
-
-    Attributes:
-        n_again: fields that still wait to be entered again.
-    """
+    """The fields of one seat."""
 
     def __init__(self, seat: Seat) -> None:
         """Begin with none.
@@ -47,10 +43,16 @@ class Holdings:
         self._unsettled: dict[Holding, None] = {}
         self._again: deque[Holding] = deque()
         self._round = 0
+        self._on_entered: Callable[[], object] | None = None
 
     def __len__(self) -> int:
         """Fields that are held, or about to be."""
         return len(self._all)
+
+    @property
+    def n_unsettled(self) -> int:
+        """Fields of which the engine has not said that it has what is wanted."""
+        return len(self._unsettled)
 
     @property
     def n_again(self) -> int:
@@ -138,8 +140,19 @@ class Holdings:
         """Go on with it on a new connection. Never yields."""
         self._again = deque(self._unsettled)
         self._round += 1
+        self._on_entered = None
         for _ in range(WINDOW):
             self._next_again(self._round)
+
+    def when_entered(self, action: Callable[[], object]) -> None:
+        """Have something called when all that is entered again has been asked for.
+
+        Not called if the link is lost before. Never yields.
+        """
+        if self._again:
+            self._on_entered = action
+        else:
+            action()
 
     def _next_again(self, round_: int) -> None:
         def done(was_entered: bool) -> None:  # noqa: FBT001 - a callback
@@ -148,4 +161,7 @@ class Holdings:
 
         while self._again and round_ == self._round:
             if self._again.popleft().enter_again(done):
-                return
+                break
+        if not self._again and self._on_entered is not None:
+            action, self._on_entered = self._on_entered, None
+            action()

@@ -41,6 +41,7 @@ class Lateness:
         """
         self._clock = clock
         self._line: deque[tuple[float, Receipt[Any], Callable[[], object]]] = deque()
+        self._is_over = False
         self.n_late = 0
         self.n_refused = 0
 
@@ -50,6 +51,8 @@ class Lateness:
 
     def refusal(self) -> DownError | None:
         """Why nobody more may wait; None if they may."""
+        if self._is_over:
+            return DownError("The node has left the cluster.")
         if len(self._line) < MAX_WAITING:
             return None
         self.n_refused += 1
@@ -60,7 +63,11 @@ class Lateness:
 
         It must settle the receipt. Never yields.
         """
-        if not receipt.is_done:
+        if receipt.is_done:
+            return
+        if self._is_over:
+            give_up()
+        else:
             self._line.append((self._clock() + LIMIT_S, receipt, give_up))
 
     def expire(self) -> None:
@@ -70,6 +77,14 @@ class Lateness:
             _, receipt, give_up = self._line.popleft()
             if not receipt.is_done:
                 self.n_late += 1
+                give_up()
+
+    def stop(self) -> None:
+        """Give up everybody now, and whoever comes from now on. Never yields."""
+        self._is_over = True
+        line, self._line = self._line, deque()
+        for _, receipt, give_up in line:
+            if not receipt.is_done:
                 give_up()
 
     @staticmethod

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
-    from cachecast.bus.address import Primary
     from cachecast.bus.resp import Reply
+    from cachecast.bus_config import Primary
 
 __all__ = ["About", "Link"]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Envelope, Node
+    from cachecast.metrics import EngineStatistics
     from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["LocalBus"]
@@ -48,6 +49,10 @@ class LocalBus:
             for envelope in envelopes:
                 deliver(envelope)
         return DONE
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """There is no engine."""
+        return ()
 
     def is_crowded(self, app_id: str, channel: str) -> bool:
         """There is nobody else."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from cachecast.bus.address import Endpoint
 from cachecast.bus.faults import ForbiddenError, LinkError, UnfitError
+from cachecast.bus_config import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

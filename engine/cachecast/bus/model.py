@@ -31,6 +31,8 @@ class Model:
         functions: its data, and what is done to it.
         connections: that are open; ``cut`` ends one.
         libraries: names of those that were loaded.
+        replies_first: whether a call's reply comes before what it published to its own connection,
+            as Valkey has it, and not behind that, as Redis has it.
     """
 
     def __init__(self, now_us: Callable[[], int], run_id: str = "1") -> None:
@@ -43,6 +45,7 @@ class Model:
         self.functions = ModelFunctions(now_us, self._publish, run_id)
         self.connections: list[ModelConnection] = []
         self.libraries: set[str] = set()
+        self.replies_first = False
 
     def connect(self, on_message: Callable[[bytes, bytes], None]) -> ModelConnection:
         """Open a connection; see :class:`ModelConnection`."""
@@ -164,7 +167,10 @@ class ModelConnection:
         while self.requests and done != n:
             carry_out, on_reply = self.requests.popleft()
             done += 1
-            self.stream.append((on_reply, carry_out()))
+            before = len(self.stream)
+            reply = carry_out()
+            at = before if self._model.replies_first else len(self.stream)
+            self.stream.insert(at, (on_reply, reply))
         return done
 
     def hand_over(self, n: int | None = None) -> int:

@@ -1,17 +1,13 @@
 """A private engine: a server of our own for the workers of one machine.
 
 It listens on a Unix socket in a directory that only its owner may enter, not on TCP; writes nothing
-to disk; dumps no core; and ends with the process that started it, even by ``kill -9``: the kernel
-is asked for that (PDEATHSIG), and whether the parent is still there is looked at once more, for it
-may have gone in between.
-
-PDEATHSIG fires when the *thread* that spawned ends. So the server is started in the thread that
-runs Trio, not in one of Trio's workers, which end after ten idle seconds.
+to disk; dumps no core; and ends with the process that started it, even by ``kill -9``
+(:mod:`cachecast.children`), and by nothing else: it does not take SIGTERM, which systemd sends to
+all processes of a service at once, while nodes that end in order still need it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -23,15 +19,17 @@ import tempfile
 import time
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
+import structlog
 import trio
 
-from cachecast.bus.address import Endpoint, Primary
 from cachecast.bus.dial import Dialler, introduce
 from cachecast.bus.faults import LinkError, UnreachableError
 from cachecast.bus.memory import check_memory
 from cachecast.bus.resp import Connection
+from cachecast.bus_config import Endpoint, Primary
+from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,13 +40,9 @@ __all__ = ["PrivateEngine", "find_server", "open_private_engine"]
 #: Within which it has to answer; a tenth of a second is usual.
 START_LIMIT_S: Final = 5.0
 
-#: Between SIGTERM and SIGKILL. It has nothing to save.
-END_LIMIT_S: Final = 2.0
-
 _PREFIX: Final = "cachecast-engine-"
 _SOCKET: Final = "engine.sock"
 _NAMES: Final = ("valkey-server", "redis-server")
-_PR_SET_PDEATHSIG: Final = 1
 
 _OPTIONS: Final = (
     "--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--databases", "1",
@@ -67,25 +61,39 @@ _SETTLED_AFTER_S: Final = 10.0
 _NEWER: Final = ("commandlog-large-request-max-len", "commandlog-large-reply-max-len")
 
 
+_log = structlog.get_logger("cachecast.bus")
+
+
 class PrivateEngine:
     """A running server.
 
     Attributes:
-        primary: where it is.
-        pid: of it.
+        primary: where it is, also after it was started again.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, lock: int) -> None:
-        self._process = process
+    def __init__(self, binary: str, folder: Path, lock: int) -> None:
+        """Start it; :meth:`make_ready` waits for it."""
+        self._binary = binary
         self._folder = folder
         self._lock = lock
+        self._backoff = Backoff()
+        self._process = _spawn(binary, folder)
         self.primary = Primary((Endpoint(path=str(folder / _SOCKET)),))
-        self.pid = process.pid
+
+    @property
+    def pid(self) -> int:
+        """Of the process; another one once it was started again."""
+        return self._process.pid
 
     @property
     def url(self) -> str:
         """For ``bus.urls`` of the workers."""
         return f"unix://{self.primary.endpoints[0].path}"
+
+    @property
+    def n_ends(self) -> int:
+        """How often it has ended by itself since it was first started."""
+        return self._backoff.n_ends
 
     def poll(self) -> int | None:
         """Its exit code if it has ended. Never yields."""
@@ -96,24 +104,59 @@ class PrivateEngine:
 
         If cancelled, nothing has changed.
         """
-        # Without a thread: the kernel makes a descriptor readable.
-        descriptor = os.pidfd_open(self.pid)
+        return await wait_ended(self._process)
+
+    async def make_ready(self) -> None:
+        """Wait until it answers, within :data:`START_LIMIT_S`, and check that it keeps no file.
+
+        Raises:
+            ConfigError: it does not start, or does not keep values in memory only.
+        """
         try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
-        return self._process.wait()
+            with trio.fail_after(START_LIMIT_S):
+                await _make_ready(self, self._binary)
+        except trio.TooSlowError:
+            raise ConfigError(
+                "workers", f"{self._binary} does not answer within {START_LIMIT_S:g} s."
+            ) from None
+
+    async def run_keeping(self) -> NoReturn:
+        """Start it again whenever it has ended, for ever.
+
+        It comes back at the same address, so nobody has to be told: nodes connect again by
+        themselves, find that it has forgotten everything, and give it what they know.
+        """
+        while True:
+            began = trio.current_time()
+            code = await self.wait()
+            delay_s = self._backoff.note_end(trio.current_time() - began)
+            _log.warning(
+                "private engine ended, it is started again",
+                end=describe_end(code),
+                in_s=round(delay_s, 2),
+            )
+            await trio.sleep(delay_s)
+            fault: BaseException | None = None
+            try:
+                self._process = _spawn(self._binary, self._folder)
+                await self.make_ready()
+            except* (ConfigError, LinkError) as errors:
+                fault = errors.exceptions[0]
+            if fault is None:
+                _log.info("private engine started", pid=self.pid)
+            else:
+                _log.error("private engine does not start", error=str(fault))
+                self._process.kill()
 
     async def aclose(self) -> None:
-        """End it and remove its directory; bounded, and not stopped by being cancelled."""
+        """End it and remove its directory; bounded, and not stopped by being cancelled.
+
+        At once and without a question: it has nothing to save.
+        """
         with trio.CancelScope(shield=True):
             if self._process.poll() is None:
-                self._process.terminate()
-                with trio.move_on_after(END_LIMIT_S):
-                    await self.wait()
-                if self._process.poll() is None:
-                    self._process.kill()
-                    await self.wait()
+                self._process.kill()
+                await self.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
             os.close(self._lock)
 
@@ -160,19 +203,13 @@ async def open_private_engine(server: str | None = None) -> AsyncIterator[Privat
     lock = _try_lock(folder)
     assert lock is not None  # nobody else knows of it yet
     try:
-        engine = PrivateEngine(_spawn(binary, folder), folder, lock)
+        engine = PrivateEngine(binary, folder, lock)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         raise
     try:
-        try:
-            with trio.fail_after(START_LIMIT_S):
-                await _make_ready(engine, binary)
-        except trio.TooSlowError:
-            raise ConfigError(
-                "workers", f"{binary} does not answer within {START_LIMIT_S:g} s."
-            ) from None
+        await engine.make_ready()
         yield engine
     finally:
         await engine.aclose()
@@ -186,27 +223,21 @@ def _spawn(binary: str, folder: Path) -> subprocess.Popen[bytes]:
             f"the path of the engine's socket, {path}, is longer than {_LONGEST_PATH} bytes.",
             "Set TMPDIR to a shorter one.",
         )
-    parent = os.getpid()
-    # Loaded before the fork: between fork and exec only calls to the kernel are safe.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+        # A mask is inherited by the program, which would take over a disposition.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o077)
 
     try:
-        # A session of its own: Ctrl-C ends the workers first, and the parent then ends this.
-        return subprocess.Popen(  # noqa: S603 - the binary is found by us or named by the operator
+        return spawn(
             (binary, "--unixsocket", path, "--dir", str(folder), *_OPTIONS),
+            prepare=prepare,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            start_new_session=True,
-            preexec_fn=prepare,  # noqa: PLW1509 - what it does is safe there
         )
     except OSError as error:
         raise ConfigError("workers", f"{binary} does not start: {error.strerror}.") from None

@@ -115,7 +115,7 @@ class Rosters:
 
     # --- coming and going
 
-    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry | None]:
+    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry]:
         """See ``Bus.enter``. Never yields."""
         refusal = self._lateness.refusal()
         if refusal is not None:
@@ -134,9 +134,9 @@ class Rosters:
         self._lateness.keep(entering.receipt, lambda: entering.fail(self._lateness.fault()))
         return entering.receipt
 
-    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit | None]:
+    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit]:
         """See ``Bus.leave``. Never yields."""
-        receipt: Receipt[Exit | None] = Receipt.of(_NOTHING)
+        receipt: Receipt[Exit] = Receipt.of(_NOTHING)
         if not name.is_hidden:
             place = self._places[app_id, name.text]
             found = self._holdings.find("m", app_id, member.key, name.text) if member else None
@@ -393,7 +393,7 @@ class _Entering:
         self.place: _Place | None = None
         self.fields: list[tuple[Holding, Receipt[None]]] = []
         self.attached: Receipt[None] = DONE
-        self.receipt: Receipt[Entry | None] = Receipt()
+        self.receipt: Receipt[Entry] = Receipt()
 
     def wait(self) -> None:
         """Begin to wait, for all of it."""

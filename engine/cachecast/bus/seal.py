@@ -14,9 +14,6 @@ names, user ids, versions and sizes.
 
 from __future__ import annotations
 
-import re
-from base64 import b64decode
-from binascii import Error as BinasciiError
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -25,14 +22,11 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from cachecast.bus.faults import LinkError
-from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BrokenSealError", "Seal", "read_keys"]
-
-KEY_BYTES: Final = SecretBox.KEY_SIZE
+__all__ = ["BrokenSealError", "Seal"]
 
 #: By which the engine's "published at" may differ from the sealer's idea of its clock. That idea
 #: is bounded to milliseconds; a publish may wait for its answer and be asked again.
@@ -59,7 +53,7 @@ class Seal:
         """Take the keys over.
 
         Args:
-            keys: of 32 bytes each, at least one; see :func:`read_keys`.
+            keys: of 32 bytes each, at least one; see :meth:`cachecast.bus_config.BusConfig.keys`.
         """
         prints = [blake2b(key, digest_size=8, person=b"cachecast").digest() for key in keys]
         self.fingerprints = tuple(found.hex() for found in prints)
@@ -125,39 +119,3 @@ class Seal:
     def _refuse(self, why: str) -> bytes:
         self.n_broken += 1
         raise BrokenSealError(f"A sealed value is not served. {why}")
-
-
-def read_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Read ``bus.seal_key``.
-
-    Args:
-        texts: each 32 bytes in base64 or hexadecimal.
-
-    Raises:
-        ConfigError: names field, rule and remedy; never shows a key.
-    """
-    keys: list[bytes] = []
-    for number, text in enumerate(texts):
-        where = f"bus.seal_key[{number}]"
-        key = _read_key(text.strip())
-        if len(key) != KEY_BYTES:
-            raise ConfigError(
-                where,
-                "must be 32 bytes in base64 or hexadecimal.",
-                "`head -c 32 /dev/urandom | base64` makes one.",
-            )
-        if len(set(key)) < 8:
-            raise ConfigError(where, "is no random key.", "Draw one from /dev/urandom.")
-        if key in keys:
-            raise ConfigError(where, "is given twice.", "Remove one of them.")
-        keys.append(key)
-    return tuple(keys)
-
-
-def _read_key(text: str) -> bytes:
-    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
-        return bytes.fromhex(text)
-    try:
-        return b64decode(text, validate=True)
-    except (BinasciiError, ValueError):
-        return b""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cachecast.bus.receipt import Receipt
     from cachecast.channels.presence import PresenceRoster
     from cachecast.events import AppEvent
+    from cachecast.metrics import EngineStatistics
     from cachecast.protocol.session import Member
 
 __all__ = ["Bus", "Entry", "Envelope", "Exit", "Node"]
@@ -123,6 +124,9 @@ class Bus(Protocol):
     """
 
     is_shared: bool
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """Numbers of each primary; none for a node that is alone."""
 
     async def start(self, node: Node, nursery: trio.Nursery) -> None:
         """Join the cluster, and from now on tell ``node`` what it must know.

@@ -46,7 +46,7 @@ def spread(names: Sequence[str]) -> tuple[int, ...]:
     """Which primary each shard lies on.
 
     Args:
-        names: of the primaries, at least one, as :attr:`~cachecast.bus.address.Primary.name` has
+        names: of the primaries, at least one, as :attr:`~cachecast.bus_config.Primary.name` has
             them.
 
     Returns:

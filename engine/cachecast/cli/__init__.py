@@ -17,6 +17,7 @@ from cachecast.cli.harnesses import bench, load
 from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
 from cachecast.cli.tools import check_config, generate, sign
+from cachecast.cli.workers import worker_command
 from cachecast.errors import EngineError
 
 __all__ = ["cachecast", "main"]
@@ -33,7 +34,7 @@ def cachecast() -> None:
 
 for _command in (
     serve_command, publish, subscribe, channels, cache, terminate, check_config, generate, sign,
-    load, bench,
+    load, bench, worker_command,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
     from cachecast.cli.sink import Sink
 
 __all__ = ["configure_logs"]
 
 
-def configure_logs(log_format: str, level: str, sink: Sink) -> None:
+def configure_logs(
+    log_format: str, level: str, sink: Sink
+) -> Callable[[MutableMapping[str, Any]], None]:
     """Send structlog to a sink, for the whole process.
 
     Args:
         log_format: ``console``, ``json``, or ``auto`` for console on a terminal.
         level: of ``debug``, ``info``, ``warning``, ``error``.
         sink: of stderr; what it loses is logged.
+
+    Returns:
+        Function that writes a line in the same form for another process: what its JSON says.
     """
     is_console = log_format == "console" or (log_format == "auto" and sink.is_terminal)
     timestamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -56,6 +63,12 @@ def configure_logs(log_format: str, level: str, sink: Sink) -> None:
     )
     # Libraries must not write payloads or URLs with keys to our logs.
     logging.getLogger().setLevel(logging.WARNING)
+    render = processors[-1]
+
+    def pass_on(entry: MutableMapping[str, Any]) -> None:
+        lines.msg(str(render(None, "", entry)))
+
+    return pass_on
 
 
 class _Lines:

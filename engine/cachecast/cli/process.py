@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import re
 import resource
@@ -14,9 +15,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from cachecast.errors import ConfigError
 
-__all__ = ["disable_core_dumps", "lock_memory", "raise_file_limit", "settle_garbage_collector"]
+__all__ = [
+    "count_cores",
+    "disable_core_dumps",
+    "lock_memory",
+    "prepare_process",
+    "raise_file_limit",
+    "settle_garbage_collector",
+]
 
 #: What macOS takes, its OPEN_MAX, where the hard limit says "unlimited".
 _PORTABLE_FILE_LIMIT: Final = 10_240
@@ -25,6 +35,32 @@ _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _CAP_IPC_LOCK: Final = 14
+
+
+_log = structlog.get_logger("cachecast.serve")
+
+
+def prepare_process(*, locks_memory: bool) -> None:
+    """Do what a node's process needs before it opens anything, and say so.
+
+    Raises:
+        ConfigError: memory is to be locked and may not be.
+    """
+    is_sealed = disable_core_dumps()
+    n_files = raise_file_limit()
+    lock_limit = lock_memory() if locks_memory else None
+    _log.info(
+        "process prepared",
+        core_dumps="off",
+        dumpable=not is_sealed,
+        memory_locked=locks_memory,
+        max_open_files=n_files,
+    )
+    if lock_limit is not None:
+        _log.warning(
+            "locked memory has a limit, past which this node gets none; raise `ulimit -l`",
+            max_locked_bytes=lock_limit,
+        )
 
 
 def disable_core_dumps() -> bool:
@@ -83,6 +119,16 @@ def raise_file_limit() -> int:
             continue  # macOS says "unlimited" and refuses it
         return limit
     return soft
+
+
+def count_cores() -> int:
+    """How many cores this process may keep busy: of its mask, or what its container is allowed."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").partition(" ")
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such group, or "max"
+        return cores
 
 
 def settle_garbage_collector() -> None:

@@ -7,32 +7,24 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 import trio
 
-from cachecast.broker import open_broker
 from cachecast.cli.logs import configure_logs
-from cachecast.cli.process import (
-    disable_core_dumps,
-    lock_memory,
-    raise_file_limit,
-    settle_garbage_collector,
-)
+from cachecast.cli.node import run_node
+from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.sink import Sink, own_streams
+from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig, load_config
 from cachecast.errors import ConfigError
-from cachecast.server import Server, serve
-from cachecast.server.tls import TlsTerms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from cachecast.broker import Broker
-    from cachecast.config import ServerConfig
+    from collections.abc import AsyncIterator, Callable, MutableMapping
 
 __all__ = ["serve_command"]
 
@@ -57,7 +49,22 @@ _log = structlog.get_logger("cachecast.serve")
     "--admin-port",
     help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
 )
+@click.option(
+    "--bus",
+    help="URL of the engine that joins this node to others: valkey://HOST:PORT, redis://, "
+    "valkeys:// and rediss:// with TLS, unix:///PATH; several are separated by spaces.",
+)
+@click.option("--bus-sentinel", help="Name of the primary; then --bus gives the Sentinels.")
+@click.option("--bus-username", help="User of the engine's ACL.")
+@click.option("--bus-password-file", help="File with the engine's password.")
+@click.option("--bus-tls-ca", help="PEM file with the authority of the engine's certificate.")
+@click.option("--bus-prefix", help="What keys begin with, for several clusters on one engine.")
+@click.option("--bus-seal-key-file", help="File with the keys that values are sealed by.")
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
+@click.option(
+    "--workers",
+    help="Number of processes, or auto for one a core; they need an engine.  [default: 1]",
+)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def serve_command(path: Path | None, **options: object) -> None:
@@ -75,27 +82,10 @@ def serve_command(path: Path | None, **options: object) -> None:
     with own_streams() as sinks:
         config = load_config(path, environ=os.environ, flags=flags)
         check_exposure(config)
-        configure_logs(config.server.log_format, config.server.log_level, sinks[1])
-        _prepare_process(config.server)
-        trio.run(_run, config, sinks)
-
-
-def _prepare_process(server: ServerConfig) -> None:
-    is_sealed = disable_core_dumps()
-    n_files = raise_file_limit()
-    lock_limit = lock_memory() if server.locks_memory else None
-    _log.info(
-        "process prepared",
-        core_dumps="off",
-        dumpable=not is_sealed,
-        memory_locked=server.locks_memory,
-        max_open_files=n_files,
-    )
-    if lock_limit is not None:
-        _log.warning(
-            "locked memory has a limit, past which this node gets none; raise `ulimit -l`",
-            max_locked_bytes=lock_limit,
-        )
+        pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
+        prepare_process(locks_memory=config.server.locks_memory)
+        n_workers = _count_workers(config.server.workers)
+        trio.run(_run, config, sinks, pass_on, n_workers)
 
 
 def check_exposure(config: FileConfig) -> None:
@@ -120,70 +110,56 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _run(config: FileConfig, sinks: tuple[Sink, Sink]) -> None:
-    async with trio.open_nursery() as nursery:
-        for sink in sinks:
-            nursery.start_soon(sink.run)
-        await _run_node(config, sinks[1])
-        nursery.cancel_scope.cancel()
-
-
-async def _run_node(config: FileConfig, log: Sink) -> None:
-    options = config.server
-    tls = (
-        TlsTerms(options.tls_cert, options.tls_key)
-        if options.tls_cert and options.tls_key
-        else None
-    )
-    with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
-        # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
-        trio.CancelScope() as life,
-    ):
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            broker.lost_log_lines = lambda: log.n_dropped
-            server = await _start(nursery, broker, config, tls)
-            reloads, wanted = trio.open_memory_channel[None](1)
-            nursery.start_soon(_run_reloads, tls, wanted)
-            settle_garbage_collector()
-            _announce(config, server)
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    break
-                try:
-                    reloads.send_nowait(None)
-                except trio.WouldBlock:
-                    pass  # one waits already, and will find the same files
-            life.deadline = trio.current_time() + options.exit_limit_s
-            nursery.start_soon(_end_at_second_signal, signals, life)
-            await _end(broker, server, options)
+async def _run(
+    config: FileConfig,
+    sinks: tuple[Sink, Sink],
+    pass_on: Callable[[MutableMapping[str, Any]], None],
+    n_workers: int,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            for sink in sinks:
+                nursery.start_soon(sink.run)
+            if n_workers == 1:
+                await _run_alone(config, signals, sinks[1])
+            else:
+                await run_parent(
+                    config,
+                    n_workers,
+                    signals,
+                    address=_address(config),
+                    admin_address=_admin_address(config),
+                    pass_on=pass_on,
+                    lost_log_lines=lambda: sinks[1].n_dropped,
+                    on_ready=partial(_announce, config),
+                )
             nursery.cancel_scope.cancel()
-    if life.cancelled_caught and trio.current_time() >= life.deadline:
-        _log.warning("exit limit reached", seconds=options.exit_limit_s)
 
 
-async def _start(
-    nursery: trio.Nursery, broker: Broker, config: FileConfig, tls: TlsTerms | None
-) -> Server:
+async def _run_alone(config: FileConfig, signals: AsyncIterator[int], log: Sink) -> None:
+    await run_node(
+        config,
+        signals,
+        address=_address(config),
+        admin_address=_admin_address(config),
+        lost_log_lines=lambda: log.n_dropped,
+        on_ready=lambda _, server: _announce(config, server.port, server.admin_port),
+    )
+
+
+def _count_workers(text: int | str) -> int:
+    return count_cores() if text == "auto" else int(text)
+
+
+def _address(config: FileConfig) -> str:
+    return f"{_bracket(config.server.host)}:{config.server.port}"
+
+
+def _admin_address(config: FileConfig) -> str | None:
     options = config.server
-    address = f"{_bracket(options.host)}:{options.port}"
-    admin: str | None = None
-    if options.has_admin:
-        admin = f"{_bracket(options.admin_host)}:{_admin_port(config)}"
-
-    async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
-        await serve(
-            broker,
-            address,
-            tls=tls,
-            admin_address=admin,
-            trusts_proxy=options.trusts_proxy,
-            falls_back=options.admin_port is None,
-            task_status=task_status,
-        )
-
-    server: Server = await nursery.start(run)
-    return server
+    if not options.has_admin:
+        return None
+    return f"{_bracket(options.admin_host)}:{_admin_port(config)}"
 
 
 def _admin_port(config: FileConfig) -> int:
@@ -197,19 +173,19 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _announce(config: FileConfig, server: Server) -> None:
+def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for."""
     options = config.server
-    address = f"{_bracket(options.host)}:{server.port}"
+    address = f"{_bracket(options.host)}:{port}"
     s = "s" if options.tls_cert else ""
     if config.apps == (DEMO_APP,):
-        port, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
+        option, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
         command = _command()
         click.echo(
             f"Serving the demonstration app, on this machine only:\n"
             f"  app id {DEMO_APP.id}   key {DEMO_APP.key}   secret {DEMO_APP.secret}\n"
             f"  browser   new Pusher('{DEMO_APP.key}', {{cluster: '', "
-            f"wsHost: '{_bracket(options.host)}', {port}: {server.port}, forceTLS: {is_tls}, "
+            f"wsHost: '{_bracket(options.host)}', {option}: {port}, forceTLS: {is_tls}, "
             f"enabledTransports: ['ws']}})\n"
             f"  publish   {command} publish cache-prices tick '{{\"eur\":1.08}}' "
             f"--url http{s}://{address}\n"
@@ -217,10 +193,10 @@ def _announce(config: FileConfig, server: Server) -> None:
             file=sys.stdout,
         )
     admin = ""
-    if server.admin_port is not None:
-        admin = f" (admin http://{_bracket(options.admin_host)}:{server.admin_port})"
+    if admin_port is not None:
+        admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
     click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
-    _log.info("ready", host=options.host, port=server.port, admin_port=server.admin_port)
+    _log.info("ready", host=options.host, port=port, admin_port=admin_port)
 
 
 def _command() -> str:
@@ -229,31 +205,3 @@ def _command() -> str:
         return "cachecast"
     program = sys.argv[0]
     return f"{sys.executable} -m cachecast" if program.endswith("__main__.py") else program
-
-
-async def _run_reloads(tls: TlsTerms | None, wanted: trio.MemoryReceiveChannel[None]) -> None:
-    """Read the certificate again whenever that is wanted, in a thread: its disk may stand still."""
-    async for _ in wanted:
-        if tls is None:
-            _log.info("SIGHUP ignored: no certificate is configured")
-            continue
-        try:
-            await trio.to_thread.run_sync(tls.reload, abandon_on_cancel=True)
-            _log.info("certificate reloaded")
-        except ConfigError as error:
-            _log.warning("certificate not reloaded, the old one stays", error=str(error))
-
-
-async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
-    """Drain clients, then deliver what webhooks still wait for."""
-    _log.info("draining", connections=broker.clients.n_sessions, within_s=options.drain_s)
-    await server.drain(options.drain_s, code=options.drain_code)
-    await broker.webhooks.flush(options.webhook_flush_s)
-    _log.info("drained")
-
-
-async def _end_at_second_signal(signals: AsyncIterator[int], life: trio.CancelScope) -> None:
-    async for number in signals:
-        if number != signal.SIGHUP:
-            _log.warning("second signal, ending now")
-            life.cancel()

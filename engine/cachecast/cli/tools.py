@@ -16,7 +16,7 @@ import msgspec
 from cachecast.apps import App, KeyPair, Webhook
 from cachecast.cli.remote import credentials
 from cachecast.cli.serve import check_exposure
-from cachecast.config import FileConfig, ServerConfig, load_config
+from cachecast.config import BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.errors import BadMessageError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import is_socket_id
@@ -49,13 +49,16 @@ def check_config(path: Path | None, *, fields: bool) -> None:
     if config.server.tls_cert and config.server.tls_key:
         load_context(config.server.tls_cert, config.server.tls_key)
     apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
-    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}")
+    engine = ", ".join(primary.name for primary in config.bus.primaries())
+    bus = f"; joined to other nodes by {engine}" if engine else ""
+    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}{bus}")
 
 
 #: How a file opens each table -> what may stand in it.
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "at the top": FileConfig,
     "[server]": ServerConfig,
+    "[bus]": BusConfig,
     "[[apps]]": App,
     "[[apps.keys]]": KeyPair,
     "[[apps.webhooks]]": Webhook,
@@ -72,7 +75,7 @@ def _print_fields() -> None:
     for title, kind in _TABLES.items():
         click.echo(title)
         for field in msgspec.structs.fields(kind):
-            if field.name in {"apps", "server"}:
+            if field.name in {"apps", "bus", "server"}:
                 continue
             click.echo(f"  {field.name}: {_word(field.type)}{_default(field)}")
 

@@ -12,9 +12,14 @@ from cachecast.server.http_messages import Request, Response
 if TYPE_CHECKING:
     from cachecast.broker import Broker
 
-__all__ = ["handle_admin"]
+__all__ = ["METRICS_TYPE", "handle_admin", "is_ready"]
 
-_METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+def is_ready(broker: Broker) -> bool:
+    """Whether clients should be sent to this node."""
+    return not broker.clients.is_draining and broker.outage.reason is None
 
 
 def handle_admin(broker: Broker, request: Request) -> Response:
@@ -32,6 +37,6 @@ def handle_admin(broker: Broker, request: Request) -> Response:
         case "/ready":
             return Response(200, b'{"ready":true}')
         case "/metrics":
-            return Response(200, exposition(broker.statistics), _METRICS_TYPE)
+            return Response(200, exposition(broker.statistics), METRICS_TYPE)
         case _:
             return Response(404, b"404 NOT FOUND\n", "text/plain; charset=utf-8")

@@ -14,9 +14,10 @@ from cachecast.server.poller import Handler
 from cachecast.server.room import Room
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sized
 
-    from cachecast.broker import Broker
+    from cachecast.broker.journal import Journal
     from cachecast.channels.outbox import Backlog
     from cachecast.config import BrokerConfig
     from cachecast.server.poller import Poller
@@ -68,19 +69,29 @@ class Common:
         "timeouts",
     )
 
-    def __init__(self, broker: Broker, poller: Poller, listeners: Sized) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        poller: Poller,
+        listeners: Sized,
+        *,
+        now: Callable[[], float],
+        backlog: Backlog,
+        refusals: Counter[str],
+        journal: Journal,
+    ) -> None:
         """Gather it; ``listeners`` are those in the poller that are no connections."""
-        self.config: BrokerConfig = broker.config
+        self.config = config
         self.poller = poller
-        self.now: Callable[[], float] = broker.clock
+        self.now = now
         self.timeouts: Wheel[_Timed] = Wheel(self.now())
         self.room = Room(poller, listeners, self.now)
-        self.backlog: Backlog = broker.backlog
+        self.backlog = backlog
         self.date = ""
         self.is_draining = False
         self.has_ended = False
-        self._refusals = broker.clients.refusals
-        self._journal = broker.clients.journal
+        self._refusals = refusals
+        self._journal = journal
         self.renew_date()
 
     def renew_date(self) -> None:

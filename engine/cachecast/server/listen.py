@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 import trio
@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from cachecast.server.room import Room
     from cachecast.server.tls import TlsTerms
 
-__all__ = ["Server", "serve"]
+__all__ = [
+    "Front",
+    "Server",
+    "open_admin_listener",
+    "open_listener",
+    "open_shared_listeners",
+    "serve",
+]
 
 #: The kernel cuts it to net.core.somaxconn; a storm waits there instead of being refused.
 BACKLOG: Final = 65_535
@@ -60,7 +67,7 @@ _log = structlog.get_logger("cachecast.server")
 class _Listener:
     """One listening socket."""
 
-    def __init__(self, server: Server, sock: socket.socket, *, is_admin: bool) -> None:
+    def __init__(self, server: Front, sock: socket.socket, *, is_admin: bool) -> None:
         self.sock = sock
         self.is_paused = False
         self.is_starved = False
@@ -142,11 +149,12 @@ class _Listener:
             self.sock.close()
 
 
-class Server:
-    """A running server; :func:`serve` makes it and hands it out when it accepts connections.
+class Front:
+    """Listening sockets and what they bring, on one poller; knows no broker.
+
+    :class:`Server` is one with a broker behind it.
 
     Attributes:
-        broker: that it serves.
         port: it listens on, of clients.
         admin_port: of the admin address, None if it has none.
         listeners: that are open.
@@ -157,33 +165,34 @@ class Server:
 
     def __init__(
         self,
-        broker: Broker,
-        tls: TlsTerms | None,
+        common: Callable[[Poller, list[_Listener]], Common],
+        poller: Poller,
         *,
-        trusts_proxy: bool,
-        poller: Poller | None = None,
+        handle_admin: Callable[[Request], Answer],
+        handle: Callable[[Request], Answer] | None = None,
+        tls: TlsTerms | None = None,
     ) -> None:
-        """Make it; :func:`serve` runs its tasks.
+        """Make it; whoever owns it runs its tasks.
 
         Args:
-            broker: to be served.
-            tls: certificate and key; None serves plain text.
-            trusts_proxy: see :func:`serve`.
-            poller: by default one of the kernel's sockets.
+            common: function that makes what its connections will have in common.
+            poller: of its sockets.
+            handle_admin: answers requests of the admin address.
+            handle: answers those of clients; None where there is no listener for them.
+            tls: certificate and key of the clients' listeners; None serves plain text.
         """
-        self.broker = broker
         self.port: int = 0
         self.admin_port: int | None = None
         self.listeners: list[_Listener] = []
-        self.poller: Poller = Poller(broker.clock) if poller is None else poller
-        self.common: Common = Common(broker, self.poller, self.listeners)
+        self.poller = poller
+        self.common = common(poller, self.listeners)
         self.room: Room = self.common.room
         self._tls = tls
-        self._trusts_proxy = trusts_proxy
-        self._handle_admin: Callable[[Request], Answer] = partial(handle_admin, broker)
+        self._handle_admin = handle_admin
+        self._handle = handle or handle_admin
 
     def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
-        """Accept connections from a listening socket, which the server owns from now on."""
+        """Accept connections from a listening socket, which is owned from now on."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
         listener = _Listener(self, sock, is_admin=is_admin)
         self.listeners.append(listener)
@@ -207,20 +216,84 @@ class Server:
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
-        self.poller.add(connection.fd, connection)
+        self.poller.meet(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
         self.common.expire_after(self.common.config.request_timeout_s, connection)
-
-    def _handle(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
-        if request.is_upgrade:
-            return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return handle(self.broker, request, is_tls=is_tls)
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
         for listener in list(self.listeners):
             listener.abort()
+
+    async def run_poller(self) -> None:
+        """Serve all sockets for ever."""
+        try:
+            await self.poller.run()
+        finally:
+            self.common.has_ended = True
+
+    async def run_timeouts(self) -> None:
+        """Once a second: end what took too long, renew the date, accept again after a pause."""
+        while True:
+            await trio.sleep(TICK_S)
+            self.common.renew_date()
+            for listener in self.listeners:
+                listener.resume()
+            while True:
+                # Nobody took too long whose bytes lie here and have not been read.
+                due = self.common.timeouts.pop_due(self.poller.read_until(), 200)
+                for connection in due:
+                    self.poller.guard(connection, connection.on_timeout)
+                await trio.lowlevel.checkpoint()
+                if len(due) < 200:
+                    break
+
+
+class Server(Front):
+    """A running server; :func:`serve` makes it and hands it out when it accepts connections.
+
+    Attributes:
+        broker: that it serves.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        tls: TlsTerms | None,
+        *,
+        trusts_proxy: bool,
+        poller: Poller | None = None,
+    ) -> None:
+        """Make it; :func:`serve` runs its tasks.
+
+        Args:
+            broker: to be served.
+            tls: certificate and key; None serves plain text.
+            trusts_proxy: see :func:`serve`.
+            poller: by default one of the kernel's sockets.
+        """
+        super().__init__(
+            partial(
+                Common,
+                broker.config,
+                now=broker.clock,
+                backlog=broker.backlog,
+                refusals=broker.clients.refusals,
+                journal=broker.clients.journal,
+            ),
+            Poller(broker.clock) if poller is None else poller,
+            handle_admin=partial(handle_admin, broker),
+            handle=self._answer,
+            tls=tls,
+        )
+        self.broker = broker
+        self._trusts_proxy = trusts_proxy
+
+    def _answer(self, request: Request) -> Answer:
+        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
+        if request.is_upgrade:
+            return upgrade(self.broker, self.common, request, is_tls=is_tls)
+        return handle(self.broker, request, is_tls=is_tls)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -256,38 +329,47 @@ class Server:
             if isinstance(handler, HttpConnection) and handler.is_idle:
                 handler.abort()
 
-    async def run_poller(self) -> None:
+    async def run_poller(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
         """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
         readers = self.broker.heartbeat.readers
         readers.append(self.poller)
         try:
-            await self.poller.run()
+            await super().run_poller()
         finally:
-            self.common.has_ended = True
             readers.remove(self.poller)
 
-    async def run_timeouts(self) -> None:
-        """Once a second: end what took too long, renew the date, accept again after a pause."""
-        while True:
-            await trio.sleep(TICK_S)
-            self.common.renew_date()
-            for listener in self.listeners:
-                listener.resume()
-            while True:
-                # Nobody took too long whose bytes lie here and have not been read.
-                due = self.common.timeouts.pop_due(self.poller.read_until(), 200)
-                for connection in due:
-                    self.poller.guard(connection, connection.on_timeout)
-                await trio.lowlevel.checkpoint()
-                if len(due) < 200:
-                    break
+
+def open_shared_listeners(address: str, number: int) -> list[socket.socket]:
+    """Open listeners of one address, among which the kernel spreads connections (SO_REUSEPORT).
+
+    Args:
+        address: see :func:`open_listener`.
+        number: of them.
+
+    Raises:
+        ConfigError: see :func:`open_listener`; a port that other listeners share is taken too.
+    """
+    listeners = [open_listener(address, sharing="first")]
+    try:
+        port = listeners[0].getsockname()[1]
+        address = f"{address.rpartition(':')[0]}:{port}"
+        while len(listeners) < number:
+            listeners.append(open_listener(address, sharing="further"))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
-def open_listener(address: str) -> socket.socket:
+def open_listener(
+    address: str, *, sharing: Literal["first", "further"] | None = None
+) -> socket.socket:
     """Open a listening TCP socket.
 
     Args:
         address: ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 lets the system choose.
+        sharing: whether it is one of several of this address, see :func:`open_shared_listeners`.
 
     Raises:
         ConfigError: the address is malformed, taken or not this machine's.
@@ -303,7 +385,12 @@ def open_listener(address: str) -> socket.socket:
         sock = socket.socket(family, kind)
         try:
             _set_options(sock)
+            # The first is bound without it: else it would join the listeners of another node.
+            if sharing == "further":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(target)
+            if sharing == "first":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.listen(BACKLOG)
         except OSError:
             sock.close()
@@ -317,7 +404,16 @@ def open_listener(address: str) -> socket.socket:
     return sock
 
 
-def _open_admin(address: str, *, falls_back: bool) -> socket.socket:
+def open_admin_listener(address: str, *, falls_back: bool) -> socket.socket:
+    """Open the listener of an admin address.
+
+    Args:
+        address: see :func:`open_listener`.
+        falls_back: take any free port where that one is taken.
+
+    Raises:
+        ConfigError: see :func:`open_listener`.
+    """
     try:
         return open_listener(address)
     except ConfigError:
@@ -338,7 +434,7 @@ def _set_options(sock: socket.socket) -> None:
 
 async def serve(
     broker: Broker,
-    address: str = "127.0.0.1:6001",
+    address: str | socket.socket = "127.0.0.1:6001",
     *,
     tls: TlsTerms | None = None,
     admin_address: str | None = None,
@@ -354,7 +450,8 @@ async def serve(
 
     Args:
         broker: from ``open_broker``.
-        address: ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`.
+        address: ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`. Or a socket
+            that listens already, which the server owns from now on.
         tls: certificate and key; None serves plain text.
         admin_address: of ``/up``, ``/ready`` and ``/metrics``, always plain text.
         trusts_proxy: believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that accept TLS
@@ -366,10 +463,11 @@ async def serve(
         ConfigError: an address cannot be listened on.
     """
     require_trio("serve")
-    listeners = [(open_listener(address), False)]
+    listener = open_listener(address) if isinstance(address, str) else address
+    listeners = [(listener, False)]
     if admin_address is not None:
         try:
-            listeners.append((_open_admin(admin_address, falls_back=falls_back), True))
+            listeners.append((open_admin_listener(admin_address, falls_back=falls_back), True))
         except ConfigError:
             listeners[0][0].close()
             raise

@@ -136,6 +136,9 @@ class Poller:
         # All others are watched for reading and nothing else, and need no entry.
         self._writers: set[int] = set()
         self._deaf: set[int] = set()
+        # Those that no selector knows yet, and those of them that have had a turn.
+        self._new: set[int] = set()
+        self._met: list[int] = []
         self._shares: dict[str, Share] = {}
         self._open_shares: dict[int, Share] = {}
         self._line: deque[Share] = deque()
@@ -180,6 +183,17 @@ class Poller:
         self._handlers[fd] = handler
         self._join(handler.share, fd, READ)
 
+    def meet(self, fd: int, handler: Handler) -> None:
+        """Read a new socket at the next turn of its share, and watch it when that turn is over.
+
+        For one that was accepted, whose first bytes are there: by the end of the turn it is
+        another share's or has gone, mostly, and no selector had to hear of it in between.
+        """
+        self._handlers[fd] = handler
+        self._new.add(fd)
+        handler.share.n_sockets += 1
+        self.again(fd, handler)
+
     def watch(self, fd: int, handler: Handler, *, reads: bool = True, writes: bool = False) -> None:
         """Change what a socket is watched for, or whose it is."""
         old, before = self._handlers[fd].share, self._events(fd)
@@ -192,11 +206,10 @@ class Poller:
             self._join(handler.share, fd, events)
         elif before != events:
             own = old.selector
-            assert own is not None
-            if before and events:
-                own.modify(fd, events)
+            if not before or own is None:
+                self._register(old, fd, events)
             elif events:
-                own.register(fd, events)
+                own.modify(fd, events)
             else:
                 own.unregister(fd)
 
@@ -218,27 +231,45 @@ class Poller:
         del self._handlers[fd]
         self._deaf.discard(fd)
         self._writers.discard(fd)
+        self._new.discard(fd)
+
+    def _watch_met(self) -> None:
+        """Watch those who were new in this turn and are still here."""
+        met, self._met = self._met, []
+        for fd in met:
+            if fd in self._new:
+                self._new.discard(fd)
+                events = self._events(fd)
+                if events:
+                    self._register(self._handlers[fd].share, fd, events)
 
     def _events(self, fd: int) -> int:
+        """What a selector is to report of it."""
+        if fd in self._new:
+            return 0
         return (0 if fd in self._deaf else READ) | (WRITE if fd in self._writers else 0)
 
     def _join(self, share: Share, fd: int, events: int) -> None:
-        if share.selector is None:
-            share.selector = self._open_selector()
-            self._open_shares[share.selector.fileno()] = share
-            self._selector.register(share.selector.fileno(), READ)
         share.n_sockets += 1
         if events:
-            share.selector.register(fd, events)
+            self._register(share, fd, events)
+
+    def _register(self, share: Share, fd: int, events: int) -> None:
+        own = share.selector
+        if own is None:
+            own = share.selector = self._open_selector()
+            self._open_shares[own.fileno()] = share
+            self._selector.register(own.fileno(), READ)
+        own.register(fd, events)
 
     def _leave(self, share: Share, fd: int, events: int) -> None:
         own = share.selector
-        assert own is not None
         if events:
+            assert own is not None
             own.unregister(fd)
         share.again.pop(fd, None)
         share.n_sockets -= 1
-        if not share.n_sockets:
+        if not share.n_sockets and own is not None:
             self._selector.unregister(own.fileno())
             del self._open_shares[own.fileno()]
             own.close()
@@ -373,6 +404,8 @@ class Poller:
             at_end, self._at_end = self._at_end, []
             for handler, action in at_end:
                 self.guard(handler, action)
+        if self._met:
+            self._watch_met()
 
     def _serve_share(self, share: Share, until: float) -> bool:
         """Serve one share until all who were ready have been, or its time is up.
@@ -382,10 +415,9 @@ class Poller:
         """
         handlers, batch = self._handlers, share.batch
         if not batch:
-            if share.selector is None:
-                return False
             share.asked_at = self._asked_at
-            batch = share.batch = share.selector.poll(0, share.n_sockets)
+            own = share.selector
+            batch = share.batch = [] if own is None else own.poll(0, share.n_sockets)
             if share.again:
                 batch += [(fd, AGAIN) for fd in share.again]
             batch.reverse()
@@ -397,6 +429,8 @@ class Poller:
                     # Looked up only now: it may be due to one who has left, and whose number
                     # another one has.
                     events = handler.share.again.pop(fd, 0)
+                    if fd in self._new:
+                        self._met.append(fd)
                 elif events != READ or fd in self._deaf:
                     events = self._wanted(fd, events)
                 self._serve(handler, events)

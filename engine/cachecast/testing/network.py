@@ -163,9 +163,10 @@ class _MemoryPoller(Poller):
         """Note that a socket may have become ready."""
         handler = self._handlers.get(fd)
         if handler is not None:
-            own = cast("_MemorySelector", handler.share.selector)
-            own.touch(fd)
-            cast("_MemorySelector", self._selector).touch(own.fileno())
+            own = cast("_MemorySelector | None", handler.share.selector)
+            if own is not None:  # else it has not been watched yet
+                own.touch(fd)
+                cast("_MemorySelector", self._selector).touch(own.fileno())
         self.rouse()
 
     def serve_ready(self) -> None:

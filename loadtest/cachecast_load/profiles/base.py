@@ -188,7 +188,7 @@ class Profile:
     def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
         """A channel event without our stamp came: somebody else's, or an encrypted one."""
         del message, now_us
-        client.block.recorder.counts["unstamped"] += 1
+        client.tally.counts["unstamped"] += 1
 
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """A connection was lost or never made: come back as the close code says."""
@@ -264,13 +264,13 @@ class Profile:
         socket_id = client.socket_id
 
         def answer(status: int, response: bytes, reason: str) -> None:
-            recorder = client.block.recorder
-            recorder.histograms["auth"].record(now_us() - asked_us)
+            tally = client.tally
+            tally.histograms["auth"].record(now_us() - asked_us)
             grant = _read_grant(status, response)
             if grant is None:
-                recorder.counts["subscribe_failed"] += 1
+                tally.counts["subscribe_failed"] += 1
                 text = reason or response.decode("utf-8", "replace")
-                recorder.error(f"auth endpoint: {f'HTTP {status}' if status else reason}", text)
+                tally.error(f"auth endpoint: {f'HTTP {status}' if status else reason}", text)
             elif client.socket_id == socket_id:
                 self.granted(channel, grant)
                 client.subscribe(channel, str(grant["auth"]), grant.get("channel_data"))

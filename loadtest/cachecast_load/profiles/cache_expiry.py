@@ -91,6 +91,6 @@ class CacheExpiry(Profile):
         """Who still waits for an answer will not get one."""
         for client in self.clients(block):
             for channel in client.asks:
-                block.recorder.counts["cache_unanswered"] += 1
+                client.tally.counts["cache_unanswered"] += 1
                 name = self.channel_name(channel)
-                block.recorder.error("cache: neither value nor cache_miss", name)
+                client.tally.error("cache: neither value nor cache_miss", name)

@@ -107,7 +107,7 @@ class CacheJoin(Profile):
         del channel, seq
         intended_us = self._intended.pop(client.number, None)
         if intended_us is not None:
-            client.block.recorder.histograms["join"].record(now_us() - intended_us)
+            client.tally.histograms["join"].record(now_us() - intended_us)
         hold_s = self.plan.behaviour.hold_s
         client.block.reactor.call_later(hold_s, self._go, client, client.socket_id)
 
@@ -123,9 +123,9 @@ class CacheJoin(Profile):
 
     def _unanswered(self, client: Client) -> None:
         self._intended.pop(client.number, None)
-        client.block.recorder.counts["cache_unanswered"] += 1
+        client.tally.counts["cache_unanswered"] += 1
         name = self.channel_name(client.memory)
-        client.block.recorder.error("cache: neither value nor cache_miss", name)
+        client.tally.error("cache: neither value nor cache_miss", name)
 
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """The joiner is gone; its place is free again."""

@@ -54,7 +54,7 @@ class ClientEvents(Profile):
         """Count refused events (rate, size, feature switched off)."""
         del code, text
         if self.is_sender(client.number) and client.memberships:
-            client.block.recorder.counts["client_events_refused"] += 1
+            client.tally.counts["client_events_refused"] += 1
 
     def ordered(self, block: Block, order: Order) -> None:
         """Send at this block's share of the rate: its senders over all senders."""
@@ -107,5 +107,6 @@ class _Sending:
         name = f"client-{session.plan.event_name}"
         channel_name = self.profile.channel_name(channel)
         client.send(pusher.client_event_message(channel_name, name, payload.decode()))
-        recorder.publishes.append((channel, seq, sent_us, sent_us))
+        via = len(session.target.apis) + client.socket
+        recorder.publishes.append((channel, seq, sent_us, sent_us, via))
         recorder.counts["publish_ok"] += 1

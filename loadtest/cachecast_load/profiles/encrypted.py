@@ -29,21 +29,21 @@ class Encrypted(Profile):
 
     def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
         """Open an event; what does not open is the target's fault or a wrong key."""
-        recorder = client.block.recorder
+        tally = client.tally
         channel = self.channel_number(message["channel"])
         if channel not in client.memberships:
-            recorder.counts["unstamped"] += 1
+            tally.counts["unstamped"] += 1
             return
         try:
             stamp = read_stamp(self._cipher(channel).open(message.get("data")), client.block.mark)
         except (DecryptionError, StampError) as error:
-            recorder.counts["crypto_failed"] += 1
-            recorder.error("encrypted payload does not open", str(error))
+            tally.counts["crypto_failed"] += 1
+            tally.error("encrypted payload does not open", str(error))
             return
         if stamp is None:
-            recorder.counts["unstamped"] += 1
+            tally.counts["unstamped"] += 1
         elif stamp.channel != channel:
-            recorder.counts["misrouted"] += 1
+            tally.counts["misrouted"] += 1
         else:
             client.observe(stamp, now_us)
 

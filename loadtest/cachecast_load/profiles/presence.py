@@ -67,9 +67,9 @@ class Presence(Profile):
         if channel not in client.memberships or not isinstance(roster, set):
             return
         if joined == (user in roster):
-            client.block.recorder.counts["presence_ghosts"] += 1
+            client.tally.counts["presence_ghosts"] += 1
             what = "joined while present" if joined else "left while absent"
-            client.block.recorder.error(f"presence: {what}", f"{user}, seen by {client.number}")
+            client.tally.error(f"presence: {what}", f"{user}, seen by {client.number}")
         elif joined:
             roster.add(user)
         else:
@@ -109,12 +109,12 @@ class Presence(Profile):
                 expected.setdefault(channel, set()).add(self.user_of(number))
         for client in self.clients(block):
             for channel in client.memberships:
-                block.recorder.counts["presence_checked"] += 1
+                client.tally.counts["presence_checked"] += 1
                 if client.memory != expected[channel]:
                     missing = sorted(expected[channel] - client.memory)[:3]
                     extra = sorted(client.memory - expected[channel])[:3]
                     self._wrong(client, f"missing {missing}, extra {extra}")
 
     def _wrong(self, client: Client, text: str) -> None:
-        client.block.recorder.counts["presence_wrong"] += 1
-        client.block.recorder.error("presence: wrong roster", f"subscriber {client.number}: {text}")
+        client.tally.counts["presence_wrong"] += 1
+        client.tally.error("presence: wrong roster", f"subscriber {client.number}: {text}")

@@ -66,5 +66,5 @@ class ReconnectStorm(Profile):
         """Count who did not come back."""
         for client in self.clients(block):
             if client.dropped_us:
-                block.recorder.counts["unrecovered"] += 1
-                block.recorder.error("recover: not back at the end", f"subscriber {client.number}")
+                client.tally.counts["unrecovered"] += 1
+                client.tally.error("recover: not back at the end", f"subscriber {client.number}")

@@ -87,6 +87,6 @@ class SlowReaders(Profile):
             for channel, member in client.memberships.items():
                 is_behind = client.state == OPEN and member.newest < newest.get(channel, -1)
                 if client.is_slow and self.is_cache(channel) and is_behind:
-                    block.recorder.counts["slow_last_value_missing"] += 1
+                    client.tally.counts["slow_last_value_missing"] += 1
                     text = f"{member.newest} of {newest[channel]}"
-                    block.recorder.error("slow reader: newest value missing", text)
+                    client.tally.error("slow reader: newest value missing", text)

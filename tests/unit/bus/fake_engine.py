@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hiredis
 import trio
 
-from cachecast.bus.address import Endpoint, Primary
+from cachecast.bus_config import Endpoint, Primary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

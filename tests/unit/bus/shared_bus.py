@@ -246,6 +246,10 @@ class SharedBus:
 
     is_shared = True
 
+    @staticmethod
+    def statistics():
+        return ()
+
     def __init__(self, mesh):
         self.mesh = mesh
         self.node = None

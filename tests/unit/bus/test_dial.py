@@ -10,9 +10,9 @@ import pytest
 import trio
 import trustme
 
-from cachecast.bus.address import Endpoint, Primary
 from cachecast.bus.dial import Dialler, tls_context
 from cachecast.bus.faults import CredentialsError, TlsError, UnreachableError
+from cachecast.bus_config import Endpoint, Primary
 from cachecast.errors import ConfigError
 from tests.unit.bus.fake_engine import fake_engine
 

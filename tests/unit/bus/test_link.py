@@ -27,8 +27,8 @@ from tests.unit.bus.fake_engine import HELLO, fake_engine
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from cachecast.bus.address import Primary
     from cachecast.bus.resp import Connection
+    from cachecast.bus_config import Primary
 
 QUICK = Limits(connect_limit_s=0.2)
 

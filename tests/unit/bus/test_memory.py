@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from cachecast.bus.address import Endpoint
 from cachecast.bus.faults import UnreachableError
 from cachecast.bus.memory import SETTINGS, Finding, check_memory, judge, replicas_of
 from cachecast.bus.resp import Connection
+from cachecast.bus_config import Endpoint
 from tests.unit.bus.fake_engine import fake_engine
 
 REDIS = {

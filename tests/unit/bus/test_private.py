@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from cachecast.bus.link import Link
 from cachecast.bus.private import find_server, open_private_engine
@@ -59,13 +60,50 @@ async def test_its_end_is_noticed(binary: str) -> None:
         assert await engine.wait() == -signal.SIGKILL
 
 
-async def test_one_that_hangs_is_killed(binary: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending is bounded."""
-    monkeypatch.setattr("cachecast.bus.private.END_LIMIT_S", 0.1)
+async def test_one_that_hangs_is_ended_too(binary: str) -> None:
+    """Nothing is asked of it."""
     async with open_private_engine(binary) as engine:
         os.kill(engine.pid, signal.SIGSTOP)
 
     assert engine.poll() == -signal.SIGKILL
+
+
+async def test_it_does_not_end_by_what_systemd_sends_to_all_processes(binary: str) -> None:
+    """Nodes that end in order need it for as long as they are there."""
+    async with open_private_engine(binary) as engine:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(engine.pid, number)
+        link = Link(engine.primary, random=lambda: 0.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            assert await (await link.wait_up()).call("PING") in {"PONG", b"PONG"}
+            nursery.cancel_scope.cancel()
+        assert engine.poll() is None
+
+
+async def test_one_that_has_died_is_started_again_at_the_same_address(binary: str) -> None:
+    """So nobody has to be told: whoever was connected connects again."""
+    async with open_private_engine(binary) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run_keeping)
+        link = Link(engine.primary, random=lambda: 0.0)
+        nursery.start_soon(link.run)
+        await link.wait_up()
+        for number in (1, 2):
+            url, pid = engine.url, engine.pid
+            with capture_logs() as logs:
+                os.kill(pid, signal.SIGKILL)
+                with trio.fail_after(20):
+                    while not logs or logs[-1]["event"] != "private engine started":  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+            assert (engine.url, engine.n_ends) == (url, number)
+            assert engine.pid != pid
+            assert (logs[0]["event"], logs[0]["end"]) == (
+                "private engine ended, it is started again", "SIGKILL",
+            )  # fmt: skip
+            with trio.fail_after(20):
+                while link.connection is None:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 PARENT = """

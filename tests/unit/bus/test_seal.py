@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast.bus.seal import BrokenSealError, Seal, read_keys
+from cachecast.bus.seal import BrokenSealError, Seal
+from cachecast.bus_config import read_keys
 from cachecast.errors import ConfigError
 
 OLD, NEW, OTHER = (bytes(range(start, start + 32)) for start in (0, 50, 100))

@@ -99,3 +99,21 @@ def test_a_large_roster_says_what_a_small_one_says(wire: Wire) -> None:
         check()
     roster.join(members[1])
     check()
+
+
+@pytest.mark.parametrize("n", [2, LARGE])
+def test_members_of_other_nodes_are_put_and_discarded_once(n: int) -> None:
+    """The engine says who is here; of a large roster the kept pieces follow."""
+    roster = PresenceRoster()
+    members = [Member(f"u{number}", msgspec.Raw(b'{"a":1}')) for number in range(n)]
+    assert all(roster.put(member) for member in members)
+    assert not roster.put(members[0])
+    roster.success_frame(JSON_WEBSOCKET, "presence-a")
+    assert roster.members == members
+    assert roster.discard("u1") == members[1]
+    assert roster.discard("u1") is None
+    roster.put(Member("new"))
+
+    frame = roster.success_frame(JSON_WEBSOCKET, "presence-a")
+    assert b'u1\\"' not in frame
+    assert b"new" in frame

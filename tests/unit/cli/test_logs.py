@@ -11,7 +11,7 @@ import structlog
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.sink import own_streams
 with own_streams() as (_, sink):
-    configure_logs({format!r}, {level!r}, sink)
+    pass_on = configure_logs({format!r}, {level!r}, sink)
     log = structlog.get_logger("x")
     log.debug("quiet")
     log.info("hello", app="3")
@@ -58,3 +58,17 @@ def test_lines_that_were_lost_are_mentioned_at_every_level():
     """Who reads only errors must know that some may be missing."""
     *_, lost = map(json.loads, logged("json", "error", "sink.on_loss(7)").splitlines())
     assert (lost["event"], lost["lost"], lost["level"]) == ("log lines dropped", 7, "error")
+
+
+def test_a_line_of_another_process_is_passed_on_in_the_same_form():
+    """With its own time and level, and whoever passes it on may add to it."""
+    entry = (
+        "{'event': 'hello', 'level': 'info', 'timestamp': '2026-11-27T00:00:00Z', "
+        "'exception': 'Traceback: bad', 'worker': 2}"
+    )
+    *_, line = logged("json", more=f"pass_on({entry})").splitlines()
+    assert json.loads(line) == eval(entry)
+    text = logged("console", more=f"pass_on({entry})")
+    assert "2026-11-27T00:00:00Z [info     ] hello" in text
+    assert "worker=2" in text
+    assert "Traceback: bad" in text

@@ -113,3 +113,22 @@ def test_garbage_collector_looks_at_what_is_new_in_small_parts_and_rarely_at_the
         "print(gc.isenabled(), gc.get_freeze_count() > 10_000, 40 <= new + middle <= 60, old)"
     )
     assert out == ["True", "True", "True", "0"]
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1),
+     ("1600000 100000", 8), ("", 8), (None, 8)],
+)  # fmt: skip
+def test_cores_are_those_that_it_may_keep_busy(monkeypatch, quota, cores):
+    """Of its mask, or fewer where its container is allowed less."""
+
+    def read(path, **_):
+        assert str(path) == "/sys/fs/cgroup/cpu.max"
+        if quota is None:
+            raise FileNotFoundError
+        return quota
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    assert process.count_cores() == cores

@@ -18,7 +18,7 @@ from tests.server.node import no_new_fds, until
 class Echo:
     """A handler that notes what happens to it."""
 
-    def __init__(self, poller, share=None, *, on_read=None):
+    def __init__(self, poller, share=None, *, on_read=None, is_new=False):
         self.sock, self.peer = socket.socketpair()
         self.sock.setblocking(False)
         self.poller = poller
@@ -26,7 +26,7 @@ class Echo:
         self.on_read = on_read or (lambda: None)
         self.reads = self.writes = self.aborts = 0
         self.got = b""
-        poller.add(self.sock.fileno(), self)
+        (poller.meet if is_new else poller.add)(self.sock.fileno(), self)
 
     def on_readable(self):
         self.reads += 1
@@ -382,3 +382,80 @@ async def test_what_is_due_moves_with_the_handler(poller):
     poller.again(handler.sock.fileno(), handler)
     poller.move(handler.sock.fileno(), poller.share_of("1"))
     await until(lambda: handler.reads)
+
+
+async def test_new_socket_that_leaves_at_its_first_turn_costs_no_selector(poller):
+    """As a publisher does that opens a connection for each publish."""
+    selectors = []
+    handler = Echo(poller, is_new=True)
+
+    def leave():
+        selectors.append(poller.n_selectors)
+        poller.at_end_of_turn(handler, handler.abort)
+
+    handler.on_read = leave
+    handler.peer.send(b"x")
+    assert len(poller) == 1
+    before = poller.n_selectors
+    await until(lambda: handler.aborts)
+    assert (handler.got, selectors, poller.n_selectors) == (b"x", [before], before)
+
+
+async def test_new_socket_is_watched_after_its_first_turn_for_what_is_wanted_by_then(poller):
+    handlers = [Echo(poller, is_new=True) for _ in range(3)]
+    listening, writing, deaf = handlers
+    writing.on_read = lambda: poller.watch(writing.sock.fileno(), writing, writes=True)
+    deaf.on_read = lambda: poller.watch(deaf.sock.fileno(), deaf, reads=False)
+    for handler in handlers:
+        handler.peer.send(b"x")
+    await until(lambda: writing.writes)
+    writing.on_read = deaf.on_read = lambda: None
+    poller.watch(writing.sock.fileno(), writing)
+    for handler in handlers:
+        handler.peer.send(b"y")
+    await until(lambda: listening.got == writing.got == b"xy")
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert deaf.got == b"x"
+    poller.watch(deaf.sock.fileno(), deaf)
+    await until(lambda: deaf.got == b"xy")
+
+
+async def test_new_socket_that_says_nothing_is_watched_all_the_same(poller):
+    handler = Echo(poller, is_new=True)
+    read, handler.on_readable = handler.on_readable, lambda: setattr(handler, "reads", 1)
+    await until(lambda: handler.reads)
+    handler.on_readable = read
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    handler.peer.send(b"x")
+    await until(lambda: handler.got)
+
+
+async def test_new_socket_that_turns_out_to_be_an_apps_is_watched_there_alone(poller):
+    """Its handshake is read in the turns of newcomers, and all else in those of its app."""
+    moved, first = Echo(poller, is_new=True), Echo(poller, is_new=True)
+    successor = Echo(poller, poller.share_of("1"))
+    successor.sock, other = first.sock, successor.sock
+    moved.on_read = lambda: poller.move(moved.sock.fileno(), poller.share_of("1"))
+    first.on_read = lambda: poller.watch(first.sock.fileno(), successor)
+    for handler in (moved, first):
+        handler.peer.send(b"x")
+    await until(lambda: moved.got and first.got)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert (poller.newcomers.selector, poller.newcomers.n_sockets) == (None, 0)
+    for handler in (moved, first):
+        handler.peer.send(b"y")
+    await until(lambda: moved.got == b"xy" and successor.got == b"y")
+    poller.remove(other.fileno())
+    other.close()
+    first.peer.close()
+
+
+async def test_new_sockets_that_a_turn_did_not_get_to_are_read_in_the_next(poller, monkeypatch):
+    monkeypatch.setattr(module, "TURN_S", 0)
+    handlers = [Echo(poller, is_new=True) for _ in range(20)]
+    for handler in handlers:
+        handler.peer.send(b"x")
+    await until(lambda: all(handler.got for handler in handlers))
+    for handler in handlers:
+        handler.peer.send(b"y")
+    await until(lambda: all(handler.got == b"xy" for handler in handlers))

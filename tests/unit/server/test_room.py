@@ -89,7 +89,7 @@ async def test_operators_have_room_of_their_own():
 async def test_apps_whose_selectors_cost_files_have_fewer_clients():
     apps = [make_app(id=str(n), key=f"k{n}") for n in range(4)]
     async with running(*apps) as node:
-        limit(node, clients=6)
+        limit(node, clients=5)
         for app in apps:
             await node.client(f"/app/{app.key}")
         late = await node.handshake("/app/k0")

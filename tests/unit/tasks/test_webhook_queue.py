@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import partial
 from math import inf
 
 import pytest
@@ -202,6 +203,7 @@ def test_whatever_happens_order_bound_and_accounts_hold(steps, bound, batches):
         max_queued_webhook_events=bound, batches_webhooks=batches,
     )  # fmt: skip
     now, number = 0.0, 0
+    done = Counter()
     taken = defaultdict(list)
     under_way = []
     for step, what, channel in steps:
@@ -209,7 +211,7 @@ def test_whatever_happens_order_bound_and_accounts_hold(steps, bound, batches):
             number += 1
             user_id = "7" if what.startswith("member") else None
             event = AppEvent(what, channel, user_id=user_id, data=str(number))
-            queue.add(event, now, has_grace=True)
+            queue.add(event, now, partial(done.update, [number]), has_grace=True)
         elif step == "take":
             url = queue.urls[what]
             batch = queue.take(url)
@@ -241,3 +243,9 @@ def test_whatever_happens_order_bound_and_accounts_hold(steps, bound, batches):
         assert rest == sorted(rest)
         assert removed == sorted(removed)
         assert max(Counter(rest + removed).values()) == 1
+    open_ = {int(item.event.data) for item in queue.items}
+    open_ |= {int(item.event.data) for _, batch in under_way for item in batch}
+    for held in queue.held.values():
+        open_ |= {int(told.event.data) for told in (held.told, *held.followers)}
+    assert set(done) == set(range(1, number + 1)) - open_
+    assert max(done.values(), default=1) == 1

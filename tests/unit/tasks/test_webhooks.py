@@ -769,3 +769,30 @@ async def test_pushers_own_library_validates_what_is_sent(autojump_clock):
         request.content.decode(),
     )
     assert valid["events"] == [{"name": "cache_miss", "channel": "cache-a"}]
+
+
+async def test_a_courier_hears_when_an_event_is_done_with(autojump_clock):
+    """When both URLs have it, or nobody wants it, or its counterpart has taken it back."""
+    receiver = Receiver(lambda host, events: slowly(host))
+
+    async def slowly(host):
+        await trio.sleep(5 if host == "slow.test" else 1)
+        return 200
+
+    app = make_app(
+        Webhook(url="http://quick.test/", events=("client_event", "channel_occupied")),
+        Webhook(url="http://slow.test/", events=("client_event",)),
+    )
+    done = []
+    async with running(receiver, app) as webhooks:
+        webhooks.notify("1", client_event("a", 1), lambda: done.append("both have it"))
+        webhooks.notify("1", miss("cache-a"), lambda: done.append("nobody wants it"))
+        webhooks.notify("another", miss("cache-a"), lambda: done.append("no app of ours"))
+        webhooks.notify("1", vacated("b"), lambda: done.append("taken back"))
+        webhooks.notify("1", occupied("b"), lambda: done.append("taken back by"))
+        assert done == ["nobody wants it", "no app of ours", "taken back", "taken back by"]
+        await trio.sleep(2)
+        assert len(done) == 4
+        await trio.sleep(6)
+
+    assert done[4:] == ["both have it"]

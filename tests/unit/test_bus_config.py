@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachecast.bus.address import BusConfig, Endpoint, Primary
+from cachecast.bus_config import BusConfig, Endpoint, Primary
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,17 +11,23 @@ Nothing here shows a password: not in ``repr``, not in an error, whatever part o
 from __future__ import annotations
 
 import re
+from base64 import b64decode
+from binascii import Error as BinasciiError
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
 
-__all__ = ["BusConfig", "Endpoint", "Primary"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+__all__ = ["BusConfig", "Endpoint", "Primary", "read_keys"]
+
+KEY_BYTES: Final = 32
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
@@ -89,6 +95,9 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         sentinel: names of primaries; then ``urls`` are Sentinels.
         sentinel_username, sentinel_password: of the Sentinels themselves.
         tls_ca: path of a PEM file; None: the system's authorities.
+        seal_key: keys of 32 bytes in base64 or hexadecimal; the first one seals, all of them open.
+            None given: values are not sealed.
+        seal_key_file: a file with such keys, one in a line, for secrets that are mounted.
         prefix: before every key and topic, for several clusters on one engine.
         lease_s: after which a silent node's members leave.
         silence_s: without a byte from the engine, after which the link is down.
@@ -105,6 +114,8 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sentinel_username: str = ""
     sentinel_password: str = ""
     tls_ca: str | None = None
+    seal_key: tuple[str, ...] = ()
+    seal_key_file: str = ""
     prefix: str = ""
     lease_s: float = 3.0
     silence_s: float = 1.0
@@ -141,7 +152,14 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
         if self.password and self.password_file:
             raise ConfigError("bus.password_file", "must not be given together with bus.password.")
+        if self.seal_key and self.seal_key_file:
+            raise ConfigError("bus.seal_key_file", "must not be given together with bus.seal_key.")
+        if self.sentinel and not self.urls:
+            raise ConfigError(
+                "bus.sentinel", "needs the addresses of the Sentinels.", "Give them in bus.urls."
+            )
         self.primaries()
+        self.keys()
 
     def primaries(self) -> tuple[Primary, ...]:
         """The primaries, in the order in which they were given.
@@ -166,6 +184,19 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if names.count(name) > 1:
                 raise ConfigError("bus.urls", f"{name} is given twice.", "Remove one of them.")
         return tuple(found)
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The seal keys, the one that seals first.
+
+        Reads ``seal_key_file``.
+
+        Raises:
+            ConfigError: names field, rule and remedy; never shows a key.
+        """
+        if not self.seal_key_file:
+            return read_keys(self.seal_key)
+        lines = _read_secret("bus.seal_key_file", self.seal_key_file, "one key in a line").split()
+        return read_keys(lines, "bus.seal_key_file")
 
     def _named(self, sentinels: list[Primary]) -> tuple[Primary, ...]:
         if not sentinels:
@@ -194,21 +225,24 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def _read_password(self) -> str:
         if not self.password_file:
             return self.password
-        try:
-            text = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            # Of a decoding error even the position is left out: it quotes a byte of the secret.
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ConfigError(
-                "bus.password_file",
-                f"{self.password_file} cannot be read: {reason}.",
-                "It must hold nothing but the password.",
-            ) from None
+        text = _read_secret("bus.password_file", self.password_file, "nothing but the password")
+        text = text.rstrip("\r\n")
         if not text or "\n" in text:
             raise ConfigError(
                 "bus.password_file", f"{self.password_file} must hold one line, the password."
             )
         return text
+
+
+def _read_secret(field: str, path: str, what: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        # Of a decoding error even the position is left out: it quotes a byte of the secret.
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(
+            field, f"{path} cannot be read: {reason}.", f"It must hold {what}."
+        ) from None
 
 
 def _read_url(
@@ -236,13 +270,13 @@ def _read_url(
     user_info, has_user, hosts = url.netloc.rpartition("@")
     if has_user:
         name, _, secret = user_info.partition(":")
-        if not secret:
+        if not secret and not password:
             raise ConfigError(
                 where,
                 "names a user without a password.",
-                "Write user:password@, or set bus.username and bus.password.",
+                "Set bus.password, or write user:password@.",
             )
-        username, password = unquote(name), unquote(secret)
+        username, password = unquote(name), unquote(secret) or password
     if username and not password:
         raise ConfigError("bus.username", "needs a password.", "Set bus.password.")
     if scheme == "unix":
@@ -312,3 +346,40 @@ def _endpoint(text: str, where: str, default_port: int, *, is_tls: bool) -> Endp
     if not 0 < port < 65_536:
         raise ConfigError(where, f"a port must be 1 to 65535, is {port}.")
     return Endpoint((found[1] or found[2]).lower(), port, is_tls=is_tls)
+
+
+def read_keys(texts: Sequence[str], field: str = "bus.seal_key") -> tuple[bytes, ...]:
+    """Read ``bus.seal_key``.
+
+    Args:
+        texts: each 32 bytes in base64 or hexadecimal.
+        field: where they stand.
+
+    Raises:
+        ConfigError: names field, rule and remedy; never shows a key.
+    """
+    keys: list[bytes] = []
+    for number, text in enumerate(texts):
+        where = f"{field}[{number}]"
+        key = _read_key(text.strip())
+        if len(key) != KEY_BYTES:
+            raise ConfigError(
+                where,
+                "must be 32 bytes in base64 or hexadecimal.",
+                "`head -c 32 /dev/urandom | base64` makes one.",
+            )
+        if len(set(key)) < 8:
+            raise ConfigError(where, "is no random key.", "Draw one from /dev/urandom.")
+        if key in keys:
+            raise ConfigError(where, "is given twice.", "Remove one of them.")
+        keys.append(key)
+    return tuple(keys)
+
+
+def _read_key(text: str) -> bytes:
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        return bytes.fromhex(text)
+    try:
+        return b64decode(text, validate=True)
+    except (BinasciiError, ValueError):
+        return b""

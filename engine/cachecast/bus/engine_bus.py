@@ -1,0 +1,596 @@
+"""The bus of a cluster: this node, and an engine of one or several primaries.
+
+Each channel lies on one primary. Of each primary the node has a *seat*, with what is kept there:
+values, publishes under way, who attends. This file only finds the seat and puts answers together.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from cachecast.bus.attendance import Attendance
+from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
+from cachecast.bus.ceilings import Ceilings
+from cachecast.bus.clock import EngineClock
+from cachecast.bus.contents import Contents
+from cachecast.bus.couriers import Couriers
+from cachecast.bus.dial import Dialler, introduce, tls_context
+from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
+from cachecast.bus.functions import Functions
+from cachecast.bus.gauges import Gauges
+from cachecast.bus.lateness import Lateness
+from cachecast.bus.link import Link
+from cachecast.bus.memory import Finding, check_memory
+from cachecast.bus.primary import PrimarySeat
+from cachecast.bus.publishing import Publishing
+from cachecast.bus.questions import Questions
+from cachecast.bus.receipt import Receipt, join
+from cachecast.bus.resp import Connection, Limits
+from cachecast.bus.seam import Envelope
+from cachecast.bus.shards import Keys, shard_of, spread
+from cachecast.bus.values import Values
+from cachecast.errors import ConfigError
+from cachecast.metrics import EngineStatistics
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from cachecast.bus.calls import Call, Event
+    from cachecast.bus.record import Record
+    from cachecast.bus.seal import Seal
+    from cachecast.bus.seam import Entry, Exit, Node
+    from cachecast.bus_config import BusConfig, Endpoint, Primary
+    from cachecast.events import AppEvent
+    from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.session import Member
+
+__all__ = ["AppTerms", "EngineBus"]
+
+#: Seconds that joining the cluster may take, the grace of a new epoch included.
+START_LIMIT_S: Final = 15.0
+
+#: Between two looks whether values still stay in memory, and what one look may take.
+MEMORY_CHECK_S: Final = 60.0
+MEMORY_LIMIT_S: Final = 5.0
+
+#: Between two looks at what is due.
+TICK_S: Final = 0.25
+
+#: Seconds of an outage after which nobody new waits for its end.
+OUTAGE_S: Final = 5.0
+
+_log = structlog.get_logger("cachecast.bus")
+
+
+class AppTerms(msgspec.Struct, frozen=True):
+    """What the bus has to know of an app.
+
+    Attributes:
+        cache_ttl_s: seconds for which its values live.
+        max_members: of a presence channel.
+        max_entries, max_bytes: of its values, in the whole cluster.
+        has_webhooks: whether this node can bring its events to somebody.
+    """
+
+    cache_ttl_s: float
+    max_members: int
+    max_entries: int = 1_000_000
+    max_bytes: int = 256 * 1024 * 1024
+    has_webhooks: bool = False
+
+
+class _Half:
+    """One primary's seat with its parts."""
+
+    def __init__(
+        self,
+        primary: Primary,
+        bus: EngineBus,
+        node: Node,
+        facts: Facts,
+        *,
+        keys: Keys,
+        limits: Limits,
+        seal: Seal | None,
+        lease_s: float,
+        now: Callable[[], float],
+        terms: Mapping[str, AppTerms],
+        gauges: Gauges,
+        random: Callable[[], float],
+    ) -> None:
+        self.primary = primary
+        self.seat = seat = PrimarySeat(
+            primary.name,
+            Functions(keys),
+            facts,
+            EngineClock(),
+            now=now,
+            lease_s=lease_s,
+            gauges=gauges,
+            limits=limits,
+        )
+        self.contents = contents = Contents(seal, seat.engine_ms)
+        self.lateness = Lateness(now)
+        self.values = Values(seat, node, contents=contents, lateness=self.lateness, now=now)
+        self.publishing = Publishing(seat, now=now)
+        self.attendance = Attendance(
+            seat,
+            node,
+            contents=contents,
+            clock=now,
+            max_members=lambda app_id: terms[app_id].max_members,
+            has_webhooks=lambda app_id: terms[app_id].has_webhooks,
+            attach=self.values.attach,
+            detach=self.values.detach,
+        )
+        self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
+        self.findings: list[Finding] = []
+        self.is_deaf = False
+        seat.parts = (self.values, self.publishing, self.attendance)
+        seat.restore = self._offers
+        seat.on_change = bus.note_change
+        self._topics = len(keys.topics)
+        self._channels = keys.topics + b"c:"
+        self._users = keys.topics + b"u:"
+
+    def hear(self, topic: bytes, payload: bytes) -> None:
+        """Take a message of the engine, in order with the answers on its link."""
+        if self.is_deaf:
+            return
+        attachment = self.values.by_topic.get(topic)
+        kind = payload[:1]
+        if attachment is not None and kind in {b"V", b"E"}:
+            self.values.hear(attachment, payload)
+            return
+        try:
+            if topic.startswith(self._channels):
+                app_id, _, name = topic[len(self._channels) :].decode().partition("/")
+                self.attendance.hear("c", app_id, name, payload)
+            elif topic.startswith(self._users):
+                app_id, _, name = topic[len(self._users) :].decode().partition("/")
+                self.attendance.hear("u", app_id, name, payload)
+            else:
+                self.attendance.hear("control", "", "", payload)
+        except (LinkError, ValueError):  # somebody else writes to our topics
+            self.values.n_broken += 1
+
+    def tick(self) -> None:
+        """Four times a second."""
+        self.lateness.expire()
+        for part in self.seat.parts:
+            part.tick()
+
+    def end(self, fault: DownError) -> None:
+        """Tell whoever still waits that there is nothing to wait for."""
+        self.seat.drop(fault)
+        self.publishing.end(fault)
+        self.lateness.stop()
+        self.attendance.stop()
+
+    def statistics(self) -> EngineStatistics:
+        """See ``EngineStatistics``."""
+        seat, values, publishing = self.seat, self.values, self.publishing
+        return EngineStatistics(
+            name=seat.name,
+            is_up=seat.is_open,
+            epoch=seat.epoch,
+            nodes=seat.n_sessions,
+            attached_channels=len(values.by_topic),
+            unanswered_publishes=publishing.n_unanswered,
+            latency_s=seat.latency_s,
+            findings=len(self.findings),
+            downs=seat.n_downs,
+            epochs=seat.n_epochs,
+            barriers=values.n_barriers,
+            gaps=values.n_gaps,
+            resyncs=values.n_resyncs,
+            restored=seat.n_restored,
+            refused_publishes=publishing.n_refused,
+            repeated_publishes=publishing.n_repeated,
+            late_answers=self.lateness.n_late + self.attendance.lateness.n_late,
+            overflows=seat.n_overflows,
+            broken_records=values.n_broken + self.contents.n_broken,
+            lost_webhook_events=self.couriers.n_lost,
+        )
+
+    def _offers(self) -> Iterator[Call[int]]:
+        """The calls that put back what is known here into an engine that may have lost it."""
+        seat, keys = self.seat, self.seat.to.keys
+        copies: list[tuple[bytes, Record, int]] = []
+        n_bytes = 0
+
+        def known() -> Iterator[tuple[bytes, Record, float]]:
+            for attachment, record, remains in self.values.copies():
+                yield keys.value(attachment.app_id, attachment.name.text), record, remains
+            yield from self.publishing.recent()
+
+        for key, record, remains_s in known():
+            size = len(record.payload) + 64
+            if copies and (len(copies) == MAX_KEYS or n_bytes + size > MAX_BYTES):
+                yield seat.to.offer(seat.epoch, copies)
+                copies, n_bytes = [], 0
+            copies.append((key, record, int(remains_s * 1000)))
+            n_bytes += size
+        if copies:
+            yield seat.to.offer(seat.epoch, copies)
+
+
+class EngineBus:
+    """See :class:`~cachecast.bus.seam.Bus`.
+
+    Attributes:
+        is_shared: True.
+        halves: one a primary, in their order.
+        ceilings: what this node has published and is alive.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self,
+        config: BusConfig,
+        terms: Mapping[str, AppTerms],
+        *,
+        now: Callable[[], float],
+        seal: Seal | None = None,
+        node_id: str | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        """Prepare it; nothing is opened before :meth:`start`.
+
+        Args:
+            config: how the engine is reached; checked.
+            terms: by app id.
+            now: function that gives the broker's seconds, which go on while the machine sleeps.
+            seal: the cluster's keys; None for none.
+            node_id: of this node; drawn if it is not given.
+            random: evenly distributed in 0 <= x < 1, for the waits between attempts.
+
+        Raises:
+            ConfigError: a file that it names cannot be used.
+        """
+        self._config = config
+        self._terms = terms
+        self._now = now
+        self._seal = seal
+        self._random = random
+        self._primaries = config.primaries()
+        self._tls: ssl.SSLContext | None = None
+        if any(endpoint.is_tls for primary in self._primaries for endpoint in primary.endpoints):
+            self._tls = tls_context(config.tls_ca)
+        self._spread = spread([primary.name for primary in self._primaries])
+        self._facts = Facts(
+            node=node_id or secrets.token_hex(6),
+            nonce=secrets.token_hex(8),
+            primaries=tuple(primary.name for primary in self._primaries),
+            seals=() if seal is None else seal.fingerprints,
+            apps_with_webhooks=tuple(id_ for id_, its in terms.items() if its.has_webhooks),
+        )
+        self._gauges = Gauges()
+        self.ceilings = Ceilings(
+            {id_: (its.max_entries, its.max_bytes) for id_, its in terms.items()}, self.total, now
+        )
+        self._node: Node | None = None
+        self._is_up = False
+        self._life = trio.CancelScope()
+        self._is_over = trio.Event()
+        self.halves: list[_Half] = []
+
+    # --- living
+
+    async def start(self, node: Node, nursery: trio.Nursery) -> None:
+        """Join the cluster; see ``Bus``. Its tasks live in ``nursery`` until :meth:`aclose`.
+
+        Raises:
+            BusError: the engine cannot be reached.
+            ConfigError: it must not be used, or other nodes refuse to work with this one.
+        """
+        self._node = node
+        limits = Limits(
+            silence_s=self._config.silence_s,
+            max_pending=self._config.max_pending,
+            max_unsent_bytes=self._config.max_unsent_bytes,
+        )
+        for number, primary in enumerate(self._primaries):
+            half = _Half(
+                primary, self, node, self._facts,
+                keys=Keys(self._config.prefix, primary.database), limits=limits, seal=self._seal,
+                lease_s=self._config.lease_s, now=self._now, terms=self._terms,
+                gauges=Gauges() if number else self._gauges, random=self._random,
+            )  # fmt: skip
+            half.seat.attach_links(
+                self._link(primary, limits, half, None),
+                self._link(primary, limits, half, half.hear),
+            )
+            half.seat.approve = partial(self._approve, half)
+            half.publishing.on_kept = partial(self.ceilings.note, half.seat)
+            self.halves.append(half)
+        seats = [half.seat for half in self.halves]
+        self._questions = Questions(seats, self._spread, self.halves[0].contents)
+        nursery.start_soon(self._run)
+        fault: LinkError | None = None
+        with trio.move_on_after(START_LIMIT_S):
+            while fault is None and not self._is_up:
+                await trio.sleep(0.02)
+                fault = next((seat.first_fault() for seat in seats if seat.first_fault()), None)
+        if self._is_up:
+            return
+        await self.aclose()
+        if isinstance(fault, SetupError):
+            raise ConfigError("bus", str(fault)) from None
+        raise fault or DownError(f"The engine did not let this node in within {START_LIMIT_S:g} s.")
+
+    def _link(
+        self,
+        primary: Primary,
+        limits: Limits,
+        half: _Half,
+        on_message: Callable[[bytes, bytes], None] | None,
+    ) -> Link:
+        return Link(
+            primary,
+            random=self._random,
+            limits=limits,
+            name=f"cachecast-{self._facts.node}",
+            tls=self._tls,
+            sentinel_username=self._config.sentinel_username,
+            sentinel_password=self._config.sentinel_password,
+            on_message=on_message,
+            on_down=half.seat.drop,
+        )
+
+    async def _run(self) -> None:
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    for half in self.halves:
+                        nursery.start_soon(half.seat.run)
+                        nursery.start_soon(half.couriers.run)
+                    nursery.start_soon(self._run_checks)
+                    while True:
+                        await trio.sleep(TICK_S)
+                        for half in self.halves:
+                            half.tick()
+                        self.ceilings.tick()
+        finally:
+            self._is_over.set()
+
+    async def aclose(self) -> None:
+        """Leave the cluster; see ``Bus``."""
+        for half in self.halves:
+            half.is_deaf = True
+            if half.seat.is_open:
+                await half.seat.retire()
+        self._life.cancel()
+        await self._is_over.wait()
+        for half in self.halves:
+            half.end(DownError("This node has left the cluster."))
+
+    def note_change(self) -> None:
+        """A seat has opened or closed."""
+        is_up = all(half.seat.is_open for half in self.halves)
+        if is_up == self._is_up or self._life.cancel_called:
+            return
+        self._is_up = is_up
+        assert self._node is not None
+        if is_up:
+            self._node.went_up()
+        else:
+            closed = next(half.seat for half in self.halves if not half.seat.is_open)
+            self._node.went_down(closed.why_down())
+
+    # --- values stay in memory
+
+    async def _approve(self, half: _Half) -> None:
+        await self._check(half)
+        if half.findings and self._seal is None:
+            raise UnfitError(" ".join(str(finding) for finding in half.findings[:3]))
+
+    async def _run_checks(self) -> None:
+        while True:
+            await trio.sleep(MEMORY_CHECK_S)
+            for half in self.halves:
+                if half.seat.is_open:
+                    try:
+                        await self._check(half)
+                    except LinkError:
+                        continue  # its end is heard elsewhere
+
+    async def _check(self, half: _Half) -> None:
+        connection = half.seat.commands
+        if not isinstance(connection, Connection):
+            return
+        with trio.move_on_after(MEMORY_LIMIT_S) as scope:
+            half.findings = await check_memory(
+                connection, half.primary.name, partial(self._ask_replica, half.primary)
+            )
+        if scope.cancelled_caught:
+            raise DownError(f"The engine {half.primary.name} did not tell its settings in time.")
+        for finding in half.findings:
+            _log.warning("values may leave the engine's memory", finding=str(finding))
+
+    async def _ask_replica(self, primary: Primary, where: Endpoint) -> list[Finding]:
+        is_tls = primary.endpoints[0].is_tls
+        endpoint = msgspec.structs.replace(where, is_tls=is_tls)
+        replica = msgspec.structs.replace(primary, endpoints=(endpoint,), sentinel="")
+        found: list[Finding] = []
+        connection = Connection(await Dialler(replica, tls=self._tls).connect())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            try:
+                await introduce(connection, primary.username, primary.password, "cachecast-check")
+                found = await check_memory(connection, str(where))
+            finally:
+                nursery.cancel_scope.cancel()
+        return found
+
+    # --- publications
+
+    def _half(self, app_id: str, channel: str) -> _Half:
+        return self.halves[self._spread[shard_of(app_id, channel)]]
+
+    def publish(self, envelopes: Sequence[Envelope]) -> Receipt[None]:
+        """See ``Bus``. Never yields."""
+        if len(envelopes) == 1:
+            envelope = envelopes[0]
+            half = self._half(envelope.app_id, envelope.name.text)
+            return self._publish(half, envelopes)
+        parts: dict[_Half, list[Envelope]] = {}
+        for envelope in envelopes:
+            parts.setdefault(self._half(envelope.app_id, envelope.name.text), []).append(envelope)
+        if len(parts) == 1:
+            return self._publish(next(iter(parts)), envelopes)
+        refused = [half for half in parts if not half.seat.is_open and half.seat.is_away]
+        if refused:  # rather nothing than half of it
+            return Receipt.failed(DownError(f"Nothing was published. {refused[0].seat.why_down()}"))
+        return join([self._publish(half, part) for half, part in parts.items()], _none)
+
+    def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
+        events = [self._event(half, envelope) for envelope in envelopes]
+        if half.findings and self._seal is None and any(event.value for event in events):
+            return Receipt.failed(
+                DownError(f"No value is published while it could leave memory. {half.findings[0]}")
+            )
+        return half.publishing.publish(events)
+
+    def _event(self, half: _Half, envelope: Envelope) -> Event:
+        app_id, name, publication = envelope.app_id, envelope.name, envelope.publication
+        lifetime_ms = 0
+        if name.is_cache and envelope.is_server_side:
+            lifetime_ms = int(self._terms[app_id].cache_ttl_s * 1000)
+        return half.seat.to.event(
+            app_id,
+            name.text,
+            half.contents.pack_publication(app_id, publication),
+            exclude=publication.exclude or "",
+            lifetime_ms=lifetime_ms,
+        )
+
+    def is_crowded(self, app_id: str, channel: str) -> bool:
+        """See ``Bus``."""
+        return self._half(app_id, channel).attendance.crowds.is_crowded(app_id, channel)
+
+    def note_crowded(self, app_id: str, channel: str, *, is_crowded: bool) -> None:
+        """See ``Bus``."""
+        self._half(app_id, channel).attendance.crowds.note(app_id, channel, is_crowded=is_crowded)
+
+    # --- channels and users
+
+    def attach(self, app_id: str, name: ChannelName) -> Receipt[None]:
+        """See ``Bus``."""
+        half = self._half(app_id, name.text)
+        refusal = self._refusal(half)
+        return refusal or half.values.attach(app_id, name)
+
+    def detach(self, app_id: str, name: ChannelName) -> None:
+        """See ``Bus``."""
+        self._half(app_id, name.text).values.detach(app_id, name)
+
+    def enter(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Entry]:
+        """See ``Bus``."""
+        half = self._half(app_id, name.text)
+        refusal = self._refusal(half)
+        return refusal or half.attendance.rosters.enter(app_id, name, member)
+
+    def leave(self, app_id: str, name: ChannelName, member: Member | None) -> Receipt[Exit]:
+        """See ``Bus``."""
+        return self._half(app_id, name.text).attendance.rosters.leave(app_id, name, member)
+
+    def _refusal(self, half: _Half) -> Receipt[Any] | None:
+        """The failed receipt of those for whom waiting is in vain; None if they may wait."""
+        seat = half.seat
+        since = seat.down_since
+        if since is not None and self._now() - since >= OUTAGE_S:
+            return Receipt.failed(
+                DownError(f"The other nodes cannot be reached. {seat.why_down()}")
+            )
+        return None
+
+    def _of_user(self, app_id: str, user_id: str) -> _Half:
+        return self._half(app_id, f"#server-to-user-{user_id}")
+
+    def sign_in(self, app_id: str, user_id: str) -> Receipt[None]:
+        """See ``Bus``."""
+        half = self._of_user(app_id, user_id)
+        return self._refusal(half) or half.attendance.watching.sign_in(app_id, user_id)
+
+    def sign_out(self, app_id: str, user_id: str) -> None:
+        """See ``Bus``."""
+        self._of_user(app_id, user_id).attendance.watching.sign_out(app_id, user_id)
+
+    def watch(self, app_id: str, user_ids: Sequence[str]) -> Receipt[frozenset[str]]:
+        """See ``Bus``."""
+        parts = self._by_half(app_id, user_ids)
+        found = [half.attendance.watching.watch(app_id, part) for half, part in parts.items()]
+        watched = join(found, lambda: frozenset[str]().union(*(part.value for part in found)))
+
+        def undo() -> None:
+            if watched.fault is not None:
+                for (half, part), receipt in zip(parts.items(), found, strict=True):
+                    if receipt.fault is None:
+                        half.attendance.watching.unwatch(app_id, part)
+
+        watched.when_done(undo)
+        return watched
+
+    def unwatch(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """See ``Bus``."""
+        for half, part in self._by_half(app_id, user_ids).items():
+            half.attendance.watching.unwatch(app_id, part)
+
+    def _by_half(self, app_id: str, user_ids: Sequence[str]) -> dict[_Half, list[str]]:
+        parts: dict[_Half, list[str]] = {}
+        for user_id in user_ids:
+            parts.setdefault(self._of_user(app_id, user_id), []).append(user_id)
+        return parts
+
+    def terminate(self, app_id: str, user_id: str) -> Receipt[int]:
+        """See ``Bus``."""
+        return self._of_user(app_id, user_id).attendance.endings.terminate(app_id, user_id)
+
+    # --- questions
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """See ``Bus``."""
+        return tuple(half.statistics() for half in self.halves)
+
+    def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
+        """See ``Bus``."""
+        return self._questions.note_miss(app_id, channel)
+
+    def read(self, app_id: str, channel: str) -> Receipt[Envelope | None]:
+        """See ``Bus``."""
+        half, found = self._half(app_id, channel), self._questions.read(app_id, channel)
+        return join([found], lambda: half.values.envelope_of(app_id, channel, found.value))
+
+    def channels(self, app_id: str, prefix: str) -> Receipt[Mapping[str, int]]:
+        """See ``Bus``."""
+        return self._questions.channels(app_id, prefix)
+
+    def users(self, app_id: str, channel: str) -> Receipt[Sequence[str]]:
+        """See ``Bus``."""
+        return self._questions.users(app_id, channel)
+
+    def counts(self, app_id: str, channels: Sequence[str]) -> Receipt[Sequence[tuple[int, int]]]:
+        """See ``Bus``."""
+        return self._questions.counts(app_id, channels)
+
+    def total(self, gauge: str, app_id: str, mine: int) -> int:
+        """See ``Bus``."""
+        return self._gauges.total(gauge, app_id, mine)
+
+    def hook(self, app_id: str, event: AppEvent) -> None:
+        """See ``Bus``."""
+        self._questions.hook(app_id, event)
+
+
+def _none() -> None:
+    """The answer of what has none."""

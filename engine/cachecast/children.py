@@ -1,0 +1,117 @@
+"""Processes that this one starts and that end with it, whatever ends it.
+
+The kernel is asked to kill them when their parent goes (PDEATHSIG, Linux), and whether the parent
+is still there is looked at once more, for it may have gone in between.
+
+PDEATHSIG fires when the *thread* that spawned ends. So :func:`spawn` is called in the thread that
+runs Trio, not in one of Trio's workers, which end after ten idle seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Backoff", "describe_end", "spawn", "wait_ended"]
+
+_PR_SET_PDEATHSIG: Final = 1
+
+#: Seconds before the first new start, and at most; each is twice the one before, less a part by
+#: chance, so that children which die together are not all started together.
+FIRST_DELAY_S: Final = 0.1
+MAX_DELAY_S: Final = 30.0
+
+#: Seconds of life after which a child's end has nothing to do with the one before.
+SETTLED_AFTER_S: Final = 60.0
+
+
+def spawn(
+    arguments: Sequence[str],
+    *,
+    prepare: Callable[[], None] | None = None,
+    **options: Any,  # noqa: ANN401 - Popen's
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends with this one.
+
+    It gets a session of its own: what a terminal sends to the foreground (Ctrl-C) reaches only
+    this process, which ends its children in order.
+
+    Args:
+        arguments: the program and its arguments.
+        prepare: called in the child before the program begins; only calls to the kernel are safe
+            there.
+        options: for ``subprocess.Popen``.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    parent = os.getpid()
+    # Loaded before the fork, see above.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def begin() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+        if prepare is not None:
+            prepare()
+
+    return subprocess.Popen(  # noqa: S603 - callers know what they start
+        arguments,
+        start_new_session=True,
+        preexec_fn=begin,  # noqa: PLW1509 - what it does is safe there
+        **options,
+    )
+
+
+async def wait_ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait until a child has ended; gives its exit code, negative for a signal.
+
+    If cancelled, nothing has changed.
+    """
+    # Without a thread: the kernel makes a descriptor readable.
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    return process.wait()
+
+
+def describe_end(code: int) -> str:
+    """An exit code in words: ``exit code 1``, or ``SIGKILL``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+class Backoff:
+    """How long to wait before a child is started again.
+
+    Attributes:
+        n_ends: how often it has ended since start.
+    """
+
+    def __init__(self) -> None:
+        self.n_ends = 0
+        self._n_soon = 0
+
+    def note_end(self, lived_s: float) -> float:
+        """It has ended after so many seconds; gives those to wait."""
+        self.n_ends += 1
+        self._n_soon = 0 if lived_s >= SETTLED_AFTER_S else self._n_soon
+        most = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._n_soon)
+        self._n_soon = min(self._n_soon + 1, 16)
+        return most * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -1,0 +1,429 @@
+"""The parent's side: workers are started, started again, told what the parent is told, and asked.
+
+Every worker has a *post*: its number, its listener and what is known of it. The listener is the
+parent's and stays open when a worker dies, so that who waits in its queue is served by the next
+one; only if that takes long is it deafened, and newcomers go to the others (who waits is reset, and
+comes back to one of them).
+
+Nobody is waited for without a limit: who is silent is shown as silent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from cachecast.children import Backoff, describe_end, spawn, wait_ended
+from cachecast.errors import ConfigError
+from cachecast.metrics import Family, counters_of, merge_families
+from cachecast.server.listen import BACKLOG
+from cachecast.workers.messages import (
+    FROM_WORKER,
+    Ask,
+    Beat,
+    Brief,
+    Failed,
+    Order,
+    Ready,
+    Report,
+)
+from cachecast.workers.pipe import Pipe
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Sequence
+
+    from cachecast.config import FileConfig
+
+__all__ = ["Crew", "Post"]
+
+#: Seconds without a word, of which there is one every second, after which a worker is silent.
+SILENT_AFTER_S: Final = 3.0
+
+#: Seconds that workers have for their part of a page of metrics; Prometheus waits for ten.
+REPORT_LIMIT_S: Final = 1.0
+
+#: Seconds that a worker may take to be ready. A tenth of it is much; it reads its certificate, and
+#: meets the engine.
+START_LIMIT_S: Final = 30.0
+
+#: Seconds more than the node's own limit that workers have to end, and after a second signal.
+END_GRACE_S: Final = 2.0
+
+#: Seconds before a new start that are too long to leave newcomers waiting in a queue.
+DEAF_AFTER_S: Final = 1.0
+
+#: Seconds for the last lines of a worker that has ended; somebody else may hold its pipe open.
+LAST_LINES_LIMIT_S: Final = 0.5
+
+#: Bytes of one line of a worker's log; what is beyond is cut off.
+MAX_LINE_BYTES: Final = 64 * 1024
+
+_READ_BYTES: Final = 64 * 1024
+
+#: -P: modules are not looked for in the current folder, where people have a queue.py.
+PROGRAM: Final = (sys.executable, "-P", "-m", "cachecast", "worker")
+
+_log = structlog.get_logger("cachecast.workers")
+
+
+class Post:
+    """The place of one worker.
+
+    Attributes:
+        number: from 1.
+        listener: whose connections come to this worker.
+        pid: of the process; 0 if there is none.
+        is_ready: what it said last, while it lives.
+        is_silent: whether it lives and says nothing.
+        latest: what it reported last; the past of earlier ones not included.
+        past: counters of those that held this post before.
+        backoff: of its starts.
+    """
+
+    def __init__(self, number: int, config: FileConfig, listener: socket.socket) -> None:
+        self.number = number
+        self.listener = listener
+        self.pid = 0
+        self.is_ready = False
+        self.is_silent = False
+        self.latest: list[Family] = []
+        self.past: list[Family] = []
+        self.backoff = Backoff()
+        self._config = config
+        self._heard_at = inf
+        self.pipe: Pipe | None = None
+        self.engine = ""
+
+    @property
+    def families(self) -> list[Family]:
+        """Its figures, those of earlier workers in their counters: what grows never falls."""
+        return merge_families([self.latest, self.past])
+
+    @property
+    def connections(self) -> float:
+        """Open client connections, as it said last."""
+        return sum(
+            value
+            for family in self.latest
+            if family.name == "cachecast_connections"
+            for _, _, value in family.samples
+        )
+
+    def begin(self, pid: int, pipe: Pipe) -> None:
+        """A process has been started: brief it."""
+        self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
+        pipe.send(Brief(self.number, self._config, self.listener.fileno(), self.engine))
+
+    def hear(self, message: Beat | Report) -> None:
+        """Take in what it says of itself."""
+        self._heard_at = trio.current_time()
+        if self.is_silent:
+            self.is_silent = False
+            _log.info("worker speaks again", worker=self.number)
+        if isinstance(message, Beat):
+            self.is_ready = message.is_ready
+        else:
+            self.latest = message.families
+
+    def listen_for_silence(self) -> None:
+        """Say once that it has been silent for too long; it may be stopped, or busy."""
+        if self.is_ready and trio.current_time() - self._heard_at > SILENT_AFTER_S:
+            self.is_ready, self.is_silent = False, True
+            _log.warning("worker is silent", worker=self.number, pid=self.pid)
+
+    def end(self) -> None:
+        """The process has ended."""
+        self.pid, self.pipe = 0, None
+        self.is_ready = self.is_silent = False
+        self._heard_at = inf
+        self.past = counters_of(self.families)
+        self.latest = []
+
+
+class Crew:
+    """All workers of a node. Its owner runs :meth:`run` in a nursery.
+
+    Attributes:
+        posts: by number.
+        is_ending: whether no worker is started again.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[FileConfig],
+        listeners: Sequence[socket.socket],
+        on_line: Callable[[int, bytes], None],
+        *,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        """Make it.
+
+        Args:
+            shares: configuration of each worker.
+            listeners: of each worker, kept open by the caller until :meth:`end`.
+            on_line: takes a line of a worker's log, with its number; must not wait.
+            program: that is started, with a worker's number and a descriptor behind it.
+        """
+        self.posts = [
+            Post(number, config, listener)
+            for number, (config, listener) in enumerate(zip(shares, listeners, strict=True), 1)
+        ]
+        self.is_ending = False
+        self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
+        self._on_line = on_line
+        self._program = program
+        self._n_unready = len(self.posts)
+        self._changed = trio.Event()
+        self._has_ended = trio.Event()
+        self._life = trio.CancelScope()
+        self._round = trio.Event()
+        self._is_asking = False
+        self._wants_round = trio.Event()
+        self._waiting: list[Callable[[], bool]] = []
+        self._owed: set[int] = set()
+
+    # --- what the node asks
+
+    @property
+    def n_ready(self) -> int:
+        """How many workers take clients."""
+        return sum(post.is_ready for post in self.posts)
+
+    async def wait_ready(self) -> None:
+        """Wait until every worker has been ready once, or the end has begun."""
+        while self._n_unready and not self.is_ending:
+            await self._changed.wait()
+
+    async def wait_ended(self) -> None:
+        """Wait until all workers have ended, after :meth:`order` has ended them."""
+        await self._has_ended.wait()
+
+    def order(self, number: int) -> None:
+        """Hand a signal on to all workers; the first one but SIGHUP begins the end. Never yields.
+
+        After it the workers have the node's limits, and a moment; after the second a moment.
+        """
+        if number != signal.SIGHUP:
+            limit_s = END_GRACE_S if self.is_ending else self._limit_s
+            self._life.deadline = min(self._life.deadline, trio.current_time() + limit_s)
+            if not self.is_ending:
+                self.is_ending = True
+                for post in self.posts:
+                    post.listener.close()  # each worker has a copy, and closes it
+                self._note_change()
+        for post in self.posts:
+            if post.pipe is not None:
+                post.pipe.send(Order(number))
+
+    def ask(self, attempt: Callable[[], bool]) -> None:
+        """Have all workers report; ``attempt`` is called when they have, or have not in time.
+
+        Who asks meanwhile gets the same reports.
+        """
+        self._waiting.append(attempt)
+        self._wants_round.set()
+
+    # --- tasks
+
+    async def run(self) -> None:
+        """Run the workers until all have ended by :meth:`order`; if cancelled, they are killed.
+
+        Raises:
+            ConfigError: a worker does not become ready when the node starts.
+            BusError: it cannot reach the engine then.
+        """
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_rounds)
+                nursery.start_soon(self._run_watch)
+                async with trio.open_nursery() as posts:
+                    for post in self.posts:
+                        posts.start_soon(self._run_post, post)
+                nursery.cancel_scope.cancel()
+        if self._life.cancelled_caught:
+            _log.warning("workers did not end in time and were killed")
+        self._has_ended.set()
+
+    async def _run_watch(self) -> None:
+        while True:
+            await trio.sleep(1.0)
+            for post in self.posts:
+                post.listen_for_silence()
+
+    async def _run_rounds(self) -> None:
+        while True:
+            await self._wants_round.wait()
+            self._wants_round = trio.Event()
+            waiting, self._waiting = self._waiting, []
+            self._owed = {
+                post.number
+                for post in self.posts
+                if post.pipe is not None and post.pipe.send(Ask())
+            }
+            self._round = trio.Event()
+            if self._owed:
+                with trio.move_on_after(REPORT_LIMIT_S):
+                    await self._round.wait()
+            for attempt in waiting:
+                attempt()
+
+    async def _run_post(self, post: Post) -> None:
+        is_first, goes_on = True, not self.is_ending
+        while goes_on:
+            began = trio.current_time()
+            code = await self._run_worker(post, is_first=is_first)
+            if self.is_ending:
+                return
+            if is_first and self._n_unready:
+                raise ConfigError(
+                    "server.workers",
+                    f"worker {post.number} ended with {describe_end(code)} before all were ready.",
+                    "What it said stands above.",
+                )
+            is_first = False
+            delay_s = post.backoff.note_end(trio.current_time() - began)
+            _log.warning(
+                "worker ended, it is started again",
+                worker=post.number,
+                end=describe_end(code),
+                in_s=round(delay_s, 2),
+            )
+            goes_on = await self._pause(post, delay_s)
+
+    async def _pause(self, post: Post, delay_s: float) -> bool:
+        """Wait before a new start; False if the end has begun."""
+        is_deaf = delay_s > DEAF_AFTER_S and self.n_ready > 0
+        if is_deaf:
+            post.listener.shutdown(socket.SHUT_RD)
+        with trio.move_on_after(delay_s):
+            while not self.is_ending:
+                await self._changed.wait()
+            return False
+        if is_deaf:
+            post.listener.listen(BACKLOG)
+        return True
+
+    async def _run_worker(self, post: Post, *, is_first: bool) -> int:
+        """Start a worker, talk with it, and give its exit code when it has ended."""
+        ours, theirs = socket.socketpair()
+        said, says = os.pipe()
+        pipe = Pipe(ours, FROM_WORKER)
+        try:
+            process = _spawn(self._program, post, theirs, says)
+        except BaseException:
+            os.close(said)
+            raise
+        finally:
+            theirs.close()
+            os.close(says)
+        post.begin(process.pid, pipe)
+        try:
+            async with trio.open_nursery() as nursery:
+                has_read = trio.Event()
+                nursery.start_soon(pipe.run)
+                nursery.start_soon(self._listen, post, pipe, process, is_first)
+                nursery.start_soon(self._read_log, post.number, said, has_read)
+                code = await wait_ended(process)
+                with trio.move_on_after(LAST_LINES_LIMIT_S):
+                    await has_read.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()  # at once: the kernel lets nobody survive it
+            pipe.close()
+            post.end()
+            self._owe_nothing(post)
+        return code
+
+    async def _listen(
+        self,
+        post: Post,
+        pipe: Pipe,
+        process: subprocess.Popen[bytes],
+        is_first: bool,  # noqa: FBT001 - started with start_soon
+    ) -> None:
+        is_unready = True
+        with trio.move_on_after(START_LIMIT_S) as limit:
+            while (message := await pipe.receive()) is not None:
+                match message:
+                    case Ready():
+                        is_unready = False
+                        limit.deadline = inf
+                        self._note_ready(post, is_first=is_first)
+                    case Failed() if is_first:
+                        raise message.to_error()
+                    case Failed():
+                        _log.error("worker does not start", worker=post.number, error=message.text)
+                    case Beat() | Report():
+                        post.hear(message)
+                        if isinstance(message, Report):
+                            self._owe_nothing(post)
+        if limit.cancelled_caught and is_unready:
+            _log.error("worker is not ready in time", worker=post.number, seconds=START_LIMIT_S)
+        process.kill()  # without its pipe it could not be told to end
+
+    def _note_ready(self, post: Post, *, is_first: bool) -> None:
+        post.hear(Beat(is_ready=True))
+        if is_first:
+            self._n_unready -= 1
+            self._note_change()
+        else:
+            _log.info("worker is ready again", worker=post.number, pid=post.pid)
+
+    def _owe_nothing(self, post: Post) -> None:
+        self._owed.discard(post.number)
+        if not self._owed:
+            self._round.set()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _read_log(self, number: int, descriptor: int, has_read: trio.Event) -> None:
+        """Hand on line by line what a worker says, until nobody can say anything any more."""
+        rest = b""
+        async with trio.lowlevel.FdStream(descriptor) as stream:
+            while data := await stream.receive_some(_READ_BYTES):
+                *lines, rest = (rest + data).split(b"\n")
+                rest = rest[:MAX_LINE_BYTES]
+                for line in lines:
+                    self._on_line(number, line[:MAX_LINE_BYTES])
+        if rest:
+            self._on_line(number, rest)
+        has_read.set()
+
+
+def _spawn(
+    program: Sequence[str], post: Post, control: socket.socket, says: int
+) -> subprocess.Popen[bytes]:
+    # What the parent was configured by is none of its business, and it may be a secret.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return spawn(
+            (*program, str(post.number), str(control.fileno())),
+            prepare=_ignore_signals,
+            stdin=nothing,
+            stdout=says,
+            stderr=says,
+            env=environ,
+            pass_fds=(control.fileno(), post.listener.fileno()),
+        )
+    finally:
+        os.close(nothing)
+
+
+def _ignore_signals() -> None:
+    # The parent says when it is over. systemd sends SIGTERM to all processes of a service, and a
+    # worker would take the parent's order for the second one.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,97 @@
+"""What a parent and its workers say to each other; msgpack on a socket that is theirs alone.
+
+They are of one release, for the parent starts its own program; so nothing here is versioned.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from cachecast.config import FileConfig
+from cachecast.errors import BusError, ConfigError, EngineError
+from cachecast.metrics import Family
+
+__all__ = [
+    "FROM_PARENT",
+    "FROM_WORKER",
+    "Ask",
+    "Beat",
+    "Brief",
+    "Failed",
+    "Order",
+    "Ready",
+    "Report",
+]
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of all."""
+
+
+class Brief(_Message, frozen=True):
+    """The parent's first words. They hold the apps' secrets, which is why they come this way.
+
+    Attributes:
+        number: of the worker, from 1.
+        config: what it serves; limits are its share.
+        listener: descriptor of its listening socket.
+    """
+
+    number: int
+    config: FileConfig
+    listener: int
+    engine: str = ""  # TEMPORARY: until config has [bus]
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Leave the configuration out."""
+        return f"Brief({self.number})"
+
+
+class Order(_Message, frozen=True):
+    """The parent was sent a signal of this number; do as a node of one process would."""
+
+    number: int
+
+
+class Ask(_Message, frozen=True):
+    """The parent wants a report."""
+
+
+class Ready(_Message, frozen=True):
+    """The worker accepts connections."""
+
+
+class Failed(_Message, frozen=True):
+    """The worker does not start, and ends: a ``ConfigError`` in its parts, or another's text."""
+
+    text: str
+    config_error: tuple[str, str, str] | None = None
+
+    @classmethod
+    def from_error(cls, error: EngineError) -> Failed:
+        """Put an error into words."""
+        if isinstance(error, ConfigError):
+            return cls(str(error), (error.field, error.rule, error.remedy))
+        return cls(str(error).strip())
+
+    def to_error(self) -> EngineError:
+        """The error again."""
+        return ConfigError(*self.config_error) if self.config_error else BusError(self.text)
+
+
+class Beat(_Message, frozen=True):
+    """Once a second: the worker lives. ``is_ready`` is what its own ``/ready`` would say."""
+
+    is_ready: bool
+
+
+class Report(_Message, frozen=True):
+    """What the worker's own ``/metrics`` would say."""
+
+    families: list[Family]
+
+
+FROM_PARENT: Final = Brief | Order | Ask
+FROM_WORKER: Final = Ready | Failed | Beat | Report

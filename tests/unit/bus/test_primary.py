@@ -1,0 +1,113 @@
+"""A seat: it closes at once, opens by one way, beats, and says hello again whenever it has to."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.session import Member
+from tests.unit.bus.meeting import APP, meeting, up
+
+NAME = parse_channel_name("cache-x")
+
+
+async def test_a_seat_beats_and_knows_the_engines_clock_and_the_other_nodes(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await trio.sleep(10)
+
+        assert a.seat.n_opened == b.seat.n_opened == 1
+        assert a.seat.clock.is_known
+        assert 0 < a.seat.latency_s < 0.01
+        assert a.seat.n_sessions >= 2
+        assert a.seat.about.version in {"9.1.2", "7.0.15"}
+        assert abs(a.seat.engine_ms() - place.engine.now_us() / 1000) < 10
+
+
+@pytest.mark.parametrize("what", ["flush", "functions", "clock"])
+async def test_an_engine_that_is_not_the_one_it_was_is_greeted_again(autojump_clock, what):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await b.bus.attach(APP, NAME).wait()
+        await a.publish("cache-x", "1").wait()
+        await trio.sleep(1)
+        if what == "flush":
+            place.engine.model.flush()
+        elif what == "functions":
+            place.engine.model.libraries.clear()
+        else:
+            place.engine.step_us -= 5_000_000
+        await trio.sleep(3)
+        await up(a, b)
+
+        assert a.seat.n_opened == 2
+        assert (await a.bus.read(APP, "cache-x").wait()).publication.data == "1"
+        await a.publish("cache-x", "2").wait()
+        await trio.sleep(0.1)
+        assert [data for _, data in b.delivered] == ["1", "2"]
+
+
+async def test_a_clock_that_was_set_forwards_makes_values_go_early_and_never_late(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        await b.bus.attach(APP, NAME).wait()
+        await a.publish("cache-x", "1").wait()
+        await trio.sleep(1)
+        place.engine.step_us += 10_000_000
+        await trio.sleep(2)
+        await up(a, b)
+
+        assert a.seat.clock.n_steps == 1
+        await a.publish("cache-x", "2").wait()
+
+
+async def test_a_node_that_stood_still_longer_than_its_lease_comes_back_as_a_new_one(
+    autojump_clock,
+):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        room = parse_channel_name("presence-r")
+        await a.bus.enter(APP, room, Member("ann")).wait()
+        await b.bus.enter(APP, room, Member("bob")).wait()
+        session = a.seat.session
+        place.network.held.add("a")
+        await trio.sleep(8)
+        removed = [told[2:] for told in b.said("member_changed")]
+        assert [(change, member.key) for change, member in removed] == [("member_removed", "ann")]
+        place.network.held.clear()
+        for wire in tuple(place.engine.wires):
+            wire.release()
+        await up(a, b)
+        await trio.sleep(1)
+
+        assert a.seat.session != session
+        changes = [(change, member.key) for _, _, change, member in b.said("member_changed")]
+        assert changes == [("member_removed", "ann"), ("member_added", "ann")]
+        assert sorted(await b.bus.users(APP, "presence-r").wait()) == ["ann", "bob"]
+
+
+async def test_a_node_that_dies_is_taken_back_by_the_others(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        room = parse_channel_name("presence-r")
+        await a.bus.enter(APP, room, Member("ann")).wait()
+        await b.bus.enter(APP, room, Member("bob")).wait()
+        a.bus._life.cancel()
+        await trio.sleep(6)
+
+        assert await b.bus.users(APP, "presence-r").wait() == ["bob"]
+        assert [(c, m.key) for _, _, c, m in b.said("member_changed")] == [
+            ("member_removed", "ann")
+        ]
+
+
+async def test_numbers_of_all_nodes_are_added_up(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        assert a.bus.total("connections", APP, 3) == 3
+        assert b.bus.total("connections", APP, 4) == 4
+        await trio.sleep(2)
+        assert a.bus.total("connections", APP, 3) == 7
+        assert a.bus.total("connections", APP, 5) == 9, "its own part is exact"
+        assert b.bus.total("connections", APP, 0) in {3, 5}

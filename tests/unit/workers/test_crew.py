@@ -1,0 +1,317 @@
+"""The parent's side, with programs in the place of workers that do as they are told, or do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+import structlog.testing
+import trio
+import trio.testing
+
+from cachecast.apps import App
+from cachecast.config import FileConfig, ServerConfig
+from cachecast.errors import ConfigError
+from cachecast.server.listen import open_shared_listeners
+from cachecast.workers import crew as module
+from cachecast.workers.crew import Crew
+
+#: Speaks as a worker does, with nothing but the standard library.
+WORKER = """
+import os, signal, socket, sys, time
+number, control = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+def say(body):
+    control.sendall(len(body).to_bytes(4, "big") + body)
+def hear():
+    data = b""
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+        more = control.recv(1 if len(data) < 4 else 4 + int.from_bytes(data[:4], "big") - len(data))
+        if not more:
+            sys.exit(9)
+        data += more
+    return data[4:]
+brief = hear()
+assert b"t0p-s3" + b"cr3t" in brief
+READY = b"\\x91\\xa5Ready"
+def report(value):
+    sample = b"\\x93\\xb1cachecast_a_total\\x80" + bytes([value])
+    family = b"\\x94\\xabcachecast_a\\xa7counter\\xa0\\x91" + sample
+    return b"\\x92\\xa6Report\\x91" + family
+def obey():
+    while True:
+        said = hear()
+        if b"Ask" in said:
+            say(report(number))
+        elif b"Order" in said:
+            print("order", said[-1], flush=True)
+            if said[-1] != signal.SIGHUP:
+                sys.exit(0)
+"""
+
+GOOD = WORKER + "\nprint('hello', flush=True)\nsay(READY)\nobey()"
+
+APP = App(id="1", key="k", secret="t0p-s3cr3t")
+
+
+class World:
+    def __init__(self):
+        self.lines = []
+        self.crew = None
+        self.said = trio.Event()
+
+    def on_line(self, number, line):
+        self.lines.append((number, line))
+        self.said.set()
+        self.said = trio.Event()
+
+    async def wait_said(self, number, line):
+        with trio.fail_after(20):
+            while (number, line) not in self.lines:
+                await self.said.wait()
+
+    async def wait(self, condition):
+        """Look again and again: for what has no event."""
+        with trio.fail_after(20):
+            while not condition():  # noqa: ASYNC110
+                await trio.sleep(0.005)
+
+    async def ask(self):
+        asked = trio.Event()
+        self.crew.ask(lambda: asked.set() or True)
+        with trio.fail_after(20):
+            await asked.wait()
+
+
+@asynccontextmanager
+async def crewed(script, n_workers=2, *, waits=True, **server):
+    world = World()
+    config = FileConfig(apps=(APP,), server=ServerConfig(**server))
+    listeners = open_shared_listeners("127.0.0.1:0", n_workers)
+    world.crew = Crew(
+        [config] * n_workers,
+        listeners,
+        world.on_line,
+        program=(sys.executable, "-S", "-E", "-c", script),
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.crew.run)
+            if waits:
+                with trio.fail_after(20):
+                    await world.crew.wait_ready()
+            yield world
+            nursery.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_workers_are_briefed_ready_told_and_ended_in_order():
+    async with crewed(GOOD, 3) as world:
+        crew = world.crew
+        assert crew.n_ready == 3
+        pids = [post.pid for post in crew.posts]
+        crew.order(signal.SIGHUP)
+        for number in (1, 2, 3):
+            await world.wait_said(number, b"order %d" % signal.SIGHUP)
+        crew.order(signal.SIGTERM)
+        with trio.fail_after(20):
+            await crew.wait_ended()
+        assert not any(is_alive(pid) for pid in pids)
+        assert {line for _, line in world.lines} == {
+            b"hello", b"order %d" % signal.SIGHUP, b"order %d" % signal.SIGTERM,
+        }  # fmt: skip
+
+
+async def test_nothing_of_the_parents_environment_is_shown_to_them(monkeypatch):
+    monkeypatch.setenv("CACHECAST_APP_SECRET", "t0p-s3cr3t")
+    async with crewed(GOOD, 1) as world:
+        pid = world.crew.posts[0].pid
+        for name in ("environ", "cmdline"):
+            assert b"t0p-s3cr3t" not in await trio.Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+async def test_signals_of_the_system_do_not_reach_them():
+    """systemd sends SIGTERM to all processes of a service; the parent says when it is over."""
+    async with crewed(GOOD, 1) as world:
+        pid = world.crew.posts[0].pid
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+        world.crew.order(signal.SIGHUP)
+        await world.wait_said(1, b"order %d" % signal.SIGHUP)
+        assert world.crew.posts[0].pid == pid
+        assert os.getsid(pid) == pid  # and a terminal's do not either
+
+
+async def test_a_dead_worker_is_started_again_and_its_counters_go_on():
+    """A sum that fell would look like a restart of the whole node."""
+    async with crewed(GOOD) as world:
+        post = world.crew.posts[1]
+        await world.ask()
+        assert post.families[0].samples == [("cachecast_a_total", {}, 2.0)]
+        pid = post.pid
+        with structlog.testing.capture_logs() as logs:
+            os.kill(pid, signal.SIGKILL)
+            await world.wait(lambda: not post.is_ready)
+            assert world.crew.n_ready == 1
+            assert post.families[0].samples == [("cachecast_a_total", {}, 2.0)]
+            await world.wait(lambda: post.is_ready)
+        assert post.pid != pid
+        await world.ask()
+        assert post.families[0].samples == [("cachecast_a_total", {}, 4.0)]
+        assert [(entry["event"], entry["worker"]) for entry in logs] == [
+            ("worker ended, it is started again", 2), ("worker is ready again", 2),
+        ]  # fmt: skip
+        assert logs[0]["end"] == "SIGKILL"
+        assert post.backoff.n_ends == 1
+
+
+async def test_who_waits_at_a_dead_workers_listener_is_served_by_the_next():
+    """The parent has it open, so nothing in its queue is reset."""
+    async with crewed(GOOD, 1) as world:
+        post = world.crew.posts[0]
+        os.kill(post.pid, signal.SIGSTOP)
+        with socket.create_connection(post.listener.getsockname()) as client:
+            os.kill(post.pid, signal.SIGKILL)
+            await world.wait(lambda: post.backoff.n_ends == 1)
+            await world.wait(lambda: post.is_ready)
+            client.sendall(b"x")
+            accepted, _ = post.listener.accept()
+            with accepted:
+                accepted.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+
+
+async def test_a_worker_that_stays_away_gets_no_newcomers(monkeypatch):
+    """The kernel sends them to the others; the last one keeps its listener."""
+    monkeypatch.setattr(module, "DEAF_AFTER_S", 0.0)
+    monkeypatch.setattr("cachecast.children.FIRST_DELAY_S", 3_000)
+    monkeypatch.setattr("cachecast.children.MAX_DELAY_S", 3_000)
+    async with crewed(GOOD) as world:
+        first, second = world.crew.posts
+        address = first.listener.getsockname()
+        os.kill(first.pid, signal.SIGKILL)
+        await world.wait(lambda: first.backoff.n_ends == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        with ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(socket.create_connection(address)).sendall(b"x")
+                stack.enter_context(second.listener.accept()[0])
+            os.kill(second.pid, signal.SIGKILL)
+            await world.wait(lambda: second.backoff.n_ends == 1)
+            stack.enter_context(socket.create_connection(address))
+
+
+async def test_a_silent_worker_is_shown_as_such_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "REPORT_LIMIT_S", 0.05)
+    monkeypatch.setattr(module, "SILENT_AFTER_S", 0.1)
+    beats = (
+        "\nimport threading\ndef beat():\n"
+        "    while True: time.sleep(0.02); say(b'\\x92\\xa4Beat\\xc3')\n"
+    )
+    script = (
+        WORKER + beats + "threading.Thread(target=beat, daemon=True).start()\nsay(READY)\nobey()"
+    )
+    async with crewed(script) as world:
+        post = world.crew.posts[0]
+        await world.ask()
+        os.kill(post.pid, signal.SIGSTOP)
+        with structlog.testing.capture_logs() as logs:
+            await world.wait(lambda: post.is_silent)
+            assert (post.is_ready, world.crew.n_ready) == (False, 1)
+            await world.ask()
+            assert [p.families[0].samples[0][2] for p in world.crew.posts] == [1.0, 2.0]
+            os.kill(post.pid, signal.SIGCONT)
+            await world.wait(lambda: post.is_ready)
+        assert [entry["event"] for entry in logs] == ["worker is silent", "worker speaks again"]
+
+
+async def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+    """At the node's limit, and a moment after a second signal."""
+    monkeypatch.setattr(module, "END_GRACE_S", 0.1)
+    stubborn = WORKER + "\nsay(READY)\nwhile True: hear()"
+    async with crewed(stubborn, 1, drain_s=0.0, exit_limit_s=600) as world:
+        pid = world.crew.posts[0].pid
+        world.crew.order(signal.SIGTERM)
+        world.crew.order(signal.SIGTERM)
+        with trio.fail_after(20):
+            await world.crew.wait_ended()
+        assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    "end", ["control.close(); time.sleep(600)", "say(b'\\xc1'); time.sleep(600)"]
+)
+async def test_a_worker_that_cannot_be_told_anything_any_more_is_replaced(end):
+    """Its pipe closed, or nonsense in it."""
+    script = (
+        WORKER
+        + f"\nimport pathlib, tempfile\nsay(READY)\nif not hear().endswith(b'\\x01'): obey()\n{end}"
+    )
+    async with crewed(script, 1) as world:
+        post = world.crew.posts[0]
+        pid = post.pid
+        world.crew.order(signal.SIGHUP)
+        await world.wait(lambda: post.is_ready and post.pid != pid)
+        assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("import sys; print('no such module'); sys.exit(3)", "ended with exit code 3 before all"),
+        (WORKER + "say(b'\\x93\\xa6Failed\\xa1x\\x93\\xa1f\\xa2r.\\xa0'); hear()", "f: r."),
+    ],
+)
+async def test_a_node_whose_workers_do_not_start_does_not_start(script, words):
+    """In the worker's words, if it has any; what it wrote is in the log."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with crewed(script, 1):
+            pass
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ConfigError)
+    assert words in str(error)
+
+
+async def test_the_end_may_come_before_the_beginning():
+    """A signal while workers start: nobody waits for them to be ready."""
+    slow = WORKER + "\ntime.sleep(0.2)\nsay(READY)\nobey()"
+    async with crewed(slow, waits=False) as world:
+        world.crew.order(signal.SIGTERM)
+        with trio.fail_after(20):
+            await world.crew.wait_ready()
+            await world.crew.wait_ended()
+        assert world.crew.is_ending
+
+
+async def test_whoever_leaves_takes_all_workers_along():
+    """Cancelled, or by an error: nothing is left behind."""
+    async with crewed(GOOD) as world:
+        pids = [post.pid for post in world.crew.posts]
+    assert not any(is_alive(pid) for pid in pids)
+
+
+async def test_a_line_of_a_log_is_cut_and_the_last_one_needs_no_end(monkeypatch):
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 10)
+    talkative = (
+        WORKER + "\nprint('x' * 100_000); print('end', end='', flush=True)\nsay(READY)\nhear()"
+    )
+    async with crewed(talkative, 1) as world:
+        world.crew.order(signal.SIGTERM)
+        with trio.fail_after(20):
+            await world.crew.wait_ended()
+        assert world.lines == [(1, b"x" * 10), (1, b"end")]
