@@ -776,7 +776,7 @@ async def test_a_courier_hears_when_an_event_is_done_with(autojump_clock):
     receiver = Receiver(lambda host, events: slowly(host))
 
     async def slowly(host):
-        await trio.sleep(5 if host == "slow.test" else 1)
+        await trio.sleep(3 if host == "slow.test" else 1)
         return 200
 
     app = make_app(
