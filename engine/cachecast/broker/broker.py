@@ -178,8 +178,8 @@ class Broker:
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
             LimitError: the data or the rate is over the app's limit.
-            BusError: the other nodes cannot be reached: nothing was published, or, if its text says
-                so, it may have been.
+            BusError: the other nodes cannot be reached: nothing was published, or, if it
+                ``was_maybe_done``, it may have been.
             TypeError: the data has no JSON form.
         """
         hub = self.hub(app_id)
@@ -535,6 +535,16 @@ async def open_broker(
         raise failure
 
 
+<<<<<<< HEAD
+=======
+def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
+    """Have hubs know that others serve their apps too."""
+    for hub in hubs.values():
+        hub.is_shared = True
+        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
+
+
+>>>>>>> broker
 def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     if not config.bus.urls:
         return LocalBus()
@@ -554,6 +564,7 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     }
     keys = config.bus.keys()
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
+<<<<<<< HEAD
 
 
 def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
@@ -567,6 +578,8 @@ def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
             hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
             shared.append(hub.publish_bucket)
     return shared
+=======
+>>>>>>> broker
 
 
 def _is_cancellation(error: BaseException) -> bool:
