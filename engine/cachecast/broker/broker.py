@@ -535,16 +535,6 @@ async def open_broker(
         raise failure
 
 
-<<<<<<< HEAD
-=======
-def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
-    """Have hubs know that others serve their apps too."""
-    for hub in hubs.values():
-        hub.is_shared = True
-        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
-
-
->>>>>>> broker
 def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     if not config.bus.urls:
         return LocalBus()
@@ -564,7 +554,6 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     }
     keys = config.bus.keys()
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
-<<<<<<< HEAD
 
 
 def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
@@ -578,8 +567,6 @@ def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
             hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
             shared.append(hub.publish_bucket)
     return shared
-=======
->>>>>>> broker
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -74,7 +74,6 @@ async def test_cancelling_a_wait_leaves_the_receipt_as_it_is(autojump_clock):
     assert receipt.value == "later"
 
 
-<<<<<<< HEAD
 def test_several_receipts_are_one():
     """Done behind the last of them; the first fault, in their order, is its fault."""
     first, second = Receipt[int](), Receipt[int]()
@@ -92,8 +91,6 @@ def test_several_receipts_are_one():
     assert failed.fault is fault
 
 
-=======
->>>>>>> broker
 def test_what_is_made_of_an_answer_is_a_receipt_too():
     receipt: Receipt[int] = Receipt()
     doubled = receipt.then(lambda value: value * 2)
@@ -116,23 +113,3 @@ def test_a_fault_is_handed_on_wherever_it_arises():
     assert Receipt.failed(away).then(lambda _: 1).fault is away
     assert Receipt.of(1).then(refuse).fault is away
     assert Receipt.of(1).then(lambda _: Receipt.failed(away)).fault is away
-<<<<<<< HEAD
-=======
-
-
-def test_several_receipts_are_one():
-    """Done behind the last of them; the first fault, in their order, is its fault."""
-    first, second = Receipt[int](), Receipt[int]()
-    joined = join([first, second, DONE], lambda: first.value + second.value)
-    second.fulfil(2)
-    assert not joined.is_done
-    first.fulfil(1)
-    assert joined.value == 3
-    assert join([], lambda: "nothing to wait for").value == "nothing to wait for"
-
-    late, fault = Receipt[int](), BusError("gone")
-    failed = join([late, Receipt.failed(BusError("the second")), late], lambda: 1)
-    assert not failed.is_done
-    late.fail(fault)
-    assert failed.fault is fault
->>>>>>> broker
