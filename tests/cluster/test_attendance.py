@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.lowlevel
 
-from cachecast.bus_config import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
+from cachecast.bus_config import BusConfig
 from cachecast.protocol.session import Member
 from tests.cluster.engines import ENGINES, Plain, serving
 from tests.unit.bus.attending import APP, Crowd, name_of
@@ -247,7 +248,7 @@ async def test_a_roster_of_many_pages_is_whole_for_everybody(server: Server) -> 
             chance.choice(found[0].guests).leave()
             chance.choice(found[1].guests).leave()
             if chance.random() < 0.2:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         await settle(found)
 
         assert newcomers[0].is_in
