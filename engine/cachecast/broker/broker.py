@@ -178,8 +178,8 @@ class Broker:
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
             LimitError: the data or the rate is over the app's limit.
-            BusError: the other nodes cannot be reached: nothing was published, or, if its text says
-                so, it may have been.
+            BusError: the other nodes cannot be reached: nothing was published, or, if it
+                ``was_maybe_done``, it may have been.
             TypeError: the data has no JSON form.
         """
         hub = self.hub(app_id)

@@ -7,15 +7,12 @@ parent.
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from cachecast.broker import open_broker
-from cachecast.bus.engine_bus import AppTerms, EngineBus
-from cachecast.bus.seal import Seal
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.errors import ConfigError
 from cachecast.server import Server, serve
@@ -65,10 +62,7 @@ async def run_node(
     )
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with (
-            open_broker(config, bus=_open_bus(config)) as broker,
-            trio.open_nursery() as nursery,
-        ):
+        async with open_broker(config) as broker, trio.open_nursery() as nursery:
             broker.lost_log_lines = lost_log_lines
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
@@ -128,26 +122,3 @@ async def _end_at_second_signal(signals: AsyncIterator[int], life: trio.CancelSc
         if number != signal.SIGHUP:
             _log.warning("second signal, ending now")
             life.cancel()
-
-
-def _open_bus(config: FileConfig) -> EngineBus | None:
-    """TEMPORARY: open_broker does this by itself as soon as it knows ``config.bus``."""
-    if not config.bus.urls:
-        return None
-    terms = {
-        app.id: AppTerms(
-            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
-            app.max_presence_members,
-            app.max_cache_entries,
-            app.max_cache_bytes,
-            bool(app.webhooks),
-        )
-        for app in config.apps
-    }
-    keys = config.bus.keys()
-    return EngineBus(
-        config.bus,
-        terms,
-        now=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-        seal=Seal(keys) if keys else None,
-    )

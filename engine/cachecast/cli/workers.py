@@ -14,7 +14,6 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.bus.private import PrivateEngine, open_private_engine
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.process import prepare_process
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
 
     from cachecast.broker import Broker
+    from cachecast.bus.private import PrivateEngine
     from cachecast.config import FileConfig
     from cachecast.server import Server
 
@@ -124,6 +124,9 @@ async def _open_engine(config: FileConfig) -> AsyncIterator[PrivateEngine | None
     if config.bus.urls:
         yield None
         return
+    # A node of one process, which imports this module too, needs none of it.
+    from cachecast.bus.private import open_private_engine  # noqa: PLC0415
+
     async with open_private_engine(prefix=config.bus.prefix) as engine:
         yield engine
 

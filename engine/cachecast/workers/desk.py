@@ -1,7 +1,7 @@
 """The one admin address of a node with workers: ``/up``, ``/ready`` and ``/metrics`` of them all.
 
 ``/ready`` is 200 as long as one worker takes clients. The question is whether a balancer should
-send clients to this machine; while one of four is started again, which takes half a second, the
+send clients to this machine; while one of four is started again, which takes a second or two, the
 three others serve three quarters of them at once, and taking the machine out would close the door
 for all.
 """

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from cachecast.bus.engine_bus import AppTerms, EngineBus
+from cachecast.bus.publishing import UnknownOutcomeError
 from cachecast.bus.seal import Seal
 from cachecast.bus_config import BusConfig
 from cachecast.errors import BusError, ConfigError
@@ -168,6 +169,25 @@ async def test_with_one_primary_away_its_channels_are_refused_and_the_others_wor
         place.engines["two"].start()
         await up(node)
         assert [told[0] for told in node.told] == ["went_up", "went_down", "went_up"]
+
+
+async def test_a_publish_that_one_of_two_primaries_refuses_says_that_some_may_be_out(
+    autojump_clock, monkeypatch
+):
+    async with meeting("one", "two") as place:
+        node = await place.join()
+        model = place.engines["two"].model
+        execute = model.execute
+
+        def refuse(arguments):
+            if any(b"_publish" in bytes(part) for part in arguments[1:2]):
+                return network_module._Refusal("OOM command not allowed.")
+            return execute(arguments)
+
+        monkeypatch.setattr(model, "execute", refuse)
+        receipt = node.bus.publish([envelope(f"cache-{n}", "1") for n in range(20)])
+        with pytest.raises(UnknownOutcomeError, match=r"may have been\..* memory is full"):
+            await receipt.wait()
 
 
 async def test_what_is_read_has_its_age_and_deadline(autojump_clock):

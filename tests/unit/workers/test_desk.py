@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -17,6 +19,8 @@ from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import Beat, Report
 from tests.server.node import Wire
+
+CONFIGURATION = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 
 CONFIG = FileConfig(apps=(App(id="1", key="k", secret="s"),))
 
@@ -102,6 +106,14 @@ async def test_metrics_are_the_sum_and_tell_workers_apart():
         assert shown['cachecast_worker_restarts_total{worker="1"}'] == 0
         names = [line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")]
         assert len(names) == len(set(names))
+
+
+async def test_every_metric_of_workers_is_documented():
+    async with desked() as (_, desk):
+        text = (await asked(desk, "/metrics")).text
+    names = set(re.findall(r"^(cachecast_\w+)", text, re.MULTILINE))
+    assert len(names) == 5
+    assert [name for name in names if f"`{name}`" not in CONFIGURATION] == []
 
 
 async def test_one_worker_can_be_looked_at_alone():
