@@ -382,6 +382,7 @@ class EngineBus:
             for half in self.halves:
                 half.is_deaf = True
                 if half.seat.is_open:
+                    await half.couriers.finish()
                     await half.seat.retire()
         finally:
             self._life.cancel()
