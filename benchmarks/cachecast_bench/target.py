@@ -124,6 +124,9 @@ class Engine(Target):
 
     Only what would forbid the work is raised above the defaults; `options` are further settings of
     the node, by name, and `apps` the settings of further apps.
+
+    Attributes:
+        arguments: Further ones of the command.
     """
 
     name = "cachecast"
@@ -133,6 +136,7 @@ class Engine(Target):
     def __init__(self, *, apps: Sequence[Mapping[str, object]] = (), **options: object) -> None:
         self._apps = apps
         self._options = options
+        self.arguments: tuple[str, ...] = ()
 
     @asynccontextmanager
     @override
@@ -145,6 +149,7 @@ class Engine(Target):
             text = self._toml(port, admin_port, certificate)
             config = write_config(folder, "benchmark.toml", text)
             command = [sys.executable, "-m", "cachecast", "serve", "--config", config]
+            command += self.arguments
             async with child_process(self.name, command, core=core) as child:
                 await child.wait_listening(port)
                 credentials = {"app_id": APP_ID, "key": APP_KEY, "secret": APP_SECRET}

@@ -227,7 +227,13 @@ class CapacityError(RemoteProtocolError):
 
 
 class BusError(EngineError):
-    """Other nodes of the cluster cannot be reached."""
+    """Other nodes of the cluster cannot be reached.
+
+    Attributes:
+        was_maybe_done: whether what was asked may have been done although there is no answer.
+    """
+
+    was_maybe_done: bool = False
 
 
 class BrokerClosedError(EngineError):

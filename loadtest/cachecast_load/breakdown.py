@@ -77,7 +77,7 @@ def break_down(target: Target, collector: Collector, conflated_share: float) -> 
         for (via, socket), way in sorted(auditor.ways.items())
         if way.owed
     ]
-    says = [*_unusable(targets, apis), *_lossy(ways), *_slow(targets)]
+    says = [*_alone(targets, apis), *_lossy(ways), *_slow(targets)]
     return {"targets": targets, "apis": apis, "ways": ways, "says": says}
 
 
@@ -96,17 +96,20 @@ def _entry(url: str, tally: Tally, findings: Findings, conflated_share: float) -
     }
 
 
-def _unusable(targets: list[dict[str, Any]], apis: list[dict[str, Any]]) -> list[str]:
+def _alone(targets: list[dict[str, Any]], apis: list[dict[str, Any]]) -> list[str]:
+    """Name the one of several at which all of what failed did so."""
     says = []
-    for entries, good, bad, what in (
-        (targets, "connects", "connect_failed", "nobody could connect to"),
-        (apis, "publish_ok", "publish_failed", "no publish was accepted at"),
+    for entries, count, what in (
+        (targets, "connect_failed", "failed connects"),
+        (targets, "closed", "lost connections"),
+        (targets, "subscribe_failed", "refused subscriptions"),
+        (targets, "presence_wrong", "wrong rosters"),
+        (apis, "publish_failed", "failed publishes"),
     ):
-        for entry in entries:
-            counts = entry["counts"]
-            if counts.get(bad) and not counts.get(good):
-                error = entry["errors"][0]
-                says.append(f"{what} {entry['url']}: {error['kind']} ({error['count']:,} times)")
+        bad = [entry for entry in entries if entry["counts"].get(count)]
+        if len(bad) == 1 < len(entries):
+            worst = bad[0]["errors"][0]["kind"]
+            says.append(f"all {bad[0]['counts'][count]:,} {what} were at {bad[0]['url']} ({worst})")
     return says
 
 

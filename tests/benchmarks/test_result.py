@@ -134,6 +134,8 @@ CASES = {
     "hostile": {"beside": "connection_flood"},
     "codec": {"call": "encode msgpack frame"},
     "tls": {"work": "fanout 1000 256 paced"},
+    "cluster": {"work": "publish"},
+    "workers": {"subscribers": 8_000},
     "generator": {"subscribers": 1_000},
 }
 WIDE = {
@@ -151,6 +153,8 @@ ON_ITS_OWN = {
     "evict": "cachecast",
     "hostile": "cachecast",
     "codec": "cachecast",
+    "cluster": "two nodes",
+    "workers": "workers",
     "generator": "limit, joined",
 }
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.lowlevel
 
-from cachecast.bus.address import BusConfig
 from cachecast.bus.engine_bus import AppTerms, EngineBus
+from cachecast.bus_config import BusConfig
 from cachecast.protocol.session import Member
 from tests.cluster.engines import ENGINES, Plain, serving
 from tests.unit.bus.attending import APP, Crowd, name_of
@@ -46,9 +47,10 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 class Host(Crowd):
     """A node on a bus of its own."""
 
-    def __init__(self, config: BusConfig) -> None:
+    def __init__(self, config: BusConfig, max_members: int) -> None:
         super().__init__()
-        self.bus = EngineBus(config, {APP: AppTerms(60, 100, True)}, now=time.monotonic)
+        terms = AppTerms(60, max_members, has_webhooks=True)
+        self.bus = EngineBus(config, {APP: terms}, now=time.monotonic)
         self.guests: list[Guest] = []
         self.waiting: set[Guest] = set()
         self.events: list[AppEvent] = []
@@ -99,10 +101,12 @@ class Guest:
 
 
 @asynccontextmanager
-async def hosts(server: Server, prefix: str) -> AsyncIterator[list[Host]]:
+async def hosts(
+    server: Server, prefix: str, *, max_members: int = 100
+) -> AsyncIterator[list[Host]]:
     config = BusConfig(urls=(f"unix://{server.path}",), prefix=prefix)
     async with trio.open_nursery() as nursery:
-        found = [Host(config) for _ in range(3)]
+        found = [Host(config, max_members) for _ in range(3)]
         for host in found:
             await host.bus.start(host, nursery)
         yield found
@@ -228,3 +232,25 @@ async def test_a_restarted_engine_is_told_everything_again_and_nobody_notices(
             assert host.events == []
         assert await found[1].bus.terminate(APP, USERS[2]).wait() == 1
         await until(lambda: all(("ended", USERS[2]) in host.told for host in found))
+
+
+@pytest.mark.slow
+async def test_a_roster_of_many_pages_is_whole_for_everybody(server: Server) -> None:
+    """While members come and go on all nodes."""
+    chance = random.Random(9)
+    n = 700
+    async with hosts(server, "many:", max_members=1_000) as found:
+        for number in range(n):
+            Guest(found[number % 2], ROOMS[0], f"m{number}")
+        await settle(found)
+        newcomers = [Guest(found[2], ROOMS[0], "new")]
+        for _ in range(150):
+            chance.choice(found[0].guests).leave()
+            chance.choice(found[1].guests).leave()
+            if chance.random() < 0.2:
+                await trio.lowlevel.checkpoint()
+        await settle(found)
+
+        assert newcomers[0].is_in
+        assert len(found[2].members(ROOMS[0])) == n + 1 - 300
+        await check(found)

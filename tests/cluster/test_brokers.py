@@ -119,6 +119,7 @@ async def test_members_meet_and_part(engine: Server) -> None:
         assert list(await b.broker.users(APP.id, "presence-x")) == ["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "flush", "links"])
 async def test_values_and_members_outlive_the_engines_memory(engine: Server, how: str) -> None:
     async with nodes(engine) as (a, b):

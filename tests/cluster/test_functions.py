@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from cachecast.bus.answers import Greeting, Published
+from cachecast.bus.answers import Entered, Greeting, Published
 from cachecast.bus.calls import Facts
 from cachecast.bus.faults import (
     CrowdedError,
@@ -733,6 +733,9 @@ def test_after_a_restart_a_ghost_remembers_whom_only_the_dead_node_held(
         engine.turn_clock(400_000)
         b.beat()
 
+    # One that comes when the grace is over changes nothing, and is no fault of the node's session.
+    late = b.to.enter(b.epoch, ghost, "m", APP, "cid", name="presence-x", again=True)
+    assert b.ask(late) == Entered(is_first=False, total=0, n_fields=0)
     b.reap()
 
     assert b.roster() == {"bob"}

@@ -19,7 +19,7 @@ import cachecast
 from cachecast.apps import WEBHOOK_EVENTS, App
 from cachecast.cli import cachecast as command_line
 from cachecast.client import connect
-from cachecast.config import DEMO_APP, ENVIRONMENT, FileConfig, ServerConfig, load_config
+from cachecast.config import DEMO_APP, ENVIRONMENT, BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.metrics import BrokerStatistics, exposition
 from cachecast.protocol.close_codes import CLOSE_CODES
 from cachecast_bench.peers import PEERS
@@ -34,13 +34,13 @@ VARIABLE = re.compile(r"\bCACHECAST_[A-Z]+(?:_[A-Z]+)*\b(?!_)").findall
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 
 
-@pytest.mark.parametrize("kind", [FileConfig, ServerConfig, App])
+@pytest.mark.parametrize("kind", [FileConfig, ServerConfig, BusConfig, App])
 def test_every_configuration_field_is_documented(kind: type) -> None:
     """A field that nobody can read about does not exist for users."""
     missing = [
         field.name
         for field in msgspec.structs.fields(kind)
-        if field.name != "server" and f"`{field.name}`" not in CONFIGURATION
+        if field.name not in {"server", "bus"} and f"`{field.name}`" not in CONFIGURATION
     ]
     assert missing == []
 
@@ -64,7 +64,12 @@ def read_default(text: str) -> Any:
 
 @pytest.mark.parametrize(
     ("title", "kind"),
-    [("The node (top level)", FileConfig), ("`[server]`", ServerConfig), ("`[[apps]]`", App)],
+    [
+        ("The node (top level)", FileConfig),
+        ("`[server]`", ServerConfig),
+        ("`[bus]`", BusConfig),
+        ("`[[apps]]`", App),
+    ],  # fmt: skip
 )
 def test_defaults_are_those_of_the_tables(title: str, kind: Any) -> None:
     """A table that is nearly true is worse than none."""
@@ -174,7 +179,7 @@ def test_documents_that_the_readme_links_to_exist() -> None:
 
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     """What people copy works once they have filled in a secret."""
-    (block,) = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
+    block = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)[0]
     path = tmp_path / "cachecast.toml"
     path.write_text(block)
 

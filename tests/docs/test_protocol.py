@@ -18,7 +18,7 @@ CITATION = re.compile(
 #: ``(2.9)`` alone, which the engine's comments use once the page is named.
 SHORT = re.compile(r"\((\d{1,2}\.\d{1,2}(?: and \d{1,2}(?:\.\d{1,2})?)?)\)")
 #: Documents that are not part of the project, or are called otherwise.
-ELSEWHERE = re.compile(r"\b(?:design|libraries|style|peers|cluster|findings|house)\.md\b")
+ELSEWHERE = re.compile(r"\b(?:design|libraries|style|peers|findings|house)\.md\b")
 
 
 def _files() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Runs against several targets: two nodes that are not joined, ones that differ, ones that die."""
+"""Runs against several targets: joined or not, ones that differ, ones that die."""
 
 import json
 import re
@@ -6,6 +6,9 @@ import socket
 
 import pytest
 
+from cachecast_load import scrape
+from cachecast_load.target import make_target
+from tests.cluster.engines import serving
 from tests.loadtest.conftest import CREDENTIALS, run_command, start_engine
 from tests.loadtest.test_engine import assert_clean
 
@@ -22,6 +25,9 @@ grace_s = 0.3
 [behaviour]
 members_per_channel = 20
 """
+
+#: What a node asks of an engine, so that no value leaves its memory.
+SETTINGS = ("--crash-log-enabled", "no", "--slowlog-max-len", "0")
 
 
 @pytest.fixture
@@ -43,6 +49,16 @@ def pair():
 def twice(pair):
     """One engine by two addresses: nodes that are joined as well as can be."""
     return [pair[0], pair[0].replace("127.0.0.1", "127.1")]
+
+
+@pytest.fixture(scope="module")
+def joined():
+    """Two nodes on one bus, by their URLs."""
+    with serving("redis", *SETTINGS) as engine:
+        servers = [start_engine("--bus", f"unix://{engine.path}") for _ in range(2)]
+        yield [server.url for server in servers]
+        for server in servers:
+            server.end()
 
 
 @pytest.fixture
@@ -104,6 +120,26 @@ def test_client_events_do_not_cross_either(run_several, pair):
     crossing = [way for way in done.result["nodes"]["ways"] if way["from"] != way["to"]]
     assert all(way["lost"] == way["owed"] for way in crossing)
     assert sum(way["lost"] for way in crossing) == done.figures["delivery.lost"]
+
+
+@pytest.mark.parametrize("profile", ["fanout", "mixed", "client-events", "reconnect-storm"])
+def test_nodes_that_are_joined_lose_nothing(run_several, joined, profile):
+    done = run_several(profile, joined)
+    assert_clean(done)
+    ways = done.result["nodes"]["ways"]
+    assert [way["lost"] for way in ways] == [0] * len(ways)
+    assert len(ways) >= 4
+
+
+def test_a_roster_is_one_over_all_nodes(run_several, joined):
+    done = run_several("presence", joined)
+    assert_clean(done)
+    assert done.figures["presence.checked"] == 60
+
+
+def test_workers_behind_one_port_lose_nothing(run_several, new_engine):
+    done = run_several("mixed", [new_engine("--workers", 2).url], "--workers", 2)
+    assert_clean(done)
 
 
 def test_one_target_by_two_names_is_as_good_as_two_joined_ones(run_several, twice):
@@ -174,3 +210,20 @@ def test_whoever_loses_a_node_comes_back_on_another_as_behind_a_balancer(
     assert good["counts"]["connects"] == (60 if where == "next" else 30) or done.was_disturbed
     assert bool(bad["figures"]["connect.failed"]) == (where == "same")
     assert good["figures"]["connect.failed"] == 0
+
+
+def test_metrics_of_several_nodes_are_added_up_or_not_believed(saboteur):
+    pages = [
+        saboteur(conflate_metrics=count).url.replace("ws", "http", 1) + "/metrics"
+        for count in (3, 4)
+    ]
+
+    def sample(*urls):
+        return scrape.sample(
+            make_target(url="ws://h", app_id="1", key="k", secret="s", metrics_url=urls)
+        )
+
+    assert sample(*pages) == {"conflated": 7.0}
+    nowhere = dead_url().replace("ws", "http", 1)
+    with pytest.raises(scrape.ScrapeError, match=f"the metrics at {nowhere}: .*refused"):
+        sample(pages[0], nowhere)

@@ -278,11 +278,14 @@ def test_a_slow_target_is_named():
     assert says(slow_us=2_900) == says(slow_us=15_000) == []
 
 
-def test_a_target_nobody_reaches_and_an_api_that_takes_nothing_are_named():
+def test_the_one_at_which_everything_fails_is_named():
     assert says(bad_connects=7) == [
-        f"nobody could connect to {B}: connect: connection refused (7 times)"
+        f"all 7 failed connects were at {B} (connect: connection refused)"
     ]
-    assert says(refused=9) == [f"no publish was accepted at {HTTP_B}: publish: HTTP 503 (9 times)"]
+    assert says(refused=9) == [f"all 9 failed publishes were at {HTTP_B} (publish: HTTP 503)"]
+    collector = collector_of(refused=9)
+    collector.apis[0].counts["publish_failed"] += 1
+    assert break_down(target(A, B), collector, 0.0)["says"] == []
 
 
 def test_replaced_updates_count_as_lost_as_far_as_the_target_does_not_admit_them():
@@ -334,8 +337,8 @@ def test_every_report_shows_each_target():
         assert url in text
         assert url in page
     assert bad["verdict"]["outcome"] == "FAIL"
-    assert f"nobody could connect to {B}" in bad["verdict"]["reasons"][1]
-    assert text.count(f"nobody could connect to {B}") == 1
+    assert f"failed connects were at {B}" in bad["verdict"]["reasons"][1]
+    assert text.count(f"failed connects were at {B}") == 1
     assert "By target" in page
     assert "Connections by target" in page
     assert "<td class='n bad'>7</td>" in page

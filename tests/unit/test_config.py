@@ -363,13 +363,13 @@ def test_large_events_need_no_large_messages_where_clients_send_none() -> None:
     BrokerConfig(apps=(app,)).check()
 
 
-# --- [bus]
+# --- the bus
 
 _KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
 
 def test_the_engine_is_read_from_file_environment_and_flags(tmp_path: Path) -> None:
-    """Flags beat the environment, field by field; a text is a list of what white space separates."""
+    """Flags beat the environment, field by field; white space separates a list in a text."""
     path = tmp_path / "cachecast.toml"
     path.write_text(
         '[bus]\nurls = ["valkey://file"]\nprefix = "p:"\nlease_s = 4\n'

@@ -11,6 +11,7 @@ from cachecast.metrics import (
     AppCounters,
     AppStatistics,
     BrokerStatistics,
+    EngineStatistics,
     Family,
     counters_of,
     exposition,
@@ -31,9 +32,13 @@ def _app(app_id: str, **values: Any) -> AppStatistics:
 
 def _node(*apps: AppStatistics, **values: Any) -> BrokerStatistics:
     zeros: dict[str, Any] = {field.name: 0 for field in msgspec.structs.fields(BrokerStatistics)}
-    return BrokerStatistics(
-        **(zeros | {"apps": apps, "is_draining": False, "refusals": {}} | values)
-    )
+    shapes = {"apps": apps, "engines": (), "is_draining": False, "refusals": {}}
+    return BrokerStatistics(**(zeros | shapes | values))
+
+
+def _engine(name: str, **values: Any) -> EngineStatistics:
+    zeros: dict[str, Any] = {field.name: 0 for field in msgspec.structs.fields(EngineStatistics)}
+    return EngineStatistics(**(zeros | {"name": name} | values))
 
 
 def _scrape(node: BrokerStatistics) -> dict[str, float]:
@@ -105,10 +110,22 @@ def test_thousands_of_apps_do_not_make_thousands_of_series() -> None:
 def test_every_number_of_the_statistics_is_exposed() -> None:
     """A field that is added must be shown."""
     shown = " ".join(_scrape(_node(_app("1"))))
-    ids_and_tables = {"app_id", "apps", "refusals", "webhooks"}
+    ids_and_tables = {"app_id", "apps", "engines", "refusals", "webhooks"}
 
     for field in {*AppStatistics.__struct_fields__, *BrokerStatistics.__struct_fields__}:
         assert field in ids_and_tables or f"cachecast_{field.removesuffix('_s')}" in shown, field
+
+
+def test_every_number_of_an_engine_is_exposed_by_its_name() -> None:
+    """And nothing of engines on a node that is alone."""
+    shown = _scrape(_node(_app("1"), engines=(_engine("a:1/0", is_up=True, downs=3),)))
+
+    for field in EngineStatistics.__struct_fields__:
+        name = field.removesuffix("_s") + ("_seconds" if field.endswith("_s") else "")
+        assert field == "name" or f"cachecast_engine_{name}" in " ".join(shown), field
+    assert shown['cachecast_engine_is_up{engine="a:1/0"}'] == 1
+    assert shown['cachecast_engine_downs_total{engine="a:1/0"}'] == 3
+    assert "cachecast_engine" not in " ".join(_scrape(_node(_app("1"))))
 
 
 def test_counters_of_several_processes_are_summed_and_gauges_as_it_is_right_for_each() -> None:
@@ -160,6 +177,8 @@ SUMMED = {
     "cachecast_webhook_queue_events",
     "cachecast_outbox_bytes",
     "cachecast_backlogged_connections",
+    "cachecast_engine_attached_channels",
+    "cachecast_engine_unanswered_publishes",
     "process_virtual_memory_bytes",
     "process_resident_memory_bytes",
     "process_open_fds",
@@ -169,7 +188,8 @@ SUMMED = {
 
 def test_somebody_has_thought_about_each_gauge_that_is_summed() -> None:
     """A sum of ratios, ages or epochs would be nonsense that looks like a figure."""
-    families = families_of(_node(_app("1"))) + process_families()
+    node = _node(_app("1"), engines=(_engine("e"),))
+    families = families_of(node) + process_families()
     one, other = ([_with(f, value) for f in families if f.kind == "gauge"] for value in (1.0, 2.0))
 
     merged = merge_families([one, other])

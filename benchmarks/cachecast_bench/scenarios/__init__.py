@@ -28,6 +28,8 @@ SCENARIOS = {
     "hostile": "Hostile",
     "codec": "Codec",
     "tls": "Tls",
+    "cluster": "Cluster",
+    "workers": "Workers",
     "generator": "GeneratorCheck",
 }
 

@@ -39,12 +39,14 @@ from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
+from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
 from cachecast.runtime import require_trio
 from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
 from cachecast.tasks.fanout import Fanout
 from cachecast.tasks.heartbeat import Heartbeat
 from cachecast.tasks.hooks import Hook, Hooks
+from cachecast.tasks.shares import run_shares
 from cachecast.tasks.stepper import Stepper
 from cachecast.tasks.webhooks import Webhooks
 
@@ -109,8 +111,7 @@ class Broker:
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
         self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
-        if bus.is_shared:
-            _share(self.hubs, bus)
+        self.shared_buckets = _share(self.hubs, bus) if bus.is_shared else []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
         for hub in self.hubs.values():
             app = hub.app
@@ -177,8 +178,8 @@ class Broker:
         Raises:
             BadRequestError: a name, the socket id or the app id is wrong.
             LimitError: the data or the rate is over the app's limit.
-            BusError: the other nodes cannot be reached: nothing was published, or, if its text says
-                so, it may have been.
+            BusError: the other nodes cannot be reached: nothing was published, or, if it
+                ``was_maybe_done``, it may have been.
             TypeError: the data has no JSON form.
         """
         hub = self.hub(app_id)
@@ -509,6 +510,8 @@ async def open_broker(
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
+        if broker.shared_buckets:
+            nursery.start_soon(run_shares, broker.shared_buckets)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.clients.run_departures)
@@ -553,11 +556,17 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
 
 
-def _share(hubs: Mapping[str, Hub], bus: Bus) -> None:
-    """Have hubs know that others serve their apps too."""
+def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
+    """Have hubs know that others serve their apps too; gives the rates that they share."""
+    shared: list[SharedBucket] = []
     for hub in hubs.values():
         hub.is_shared = True
         hub.sum_connections = partial(bus.total, "connections", hub.app.id)
+        if isinstance(hub.publish_bucket, TokenBucket):
+            sum_of = partial(bus.total, "publishes_per_s", hub.app.id)
+            hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
+            shared.append(hub.publish_bucket)
+    return shared
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -324,7 +324,9 @@ class Clients:
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
-        self._tell_entry(hub, name, member, entry or joined)
+        changed = entry or joined
+        if changed.is_occupied or changed.is_member_new:
+            self._tell_entry(hub, name, member, changed)
         if joined.is_member_new and member is not None and not joined.is_occupied:
             self._announcements.tell_members(
                 hub, channel, "member_added", member.user_id, member.user_info, connection
@@ -365,7 +367,7 @@ class Clients:
             self._announcements.forget(hub, channel)
         if hub.is_shared:
             self._exit(hub, channel.name, member)
-        else:
+        elif left.is_vacated or left.is_member_gone:
             self._tell_exit(hub, channel.name, member, left)
         self._announcements.count_changed(hub, channel)
 

@@ -36,10 +36,7 @@ class Upcalls:
 
     def take_hook(self, app_id: str, event: AppEvent, receipt: Receipt[None]) -> None:
         """Bring an event to the app's webhooks; done when that has an outcome everywhere."""
-        if self._webhooks.wants(app_id, event.name):
-            self._webhooks.notify(app_id, event, partial(receipt.fulfil, None))
-        else:
-            receipt.fulfil(None)
+        self._webhooks.notify(app_id, event, partial(receipt.fulfil, None))
 
     def end_user(self, app_id: str, user_id: str) -> None:
         """Disconnect those who are signed in as a user now, in steps if they are many."""

@@ -120,7 +120,9 @@ class _Reading:
         keys = self._to.keys
         try:
             if self._subscribes:
-                self._connection.subscribe([keys.topic(*channel) for channel in part])
+                self._connection.subscribe(
+                    [keys.topic(*channel) for channel in part], self._take_confirmation
+                )
             self._ask(first, [keys.value(*channel) for channel in part])
         except LinkError as fault:
             self._end(fault)
@@ -148,6 +150,10 @@ class _Reading:
             self._send_next()
 
         self._connection.send(call.arguments, take)
+
+    def _take_confirmation(self, reply: Reply) -> None:
+        if isinstance(reply, LinkError):
+            self._end(reply)
 
     def _end(self, fault: LinkError | None) -> None:
         if not self._is_done:

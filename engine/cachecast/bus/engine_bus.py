@@ -29,7 +29,7 @@ from cachecast.bus.lateness import Lateness
 from cachecast.bus.link import Link
 from cachecast.bus.memory import Finding, check_memory
 from cachecast.bus.primary import PrimarySeat
-from cachecast.bus.publishing import Publishing
+from cachecast.bus.publishing import Publishing, all_of
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
 from cachecast.bus.replicas import ask_replica
@@ -374,14 +374,16 @@ class EngineBus:
 
     async def aclose(self) -> None:
         """Leave the cluster; see ``Bus``."""
-        for half in self.halves:
-            half.is_deaf = True
-            if half.seat.is_open:
-                await half.seat.retire()
-        self._life.cancel()
+        try:
+            for half in self.halves:
+                half.is_deaf = True
+                if half.seat.is_open:
+                    await half.seat.retire()
+        finally:
+            self._life.cancel()
+            for half in self.halves:
+                half.end(DownError("This node has left the cluster."))
         await self._is_over.wait()
-        for half in self.halves:
-            half.end(DownError("This node has left the cluster."))
 
     def note_change(self) -> None:
         """A seat has opened or closed."""
@@ -445,7 +447,7 @@ class EngineBus:
         refused = [half for half in parts if not half.seat.is_open and half.seat.is_away]
         if refused:  # rather nothing than half of it
             return Receipt.failed(DownError(f"Nothing was published. {refused[0].seat.why_down()}"))
-        return join([self._publish(half, part) for half, part in parts.items()], _none)
+        return all_of([self._publish(half, part) for half, part in parts.items()])
 
     def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
         events = [self._event(half, envelope) for envelope in envelopes]
@@ -584,7 +586,3 @@ class EngineBus:
     def hook(self, app_id: str, event: AppEvent) -> None:
         """See ``Bus``."""
         self._questions.hook(app_id, event)
-
-
-def _none() -> None:
-    """The answer of what has none."""

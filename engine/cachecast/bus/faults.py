@@ -68,13 +68,7 @@ __all__ = [
 
 
 class LinkError(BusError):
-    """Base of everything that can go wrong between a node and the engine.
-
-    Attributes:
-        was_maybe_done: whether the call may have been carried out although it has no answer.
-    """
-
-    was_maybe_done: bool = False
+    """Base of everything that can go wrong between a node and the engine."""
 
 
 class UnavailableError(LinkError):

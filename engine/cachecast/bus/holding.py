@@ -107,7 +107,8 @@ class Holding:
         """
         self.wanted += 1
         if self.wanted == 1:
-            self._entering = entering = Receipt()
+            entering: Receipt[None] = Receipt()
+            self._entering = entering
             self._look_whether_it_stays()
             self.push()
             return entering

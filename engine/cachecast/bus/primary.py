@@ -199,6 +199,7 @@ class PrimarySeat:
         self._life: trio.CancelScope | None = None
         self._n_failures = 0
         self._approved = ""
+        self._is_reaping = False
 
     def attach_links(self, commands: LinkLike, messages: LinkLike) -> None:
         """Take its links over; once, before :meth:`run`. Their downs are :meth:`drop`."""
@@ -450,9 +451,18 @@ class PrimarySeat:
         self._gauges.take(due, beat.gauges)
         if not self.clock.add(sent, received, beat.now_us):
             raise EpochError("The engine's clock was set.")
-        has_dead = beat.has_dead and self.is_open
-        while has_dead:
-            _, has_dead = await self._wait(self.to.reap(self.epoch))
+        if beat.has_dead and self.is_open and not self._is_reaping:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Take back what a dead node held, step by step, while the beat goes on."""
+        self._is_reaping = True
+        self.command(self.to.reap(self.epoch), self._take_reaped)
+
+    def _take_reaped(self, answer: tuple[int, bool] | LinkError) -> None:
+        self._is_reaping = False
+        if not isinstance(answer, LinkError) and answer[1] and self.is_open:
+            self._reap()
 
     async def retire(self) -> None:
         """End the session in order: what this node holds is announced gone at once."""

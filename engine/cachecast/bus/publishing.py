@@ -25,7 +25,7 @@ from cachecast.bus.faults import (
     LinkError,
     MissingFunctionError,
 )
-from cachecast.bus.receipt import Receipt
+from cachecast.bus.receipt import Receipt, join
 from cachecast.bus.record import Record
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cachecast.bus.calls import Event
     from cachecast.bus.primary import PrimarySeat
 
-__all__ = ["Publishing", "UnknownOutcomeError"]
+__all__ = ["Publishing", "UnknownOutcomeError", "all_of"]
 
 #: Seconds that a publisher waits for an answer, at most.
 LIMIT_S: Final = 5.0
@@ -272,3 +272,26 @@ class Publishing:
 
     def _late(self) -> str:
         return f"The event was not published within {LIMIT_S:g} s. {self._seat.why_down()}"
+
+
+def _was_maybe_done(part: Receipt[None]) -> bool:
+    fault = part.fault
+    return fault is None or (isinstance(fault, LinkError) and fault.was_maybe_done)
+
+
+def all_of(parts: Sequence[Receipt[None]]) -> Receipt[None]:
+    """The receipt of a publish to several primaries, which may fail at some of them only."""
+    whole: Receipt[None] = Receipt()
+    joined = join(parts, lambda: None)
+
+    def settle() -> None:
+        fault = joined.fault
+        if fault is not None and any(map(_was_maybe_done, parts)):
+            fault = UnknownOutcomeError(f"Another engine may have taken some of it. {fault}")
+        if fault is None:
+            whole.fulfil(None)
+        else:
+            whole.fail(fault)
+
+    joined.when_done(settle)
+    return whole

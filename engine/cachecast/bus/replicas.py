@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_replica"]
 
-#: For one replica; one that hangs must not use up the time for the others.
-REPLICA_LIMIT_S: Final = 2.0
+#: For one replica; one that hangs must not use up the time for the others, nor the grace of an
+#: engine that is new, in which values are brought to it once it has been looked at.
+REPLICA_LIMIT_S: Final = 0.8
 
 
 async def ask_replica(

@@ -154,7 +154,7 @@ class Bus(Protocol):
         nothing, but for channels of several primaries.
 
         Faults:
-            BusError: nothing was published, or, if its text says so, it may have been.
+            BusError: nothing was published, or, if it ``was_maybe_done``, it may have been.
         """
 
     def is_crowded(self, app_id: str, channel: str) -> bool:

@@ -133,6 +133,9 @@ class Values:
 
     def attach(self, app_id: str, name: ChannelName) -> Receipt[None]:
         """See ``Bus.attach``. Never yields."""
+        refusal = self._lateness.refusal()
+        if refusal is not None:
+            return Receipt.failed(refusal)
         topic = self._seat.to.keys.topic(app_id, name.text)
         attachment = self.by_topic.get(topic)
         is_new = attachment is None
@@ -186,16 +189,20 @@ class Values:
     def _read(self, attachment: Attachment) -> None:
         """Attach one channel, of an open seat."""
         generation = self._generation
-
-        def done(fault: LinkError | None) -> None:
-            if fault is not None:
-                self._seat.judge(fault)
-            elif generation == self._generation:
-                self._settle(attachment)
-
         connection = self._seat.messages
         if connection is None:
             return
+
+        def done(fault: LinkError | None) -> None:
+            if generation != self._generation:
+                return
+            if fault is None:
+                self._settle(attachment)
+            else:
+                self._seat.judge(fault)
+                if generation == self._generation and connection.fault is None:
+                    self._refuse(attachment, fault)
+
         if attachment.name.is_cache:
             attach(
                 connection,
@@ -213,7 +220,18 @@ class Values:
         try:
             connection.subscribe([attachment.topic], confirmed)
         except LinkError as fault:
-            self._seat.judge(fault)
+            done(fault)
+
+    def _refuse(self, attachment: Attachment, fault: LinkError) -> None:
+        """It cannot be attached on a link that works: whoever waits is told, and may come again."""
+        if self.by_topic.get(attachment.topic) is not attachment:
+            return
+        waiting, attachment.waiting = attachment.waiting, []
+        for receipt in waiting:
+            self._release(attachment)
+            receipt.fail(fault)
+        if not attachment.n and attachment.topic in self._idle:
+            self._drop(attachment.topic)
 
     def _settle(self, attachment: Attachment) -> None:
         """It is up to date: whoever waited is told in this same step."""
@@ -241,6 +259,8 @@ class Values:
                     receipt.fulfil(None)
                 elif not receipt.is_done:
                     attachment.waiting.append(receipt)
+                    if len(attachment.waiting) == 1 and self._seat.is_open:
+                        self._read(attachment)  # what was read for who came before has failed
             self._ask()
 
         try:
@@ -363,6 +383,8 @@ class Values:
         envelope = self._open(attachment.app_id, attachment.name, record, is_value=is_value)
         if envelope is not None:
             self._node.deliver(envelope)
+        elif is_value:  # the one before it is not the newest any more
+            self._node.forget(attachment.app_id, attachment.name.text)
 
     def envelope_of(self, app_id: str, channel: str, record: Record | None) -> Envelope | None:
         """The value that a record holds; None if there is none, or its time is over."""

@@ -15,7 +15,7 @@ from cachecast.channels.channel import Channel, Subscription
 from cachecast.channels.users import UserIndex
 from cachecast.errors import SubscriptionError
 from cachecast.metrics import AppCounters
-from cachecast.protocol.rate_limit import TokenBucket
+from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,8 @@ class Hub:
         undelivered_bytes: of publications that wait for their fan-out.
         ready: the line of channels that have something to deliver.
         is_ready: whether the app stands in the node's line of those that have such channels.
-        publish_bucket: of the app's publish rate; None where it has no limit.
+        publish_bucket: of the app's publish rate, or this node's part of it; None where it has no
+            limit.
         is_shared: whether the app is served by other nodes too. Then others keep the rosters, and
             what a subscription changed here is not what it changed.
         sum_connections: function that adds the connections of other nodes to a number of them.
@@ -95,7 +96,9 @@ class Hub:
             now: the broker's seconds.
         """
         rate = app.publishes_per_s
-        self.publish_bucket = TokenBucket(rate, max(rate, 100.0), now) if rate else None
+        self.publish_bucket: TokenBucket | SharedBucket | None = (
+            TokenBucket(rate, max(rate, 100.0), now) if rate else None
+        )
         self.app = app
         self.connections: dict[str, Connection] = {}
         self.unauthorized: set[Connection] = set()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import msgspec
 
-__all__ = ["TokenBucket"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SharedBucket", "TokenBucket"]
+
+#: Part of a rate that a node may always use: whoever has not been asked for anything lately is not
+#: refused before the others have heard of it.
+LEAST_SHARE: Final = 0.05
 
 
 class TokenBucket(msgspec.Struct, gc=False):
@@ -37,3 +46,42 @@ class TokenBucket(msgspec.Struct, gc=False):
             return False
         self._tokens -= amount
         return True
+
+
+class SharedBucket:
+    """A bucket of which several nodes have a part each, by what each is asked for.
+
+    A node may use what the others leave, and where all ask for more than there is, its part of
+    what is asked for. So the sum is the rate once everybody's numbers have gone round, and until
+    then at most what each was allowed before.
+    """
+
+    __slots__ = ("_asked", "_bucket", "_burst", "_rate_per_s", "_sum")
+
+    def __init__(self, bucket: TokenBucket, sum_of: Callable[[int], int]) -> None:
+        """Take a whole bucket over.
+
+        Args:
+            bucket: which holds for all nodes together.
+            sum_of: function that adds other nodes' numbers to one of this node.
+        """
+        self._bucket = bucket
+        self._rate_per_s = bucket.rate_per_s
+        self._burst = bucket.burst
+        self._sum = sum_of
+        self._asked = 0.0
+
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """See ``TokenBucket.take``."""
+        self._asked += amount
+        return self._bucket.take(now, amount)
+
+    def adjust(self, seconds: float) -> None:
+        """Say what this node was asked for in so many seconds, and take its part. Never yields."""
+        mine = round(self._asked / seconds)
+        self._asked = 0.0
+        total = max(self._sum(mine), mine)
+        left = 1 - (total - mine) / self._rate_per_s
+        part = max(left, mine / total if total else 1.0, LEAST_SHARE)
+        self._bucket.rate_per_s = part * self._rate_per_s
+        self._bucket.burst = part * self._burst

@@ -57,6 +57,12 @@ _EMPTY: Final = Response(200, b"{}")
 #: second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
 
+#: What is said of other nodes; why they cannot be reached is for the journal and the operator.
+UNREACHABLE: Final = (
+    "The other nodes cannot be reached, or cannot take it now: nothing was done, try again\n"
+)
+OUTCOME_UNKNOWN: Final = "The other nodes did not answer: it may have been published all the same\n"
+
 #: How many connections a termination has closed; the body is the protocol's, and says nothing.
 CLOSED_HEADER: Final = "X-Cachecast-Closed"
 #: The same of members, and of connections of a user that are ended.
@@ -99,7 +105,9 @@ class _Call:
 
     def answer_empty(self) -> Response:
         """What most publishes are answered with."""
-        return _EMPTY if self.answer_type == JSON_TYPE else self.answer({})
+        accept = self.request.headers.get(b"accept")
+        is_json = accept is None or find_answer_type(accept) == JSON_TYPE
+        return _EMPTY if is_json else self.answer({})
 
 
 def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
@@ -209,7 +217,7 @@ def _read(call: _Call, receipt: Receipt[Response]) -> Response:
     except BusError as error:
         _note(call.broker, call.hub, call.route.name, 503, str(error))
         call.hub.counters.refusals["http 503"] += 1
-        response = _error(503, str(error).rstrip("\n") + "\n")
+        response = _error(503, OUTCOME_UNKNOWN if error.was_maybe_done else UNREACHABLE)
         response.headers = ("Retry-After: 1",)
         return response
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cluster.proof.power import children
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -85,16 +87,15 @@ class Watch:
                 found.add(str(path))
         for pid in pids:
             for path, content in _open_files(pid):
-                if self._mark in content:
+                if self._mark in content and not path.startswith(str(self._traces)):
                     found.add(path)
         return sorted(found)
 
 
 def _open_files(pid: int) -> Iterator[tuple[str, bytes]]:
     """Path and content of the regular files that a process and its children have open."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            yield from _open_files(int(child))
+    for child in children(pid):
+        yield from _open_files(child)
     for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
         try:
             if stat.S_ISREG(descriptor.stat().st_mode):

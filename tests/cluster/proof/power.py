@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -20,7 +21,7 @@ from tests.cluster.proof.clients import get_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["EngineProcess", "NodeProcess", "free_port", "python_command"]
+__all__ = ["EngineProcess", "NodeProcess", "children", "free_port", "python_command"]
 
 _PRCTL = ctypes.CDLL(None).prctl
 
@@ -42,6 +43,18 @@ def free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may contain anything.
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
 
 
 class _Process:
@@ -88,15 +101,13 @@ class _Process:
         self.is_stopped = False
 
     def send(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal; of a tracer, to what it has started."""
         assert self._process is not None
-        self._process.send_signal(number)
-
-    def send_inner(self, number: int) -> None:
-        """Send a signal to the process that a tracer has started."""
-        for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
-            for child in task.read_text().split():
-                os.kill(int(child), number)
+        if not self.prefix:
+            self._process.send_signal(number)
+            return
+        for child in children(self.pid):
+            os.kill(child, number)
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -111,7 +122,7 @@ class _Process:
     def kill(self) -> None:
         """SIGKILL, and wait for it."""
         if self._process is not None:
-            self._process.kill()
+            self.send(signal.SIGKILL)
             self._process.wait()
 
 

@@ -78,7 +78,9 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         Mutant(
             attach._Reading, "_send_next",
             "    if self._subscribes:\n"
-            "            self._connection.subscribe([keys.topic(*channel) for channel in part])\n"
+            "            self._connection.subscribe(\n"
+            "                [keys.topic(*channel) for channel in part], self._take_confirmation\n"
+            "            )\n"
             "        self._ask(first, [keys.value(*channel) for channel in part])\n",
             "    self._ask(first, [keys.value(*channel) for channel in part])\n"
             "        self._connection.subscribe([keys.topic(*channel) for channel in part])\n",
@@ -91,7 +93,7 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
                "record.version > attachment.order[1]"),
     ),
     "recent publications forgotten": (
-        Mutant(publishing.Publishing, "recent", "in self._recent:", "in ():"),
+        Mutant(publishing.Publishing, "recent", "in tuple(self._recent):", "in ():"),
     ),
     "a read serves who came behind it": (
         Mutant(values.Values, "attach", "if not is_new and self._seat.is_open:",

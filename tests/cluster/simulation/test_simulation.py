@@ -15,7 +15,7 @@ from tests.cluster.simulation.scenario import FAULTS
 N_SEEDS = 24
 
 #: Within which each mutant is found.
-N_SEEDS_OF_MUTANTS = 12
+N_SEEDS_OF_MUTANTS = 40
 
 
 def _play(seed: int, faults: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import trio
 from cachecast.broker.outage import SPREAD_S
 from cachecast.errors import BusError, CapacityError
 from cachecast.server.admin import handle_admin
+from cachecast.server.endpoints import UNREACHABLE
 from cachecast.server.http_messages import Request
 from cachecast.testing import TEST_APP
 from tests.harness.cluster import open_cluster
@@ -126,7 +127,7 @@ async def test_meanwhile_publishes_and_reads_fail_at_once_and_in_words(autojump_
     ):
         response = await network.request(method, path, body)
         assert (response.status, response.headers["retry-after"]) == (503, "1"), path
-        assert response.body == b"The other nodes cannot be reached: nothing was published\n"
+        assert response.body == UNREACHABLE.encode()
 
 
 async def test_an_answer_that_never_came_says_that_it_may_have_been_published(

@@ -17,10 +17,10 @@ from tests.harness.cluster import open_cluster
 APP = TEST_APP.id
 
 
-@pytest.fixture
-async def cluster():
-    """Two nodes: ann and bob in a room, one each; a value that a third client sees."""
-    async with open_cluster() as cluster:
+@pytest.fixture(params=["mesh", "engine"])
+async def cluster(request):
+    """Two nodes: ann and bob in a room, one each; a value that one of them sees."""
+    async with open_cluster(over=request.param) as cluster:
         ann, bob = [await network.connect() for network in cluster.networks]
         await ann.subscribe("presence-x", user_id="ann")
         await bob.subscribe("presence-x", user_id="bob")

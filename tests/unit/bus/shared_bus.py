@@ -300,7 +300,9 @@ class SharedBus:
     def _lose(self):
         waiting, self._open = self._open, {}
         for receipt, text in waiting.items():
-            receipt.fail(BusError(text))
+            fault = BusError(text)
+            fault.was_maybe_done = text == PERHAPS
+            receipt.fail(fault)
 
     def heal(self):
         """Back again: everything attached is read again, and what it holds is compared."""

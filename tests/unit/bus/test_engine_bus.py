@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from cachecast.bus.engine_bus import AppTerms, EngineBus
+from cachecast.bus.publishing import UnknownOutcomeError
 from cachecast.bus.seal import Seal
 from cachecast.bus_config import BusConfig
 from cachecast.errors import BusError, ConfigError
@@ -170,6 +171,25 @@ async def test_with_one_primary_away_its_channels_are_refused_and_the_others_wor
         assert [told[0] for told in node.told] == ["went_up", "went_down", "went_up"]
 
 
+async def test_a_publish_that_one_of_two_primaries_refuses_says_that_some_may_be_out(
+    autojump_clock, monkeypatch
+):
+    async with meeting("one", "two") as place:
+        node = await place.join()
+        model = place.engines["two"].model
+        execute = model.execute
+
+        def refuse(arguments):
+            if any(b"_publish" in bytes(part) for part in arguments[1:2]):
+                return network_module._Refusal("OOM command not allowed.")
+            return execute(arguments)
+
+        monkeypatch.setattr(model, "execute", refuse)
+        receipt = node.bus.publish([envelope(f"cache-{n}", "1") for n in range(20)])
+        with pytest.raises(UnknownOutcomeError, match=r"may have been\..* memory is full"):
+            await receipt.wait()
+
+
 async def test_what_is_read_has_its_age_and_deadline(autojump_clock):
     async with meeting() as place:
         node = await place.join()
@@ -207,6 +227,17 @@ async def test_leaving_takes_back_what_was_held_and_nothing_is_told_afterwards(a
             await a.publish("x", "1").wait()
 
 
+async def test_leaving_that_is_cut_short_leaves_nobody_waiting(autojump_clock):
+    async with meeting() as place:
+        node = await place.join()
+        place.engine.pause()
+        asked = node.publish("x", "1"), node.bus.attach(APP, NAME)
+        with trio.move_on_after(0.1):
+            await node.bus.aclose()
+
+        assert all(isinstance(receipt.fault, BusError) for receipt in asked)
+
+
 async def test_who_asks_when_an_outage_has_lasted_is_told_at_once(autojump_clock):
     async with meeting() as place:
         node = await place.join()
@@ -233,3 +264,20 @@ async def test_a_wrong_ca_file_is_refused_before_anything_starts(autojump_clock)
     config = BusConfig(urls=("valkeys://h",), tls_ca="/nowhere.pem")
     with pytest.raises(ConfigError, match="tls_ca"):
         EngineBus(config, {APP: AppTerms(1, 1)}, now=trio.current_time)
+
+
+async def test_a_watchlist_over_several_primaries_is_watched_whole_or_not_at_all(autojump_clock):
+    async with meeting("one", "two") as place:
+        node = await place.join()
+        users = [f"u{number}" for number in range(8)]
+        await node.bus.sign_in(APP, "u3").wait()
+        assert await node.bus.watch(APP, users).wait() == {"u3"}
+        watched = [half.attendance.watching for half in node.bus.halves]
+        assert min(map(len, watched)) > 0
+        node.bus.unwatch(APP, users)
+        assert [len(found) for found in watched] == [0, 0]
+
+        place.engines["two"].pause()
+        with pytest.raises(BusError):
+            await node.bus.watch(APP, users).wait()
+        assert [len(found) for found in watched] == [0, 0]

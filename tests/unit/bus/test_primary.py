@@ -102,6 +102,23 @@ async def test_a_node_that_dies_is_taken_back_by_the_others(autojump_clock):
         ]
 
 
+async def test_who_takes_back_what_a_large_node_held_goes_on_beating(autojump_clock):
+    async with meeting() as place:
+        a, b = await place.join("a"), await place.join("b")
+        for n in range(3_000):
+            a.bus.enter(APP, parse_channel_name(f"r{n}"), None)
+        await trio.sleep(2)
+        session = b.seat.session
+        place.network.lag_s["commands"] = 0.2
+        a.bus._life.cancel()
+        await trio.sleep(30)
+
+        assert b.seat.n_sessions == 1
+        assert b.seat.session == session
+        assert b.seat.n_opened == 1
+        assert not await b.bus.channels(APP, "").wait()
+
+
 async def test_numbers_of_all_nodes_are_added_up(autojump_clock):
     async with meeting() as place:
         a, b = await place.join("a"), await place.join("b")

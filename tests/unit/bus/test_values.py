@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import trio
+from msgspec import structs
 
+from cachecast.bus import lateness as lateness_module
 from cachecast.bus import values as values_module
+from cachecast.bus.seal import Seal
 from cachecast.bus.seam import Envelope
 from cachecast.errors import BusError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
+from tests.cluster.simulation import network as network_module
 from tests.unit.bus.meeting import APP, meeting, up
 
 NAME = parse_channel_name("cache-x")
@@ -295,3 +299,77 @@ async def test_who_comes_while_it_is_read_for_another_is_not_told_what_was_befor
             await first.wait()
             await second.wait()
             assert found == ["1"]
+
+
+async def test_a_channel_that_the_engine_does_not_let_be_heard_is_not_attached(
+    autojump_clock, monkeypatch
+):
+    execute = network_module.Engine.execute
+
+    def refuse(self, wire, arguments):
+        if arguments[0] == b"SUBSCRIBE" and arguments[1].endswith(b"cache-x"):
+            return b"-NOPERM No permissions to access a channel used by the command\r\n"
+        return execute(self, wire, arguments)
+
+    monkeypatch.setattr(network_module.Engine, "execute", refuse)
+    async with meeting() as place:
+        node = await place.join()
+        with trio.fail_after(1), pytest.raises(BusError):
+            await node.bus.attach(APP, NAME).wait()
+        assert not node.kept.by_topic
+
+        await node.bus.attach(APP, parse_channel_name("cache-y")).wait()
+
+
+async def test_who_cannot_be_read_is_told_at_once_and_the_next_one_reads_again(
+    autojump_clock, monkeypatch
+):
+    async with meeting() as place:
+        node = await place.join()
+        await node.publish("cache-x", "1").wait()
+        execute = place.engine.model.execute
+
+        def refuse(arguments):
+            if any(b"_read" in bytes(part) for part in arguments[1:2]):
+                return network_module._Refusal("BUSY Redis is busy running a script.")
+            return execute(arguments)
+
+        monkeypatch.setattr(place.engine.model, "execute", refuse)
+        first, second = node.bus.attach(APP, NAME), node.bus.attach(APP, NAME)
+        with trio.fail_after(1), pytest.raises(BusError, match="script"):
+            await first.wait()
+        monkeypatch.setattr(place.engine.model, "execute", execute)
+        with trio.fail_after(1):
+            await second.wait()
+            await node.bus.attach(APP, NAME).wait()
+
+        assert node.values["cache-x"][0] == "1"
+
+
+async def test_a_value_that_cannot_be_read_takes_the_older_one_away(autojump_clock):
+    async with meeting() as place:
+        a = await place.join("a", seal=Seal([bytes(range(32))]))
+        await a.bus.attach(APP, NAME).wait()
+        await a.publish("cache-x", "1").wait()
+        await trio.sleep(0.1)
+        assert a.values["cache-x"][0] == "1"
+        key = a.seat.to.keys.topic(APP, "cache-x")
+        newest = a.kept.by_topic[key].record
+        broken = structs.replace(newest, version=newest.version + 1, payload=b"what is this")
+        a.bus.halves[0].hear(key, b"V" + bytes(16) + broken.pack())
+
+        assert a.kept.n_broken == 1
+        assert "cache-x" not in a.values
+
+
+async def test_only_so_many_wait_for_an_engine_that_is_away(autojump_clock, monkeypatch):
+    monkeypatch.setattr(lateness_module, "MAX_WAITING", 3)
+    async with meeting() as place:
+        node = await place.join()
+        place.engine.stop()
+        await trio.sleep(0.05)
+        receipts = [node.bus.attach(APP, parse_channel_name(f"cache-{n}")) for n in range(4)]
+
+        assert [receipt.is_done for receipt in receipts] == [False, False, False, True]
+        assert len(node.kept.by_topic) == 3
+        assert node.bus.halves[0].lateness.n_refused == 1

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 import pytest
 
 from cachecast.channels.channel import POINTER_BYTES, Channel
 from cachecast.channels.hub import Hub
+from cachecast.channels.presence import PresenceRoster
 from cachecast.errors import SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.messages import Publication
 from cachecast.protocol.session import Member
+from cachecast.protocol.wire import Encoded
 from tests.harness.lower import Client, framed, make_app
 
 NAME = parse_channel_name("presence-a")
@@ -171,3 +175,55 @@ def test_users_own_channels_are_not_counted() -> None:
     hub.subscribe(connection, PLAIN, None)
 
     assert (hub.n_channels, hub.n_subscriptions, len(hub.channels)) == (1, 1, 2)
+
+
+# --- of an app that other nodes serve too
+
+
+def _shared_hub() -> Hub:
+    hub, _ = _hub(max_presence_members=1)
+    hub.is_shared = True
+    return hub
+
+
+def test_others_keep_the_roster_and_count_its_members() -> None:
+    """A subscription neither joins it nor is refused by it; the newest one is the channel's."""
+    hub, roster = _shared_hub(), PresenceRoster()
+    for key in ("ann", "bob"):
+        roster.put(Member(key))
+    one, two = Client(socket_id="1.1").connection, Client(socket_id="1.2").connection
+
+    joined = hub.subscribe(one, NAME, Member("ann"), roster)
+    assert (joined.is_occupied, joined.is_member_new) == (True, False)
+    assert joined.edge.channel.roster is roster
+    newer = PresenceRoster()
+    assert hub.subscribe(two, NAME, Member("bob"), newer).edge.channel.roster is newer
+    assert not hub.unsubscribe(two, NAME.text).is_member_gone
+    left = hub.unsubscribe(one, NAME.text)
+    assert (left.is_vacated, left.is_member_gone) == (True, False)
+    assert roster.user_ids == ["ann", "bob"]
+
+
+def test_a_hub_has_a_connection_until_it_has_ended() -> None:
+    hub, client = _shared_hub(), Client()
+    assert not hub.has(client.connection)
+    hub.connections[client.session.socket_id] = client.connection
+    assert hub.has(client.connection)
+    assert not hub.has(Client(socket_id=client.session.socket_id).connection)
+
+
+def test_values_that_are_skipped_wait_no_more_and_are_charged_to_nobody() -> None:
+    """Those behind all else; a plain event before them keeps its place."""
+    hub = _shared_hub()
+    client = Client()
+    channel = hub.subscribe(client.connection, PLAIN, None).edge.channel
+    for text, deadline in (("value", 9.0), ("plain", inf), ("old", 9.0), ("older", 9.0)):
+        hub.enqueue(channel, Encoded(Publication(text, "a", text)), None, deadline)
+
+    assert hub.skip(channel) == 2
+    assert hub.skip(channel) == 0
+    hub.enqueue(channel, Encoded(Publication("new", "a", "new")), None, 9.0)
+    while hub.ready:
+        hub.deliver(10)
+    assert [message["event"] for message in client.heard] == ["value", "plain", "new"]
+    assert (hub.undelivered_bytes, channel.queued_bytes) == (0, 0)

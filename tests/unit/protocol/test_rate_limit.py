@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from cachecast.protocol.rate_limit import TokenBucket
+from cachecast.protocol.rate_limit import LEAST_SHARE, SharedBucket, TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_a_burst_passes_at_once_and_no_more() -> None:
@@ -58,3 +63,67 @@ def test_several_tokens_are_taken_together_or_not_at_all() -> None:
     assert not bucket.take(0.0, 6.0)
     assert bucket.take(0.0, 5.0)
     assert not bucket.take(0.0, 1.0)
+
+
+class Nodes:
+    """Nodes that share a rate of 100 a second, and know each other's last numbers."""
+
+    def __init__(self, n: int) -> None:
+        self.asked = [0] * n
+        self.buckets = [
+            SharedBucket(TokenBucket(100.0, 100.0, 0.0), self._sum_of(number))
+            for number in range(n)
+        ]
+        self.now = 0.0
+
+    def _sum_of(self, number: int) -> Callable[[int], int]:
+        def total(mine: int) -> int:
+            self.asked[number] = mine
+            return sum(self.asked)
+
+        return total
+
+    def ask(self, *per_second: int) -> list[int]:
+        """A second of publishes; how many pass on each node."""
+        passed = [0] * len(per_second)
+        for step in range(100):
+            for number, n in enumerate(per_second):
+                for _ in range(n * (step + 1) // 100 - n * step // 100):
+                    passed[number] += self.buckets[number].take(self.now + step / 100)
+        self.now += 1
+        for bucket in self.buckets:
+            bucket.adjust(1.0)
+        return passed
+
+
+def test_nodes_that_share_a_rate_have_it_once() -> None:
+    """Each its part of what is asked for, after a second or two."""
+    nodes = Nodes(3)
+    for _ in range(4):
+        nodes.ask(300, 100, 0)
+    passed = nodes.ask(300, 100, 0)
+
+    assert sum(passed) == pytest.approx(100, abs=3)
+    assert passed[0] == pytest.approx(75, abs=3)
+
+
+def test_what_others_leave_may_be_used_by_one() -> None:
+    """Nothing is lost to nodes that are asked for nothing."""
+    nodes = Nodes(3)
+    for _ in range(3):
+        assert nodes.ask(0, 0, 0) == [0, 0, 0]
+    nodes.ask(60, 10, 0)
+    assert nodes.ask(90, 10, 0) == [90, 10, 0]
+    assert sum(nodes.ask(0, 0, 100)) == pytest.approx(2 * 100 * LEAST_SHARE, abs=1)
+    for _ in range(2):
+        nodes.ask(0, 0, 100)
+    assert nodes.ask(0, 0, 100)[2] >= 99
+
+
+def test_a_node_whose_sum_is_behind_has_no_more_than_the_rate() -> None:
+    """Others' numbers are as old as their beats."""
+    bucket = SharedBucket(TokenBucket(100.0, 100.0, 0.0), lambda mine: mine - 50)
+    for _ in range(200):
+        bucket.take(0.0)
+    bucket.adjust(1.0)
+    assert sum(bucket.take(1.0) for _ in range(200)) == 100

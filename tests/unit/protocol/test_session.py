@@ -737,3 +737,15 @@ def test_a_conversation_needs_neither_socket_nor_hub() -> None:
     }
     assert said("pusher:unsubscribe", {"channel": "presence-a"}) == Unsubscribe("presence-a")
     assert said("pusher:pong") is None
+
+
+def test_nothing_can_be_sent_by_a_subscription_that_is_not_answered_yet() -> None:
+    """It counts as one all the same: a second one is refused."""
+    client = Client(make_app(allows_client_events=True))
+    name = "private-a"
+    client.session.subscriptions[name] = Edge(parse_channel_name(name), is_joined=False)
+
+    error = _refusal(client, "client-x", 1, channel=name)
+    assert error.message.startswith("Cannot broadcast client event (connection not subscribed")
+    error = _refusal(client, "pusher:subscribe", _subscribe_data(name))
+    assert error.message == "Existing subscription to channel private-a"
