@@ -49,8 +49,12 @@ class Wheel(Generic[T]):
         slot = max(ceil(due), self._next_slot)
         if slot == item.wheel_slot:
             return
-        self.cancel(item)
-        self._slots.setdefault(slot, set()).add(item)
+        if item.wheel_slot:
+            self.cancel(item)
+        due_then = self._slots.get(slot)
+        if due_then is None:
+            due_then = self._slots[slot] = set()
+        due_then.add(item)
         item.wheel_slot = slot
 
     def cancel(self, item: T) -> None:

@@ -227,7 +227,8 @@ class HttpConnection:
         if self.state <= IDLE and not self._requests:
             self._answer_parser()
         if self.state >= PARTING:
-            self._flush()
+            if self._out:
+                self._flush()
             return
         if self._out:
             # Answers leave together: a caller on this machine is then woken once for many of them
@@ -279,7 +280,8 @@ class HttpConnection:
             return None
         most = MAX_WAITING_BYTES
         if self._requests[0].is_upgrade:
-            self._flush()
+            if self._out:
+                self._flush()
             most = 1  # all answers before it go first
         if self.state is GONE or self._outbox.waiting_bytes >= most:
             return None

@@ -34,11 +34,11 @@ class RequestParser:
             may be fed any more then.
         owes_continue: whether the client waits for ``100 Continue`` before it sends a body.
         rest: what came behind a request for an upgrade.
+        body_bytes: bytes that are here of the body of a request that is not complete.
     """
 
     __slots__ = (
         "_body",
-        "_body_bytes",
         "_can_upgrade",
         "_config",
         "_declined",
@@ -50,6 +50,7 @@ class RequestParser:
         "_parser",
         "_repeated",
         "_url",
+        "body_bytes",
         "owes_continue",
         "refusal",
         "requests",
@@ -86,15 +87,10 @@ class RequestParser:
         """Whether a part of a request is here."""
         return bool(self._url or self._head_bytes)
 
-    @property
-    def body_bytes(self) -> int:
-        """Bytes that are here of the body of a request that is not complete."""
-        return self._body_bytes
-
     def drop_body(self) -> None:
         """Let go of such a body; nothing may be fed any more."""
         self._body = bytearray()
-        self._body_bytes = 0
+        self.body_bytes = 0
 
     def _reset(self) -> None:
         self._url = b""
@@ -102,7 +98,7 @@ class RequestParser:
         self._body = bytearray()  # in one piece, however small the chunks are
         self._n_headers = 0
         self._head_bytes = 0
-        self._body_bytes = 0
+        self.body_bytes = 0
         self._is_head_done = False
 
     def feed(self, data: bytes) -> None:
@@ -112,7 +108,7 @@ class RequestParser:
             data = data[repeated.take(data, self.requests) :]
             if not data:
                 return
-        n_requests, n_body = len(self.requests), self._body_bytes
+        n_requests, n_body = len(self.requests), self.body_bytes
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -120,18 +116,23 @@ class RequestParser:
                 self.refusal = text_response(400, f"Malformed HTTP request: {error}")
         else:
             if len(self.requests) != n_requests:
-                if repeated is None:
-                    limits = self._config.max_head_bytes, self._config.max_body_bytes
-                    self._repeated = RepeatedHead(*limits)
-                elif is_start:
-                    repeated.learn(data, self.requests[n_requests])
+                if is_start:
+                    self._learn(data, self.requests[n_requests])
                 return
             # What brings neither a request nor body is head, chunk extension or trailer, and none
             # of them may go on for ever: the parser keeps what it has of an unfinished header.
-            self._head_bytes = self._head_bytes + len(data) if self._body_bytes == n_body else 0
+            self._head_bytes = self._head_bytes + len(data) if self.body_bytes == n_body else 0
             limit = self._config.max_head_bytes
             if self._head_bytes > limit:
                 self.refusal = text_response(431, f"Request head larger than {limit} bytes")
+
+    def _learn(self, data: bytes, request: Request) -> None:
+        """Remember header lines, from a connection's second request on."""
+        if self._repeated is not None:
+            self._repeated.learn(data, request)
+        elif not request.is_upgrade:
+            limits = self._config.max_head_bytes, self._config.max_body_bytes
+            self._repeated = RepeatedHead(*limits)
 
     def _feed(self, data: bytes) -> None:
         while True:
@@ -200,8 +201,8 @@ class RequestParser:
 
     def on_body(self, part: bytes) -> None:
         """Parser: a part of the body."""
-        self._body_bytes += len(part)
-        if self._body_bytes > self._config.max_body_bytes:
+        self.body_bytes += len(part)
+        if self.body_bytes > self._config.max_body_bytes:
             self._refuse(413, f"Request body larger than {self._config.max_body_bytes} bytes")
         self._body += part
 

@@ -111,18 +111,16 @@ class Room:
     @property
     def n_websockets(self) -> int:
         """Clients: what is neither a listener nor HTTP."""
-        return self._n_guests - self._n_http
-
-    @property
-    def _n_guests(self) -> int:
-        """Connections of the clients' port."""
-        return len(self._poller) - len(self._listeners) - len(self._operators)
+        others = len(self._listeners) + len(self._operators) + self._n_http
+        return len(self._poller) - others
 
     @property
     def _n_taken(self) -> int:
-        """Open files of those, and what they cost besides: a selector for each app that has any."""
-        spent = self._poller.n_selectors - FREE_SELECTORS
-        return self._n_guests + (spent if spent > 0 else 0)
+        """Open files of the clients' port, and of the selectors of apps that have any clients."""
+        poller = self._poller
+        spent = poller.n_selectors - FREE_SELECTORS
+        taken = len(poller) - len(self._listeners) - len(self._operators)
+        return taken + spent if spent > 0 else taken
 
     def has_free(self, *, is_admin: bool) -> bool:
         """Whether one more may be accepted without another having to go."""

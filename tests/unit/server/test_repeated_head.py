@@ -38,7 +38,7 @@ def learned(data):
     for _ in range(2):
         parser.feed(data)
         assert parser.refusal is None
-    return parser._repeated
+    return parser._repeated or RepeatedHead(CONFIG.max_head_bytes, CONFIG.max_body_bytes)
 
 
 def taken(memory, data):
