@@ -101,7 +101,7 @@ def _unknown(app_id: str) -> BadRequestError:
 
 def _is_foreign(app: App, cluster: str | None) -> bool:
     """Whether an app lives in another cluster, which what is published to it must not leave."""
-    return app.cluster not in {None, cluster}
+    return app.cluster is not None and app.cluster != cluster
 
 
 def _foreign(who: str) -> RefusedError:

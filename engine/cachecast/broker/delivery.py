@@ -158,7 +158,7 @@ class Delivery:
         found = hub.channels.get(channel)
         if found is not None and found.queued_bytes >= self._max_undelivered_bytes:
             return False
-        return self._full_subscriber(hub, channel) is None
+        return not self._subscribers or self._full_subscriber(hub, channel) is None
 
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
         return not (hub.undelivered_bytes or self._subscribers) or all(

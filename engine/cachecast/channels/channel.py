@@ -123,7 +123,9 @@ class _Queued:
         self.exclude = exclude
         self.deadline = deadline
         self.is_announcement = is_announcement
-        self.size = sum([len(encoded.on(wire)) for wire in recipients.by_wire])
+        self.size = 0
+        for wire in recipients.by_wire:  # mostly one, for which a sum would cost as much again
+            self.size += len(encoded.on(wire))
         self.booked = self.size + recipients.book()
 
     def joins(self, other: _Queued) -> bool:
@@ -142,10 +144,9 @@ class _Sweep:
 
     def __init__(self, batch: list[_Queued]) -> None:
         self.batch = batch
-        self.left = [
-            ([queued.encoded.on(wire) for queued in batch], edges)
-            for wire, edges in batch[0].recipients.by_wire.items()
-        ]
+        self.left: list[tuple[list[bytes], list[Subscription]]] = []
+        for wire, edges in batch[0].recipients.by_wire.items():
+            self.left.append(([queued.encoded.on(wire) for queued in batch], edges))
         self.at = 0
 
 

@@ -97,7 +97,9 @@ class _Call:
 
     def answer_empty(self) -> Response:
         """What most publishes are answered with."""
-        return _EMPTY if self.answer_type == JSON_TYPE else self.answer({})
+        accept = self.request.headers.get(b"accept")
+        is_json = accept is None or find_answer_type(accept) == JSON_TYPE
+        return _EMPTY if is_json else self.answer({})
 
 
 def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:

@@ -200,7 +200,8 @@ class HttpConnection:
         if self._requests and self.state is READING:
             self._go(IDLE)  # the next request has a time limit of its own
         self._answer()
-        self._read_decrypted()
+        if isinstance(self.sock, TlsSocket):
+            self._read_decrypted()
 
     def _read_decrypted(self) -> None:
         """Come back for what TLS has decrypted already: the selector does not know of it."""
@@ -239,7 +240,7 @@ class HttpConnection:
     def _answer_requests(self) -> None:
         """The part of it that handles requests; many of them let others have a turn in between."""
         until = 0.0
-        while (request := self._next()) is not None:
+        while self._requests and (request := self._next()) is not None:
             answer = self._handle(request)
             if request.app_id is not self.app_id and request.app_id is not None:
                 self._speak_for(request.app_id)
@@ -276,7 +277,7 @@ class HttpConnection:
 
     def _next(self) -> Request | None:
         """The next request, if its turn has come; on_drained asks again."""
-        if not self._requests or self.state > IDLE:
+        if self.state > IDLE:
             return None
         most = MAX_WAITING_BYTES
         if self._requests[0].is_upgrade:

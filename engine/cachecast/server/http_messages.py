@@ -112,6 +112,7 @@ def encode_response(response: Response, date: str, *, keeps_alive: bool) -> byte
     return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
+@lru_cache(maxsize=64)
 def encode_head(
     status: int,
     date: str,
@@ -119,24 +120,17 @@ def encode_head(
     headers: tuple[str, ...],
     keeps_alive: bool,  # noqa: FBT001
 ) -> bytes:
-    """A head without what says how long its body is, and without its end."""
-    head = _head(status, date, "" if status == 304 else content_type, keeps_alive)
-    if headers:
-        head += "".join(f"{line}\r\n" for line in headers).encode("latin-1")
-    return head
+    """A head without what says how long its body is, and without its end.
 
-
-@lru_cache(maxsize=64)
-def _head(status: int, date: str, content_type: str, keeps_alive: bool) -> bytes:  # noqa: FBT001
-    """The part of a head that many responses of one second share.
-
-    A 304 has no content type: it describes what the client has, not this body (RFC 9110 15.4.5).
+    Many responses of one second share it. A 304 has no content type: it describes what the client
+    has, not this body (RFC 9110 15.4.5).
     """
     lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", f"Date: {date}"]
-    if content_type:
+    if content_type and status != 304:
         lines.append(f"Content-Type: {content_type}")
     if not keeps_alive:
         lines.append("Connection: close")
+    lines += headers
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 

@@ -122,10 +122,10 @@ class _Exhausted:
         self.number = number
         self.tries = 0
 
-    def accept(self):
+    def _accept(self):
         self.tries += 1
         if self.number is None:
-            return self.sock.accept()
+            return self.sock._accept()
         raise OSError(self.number, "exhausted")
 
     def fileno(self):

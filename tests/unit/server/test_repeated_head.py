@@ -129,7 +129,7 @@ def test_lines_that_mean_more_than_a_body_of_a_length_are_not_remembered(extra):
     parser.feed(data)
 
     assert len(parser.requests) == 1
-    assert taken(parser._repeated, data) == ([], 0)
+    assert parser._repeated is None or taken(parser._repeated, data) == ([], 0)
 
 
 @pytest.mark.parametrize(
