@@ -176,7 +176,7 @@ async def test_two_nodes_behind_a_balancer_are_one_and_either_may_go(
     assert checked.returncode == 0, checked.stdout + checked.stderr
     command, _ = kind(place)
     url = f"ws://127.0.0.1:{place.balancer}"
-    with place.node(place.a, place.admin_a), balancing(command):
+    with place.node(place.a, place.admin_a), balancing(command):  # noqa: SIM117
         with place.node(place.b, place.admin_b) as second, trio.fail_after(50):
             assert "2" in place.command("cachecast bus check").stdout
             async with (
@@ -194,7 +194,7 @@ async def test_two_nodes_behind_a_balancer_are_one_and_either_may_go(
                 for channel in channels:
                     await hear_tick(channel)
                 second.kill()  # its client comes back by the balancer, to the other one
-                while await metric(place.admin_a, "cachecast_connections") < 2:
+                while await metric(place.admin_a, "cachecast_connections") < 2:  # noqa: ASYNC110
                     await trio.sleep(0.1)
                 told = await trio.to_thread.run_sync(place.command, "cachecast publish")
                 assert told.returncode == 0, told.stderr

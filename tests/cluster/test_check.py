@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 
 import pytest
+import trio
 from click.testing import CliRunner
 
+from cachecast.apps import App
+from cachecast.broker import open_broker
+from cachecast.bus.check import check_primary
+from cachecast.bus_config import BusConfig
 from cachecast.cli import cachecast
+from cachecast.config import BrokerConfig
 from cachecast.errors import ConfigError
 from tests.cluster.engines import MEMORY_ONLY, Plain, Server, binary_of
 
@@ -107,3 +114,47 @@ def test_sealing_makes_an_engine_that_saves_acceptable_and_is_said(server, tmp_p
     assert code == 0, text
     assert "are sealed" in text
     assert KEY not in text
+
+
+@asynccontextmanager
+async def _node(server, **bus):
+    app = App(id="1", key="k", secret="s")
+    config = BrokerConfig(apps=(app,), bus=BusConfig(urls=(f"unix://{server.path}",), **bus))
+    async with open_broker(config) as broker:
+        yield broker
+
+
+async def _checked(server, *more):
+    config = BusConfig(urls=(f"unix://{server.path}", *more))
+    return await check_primary(config.primaries()[0], config, None)
+
+
+async def test_nodes_are_told_with_their_sessions(server):
+    async with _node(server):
+        found = await _checked(server)
+        told = await trio.to_thread.run_sync(_check, "--bus", f"unix://{server.path}")
+
+    (node,) = found.nodes
+    assert found.fault == ""
+    assert found.has_own_library
+    assert found.sessions[node].startswith(f"{found.epoch}-")
+    assert told[0] == 0
+    assert found.sessions[node] in told[1]
+    assert max(len(line) for line in told[1].splitlines()) <= 80
+
+
+async def test_other_urls_than_those_of_the_nodes_are_a_refusal(server):
+    async with _node(server):
+        found = await _checked(server, "redis://127.0.0.1:1")
+
+    assert "the same bus.urls in the same order" in found.fault
+
+
+async def test_after_a_restart_the_epoch_is_over_and_its_nodes_are_nobodys(server):
+    async with _node(server):
+        with Plain(server.path) as plain:
+            plain.must("SET", "cc:run", "of another process")
+        found = await _checked(server)
+
+    assert found.is_over
+    assert found.nodes == {}

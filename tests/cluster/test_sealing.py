@@ -1,4 +1,4 @@
-"""What docs/data-handling.md says of an engine: what it sees of sealed values, and what it does see.
+"""What docs/data-handling.md says of an engine: what it sees of sealed values, and what else.
 
 All keys, all commands (MONITOR) and all messages (PSUBSCRIBE) are searched for each plain text.
 """
@@ -53,7 +53,7 @@ class Spy:
         self.heard = bytearray()
         self._taps = [Plain(engine.path, 60.0) for _ in range(2)]
         for tap, words in zip(self._taps, ((b"MONITOR",), (b"PSUBSCRIBE", b"*")), strict=True):
-            threading.Thread(target=self._listen, args=(tap, words), daemon=True).start()
+            threading.Thread(target=self._listen, args=(tap, words), daemon=True).start()  # noqa: TID251
 
     def _listen(self, tap: Plain, words: tuple[bytes, ...]) -> None:
         import hiredis  # noqa: PLC0415
@@ -109,7 +109,7 @@ async def node(engine: Server, *keys: str) -> AsyncIterator[tuple[Broker, str]]:
 
 
 async def live(engine: Server, *keys: str) -> tuple[bytes, bytes]:
-    """Everything that a cluster does with what people write; gives what the engine heard and held."""
+    """All that people write, by two nodes; gives what the engine heard and held, and held."""
     spy = Spy(engine)
     try:
         async with node(engine, *keys) as (one, url), node(engine, *keys) as (_, other):
@@ -131,7 +131,7 @@ async def live(engine: Server, *keys: str) -> tuple[bytes, bytes]:
                     await one.send_to_user(APP.id, "seen-user", "hid-note", "hid-message")
                     await hear(mine, "hid-note")
                     await room.trigger("client-hid-whisper", {"text": "hid-client"})
-                    while b"hooks" not in spy.held() or len(spy.heard) < 1000:
+                    while b"hooks" not in spy.held() or len(spy.heard) < 1000:  # noqa: ASYNC110
                         await trio.sleep(0.05)
                     await trio.sleep(0.3)
                     return spy.everything(), spy.held()

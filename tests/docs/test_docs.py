@@ -69,7 +69,7 @@ def read_default(text: str) -> Any:
         ("`[server]`", ServerConfig),
         ("`[bus]`", BusConfig),
         ("`[[apps]]`", App),
-    ],  # fmt: skip
+    ],
 )
 def test_defaults_are_those_of_the_tables(title: str, kind: Any) -> None:
     """A table that is nearly true is worse than none."""

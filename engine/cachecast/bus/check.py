@@ -37,6 +37,9 @@ N_PINGS: Final = 50
 #: Seconds for all of it.
 LIMIT_S: Final = 10.0
 
+#: What a node says of itself: id, nonce, protocol, primaries, fingerprints of its keys.
+_N_FACTS: Final = 5
+
 _STATE: Final = struct.Struct(">dddd")
 
 
@@ -52,9 +55,12 @@ class CheckedPrimary(msgspec.Struct, kw_only=True):
         lag_ms: median time from publishing a message to hearing it.
         findings: why a value could leave its memory, with the remedy of each.
         epoch: of the engine; 0 if no node has joined yet.
+        is_over: whether that epoch is: the engine was restarted since, and the next node to come
+            begins another.
         nodes: ids of those that it knows, with the seconds for which each is believed to live.
+        sessions: under which they hold members, by node.
         libraries: of ours that are loaded.
-        seals: fingerprints that its nodes use.
+        seals: fingerprints of each node's keys, the one that it seals with first.
     """
 
     name: str
@@ -67,9 +73,11 @@ class CheckedPrimary(msgspec.Struct, kw_only=True):
     lag_ms: float = 0.0
     findings: list[str] = []
     epoch: int = 0
+    is_over: bool = False
     nodes: dict[str, float] = {}
+    sessions: dict[str, str] = {}
     libraries: list[str] = []
-    seals: list[str] = []
+    seals: dict[str, list[str]] = {}
 
     @property
     def has_own_library(self) -> bool:
@@ -116,6 +124,7 @@ async def check_primary(
                 try:
                     keys = Keys(config.prefix, primary.database)
                     await _look(found, link, link.connection, keys, heard, ask_replica)
+                    await _look_at_nodes(found, link, link.connection, keys, config)
                 except LinkError as fault:
                     found.fault = str(fault)
             nursery.cancel_scope.cancel()
@@ -142,7 +151,6 @@ async def _look(
     found.findings = [str(finding) for finding in findings]
     libraries = await connection.call("FUNCTION", "LIST", "LIBRARYNAME", "cachecast_*")
     found.libraries = [_library(entry) for entry in libraries]
-    await _look_at_nodes(found, connection, keys)
 
 
 async def _time(connection: Connection, *call: str) -> float:
@@ -167,10 +175,16 @@ async def _measure_lag(connection: Connection, keys: Keys, heard: Sequence[float
     return median(lags) if lags else float("inf")
 
 
-async def _look_at_nodes(found: CheckedPrimary, connection: Connection, keys: Keys) -> None:
+async def _look_at_nodes(
+    found: CheckedPrimary, link: Link, connection: Connection, keys: Keys, config: BusConfig
+) -> None:
+    assert link.about is not None
+    mine = ",".join(primary.name for primary in config.primaries())
     state = await connection.call("GET", keys.of("state"))
     if isinstance(state, bytes) and len(state) == _STATE.size:
         found.epoch = int(_STATE.unpack(state)[0])
+        run = await connection.call("GET", keys.of("run"))
+        found.is_over = run != link.about.run_id.encode()
     leases = await connection.call("ZRANGE", keys.of("sessions"), 0, -1, "WITHSCORES")
     facts = await connection.call("HGETALL", keys.of("nodes"))
     now = await connection.call("TIME")
@@ -179,15 +193,20 @@ async def _look_at_nodes(found: CheckedPrimary, connection: Connection, keys: Ke
     for session, said in facts.items():
         parts = said.decode("utf-8", "replace").split("\n")
         remains_s = (ends.get(session, 0.0) - now_ms) / 1000
-        if session.decode().startswith(f"{found.epoch}-") and remains_s > 0:
+        is_current = session.decode().startswith(f"{found.epoch}-") and not found.is_over
+        if len(parts) == _N_FACTS and is_current and remains_s > 0:
             found.nodes[parts[0]] = remains_s
-            found.seals += [
-                seal for seal in parts[-1].split(",") if seal and seal not in found.seals
-            ]
-            if len(parts) > 2 and parts[2] != str(PROTOCOL):
+            found.sessions[parts[0]] = session.decode()
+            found.seals[parts[0]] = [seal for seal in parts[4].split(",") if seal]
+            if parts[2] != str(PROTOCOL):
                 found.fault = (
                     f"Node {parts[0]} speaks version {parts[2]} of the protocol between nodes, "
                     f"this release version {PROTOCOL}. Stop all nodes of one version first."
+                )
+            elif parts[3] != mine:
+                found.fault = (
+                    f"Node {parts[0]} was given the primaries {parts[3]}, this one {mine}. Give "
+                    "all nodes the same bus.urls in the same order."
                 )
 
 

@@ -8,6 +8,7 @@ lease settles nothing more, so the next one gets what it left: every event at le
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
@@ -98,6 +99,14 @@ class Couriers:
             for courier in self._all:
                 nursery.start_soon(self._run_one, courier)
 
+    async def finish(self) -> None:
+        """Settle what has been delivered, at the end of a node; whatever fails is left.
+
+        Or its successor would deliver it again. If cancelled, it does.
+        """
+        for courier in self._all:
+            await courier.finish()
+
     async def _run_one(self, courier: _Courier) -> NoReturn:
         pause_s = 0.0
         while True:
@@ -159,6 +168,12 @@ class _Courier:
             return SHORTEST_S
         return min(LONGEST_S, max(SHORTEST_S, last_pause_s * 2))
 
+    async def finish(self) -> None:
+        """Settle what is done with, if that can be."""
+        if self._done and self._seat.is_open:
+            with suppress(LinkError):
+                await self._settle()
+
     def _take(self, found: Collected) -> None:
         if found.n_lost:
             self.n_lost += found.n_lost
@@ -181,7 +196,8 @@ class _Courier:
             n = await self._ask(
                 self._seat.to.settle(self._seat.epoch, self._session, self._app_id, ids)
             )
-            del self._done[: len(ids)]
+            # In place, where receipts add to it; and by name, for the end of a node settles too.
+            self._done[:] = [event_id for event_id in self._done if event_id not in ids]
             for event_id in ids:
                 self._under_way.pop(event_id, None)
             if n < 0:  # somebody else has them, and delivers them again

@@ -335,7 +335,11 @@ class EngineBus:
         await self.aclose()
         if isinstance(fault, SetupError):
             raise ConfigError("bus", str(fault)) from None
-        raise fault or DownError(f"The engine did not let this node in within {START_LIMIT_S:g} s.")
+        names = " and ".join(primary.name for primary in self._primaries)
+        why = fault or f"It was not let in within {START_LIMIT_S:g} s."
+        raise DownError(
+            f"This node cannot join the others by {names}. {why} `cachecast bus check` tells more."
+        )
 
     def _link(
         self,
@@ -378,6 +382,7 @@ class EngineBus:
             for half in self.halves:
                 half.is_deaf = True
                 if half.seat.is_open:
+                    await half.couriers.finish()
                     await half.seat.retire()
         finally:
             self._life.cancel()

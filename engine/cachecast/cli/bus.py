@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bus"]
 
+#: Nodes that are named on a screen; JSON has all.
+N_SHOWN = 3
+
 #: Exit codes: fine; ``serve`` would refuse it; nobody answers.
 FINE, REFUSED, UNREACHED = 0, 1, 2
 
@@ -97,13 +100,17 @@ def _verdict(found: CheckedPrimary, mine: tuple[str, ...]) -> int:
 
 
 def _seal_fault(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
-    if not found.nodes or set(mine) & set(found.seals) or not (mine or found.seals):
-        return ""
-    theirs = ", ".join(found.seals) or "none"
-    return (
-        f"Other nodes seal with {theirs}, this one with {', '.join(mine) or 'none'}: give all the "
-        "same bus.seal_key."
-    )
+    """Each must be able to read what the other writes, as ``hello`` will have it."""
+    for node, its in sorted(found.seals.items()):
+        can_read = its[0] in mine and mine[0] in its if its and mine else not its and not mine
+        if not can_read:
+            return (
+                f"This node and node {node} cannot read each other's values: fingerprints of "
+                f"bus.seal_key are {', '.join(mine) or 'none'} here and "
+                f"{', '.join(its) or 'none'} there. Give all nodes the same keys; a new key goes "
+                "to the end of the list everywhere before it is first anywhere."
+            )
+    return ""
 
 
 def _page(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
@@ -114,8 +121,9 @@ def _page(found: CheckedPrimary, mine: tuple[str, ...]) -> str:
             ("version", f"{found.product} {found.version}"),
             ("latency", f"p50 {found.latency_p50_ms:.2f} ms, p99 {found.latency_p99_ms:.2f} ms"),
             ("lag", f"{found.lag_ms:.2f} ms from publishing to hearing"),
-            ("epoch", str(found.epoch) if found.epoch else "none yet: no node has joined"),
+            ("epoch", _epoch(found)),
             ("nodes", _nodes(found)),
+            *(("", f"{node[:16]} holds its own as {its}") for node, its in _some(found.sessions)),
             ("functions", _functions(found)),
             ("sealing", f"with {mine[0]}" if mine else "values are not sealed"),
             ("memory only", "yes" if not found.findings else "NO"),
@@ -142,9 +150,19 @@ def _wrap(text: str, indent: str = "") -> str:
 def _nodes(found: CheckedPrimary) -> str:
     if not found.nodes:
         return "none"
-    shown = ", ".join(sorted(found.nodes)[:4])
-    more = len(found.nodes) - 4
+    shown = ", ".join(sorted(found.nodes)[:N_SHOWN])
+    more = len(found.nodes) - N_SHOWN
     return f"{len(found.nodes)}: {shown}{f' and {more} more' if more > 0 else ''}"
+
+
+def _some(sessions: dict[str, str]) -> list[tuple[str, str]]:
+    return sorted(sessions.items())[:N_SHOWN]
+
+
+def _epoch(found: CheckedPrimary) -> str:
+    if not found.epoch:
+        return "none yet: no node has joined"
+    return f"{found.epoch}" + (", over: the engine was restarted since" if found.is_over else "")
 
 
 def _functions(found: CheckedPrimary) -> str:

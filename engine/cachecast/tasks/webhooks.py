@@ -127,9 +127,11 @@ class Webhooks:
             event: what happened.
             on_done: called once, when every URL that wants it has accepted it, or it was given up,
                 dropped or taken back by its counterpart. It is not called for what is lost at the
-                end of :meth:`run`.
+                end of :meth:`run`, or comes behind it.
         """
         queue = self._queues.get(app_id)
+        if self._is_over.is_set():
+            return
         if queue is not None and event.name in queue.names:
             queue.add(event, trio.current_time(), on_done, has_grace=not self._n_flushing)
             self._start_tasks(queue)

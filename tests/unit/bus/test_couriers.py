@@ -198,3 +198,19 @@ async def test_after_a_restart_the_engines_new_events_are_delivered(
         place.settle(0)
         await trio.sleep(3)
         assert place.couriers[0].n_under_way == 0
+
+
+async def test_a_node_that_leaves_settles_what_it_has_delivered(autojump_clock: Any) -> None:
+    """Or its successor would deliver all of that again, at every deployment."""
+    async with post(1) as place:
+        await trio.sleep(2)
+        occupy(place.world.desks[0], "a")
+        await trio.sleep(5)
+        place.settle(0)
+        place.scopes[0].cancel()
+        await place.couriers[0].finish()
+        assert place.world.hooks() == []
+
+        place.world.desks[0].cut()
+        place.couriers[0]._all[0]._done.append("1-1")
+        await place.couriers[0].finish()

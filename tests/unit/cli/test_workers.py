@@ -18,8 +18,10 @@ import trustme
 
 from cachecast.bus.private import open_private_engine
 from cachecast.bus_config import BusConfig
-from cachecast.cli.workers import _joined_by, _LogReader
+from cachecast.cli.workers import _joined_by, _LogReader, _obey
 from cachecast.config import FileConfig, ServerConfig
+from cachecast.workers.messages import FROM_PARENT
+from cachecast.workers.pipe import Pipe
 from tests.server.node import until
 from tests.unit.cli.test_serve import ENVIRONMENT, LIMIT_S, refused_process, serving
 
@@ -157,6 +159,8 @@ async def test_a_second_signal_ends_all_of_it_at_once(config):
         for client in clients:
             assert (await client.closed())[0] == 4100
         assert (await admin(server, "/ready")).status == 503
+        with pytest.raises(OSError, match="refused"):  # whoever has the listener has closed it
+            socket.create_connection(("127.0.0.1", server.port)).close()
         assert await trio.to_thread.run_sync(server.end) == 0
         assert "second signal, ending now" in [entry["event"] for entry in server.logs]
         assert not any(is_alive(pid) for pid in children)
@@ -320,6 +324,18 @@ def test_a_private_engine_sees_only_sealed_values_where_memory_is_locked():
     assert one != other
     own = FileConfig(server=locked.server, bus=BusConfig(seal_key=("0123456789abcdef" * 4,)))
     assert _joined_by(Engine, own).bus.keys() == own.bus.keys()
+
+
+async def test_a_worker_ends_when_its_parent_has_gone():
+    """Also where the kernel would not end it."""
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(theirs, FROM_PARENT)
+    orders, _ = trio.open_memory_channel(1)
+    ours.close()
+    with trio.CancelScope() as life:
+        await _obey(pipe, orders, [], life)
+        assert life.cancel_called
+    pipe.close()
 
 
 async def test_one_worker_is_a_single_process_without_an_engine():

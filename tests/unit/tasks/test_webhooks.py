@@ -797,3 +797,16 @@ async def test_a_courier_hears_when_an_event_is_done_with(autojump_clock):
         await trio.sleep(6)
 
     assert done[4:] == ["both have it", "only its counterpart is wanted"]
+
+
+async def test_what_comes_when_webhooks_have_ended_is_not_done_with(autojump_clock):
+    """Another node is to deliver it."""
+    app = make_app()
+    done = []
+    async with running(Receiver(), app) as webhooks:
+        webhooks.notify("1", client_event("a", 1), lambda: done.append("in time"))
+        await webhooks.flush(5)
+        webhooks.notify("1", client_event("a", 2), lambda: done.append("too late"))
+        webhooks.notify("another", client_event("a", 3), lambda: done.append("not ours"))
+
+    assert done == ["in time"]

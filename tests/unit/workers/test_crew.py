@@ -205,6 +205,7 @@ async def test_a_worker_that_stays_away_gets_no_newcomers(monkeypatch):
         os.kill(first.pid, signal.SIGKILL)
         await world.wait(lambda: first.backoff.n_ends == 1)
         await trio.testing.wait_all_tasks_blocked()
+        second.listener.settimeout(5)
         with ExitStack() as stack:
             for _ in range(30):
                 stack.enter_context(socket.create_connection(address)).sendall(b"x")
