@@ -39,7 +39,7 @@ __all__ = ["About", "Link"]
 
 #: Of the waits between attempts: the first after a good connection, and the longest.
 FIRST_WAIT_S: Final = 0.05
-LONGEST_WAIT_S: Final = 2.0
+LONGEST_WAIT_S: Final = 0.5
 
 #: A connection that lived so long was a good one; what ends sooner counts as a failure.
 GOOD_AFTER_S: Final = 1.0
