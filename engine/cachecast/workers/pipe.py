@@ -25,6 +25,9 @@ MAX_WAITING_BYTES: Final = 1024 * 1024
 
 RECEIVE_BYTES: Final = 64 * 1024
 
+#: Of a message that is not all here yet.
+_INCOMPLETE: Final = object()
+
 _LENGTH_BYTES: Final = 4
 
 
@@ -85,19 +88,7 @@ class Pipe:
 
         If cancelled, nothing is lost.
         """
-        while True:
-            if len(self._read) >= _LENGTH_BYTES:
-                length = int.from_bytes(self._read[:_LENGTH_BYTES], "big")
-                if length > MAX_MESSAGE_BYTES:
-                    return None
-                end = _LENGTH_BYTES + length
-                if len(self._read) >= end:
-                    body = bytes(self._read[_LENGTH_BYTES:end])
-                    del self._read[:end]
-                    try:
-                        return self._decode(body)
-                    except msgspec.DecodeError:
-                        return None
+        while (message := self._take()) is _INCOMPLETE:
             try:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -105,6 +96,24 @@ class Pipe:
             if not data:
                 return None
             self._read += data
+        return message
+
+    def _take(self) -> Any:  # noqa: ANN401 - of the union that was given
+        """The next message of what was read; None for nonsense."""
+        if len(self._read) < _LENGTH_BYTES:
+            return _INCOMPLETE
+        length = int.from_bytes(self._read[:_LENGTH_BYTES], "big")
+        if length > MAX_MESSAGE_BYTES:
+            return None
+        end = _LENGTH_BYTES + length
+        if len(self._read) < end:
+            return _INCOMPLETE
+        body = bytes(self._read[_LENGTH_BYTES:end])
+        del self._read[:end]
+        try:
+            return self._decode(body)
+        except msgspec.DecodeError:
+            return None
 
     def close(self) -> None:
         """Close the socket; whoever waits for a message gets the end."""
