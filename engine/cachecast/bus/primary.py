@@ -54,7 +54,7 @@ AFTER_GRACE_S: Final = 0.005
 
 #: Before the next hello, after one that failed on links that are up.
 PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 0.5
 
 _log = structlog.get_logger("cachecast.bus")
 
