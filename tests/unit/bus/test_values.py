@@ -11,7 +11,6 @@ from cachecast.bus import values as values_module
 from cachecast.bus.record import Record
 from cachecast.bus.seal import Seal
 from cachecast.bus.seam import Envelope
-from cachecast.bus.shards import shard_of
 from cachecast.errors import BusError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
@@ -276,20 +275,6 @@ async def test_garbage_on_a_topic_is_counted_and_hurts_nobody(autojump_clock):
         assert node.kept.n_broken > 0
         assert not node.said("count_changed")
         assert not node.said("end_user")
-
-
-async def test_what_a_stranger_put_into_a_roster_is_an_answer_that_cannot_be_read(autojump_clock):
-    async with meeting() as place:
-        node = await place.join()
-        keys = node.seat.to.keys
-        key = keys.in_shard(shard_of(APP, "x"), "o", APP)
-        place.engine.model.execute((b"HSET", key, b"x", b"what is this"))
-
-        with pytest.raises(BusError, match="no answer"):
-            await node.bus.counts(APP, ["x"]).wait()
-        with pytest.raises(BusError, match="no answer"):
-            await node.bus.channels(APP, "").wait()
-        assert node.seat.is_open
 
 
 async def test_excluded_sockets_are_named_after_a_gap_too(autojump_clock):
