@@ -125,7 +125,10 @@ def read_value(message: bytes) -> tuple[Version, Record]:
     """
     record = read_record(message, 17)
     epoch, version = _PAIR.unpack_from(message, 1)
-    return (int(epoch), int(version)), record
+    try:
+        return (int(epoch), int(version)), record
+    except (ValueError, OverflowError):  # doubles have numbers that are none
+        raise GarbageError("A topic of ours carries what is no value.") from None
 
 
 def read_news(message: bytes) -> tuple[bool, str, bytes]:
