@@ -93,7 +93,7 @@ class EngineClock:
             deadline_us: microseconds of the engine's clock, ``Record.deadline_us``.
             now: seconds of CLOCK_BOOTTIME.
         """
-        return deadline_us / 1e6 - self.bounds(now)[1]
+        return deadline_us / 1e6 - self._upper - now * DRIFT
 
     def age_s(self, published_at_us: int, now: float) -> float:
         """How old a value may be at most, seconds.
@@ -102,7 +102,7 @@ class EngineClock:
             published_at_us: microseconds of the engine's clock.
             now: seconds of CLOCK_BOOTTIME.
         """
-        return max(0.0, now + self.bounds(now)[1] - published_at_us / 1e6)
+        return max(0.0, now + self._upper + now * DRIFT - published_at_us / 1e6)
 
     def engine_ms(self, now: float) -> int:
         """The engine's clock in milliseconds, its middle guess: for sealing, not for deadlines."""
