@@ -109,8 +109,9 @@ class Contents:
         Raises:
             LinkError: it cannot be read, or its seal is broken.
         """
-        at_ms = record.published_at_us // 1000
-        opened = self._open(app_id, channel, at_ms, record.payload)
+        opened = record.payload
+        if self._seal is not None:
+            opened = self._seal.open(app_id, channel, record.published_at_us // 1000, opened)
         try:
             event, data, is_raw, user_id = _unpack(opened)
         except (msgspec.MsgspecError, UnicodeDecodeError):
