@@ -223,6 +223,7 @@ class Connecting(Generic[Tag]):
         in_flight: int,
         receive_buffer: int = 0,
         resets_on_close: bool = False,
+        source: str = "",
     ) -> None:
         self._loop = loop
         self._endpoint = endpoint
@@ -231,6 +232,7 @@ class Connecting(Generic[Tag]):
         self._in_flight = in_flight
         self._receive_buffer = receive_buffer
         self._resets_on_close = resets_on_close
+        self._source = source
         self._context = client_context() if endpoint.tls else None
         self._n_open = 0
         self._is_exhausted = False
@@ -291,4 +293,5 @@ class Connecting(Generic[Tag]):
             self._endpoint.port,
             receive_buffer=self._receive_buffer,
             resets_on_close=self._resets_on_close,
+            source=self._source,
         )
