@@ -131,9 +131,12 @@ class Holder:
     # -- verbs
 
     def _connect(
-        self, *, count: int, channel: str, source: str, reached: int, in_flight: int = 256
+        self, *, count: int, channel: str, sources: list[str], reached: int, in_flight: int = 256
     ) -> dict[str, Any]:
-        """Subscribe `count` more clients; `reached` is the number of the last publish so far."""
+        """Subscribe `count` more clients.
+
+        They come from `sources` in turn. `reached` is the number of the last publish so far.
+        """
 
         def clients() -> Iterator[tuple[Handshake, None]]:
             for _ in range(count):
@@ -152,7 +155,7 @@ class Holder:
             on_client,
             in_flight=in_flight,
             resets_on_close=True,
-            source=source,
+            sources=sources,
         )
         connecting.start()
         until_ns = time.monotonic_ns() + int(_CONNECT_LIMIT_S * 1e9)

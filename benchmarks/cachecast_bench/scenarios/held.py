@@ -1,8 +1,8 @@
 """As many connections as four workers hold here, and what one publish to all of them costs.
 
-The clients are holders: small processes with an address of their own each, for a process has no
-more files, and an address no more ports, than a part of the connections. They subscribe to one
-channel and stay. After each step: memory of the workers, the parent and the engine, CPU of all of
+The clients are held by small processes with addresses of their own, for a process has no more
+files, and an address no more ports, than a part of the connections. They subscribe to one channel
+and stay. After each step: memory of the workers, the parent and the engine, CPU of all of
 them while nothing happens, and then a few signed publishes, one at a time, until the last client
 has read each.
 
@@ -12,6 +12,7 @@ or of the clients if they are slower; the CPU is the servers' alone.
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import trio
 from typing_extensions import override
 
 from cachecast_bench.bench import taken_by_others
-from cachecast_bench.ceilings import find_ceilings, held_by_one
+from cachecast_bench.ceilings import find_ceilings, held_by_one, sources_of
 from cachecast_bench.cpu_clock import cpu_ns
 from cachecast_bench.dialects import open_dialect
 from cachecast_bench.generator.remote import Generator, GeneratorError, open_generator
@@ -53,6 +54,8 @@ _ANSWER_LIMIT_S = 30.0
 _SETTLE_S = 0.5
 
 _MILLION = 1_000_000
+_CORES_OF_ONE = 16
+"""Of a machine on paper."""
 _KIB, _MIB, _GIB = 1024.0, 1024.0**2, 1024.0**3
 
 
@@ -94,7 +97,7 @@ class _Crowd:
             await self.holders[number].connect(
                 count=shares[number] - already[number],
                 channel=CHANNEL,
-                source=f"127.0.0.{number + 2}",
+                sources=sources_of(number),
                 reached=self.n_published - 1,
             )
 
@@ -337,11 +340,14 @@ def on_paper(slopes: dict[str, float]) -> str:
     rss = slopes["rss_bytes"] * _MILLION / _GIB
     kernel = slopes["slab_bytes"] / 2 * _MILLION / _GIB
     seconds = slopes["cpu_ms"] * _MILLION / 1e3
+    n_cores = math.ceil(seconds)
+    n_machines = max(1, math.ceil(n_cores / _CORES_OF_ONE))
     return (
         f"a million, on paper: {slopes['rss_bytes'] / _KIB:.2f} KiB a connection are {rss:.1f} GiB "
         f"in the workers, and sockets {kernel:.1f} GiB in the kernel; {slopes['cpu_ms'] * 1e3:.1f} "
-        f"us a delivery are {seconds:.1f} s of CPU for one publish to all, {seconds:.0f} cores to "
-        "be through in a second"
+        f"us a delivery are {seconds:.1f} s of CPU for one publish to all: {n_cores} cores, of "
+        f"{n_machines} machine{'s' if n_machines > 1 else ''} with {_CORES_OF_ONE}, to be through "
+        "in a second"
     )
 
 
@@ -382,11 +388,13 @@ def _compared(memory: dict[str, float], base: dict[str, float], n: int) -> Sampl
 
 
 def _slopes(rows: list[Row], base: dict[str, float]) -> dict[str, float]:
-    """Return what another connection adds to each amount, by a line through all steps and none."""
+    """Return what another connection adds to each amount, by the line through what was seen."""
     slopes = {}
     for metric in ("rss_bytes", "slab_bytes", "cpu_ms"):
         points = [(row.case["connections"], row.median(metric) or 0.0) for row in rows]
-        slopes[metric], _ = fit_line([(0, base.get(metric, 0.0)), *points])
+        if metric in base or len(points) == 1:
+            points.append((0, base.get(metric, 0.0)))
+        slopes[metric], _ = fit_line(points)
     return slopes
 
 
