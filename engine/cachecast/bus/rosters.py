@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cachecast.bus.faults import CrowdedError, LinkError
+from cachecast.bus.faults import CrowdedError, GarbageError, LinkError
 from cachecast.bus.receipt import DONE, Receipt, join
 from cachecast.bus.record import read_news
 from cachecast.bus.seam import Entry, Exit
@@ -44,6 +44,9 @@ __all__ = ["Rosters"]
 
 #: Rosters that are paged at a time after a gap: a page is 100 us of the engine.
 WINDOW: Final = 8
+
+#: Subscriptions of a channel, at most: what JSON carries exactly.
+MAX_COUNT: Final = 2**53
 
 _HIDDEN: Final = Entry(is_occupied=False, is_member_new=False)
 _NOTHING: Final = Exit(is_vacated=False, is_member_gone=False)
@@ -236,7 +239,10 @@ class Rosters:
     def hear(self, app_id: str, channel: str, payload: bytes) -> None:
         """Take a message of kind + - or # on a channel's topic; in order with answers."""
         if payload[:1] == b"#":
-            self._node.count_changed(app_id, channel, int(payload[1:]))
+            count = int(payload[1:])
+            if not 0 <= count <= MAX_COUNT:
+                raise GarbageError("A topic of ours carries what is no count.")
+            self._node.count_changed(app_id, channel, count)
             return
         place = self._places.get((app_id, channel))
         if place is None or place.roster is None:

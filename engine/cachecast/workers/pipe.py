@@ -25,10 +25,9 @@ MAX_WAITING_BYTES: Final = 1024 * 1024
 
 RECEIVE_BYTES: Final = 64 * 1024
 
-#: Of a message that is not all here yet.
-_INCOMPLETE: Final = object()
-
+#: Before a message, its length; and what stands for one that is not all here yet.
 _LENGTH_BYTES: Final = 4
+_INCOMPLETE: Final = object()
 
 
 class Pipe:
