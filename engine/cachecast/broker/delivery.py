@@ -412,7 +412,9 @@ class Delivery:
 
     def on_miss_acknowledged(self, app_id: str, channel: str) -> None:
         """Arm the channel's miss again, some seconds after its report was taken."""
-        if (app_id, channel) in self._misses:
+        if self._is_shared:
+            self._bus.rearm_miss(app_id, channel, MISS_REARM_S)
+        elif (app_id, channel) in self._misses:
             self._misses[app_id, channel] = self._clock() + MISS_REARM_S
 
     # --- in-process subscribers
