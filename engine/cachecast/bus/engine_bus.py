@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,7 +23,7 @@ from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
 from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
-from cachecast.bus.functions import Functions
+from cachecast.bus.functions import MAX_NAMES, Functions
 from cachecast.bus.gauges import Gauges
 from cachecast.bus.lateness import Lateness
 from cachecast.bus.link import Link
@@ -296,6 +296,7 @@ class EngineBus:
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
         self.halves: list[_Half] = []
+        self._half = lru_cache(maxsize=MAX_NAMES)(self._find_half)
 
     # --- living
 
@@ -439,15 +440,14 @@ class EngineBus:
 
     # --- publications
 
-    def _half(self, app_id: str, channel: str) -> _Half:
+    def _find_half(self, app_id: str, channel: str) -> _Half:
         return self.halves[self._spread[shard_of(app_id, channel)]]
 
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt[None]:
         """See ``Bus``. Never yields."""
         if len(envelopes) == 1:
-            envelope = envelopes[0]
-            half = self._half(envelope.app_id, envelope.name.text)
-            return self._publish(half, envelopes)
+            only = envelopes[0]
+            return self._publish(self._half(only.app_id, only.name.text), envelopes)
         parts: dict[_Half, list[Envelope]] = {}
         for envelope in envelopes:
             parts.setdefault(self._half(envelope.app_id, envelope.name.text), []).append(envelope)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from cachecast.bus.resp import Reply
 
-__all__ = ["Functions"]
+__all__ = ["MAX_NAMES", "Functions"]
 
 #: Channels whose names in the engine are kept; building them takes longer than the rest of a call.
 MAX_NAMES: Final = 8192
