@@ -66,7 +66,7 @@ async def run_parent(
     Args:
         config: configuration of the node.
         n_workers: number of workers, at least two.
-        signals: of the operating system; all workers get them.
+        signals: signals of the operating system; all workers get them.
         address: address for clients.
         admin_address: the one admin address of the node; None for none.
         pass_on: function that writes a line of a worker's log.

@@ -215,7 +215,8 @@ class MemoryNetwork:
 
     Attributes:
         broker: the broker that is served.
-        server: the node's server; connections, timeouts and draining are its business, as in production.
+        server: the node's server; connections, timeouts and draining are its business, as in
+            production.
         poller: the Poller of that server.
     """
 
