@@ -118,7 +118,14 @@ def _storm(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an 
     _dress(panels[1], "Delay p99 of those who were there before", "clients", "delay")
 
 
-_CHARTS = {"fanout": _fanout, "latency": _latency, "storm": _storm}
+def _held(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes
+    _draw(panels[0], scenario.rows, "connections", "rss_bytes")
+    _draw(panels[1], scenario.rows, "connections", "sweep_us")
+    _dress(panels[0], "Memory of four workers", "connections", "bytes")
+    _dress(panels[1], "From one publish to its last delivery", "connections", "delay")
+
+
+_CHARTS = {"fanout": _fanout, "latency": _latency, "storm": _storm, "held": _held}
 
 
 def _draw(panel: Axes, rows: list[Row], across: str, metric: str) -> None:

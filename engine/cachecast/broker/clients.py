@@ -291,6 +291,9 @@ class Clients:
     ) -> None:
         """The bus has counted a connection in, or has not: subscribe it, or undo that."""
         fault = receipt.fault
+        app_id, channel = connection.session.app.id, request.name.text
+        if not (fault is None and is_wanted) and not self._joins.is_asked(app_id, channel):
+            self._early_counts.pop((app_id, channel), None)
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
@@ -465,10 +468,8 @@ class Clients:
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
-        elif len(self._joins):
+        elif self._joins.is_asked(app_id, channel):
             self._early_counts[app_id, channel] = count
-        else:
-            self._early_counts.clear()
 
     async def run_joins(self) -> NoReturn:
         """Go on with subscriptions of clients that had to read first, for ever."""

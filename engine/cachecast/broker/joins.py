@@ -11,7 +11,7 @@ clients"). A node that is alone has none of this.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
@@ -90,11 +90,17 @@ class Joins:
         self._finish = finish
         self._lines: dict[Connection, _Line] = {}
         self._paced: dict[Connection, _Line] = {}
+        #: App id and channel -> subscriptions that other nodes are asked about now.
+        self._asked: Counter[tuple[str, str]] = Counter()
         self._has_paced = trio.Event()
 
     def __len__(self) -> int:
         """Connections that have any."""
         return len(self._lines)
+
+    def is_asked(self, app_id: str, channel: str) -> bool:
+        """Whether a subscription to a channel is under way at the other nodes. O(1)."""
+        return (app_id, channel) in self._asked
 
     def begin(self, connection: Connection, request: Subscribe) -> None:
         """Subscribe, now or when the other nodes have answered. Never yields."""
@@ -127,10 +133,15 @@ class Joins:
         joining: Joining,
         receipt: Receipt[Entry],
     ) -> None:
+        key = connection.session.app.id, joining.name.text
         line.n_open += 1
+        self._asked[key] += 1
 
         def settle() -> None:
             line.n_open -= 1
+            self._asked[key] -= 1
+            if not self._asked[key]:
+                del self._asked[key]
             self._settle(connection, joining, receipt)
             self._go_on(connection, line)
 

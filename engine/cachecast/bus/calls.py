@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from cachecast.bus.faults import GarbageError
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,16 +85,28 @@ class Call(Generic[_T]):
 
     Attributes:
         arguments: the command, for ``Connection.send``.
-        read: turns the reply into the result; raises ``GarbageError`` on what cannot be.
     """
 
-    __slots__ = ("arguments", "read")
+    __slots__ = ("_read", "arguments")
 
     def __init__(
         self, arguments: tuple[bytes | str | int, ...], read: Callable[[Reply], _T]
     ) -> None:
         self.arguments = arguments
-        self.read = read
+        self._read = read
+
+    def read(self, reply: Reply) -> _T:
+        """Turn the reply into the result.
+
+        Raises:
+            GarbageError: it cannot be: somebody else wrote to our keys.
+        """
+        try:
+            return self._read(reply)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise GarbageError(
+                "The engine gave what is no answer: does somebody else use bus.prefix too?"
+            ) from None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +147,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         exclude: socket id that does not get it.
         value, miss: keys of a cache channel; empty for what is not kept.
         lifetime_ms: of the value.
+        app_id: whose it is.
     """
 
     topic: bytes
@@ -142,3 +156,4 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     value: bytes = b""
     miss: bytes = b""
     lifetime_ms: int = 0
+    app_id: str = ""

@@ -35,6 +35,13 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[str, str, bool, str | int | None]).decode
 
 
+def _whole(key: str) -> int:
+    """A member's id that was signed as a number; ValueError if JSON could not carry it back."""
+    if abs(number := int(key)) > 2**53:
+        raise ValueError(key)
+    return number
+
+
 class Contents:
     """Packs and reads them.
 
@@ -63,7 +70,7 @@ class Contents:
         """The member of an id. One whose text cannot be read is there, without ``user_info``."""
         try:
             opened = self._open(app_id, f"member {channel}", None, text)
-            user_id = int(key) if opened[:1] == b"n" else key
+            user_id = _whole(key) if opened[:1] == b"n" else key
         except (BrokenSealError, ValueError):
             self.n_broken += 1
             return Member(key)
@@ -102,11 +109,12 @@ class Contents:
         Raises:
             LinkError: it cannot be read, or its seal is broken.
         """
-        at_ms = record.published_at_us // 1000
-        opened = self._open(app_id, channel, at_ms, record.payload)
+        opened = record.payload
+        if self._seal is not None:
+            opened = self._seal.open(app_id, channel, record.published_at_us // 1000, opened)
         try:
             event, data, is_raw, user_id = _unpack(opened)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             raise GarbageError("A record of ours holds what is no event.") from None
         return Publication(
             event,

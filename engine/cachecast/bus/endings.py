@@ -97,10 +97,11 @@ class Endings:
     def hear(self, payload: bytes) -> None:
         """Take a message of kind t on the control topic."""
         id_, previous, whose = payload[1:].decode().split(" ", 2)
+        app_id, user_id = whose.split("/", 1)
         if self._is_reading or not self._known:
             return  # the answer that is under way has it, or a later one
         if previous == self._known:
-            self._end(id_, *whose.split("/", 1))
+            self._end(id_, app_id, user_id)
         elif _order(id_) > _order(self._known):
             self.read(_nothing)
 

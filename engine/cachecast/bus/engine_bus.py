@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cachecast.bus.calls import Call, Event
+    from cachecast.bus.calls import Call
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
@@ -268,6 +268,7 @@ class EngineBus:
         """
         self._config = config
         self._terms = terms
+        self._lifetimes_ms = {id_: int(its.cache_ttl_s * 1000) for id_, its in terms.items()}
         self._now = now
         self._seal = seal
         self._random = random
@@ -455,25 +456,25 @@ class EngineBus:
         return all_of([self._publish(half, part) for half, part in parts.items()])
 
     def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
-        events = [self._event(half, envelope) for envelope in envelopes]
-        if half.leak is not None and any(event.value for event in events):
+        events = []
+        to, contents, lifetimes_ms = half.seat.to, half.contents, self._lifetimes_ms
+        for envelope in envelopes:
+            app_id, name, publication = envelope.app_id, envelope.name, envelope.publication
+            is_value = name.is_cache and envelope.is_server_side
+            events.append(
+                to.event(
+                    app_id,
+                    name.text,
+                    contents.pack_publication(app_id, publication),
+                    exclude=publication.exclude or "",
+                    lifetime_ms=lifetimes_ms[app_id] if is_value else 0,
+                )
+            )
+        if half.findings and half.leak is not None and any(event.value for event in events):
             return Receipt.failed(
                 DownError(f"No value is published while it could leave memory. {half.leak}")
             )
         return half.publishing.publish(events)
-
-    def _event(self, half: _Half, envelope: Envelope) -> Event:
-        app_id, name, publication = envelope.app_id, envelope.name, envelope.publication
-        lifetime_ms = 0
-        if name.is_cache and envelope.is_server_side:
-            lifetime_ms = int(self._terms[app_id].cache_ttl_s * 1000)
-        return half.seat.to.event(
-            app_id,
-            name.text,
-            half.contents.pack_publication(app_id, publication),
-            exclude=publication.exclude or "",
-            lifetime_ms=lifetime_ms,
-        )
 
     def is_crowded(self, app_id: str, channel: str) -> bool:
         """See ``Bus``."""

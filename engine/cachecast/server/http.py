@@ -172,6 +172,12 @@ class HttpConnection:
         """Read once and answer every request that is complete with it, or go on with answering."""
         if self.state is GONE:  # upgraded or closed earlier in this turn of the Poller
             return
+        if self.state is BUSY:
+            # Only who talks on while an answer is due costs two calls of the selector, and not
+            # everybody who is answered a moment later.
+            self._watched = (False, self._watched[1])
+            self._common.poller.watch(self.fd, self, reads=False, writes=self._watched[1])
+            return
         if self._requests and self.state < PARTING:
             self._answer()
             self._read_decrypted()
@@ -412,8 +418,10 @@ class HttpConnection:
     def _settle(self) -> None:
         """Read on when all that was read has been answered; give the next request its time."""
         common, waiting = self._common, self._outbox.waiting_bytes
-        reads = not self._requests and self.state is not BUSY
-        if self.state is STREAMING:
+        reads = not self._requests
+        if self.state is BUSY:
+            reads = self._watched[0]  # until there is something to read
+        elif self.state is STREAMING:
             reads = reads and self._parser.refusal is None
         elif self.state <= IDLE:
             if not (reads and self._parser.has_begun):

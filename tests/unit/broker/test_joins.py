@@ -279,3 +279,22 @@ async def test_the_end_of_the_broker_ends_those_under_way(autojump_clock):
 
     assert client.is_closed
     assert mesh.delay_s < inf
+
+
+async def test_counts_are_kept_for_subscriptions_under_way_and_no_longer(autojump_clock):
+    """Channels come and go by the ten thousand, and on a busy node something always joins."""
+    app = msgspec.structs.replace(TEST_APP, sends_subscription_counts=True)
+    async with open_cluster(app=app, delay_s=0.5) as cluster:
+        clients = cluster.brokers[0].clients
+        client = await cluster.networks[0].connect()
+        client.send(client.subscription("wanted"))
+        client.send(client.subscription("left"))
+        await trio.sleep(0.1)
+        client.send('{"event":"pusher:unsubscribe","data":{"channel":"left"}}')
+        await trio.sleep(0.1)
+        for channel in ("wanted", "left", *(f"gone-{n}" for n in range(100))):
+            clients.count_changed(APP, channel, 7)
+
+        assert set(clients._early_counts) == {(APP, "wanted"), (APP, "left")}
+        await trio.sleep(2)
+        assert not clients._early_counts

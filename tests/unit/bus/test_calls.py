@@ -7,6 +7,7 @@ import re
 import pytest
 
 from cachecast.bus.calls import MAX_KEYS, PROTOCOL, Call, Facts, library, library_name, portions
+from cachecast.bus.faults import GarbageError
 from cachecast.errors import ConfigError
 
 
@@ -39,6 +40,13 @@ def test_items_are_cut_into_parts_that_fit() -> None:
     assert [len(part) for part in parts] == [MAX_KEYS, MAX_KEYS, 1]
     assert [item for part in parts for item in part] == items
     assert list(portions([])) == []
+
+
+@pytest.mark.parametrize("reply", [None, [], "x", {}])
+def test_an_answer_that_cannot_be_is_garbage(reply: object) -> None:
+    """Whatever reading it ends with: a node must not end by it."""
+    with pytest.raises(GarbageError, match="no answer"):
+        Call(("LOOK",), lambda reply: int(reply[0])).read(reply)
 
 
 def test_a_call_is_data() -> None:

@@ -45,7 +45,8 @@ def test_what_cannot_be_read_is_a_member_without_info() -> None:
     assert sealed.read_member("7", "presence-b", "42", text) == Member("42")
     assert sealed.n_broken == 2
     assert plain.read_member("7", "presence-a", "ann", b"n{}") == Member("ann")
-    assert plain.n_broken == 1
+    assert plain.read_member("7", "presence-a", "9" * 30, b"n{}") == Member("9" * 30)
+    assert plain.n_broken == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 
 import pytest
@@ -34,6 +35,18 @@ def test_whatever_lies_there_is_a_record_or_is_refused(data: bytes) -> None:
     """A stranger's bytes end in one kind of error."""
     with suppress(GarbageError):
         assert isinstance(read_record(data), Record)
+    with suppress(GarbageError):
+        assert isinstance(read_value(b"V" + data)[1], Record)
+    with suppress(GarbageError):
+        assert isinstance(read_news(b"+" + data)[1], str)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_the_value_before_a_value_has_whole_numbers(number: float) -> None:
+    """Doubles have others, and a stranger may write them."""
+    record = Record(1, 2, 3, 4, "", b"").pack()
+    with pytest.raises(GarbageError):
+        read_value(b"V" + struct.pack(">dd", 1.0, number) + record)
 
 
 def test_order_and_deadline_follow_from_the_fields() -> None:

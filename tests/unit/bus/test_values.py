@@ -8,6 +8,7 @@ from msgspec import structs
 
 from cachecast.bus import lateness as lateness_module
 from cachecast.bus import values as values_module
+from cachecast.bus.record import Record
 from cachecast.bus.seal import Seal
 from cachecast.bus.seam import Envelope
 from cachecast.errors import BusError
@@ -259,7 +260,12 @@ async def test_garbage_on_a_topic_is_counted_and_hurts_nobody(autojump_clock):
         node = await place.join()
         await node.bus.attach(APP, NAME).wait()
         topic = node.seat.to.keys.topic(APP, "cache-x")
-        for payload in (b"", b"V", b"Vshort", b"E", b"E" + b"x" * 40, b"+", b"-\xff", b"#x", b"?"):
+        record = Record(0, 0, 0, 0, "", b"\x94\xa1\xff\xa1d\xc2\xc0").pack()
+        for payload in (
+            b"", b"V", b"Vshort", b"E", b"E" + b"x" * 40, b"+", b"-\xff", b"#x", b"?",
+            b"E" + record, b"V\xff\xff" + bytes(14) + record, b"#" + b"9" * 30, b"#-1",
+            b"t1-1 0-0 nobody",
+        ):  # fmt: skip
             place.engine.model.execute((b"PUBLISH", topic, payload))
             place.engine.model.execute((b"PUBLISH", node.seat.to.keys.control, payload))
         await node.publish("cache-x", "fine").wait()
@@ -267,6 +273,8 @@ async def test_garbage_on_a_topic_is_counted_and_hurts_nobody(autojump_clock):
 
         assert node.delivered == [("cache-x", "fine")]
         assert node.kept.n_broken > 0
+        assert not node.said("count_changed")
+        assert not node.said("end_user")
 
 
 async def test_excluded_sockets_are_named_after_a_gap_too(autojump_clock):
