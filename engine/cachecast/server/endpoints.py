@@ -53,19 +53,21 @@ Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
 
-#: Occupied channels listed between two checkpoints: a hundred thousand at once take a third of a
-#: second, in which nobody else would be served.
+#: Number of occupied channels listed between two checkpoints: a hundred thousand at once take a
+#: third of a second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
 
-#: What is said of other nodes; why they cannot be reached is for the journal and the operator.
+#: Texts of answers about other nodes; why they cannot be reached is for the journal and the
+#: operator.
 UNREACHABLE: Final = (
     "The other nodes cannot be reached, or cannot take it now: nothing was done, try again\n"
 )
 OUTCOME_UNKNOWN: Final = "The other nodes did not answer: it may have been published all the same\n"
 
-#: How many connections a termination has closed; the body is the protocol's, and says nothing.
+#: Header that says how many connections a termination has closed; the body is the protocol's, and
+#: says nothing.
 CLOSED_HEADER: Final = "X-Cachecast-Closed"
-#: The same of members, and of connections of a user that are ended.
+#: Number of members listed between two checkpoints, and of connections of a user that are ended.
 USERS_PER_STEP: Final = 2_000
 CLOSINGS_PER_STEP: Final = 50
 
@@ -228,9 +230,9 @@ def _in_steps(
     """Answer with what takes many steps, once it is known.
 
     Args:
-        call: the request.
-        receipt: of what the answer is made from.
-        begin: function that makes it; a step ends with each ``yield``.
+        call: the request and who handles it.
+        receipt: receipt of what the answer is made from.
+        begin: function that makes the answer; a step ends with each ``yield``.
     """
     work: Generator[None, None, Response] | None = None
 
@@ -265,10 +267,10 @@ def _publish(
     """Publish now, or answer later if the channels have too much undelivered.
 
     Args:
-        call: the request.
-        requests: what it publishes.
-        answer: function that gives the answer once it is published.
-        ask: function that gives a receipt for it instead.
+        call: the request and who handles it.
+        requests: events that it publishes.
+        answer: function that gives the answer once they are published.
+        ask: function that gives a receipt for the answer instead.
     """
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)

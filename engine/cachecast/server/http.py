@@ -52,7 +52,7 @@ class State(IntEnum):
 
 READING, IDLE, BUSY, STREAMING, PARTING, CLOSING, LINGERING, GONE = State
 
-#: The transitions that there are.
+#: State -> states that may follow it.
 NEXT: Final[dict[State, frozenset[State]]] = {
     READING: frozenset({IDLE, CLOSING, GONE}),
     IDLE: frozenset({READING, BUSY, STREAMING, PARTING, CLOSING, GONE}),
@@ -64,19 +64,19 @@ NEXT: Final[dict[State, frozenset[State]]] = {
     GONE: frozenset(),
 }
 
-#: What anything may be answered with.
+#: Forms of an answer to a request.
 Answer = Response | Later | Stream | Upgrade
 
-#: Responses that may wait for a client before its next requests do.
+#: Bytes of responses that may wait for a client before its next requests do.
 MAX_WAITING_BYTES: Final = 256 * 1024
 
-#: Answers to pipelined requests that are joined before they are handed over.
+#: Bytes of answers to pipelined requests that are joined before they are handed over.
 JOIN_BYTES: Final = 64 * 1024
 
 #: Seconds of answering pipelined requests before others have their turn.
 ANSWER_S: Final = 0.000_5
 
-#: Responses of HTTP clients are nobody's deliveries.
+#: Counters that nobody reads: responses of HTTP clients are nobody's deliveries.
 _COUNTERS: Final = AppCounters()
 
 _log = structlog.get_logger("cachecast.server")
@@ -86,12 +86,12 @@ class HttpConnection:
     """A connection until it is upgraded or closed; also the Transport of its Outbox.
 
     Attributes:
-        wheel_slot: of the server's timeouts.
-        sock: handed over by an upgrade.
-        share: of those who have not said who they are, until a request is verified; then that of
-            the app whose secret signed it.
-        app_id: of that app.
-        state: what it is doing.
+        wheel_slot: place in the wheel of the server's timeouts; the wheel's own.
+        sock: the connection's socket; handed over by an upgrade.
+        share: the Poller's share of those who have not said who they are, until a request is
+            verified; then that of the app whose secret signed it.
+        app_id: id of the app whose secret signed a request; None before that.
+        state: what the connection is doing.
     """
 
     __slots__ = (
@@ -126,10 +126,10 @@ class HttpConnection:
         """Take over an accepted socket.
 
         Args:
-            sock: non-blocking, registered with the poller by the caller.
-            common: of all connections of the server.
-            handle: answers a request.
-            share: to begin with.
+            sock: connected socket, non-blocking, registered with the poller by the caller.
+            common: what all connections of the server have in common.
+            handle: function that answers a request.
+            share: the Poller's share that it belongs to in the beginning.
             can_upgrade: whether WebSockets may begin here; the admin address has none.
         """
         self.sock = sock

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipe"]
 
-#: Of one message: a configuration with ten thousand apps, a report on a hundred of them.
+#: Bytes of one message at most: a configuration with ten thousand apps, a report on a hundred of
+#: them.
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
-#: That wait to be sent, one message more included.
+#: Bytes that may wait to be sent; one message more is taken below that.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 
 RECEIVE_BYTES: Final = 64 * 1024
 
-#: Before a message, its length; and what stands for one that is not all here yet.
+#: Number of bytes before a message that say its length; and what stands for one that is not all
+#: here yet.
 _LENGTH_BYTES: Final = 4
 _INCOMPLETE: Final = object()
 
@@ -40,7 +42,7 @@ class Pipe:
         """Take over a socket.
 
         Args:
-            sock: of type ``SOCK_STREAM``.
+            sock: connected socket of type ``SOCK_STREAM``.
             incoming: type of the messages that may come.
         """
         sock.setblocking(False)  # noqa: FBT003 - its only argument
