@@ -1,4 +1,4 @@
-"""Charts of a result: deliveries/s and delay against subscribers, or against load.
+"""Charts of a result: deliveries/s, delay and memory against subscribers, or against load.
 
 One picture, two panels, every target a line; a band shows how far repeats of ours and of the limit
 are apart. The engine is drawn in colour and on top, the limit dashed, peers in paler colours: what
@@ -9,6 +9,7 @@ screen.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,12 @@ def _draw(panel: Axes, rows: list[Row], across: str, metric: str) -> None:
 
 def _dress(panel: Axes, title: str, below: str, form: str) -> None:
     import numpy as np  # noqa: PLC0415 - see plot
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - see plot
+    from matplotlib.ticker import (  # noqa: PLC0415 - see plot
+        FuncFormatter,
+        LogLocator,
+        MultipleLocator,
+        NullFormatter,
+    )
 
     panel.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_TEXT)
     panel.set_xlabel(below, color=_TEXT)
@@ -173,6 +179,9 @@ def _dress(panel: Axes, title: str, below: str, form: str) -> None:
     panel.spines["bottom"].set_color(_GRID)
     if panel.get_yscale() == "linear":
         panel.set_ylim(bottom=0)
+    if form == "bytes":
+        step = 2 ** math.ceil(math.log2(panel.get_ylim()[1] / 6))
+        panel.yaxis.set_major_locator(MultipleLocator(step))
 
 
 def _tick(value: float, form: str) -> str:

@@ -232,6 +232,18 @@ def test_a_miss_is_reported_once_until_there_was_a_value(engine: ModelSide | Eng
     assert [body for _, body in found.events] == [b"xcache-x"] * 2
 
 
+def test_a_miss_that_is_to_be_reported_again_later_is_not_yet(
+    engine: ModelSide | EngineSide,
+) -> None:
+    """While subscribers keep missing; of a channel without a miss there is nothing to tell."""
+    (node,) = together(engine, "a", apps_with_webhooks=(APP,))
+
+    assert node.ask(node.to.rearm_miss(APP, "cache-x", 200)) == 0
+    assert node.ask(node.to.note_miss(node.epoch, APP, "cache-x"))
+    assert node.ask(node.to.rearm_miss(APP, "cache-x", 10_000)) == 1
+    assert not node.ask(node.to.note_miss(node.epoch, APP, "cache-x"))
+
+
 def test_a_miss_is_reported_again_by_an_engine_that_lost_the_value(
     engine: ModelSide | EngineSide,
 ) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_REMEMBERED",
     "PROTOCOL",
     "REAP_STEP",
+    "REMEMBER_MS",
     "Call",
     "Event",
     "Facts",
@@ -46,6 +47,10 @@ MAX_BYTES: Final = 256 * 1024
 
 #: Publishes of a session that the engine remembers. So many may wait for an answer at most.
 MAX_REMEMBERED: Final = 4096
+
+#: Milliseconds for which a miss is not reported again, unless there is a value or its report was
+#: taken.
+REMEMBER_MS: Final = 1_800_000
 
 #: Entries that one reap takes back.
 REAP_STEP: Final = 100

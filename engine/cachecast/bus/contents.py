@@ -101,6 +101,8 @@ class Contents:
         is_raw = isinstance(data, msgspec.Raw)
         text = data if isinstance(data, str) else bytes(data).decode()
         packed = _pack((publication.event, text, is_raw, publication.user_id))
+        if self._seal is None:
+            return packed
         return self._close(app_id, publication.channel, packed)
 
     def read_publication(self, app_id: str, channel: str, record: Record) -> Publication:

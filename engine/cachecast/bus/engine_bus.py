@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,14 +16,14 @@ import structlog
 import trio
 
 from cachecast.bus.attendance import Attendance
-from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
+from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, REMEMBER_MS, Facts
 from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
 from cachecast.bus.couriers import Couriers
 from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
-from cachecast.bus.functions import Functions
+from cachecast.bus.functions import MAX_NAMES, Functions
 from cachecast.bus.gauges import Gauges
 from cachecast.bus.lateness import Lateness
 from cachecast.bus.link import Link
@@ -64,6 +64,9 @@ MEMORY_LIMIT_S: Final = 5.0
 
 #: Between two looks at what is due.
 TICK_S: Final = 0.25
+
+#: For which a miss is remembered that no courier acknowledges: names are made up at no cost.
+FORGET_MISS_MS: Final = 10_000
 
 #: Seconds of an outage after which nobody new waits for its end.
 OUTAGE_S: Final = 5.0
@@ -293,6 +296,7 @@ class EngineBus:
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
         self.halves: list[_Half] = []
+        self._half = lru_cache(maxsize=MAX_NAMES)(self._find_half)
 
     # --- living
 
@@ -436,15 +440,14 @@ class EngineBus:
 
     # --- publications
 
-    def _half(self, app_id: str, channel: str) -> _Half:
+    def _find_half(self, app_id: str, channel: str) -> _Half:
         return self.halves[self._spread[shard_of(app_id, channel)]]
 
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt[None]:
         """See ``Bus``. Never yields."""
         if len(envelopes) == 1:
-            envelope = envelopes[0]
-            half = self._half(envelope.app_id, envelope.name.text)
-            return self._publish(half, envelopes)
+            only = envelopes[0]
+            return self._publish(self._half(only.app_id, only.name.text), envelopes)
         parts: dict[_Half, list[Envelope]] = {}
         for envelope in envelopes:
             parts.setdefault(self._half(envelope.app_id, envelope.name.text), []).append(envelope)
@@ -566,7 +569,14 @@ class EngineBus:
 
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus``."""
-        return self._questions.note_miss(app_id, channel)
+        is_acknowledged = self._terms[app_id].has_webhooks
+        return self._questions.note_miss(
+            app_id, channel, REMEMBER_MS if is_acknowledged else FORGET_MISS_MS
+        )
+
+    def rearm_miss(self, app_id: str, channel: str, after_s: float) -> None:
+        """See ``Bus``."""
+        self._questions.rearm_miss(app_id, channel, after_s)
 
     def read(self, app_id: str, channel: str) -> Receipt[Envelope | None]:
         """See ``Bus``."""

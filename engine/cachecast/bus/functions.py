@@ -40,6 +40,7 @@ from cachecast.bus.answers import (
 from cachecast.bus.calls import (
     MAX_BYTES,
     REAP_STEP,
+    REMEMBER_MS,
     Call,
     Event,
     Facts,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     from cachecast.bus.resp import Reply
 
-__all__ = ["Functions"]
+__all__ = ["MAX_NAMES", "Functions"]
 
 #: Channels whose names in the engine are kept; building them takes longer than the rest of a call.
 MAX_NAMES: Final = 8192
@@ -259,7 +260,7 @@ class Functions:
         return Call((b"EXISTS", *values), int)
 
     def note_miss(
-        self, epoch: int, app_id: str, channel: str, remember_ms: int = 1_800_000
+        self, epoch: int, app_id: str, channel: str, remember_ms: int = REMEMBER_MS
     ) -> Call[bool]:
         """Say that a subscriber missed a value; gives whether that is to be reported.
 
@@ -275,6 +276,10 @@ class Functions:
             (_EPOCH.pack(epoch), remember_ms, app_id, channel),
             bool,
         )
+
+    def rearm_miss(self, app_id: str, channel: str, after_ms: int) -> Call[int]:
+        """Let a channel's miss be reported again so long from now; of none there is none to be."""
+        return Call((b"PEXPIRE", self.keys.miss(app_id, channel), after_ms), int)
 
     # --- rosters
 

@@ -77,6 +77,8 @@ class Model:
             return self._call_function(rest)
         if command == b"EXISTS":
             return sum(self.functions.strings.get(key) is not None for key in rest)
+        if command == b"PEXPIRE":
+            return self.functions.strings.expire(rest[0], int(rest[1]))
         if command == b"PUBLISH":
             return self._publish(rest[0], rest[1])
         if command == b"PING":

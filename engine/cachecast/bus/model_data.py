@@ -49,6 +49,14 @@ class Strings:
         end = None if life_ms is None else self._now_us() // 1000 + life_ms
         self._held[key] = value, end
 
+    def expire(self, key: bytes, life_ms: int) -> int:
+        """Let it live so long from now; 0 if there is none."""
+        value = self.get(key)
+        if value is None:
+            return 0
+        self.set(key, value, life_ms)
+        return 1
+
     def drop(self, key: bytes) -> None:
         """Forget it."""
         self._held.pop(key, None)

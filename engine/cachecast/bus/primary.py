@@ -56,6 +56,10 @@ AFTER_GRACE_S: Final = 0.005
 PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 0.5
 
+#: For what is kept to be read again: 50,000 channels take one. What was refused is asked for by
+#: beginning again.
+RESYNC_LIMIT_S: Final = 30.0
+
 _log = structlog.get_logger("cachecast.bus")
 
 
@@ -395,7 +399,13 @@ class PrimarySeat:
             for part in self.parts:
                 done = trio.Event()
                 part.resync(done.set)
-                await done.wait()
+                with trio.move_on_after(RESYNC_LIMIT_S):
+                    await done.wait()
+                if not done.is_set():
+                    raise DownError(
+                        f"What is kept at the engine {self.name} could not be read again within "
+                        f"{RESYNC_LIMIT_S:g} s."
+                    )
         except LinkError as fault:
             self.drop(fault)
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachecast.bus.calls import portions
+from cachecast.bus.calls import REMEMBER_MS, portions
 from cachecast.bus.receipt import Receipt, join
 from cachecast.bus.series import Series, ask_for
 from cachecast.bus.shards import N_SHARDS, shard_of
@@ -51,10 +51,16 @@ class Questions:
         """The seat of a channel."""
         return self._seats[self._spread[shard_of(app_id, channel)]]
 
-    def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
-        """See ``Bus.note_miss``. Never yields."""
+    def note_miss(self, app_id: str, channel: str, remember_ms: int = REMEMBER_MS) -> Receipt[bool]:
+        """See ``Bus.note_miss``; remembered for so long at most. Never yields."""
         seat = self.seat_of(app_id, channel)
-        return ask_for(seat.command, seat.to.note_miss(seat.epoch, app_id, channel))
+        return ask_for(seat.command, seat.to.note_miss(seat.epoch, app_id, channel, remember_ms))
+
+    def rearm_miss(self, app_id: str, channel: str, after_s: float) -> None:
+        """See ``Bus.rearm_miss``. Never yields."""
+        seat = self.seat_of(app_id, channel)
+        # Without an answer it is as if the report had not been taken yet.
+        ask_for(seat.command, seat.to.rearm_miss(app_id, channel, int(after_s * 1000)))
 
     def read(self, app_id: str, channel: str) -> Receipt[Record | None]:
         """The record of a channel's value; None if it has none. Never yields."""

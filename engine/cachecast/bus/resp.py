@@ -20,6 +20,7 @@ What it refuses to know: addresses, reconnecting (``link.py``), and what calls m
 
 from __future__ import annotations
 
+import os
 import select
 from collections import deque
 from collections.abc import Callable
@@ -135,6 +136,8 @@ class Connection:
             is_unread: whether bytes wait to be read; by default the kernel is asked.
         """
         self._stream = stream
+        # Of a plain socket, which is read and written without Trio's ceremony.
+        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else None
         self._limits = limits or Limits()
         self._on_message = on_message or _ignore
         self._is_unread = is_unread or (lambda: has_unread(stream))
@@ -224,9 +227,8 @@ class Connection:
         if len(self._pending) >= self._limits.max_pending:
             self.n_refused += 1
             raise BacklogError(self._limits.max_pending, "calls")
-        if self.n_unsent_bytes and (
-            self.n_unsent_bytes + len(packed) > self._limits.max_unsent_bytes
-        ):
+        n_bytes = len(packed)
+        if self.n_unsent_bytes and self.n_unsent_bytes + n_bytes > self._limits.max_unsent_bytes:
             self.n_refused += 1
             raise BacklogError(self._limits.max_unsent_bytes, "bytes")
         self._put(packed, on_reply)
@@ -280,9 +282,9 @@ class Connection:
     async def _run_reader(self) -> None:
         cause = ""
         try:
-            while data := await self._stream.receive_some(READ_BYTES):
+            while data := await self._receive():
                 self._heard_at = trio.current_time()
-                self._reader.feed(bytes(data))
+                self._reader.feed(data)
                 self._hand_over()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             cause = f" ({_root(error)})"
@@ -297,6 +299,33 @@ class Connection:
                 "(client-output-buffer-limit)."
             )
         )
+
+    async def _receive(self) -> bytes:
+        if self._fd is None:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        # Trio would ask first, in vain mostly: what there was has been read.
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                return os.read(self._fd, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+
+    async def _send(self, data: bytes) -> None:
+        if self._fd is None:
+            await self._stream.send_all(data)
+            return
+        # Whatever the kernel takes at once needs no turn of its own.
+        try:
+            n_sent = os.write(self._fd, data)
+        except BlockingIOError:
+            n_sent = 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+        if n_sent < len(data):
+            await self._stream.send_all(data[n_sent:])
 
     def _hand_over(self) -> None:
         """Give what has arrived to who waits for it, in order. Never yields."""
@@ -339,7 +368,7 @@ class Connection:
                     await self._writer.park()
                 data = b"".join(self._unsent)
                 self._unsent.clear()
-                await self._stream.send_all(data)
+                await self._send(data)
                 self.n_unsent_bytes -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not self._is_unread():  # else the reader finds the reason

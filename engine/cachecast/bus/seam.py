@@ -222,6 +222,12 @@ class Bus(Protocol):
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """Say that a subscriber found a channel empty; True if that is to be reported (shared)."""
 
+    def rearm_miss(self, app_id: str, channel: str, after_s: float) -> None:
+        """A report was taken: so long from now the channel may have another (shared).
+
+        Never yields.
+        """
+
     def read(self, app_id: str, channel: str) -> Receipt[Envelope | None]:
         """The value of a cache channel (shared)."""
 

@@ -21,7 +21,7 @@ database because pub/sub ignores SELECT.
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -37,7 +37,6 @@ __all__ = ["N_SHARDS", "Keys", "shard_of", "spread"]
 N_SHARDS: Final = 64
 
 
-@lru_cache(maxsize=8192)
 def shard_of(app_id: str, channel: str) -> int:
     """The virtual shard of a channel, or of a user under any name that is no channel's."""
     return crc32(f"{app_id}/{channel}".encode()) % N_SHARDS

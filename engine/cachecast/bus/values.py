@@ -352,7 +352,7 @@ class Values:
         try:
             if payload[:1] == b"V":
                 before, record = read_value(payload)
-                order = record.order
+                order = record.epoch, record.version
                 if order <= attachment.order:
                     return
                 if attachment.generation == self._generation and before > attachment.order:

@@ -261,23 +261,33 @@ def _in_steps(
 def _publish(
     call: _Call,
     requests: list[EventRequest],
-    answer: Callable[[], Response | Receipt[Response]],
+    answer: Callable[[], Response],
+    ask: Callable[[], Receipt[Response]] | None = None,
 ) -> Response | Later:
     """Publish now, or answer later if the channels have too much undelivered.
 
     Args:
         call: the request and who handles it.
         requests: events that it publishes.
-        answer: function that gives the answer once it is published, or a receipt for it.
+        answer: function that gives the answer once they are published.
+        ask: function that gives a receipt for the answer instead.
     """
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:
-        return _publish_later(call, requests, answer)
+        return _publish_later(call, requests, answer if ask is None else ask)
     if receipt is DONE:
-        response = answer()
-        return response if isinstance(response, Response) else _answer(call, response)
-    return _answer(call, receipt.then(lambda _: answer()))
+        return answer() if ask is None else _answer(call, ask())
+    if ask is not None:
+        begin = ask
+        return _answer(call, receipt.then(lambda _: begin()))
+
+    def attempt() -> Response | None:
+        if not receipt.is_done:
+            return None
+        return answer() if receipt.fault is None else _read(call, Receipt.failed(receipt.fault))
+
+    return Later(attempt, receipt.when_done)
 
 
 def _publish_later(
@@ -317,7 +327,7 @@ def _events(call: _Call) -> Response | Later:
 
         return call.broker.questions.states(call.hub, event.channels).then(describe)
 
-    return _publish(call, [event], answer)
+    return _publish(call, [event], call.answer_empty, answer)
 
 
 def _batch_events(call: _Call) -> Response | Later:
@@ -333,7 +343,7 @@ def _batch_events(call: _Call) -> Response | Later:
         names = [event.channels[0] for event in events]
         return call.broker.questions.states(call.hub, names).then(describe)
 
-    return _publish(call, events, answer)
+    return _publish(call, events, call.answer_empty, answer)
 
 
 def _plain_event(call: _Call) -> Response | Later:

@@ -241,7 +241,8 @@ class HttpConnection:
             # Answers leave together: a caller on this machine is then woken once for many of them
             # and not within the `send` of each, which costs more than the rest of that call.
             self._common.poller.at_end_of_turn(self, self._flush)
-        self._settle()
+        if self.state is not BUSY or self._watched[1]:
+            self._settle()
 
     def _answer_requests(self) -> None:
         """The part of it that handles requests; many of them let others have a turn in between."""
@@ -270,7 +271,6 @@ class HttpConnection:
         if isinstance(answer, Later):
             self._go(BUSY)
             self._last_read = RECV_BYTES  # it may talk on meanwhile
-            self._common.timeouts.cancel(self)
             answer.line(partial(self._attempt, answer, request))
         elif isinstance(answer, Stream):
             self._stream(answer, request)
@@ -440,6 +440,8 @@ class HttpConnection:
 
     def on_timeout(self) -> None:
         """The server's wheel: the request, the silence or the goodbye took too long."""
+        if self.state is BUSY:
+            return  # it is we who are waited for; its time begins anew with the answer
         if self.state is READING and self._parser.has_begun:
             self.refuse(text_response(408, "Request not complete in time"))
         else:

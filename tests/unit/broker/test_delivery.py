@@ -351,3 +351,25 @@ async def test_the_end_of_the_broker_ends_the_wait_for_another_node(autojump_clo
             nursery.start_soon(publish)
             await trio.sleep(1)
             cluster.brokers[0]._close()
+
+
+@pytest.mark.parametrize("over", ["mesh", "engine"])
+async def test_of_several_nodes_too_a_miss_is_reported_again_while_subscribers_keep_missing(
+    autojump_clock, over
+):
+    """Ten seconds after the last was taken, on whatever node: or a lost refill is never made up."""
+    told = []
+
+    async def hook(app_id, event):
+        told.append(event.channel)
+
+    async with open_cluster(over=over) as cluster:
+        for broker in cluster.brokers:
+            broker.on("cache_miss", hook)
+        for at_s in (0, 5, 12):
+            for network in cluster.networks:
+                client = await network.connect()
+                await client.subscribe("cache-x")
+            await trio.sleep(1)
+            assert told == ["cache-x"] * (1 if at_s < 10 else 2)
+            await trio.sleep(5)

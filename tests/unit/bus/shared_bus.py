@@ -9,6 +9,7 @@ to each node for as long, in order, news before answers. So it keeps the promise
 from __future__ import annotations
 
 from collections import Counter, deque
+from math import inf
 
 import msgspec
 import trio
@@ -90,7 +91,7 @@ class Mesh:
         self.held = {}  # bus -> Counter of (app, name, member)
         self.online = {}  # (app, user) -> Counter of buses
         self.watchers = {}  # (app, user) -> Counter of buses
-        self.misses = set()
+        self.misses = {}
         self.crowded = {}  # channel -> set of buses
         self.totals = {}
 
@@ -146,7 +147,7 @@ class Mesh:
             )
             if envelope.name.is_cache and envelope.is_server_side:
                 self.values[key] = (self.version, sent)
-                self.misses.discard(key)
+                self.misses.pop(key, None)
             self.tell(key, SharedBus.on_publication, self.version, sent)
 
     def attach(self, bus, key, token):
@@ -216,11 +217,15 @@ class Mesh:
         return self.online.get(key, Counter()).total()
 
     def miss(self, key):
-        if key in self.misses or key in self.values:
+        if self.misses.get(key, -inf) > trio.current_time() or key in self.values:
             return False
-        self.misses.add(key)
+        self.misses[key] = inf
         self.happen(key[0], AppEvent("cache_miss", key[1]))
         return True
+
+    def rearm(self, key, after_s):
+        if key in self.misses:
+            self.misses[key] = trio.current_time() + after_s
 
     def crowd(self, bus, key, is_crowded):
         buses = self.crowded.setdefault(key, set())
@@ -518,6 +523,9 @@ class SharedBus:
 
     def note_miss(self, app_id, channel):
         return self._ask("note_miss", lambda: self.mesh.miss((app_id, channel)))
+
+    def rearm_miss(self, app_id, channel, after_s):
+        self._ask("rearm_miss", lambda: self.mesh.rearm((app_id, channel), after_s))
 
     def read(self, app_id, channel):
         return self._ask("read", lambda: self.mesh.read((app_id, channel)))

@@ -281,3 +281,22 @@ async def test_a_watchlist_over_several_primaries_is_watched_whole_or_not_at_all
         with pytest.raises(BusError):
             await node.bus.watch(APP, users).wait()
         assert [len(found) for found in watched] == [0, 0]
+
+
+async def test_misses_that_no_courier_acknowledges_are_not_remembered_for_long(autojump_clock):
+    """Whoever may subscribe makes up names, and each would stay for half an hour."""
+    async with meeting() as place:
+        node = await place.join(terms=AppTerms(60.0, 100))
+        assert await node.bus.note_miss(APP, "cache-x").wait()
+        await trio.sleep(9)
+        assert not await node.bus.note_miss(APP, "cache-x").wait()
+        await trio.sleep(2)
+        assert await node.bus.note_miss(APP, "cache-x").wait()
+
+
+async def test_those_that_one_will_are(autojump_clock):
+    async with meeting() as place:
+        node = await place.join(terms=AppTerms(60.0, 100, has_webhooks=True))
+        assert await node.bus.note_miss(APP, "cache-x").wait()
+        await trio.sleep(60)
+        assert not await node.bus.note_miss(APP, "cache-x").wait()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
+from cachecast.bus.primary import RESYNC_LIMIT_S
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member
+from tests.cluster.simulation.network import _Refusal
 from tests.unit.bus.meeting import APP, meeting, up
 
 NAME = parse_channel_name("cache-x")
@@ -128,3 +130,29 @@ async def test_numbers_of_all_nodes_are_added_up(autojump_clock):
         assert a.bus.total("connections", APP, 3) == 7
         assert a.bus.total("connections", APP, 5) == 9, "its own part is exact"
         assert b.bus.total("connections", APP, 0) in {3, 5}
+
+
+@pytest.mark.parametrize("function", [b"ended", b"look", b"read"])
+async def test_what_cannot_be_read_again_is_tried_again(autojump_clock, monkeypatch, function):
+    """The links live and the beat goes on, so nothing else would ever end the wait."""
+    async with meeting() as place:
+        node = await place.join()
+        await node.bus.attach(APP, NAME).wait()
+        await node.bus.watch(APP, ["ann"]).wait()
+        execute, refused = place.engine.model.execute, []
+
+        def refuse(arguments):
+            if arguments[0] == b"FCALL" and arguments[1].endswith(b"_" + function):
+                refused.append(arguments)
+                return _Refusal("ERR not now")
+            return execute(arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place.engine.model, "execute", refuse)
+            place.engine.model.flush()
+            await trio.sleep(10)
+            assert refused
+            assert not node.seat.is_open
+        await trio.sleep(RESYNC_LIMIT_S + 5)
+
+        assert node.seat.is_open
