@@ -14,7 +14,7 @@ from cachecast.cli.node import run_node
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError
 from cachecast.server.listen import open_listener
-from tests.server.node import Wire
+from tests.sockets.node import Wire
 
 CONFIG = FileConfig(
     apps=(App(id="1", key="k", secret="s"),), server=ServerConfig(drain_s=0.0, exit_limit_s=5.0)

@@ -15,7 +15,7 @@ from cachecast.server.http_messages import Later, Response
 from cachecast.server.poller import RECV_BYTES
 from cachecast.server.streaming import Stream
 from cachecast.server.websocket import WebSocket
-from tests.server.node import (
+from tests.sockets.node import (
     HOST,
     Client,
     frame,
