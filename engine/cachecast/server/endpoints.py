@@ -365,7 +365,10 @@ def _states_behind(call: _Call, names: Sequence[ChannelName]) -> Receipt[list[Ch
             found.fulfil(list(states.value))
         else:
             call.broker.clients.journal.note(
-                "published and not counted", app=call.hub.app.id, reason=str(states.fault)
+                "published and not counted",
+                app=call.hub.app.id,
+                code=None,
+                reason=str(states.fault),
             )
             found.fulfil([None] * len(names))
 
