@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from cachecast.bus.attendance import Attendance
-from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, REMEMBER_MS, Facts
+from cachecast.bus.calls import FORGET_MS, MAX_BYTES, MAX_KEYS, REMEMBER_MS, Facts
 from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.clock import EngineClock
 from cachecast.bus.contents import Contents
@@ -64,9 +64,6 @@ MEMORY_LIMIT_S: Final = 5.0
 
 #: Between two looks at what is due.
 TICK_S: Final = 0.25
-
-#: For which a miss is remembered that no courier acknowledges: names are made up at no cost.
-FORGET_MISS_MS: Final = 10_000
 
 #: Seconds of an outage after which nobody new waits for its end.
 OUTAGE_S: Final = 5.0
@@ -568,10 +565,8 @@ class EngineBus:
 
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus``."""
-        is_acknowledged = self._terms[app_id].has_webhooks
-        return self._questions.note_miss(
-            app_id, channel, REMEMBER_MS if is_acknowledged else FORGET_MISS_MS
-        )
+        remember_ms = REMEMBER_MS if self._terms[app_id].has_webhooks else FORGET_MS
+        return self._questions.note_miss(app_id, channel, remember_ms)
 
     def rearm_miss(self, app_id: str, channel: str, after_s: float) -> None:
         """See ``Bus``."""

@@ -353,7 +353,11 @@ def _states_behind(call: _Call, names: Sequence[ChannelName]) -> Receipt[list[Ch
             found.fulfil(list(states.value))
         else:
             call.broker.clients.journal.note(
-                "published and not counted", app=call.hub.app.id, reason=str(states.fault)
+                "published and not counted",
+                app=call.hub.app.id,
+                code=200,
+                reason=str(states.fault),
+                route=call.route.name,
             )
             found.fulfil([None] * len(names))
 
