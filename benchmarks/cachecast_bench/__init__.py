@@ -31,7 +31,7 @@ Reading order:
     scenarios/          one experiment a file
     bench, loop_lag     stages (a server and its generator), samples, disturbance
     target, baselines/  the engine and the yardsticks; peers/ the others
-    generator/          the clients: a process of its own
+    generator/          the clients: a process of its own; holder/ tens of thousands that only wait
     dialects/           how to speak to each server, as bytes
     verdict, compare    what may be concluded
     result, table, plot what is kept and shown

@@ -256,7 +256,7 @@ class Bench:
         usage = child.usage()
         sample = derive(report, plan, is_paced=_is_paced(run["plans"], plan))
         ours = {role: (used_after[role] - used[role]) / 1e9 for role in pids}
-        sample |= _disturbance(before, after, ours, self.cores)
+        sample |= taken_by_others(before, after, ours, self.cores)
         planned = _planned(run, plan)
         if planned is not None:
             sample["n_planned"] = planned
@@ -397,7 +397,7 @@ def _planned(run: dict[str, Any], name: str) -> int | None:
     return None
 
 
-def _disturbance(
+def taken_by_others(
     before: dict[int, CoreTimes], after: dict[int, CoreTimes], ours: dict[str, float], cores: Cores
 ) -> Sample:
     """Return what went to others on our two cores between two looks, as shares of the time."""

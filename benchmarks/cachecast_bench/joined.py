@@ -8,6 +8,7 @@ compare CPU and not rates.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import httpx2
+import psutil
 import trio
 from typing_extensions import override
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from cachecast_bench.target import Certificate
 
 _START_LIMIT_S = 10.0
+
+_CONNECTIONS = re.compile(r"^cachecast_connections\{.*?\} ([0-9.]+)$", re.MULTILINE)
 
 _MEMORY_ONLY = (
     "--port", "0", "--save", "", "--appendonly", "no", "--repl-diskless-sync", "yes",
@@ -114,15 +119,43 @@ class Joined(Engine):
 
 
 class Workers(Engine):
-    """A node with several workers and the engine between them; their CPU is that of all."""
+    """A node with several workers and the engine between them; their CPU is that of all.
+
+    Attributes:
+        n_workers: How many.
+    """
 
     name = "workers"
     supports_tls = False
 
     def __init__(self, n_workers: int) -> None:
         super().__init__()
+        self.n_workers = n_workers
         self.arguments = ("--workers", str(n_workers))
         self.title = f"python -m cachecast serve --workers {n_workers}"
+
+    async def connections(self, running: Running) -> list[int]:
+        """Ask each worker how many clients it has."""
+        counts = []
+        async with httpx2.AsyncClient() as client:
+            for number in range(1, self.n_workers + 1):
+                url = f"http://127.0.0.1:{running.admin_port}/metrics?worker={number}"
+                answer = await client.get(url)
+                counts.append(round(sum(float(n) for n in _CONNECTIONS.findall(answer.text))))
+        return counts
+
+
+def pids_by_role(child: Child) -> dict[str, list[int]]:
+    """Tell the processes of a node with workers apart: the parent, the workers, the engine."""
+    parent, *others = child.pids
+    roles: dict[str, list[int]] = {"parent": [parent], "workers": [], "engine": []}
+    for pid in others:
+        try:
+            is_ours = "cachecast" in psutil.Process(pid).cmdline()
+        except psutil.Error:
+            continue
+        roles["workers" if is_ours else "engine"].append(pid)
+    return roles
 
 
 def _version() -> str:

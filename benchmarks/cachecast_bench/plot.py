@@ -1,4 +1,4 @@
-"""Charts of a result: deliveries/s and delay against subscribers, or against load.
+"""Charts of a result: deliveries/s, delay and memory against subscribers, or against load.
 
 One picture, two panels, every target a line; a band shows how far repeats of ours and of the limit
 are apart. The engine is drawn in colour and on top, the limit dashed, peers in paler colours: what
@@ -9,6 +9,7 @@ screen.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,14 @@ def _storm(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an 
     _dress(panels[1], "Delay p99 of those who were there before", "clients", "delay")
 
 
-_CHARTS = {"fanout": _fanout, "latency": _latency, "storm": _storm}
+def _held(scenario: ScenarioResult, panels: Any) -> None:  # noqa: ANN401 - an array of Axes
+    _draw(panels[0], scenario.rows, "connections", "rss_bytes")
+    _draw(panels[1], scenario.rows, "connections", "sweep_us")
+    _dress(panels[0], "Memory of four workers", "connections", "bytes")
+    _dress(panels[1], "From one publish to its last delivery", "connections", "delay")
+
+
+_CHARTS = {"fanout": _fanout, "latency": _latency, "storm": _storm, "held": _held}
 
 
 def _draw(panel: Axes, rows: list[Row], across: str, metric: str) -> None:
@@ -147,7 +155,12 @@ def _draw(panel: Axes, rows: list[Row], across: str, metric: str) -> None:
 
 def _dress(panel: Axes, title: str, below: str, form: str) -> None:
     import numpy as np  # noqa: PLC0415 - see plot
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - see plot
+    from matplotlib.ticker import (  # noqa: PLC0415 - see plot
+        FuncFormatter,
+        LogLocator,
+        MultipleLocator,
+        NullFormatter,
+    )
 
     panel.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_TEXT)
     panel.set_xlabel(below, color=_TEXT)
@@ -166,6 +179,9 @@ def _dress(panel: Axes, title: str, below: str, form: str) -> None:
     panel.spines["bottom"].set_color(_GRID)
     if panel.get_yscale() == "linear":
         panel.set_ylim(bottom=0)
+    if form == "bytes":
+        step = 2 ** math.ceil(math.log2(panel.get_ylim()[1] / 6))
+        panel.yaxis.set_major_locator(MultipleLocator(step))
 
 
 def _tick(value: float, form: str) -> str:

@@ -136,6 +136,7 @@ CASES = {
     "tls": {"work": "fanout 1000 256 paced"},
     "cluster": {"work": "publish"},
     "workers": {"subscribers": 8_000},
+    "held": {"connections": 70_000},
     "generator": {"subscribers": 1_000},
 }
 WIDE = {
@@ -155,6 +156,7 @@ ON_ITS_OWN = {
     "codec": "cachecast",
     "cluster": "two nodes",
     "workers": "workers",
+    "held": "workers",
     "generator": "limit, joined",
 }
 

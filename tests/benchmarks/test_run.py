@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cachecast_bench.result import load
+from cachecast_bench.scenarios import load_scenario
 
 LIMIT_S = 110
 """A quick run takes six seconds on a machine of its own; others may be at work on this one."""
@@ -69,6 +70,27 @@ def test_a_storm_waits_for_the_cached_value_of_the_engine(tmp_path):
         assert sample["with_value"]
         assert sample["raw"]["connect"]["n_connected"] == 20
     assert not rows["limit", "public"].samples[0]["with_value"]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_four_workers_hold_clients_and_a_publish_reaches_all_of_them(tmp_path):
+    """The node, its engine and the processes that hold its clients, for real."""
+    file = tmp_path / "result.json"
+    picture = tmp_path / "result.svg"
+
+    code, output = run("run", "held", "--quick", "--json", str(file), "--plot", str(picture))
+
+    assert code in {0, 2}, output
+    (scenario,) = load(file).scenarios
+    (row,) = scenario.rows
+    assert row.case == {"connections": 400}
+    (sample,) = row.samples
+    assert set(sample["ledger"].values()) == {0}
+    assert sum(sample["by_worker"]) == 400
+    assert min(sample["rss_engine_bytes"], sample["rss_parent_bytes"]) > 1 << 20
+    assert {figure.name for figure in scenario.figures} == set(load_scenario("held").figures)
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
 
 
 @pytest.mark.e2e

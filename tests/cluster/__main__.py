@@ -11,6 +11,7 @@ off in the nodes of the test; then violations are to be found, and none is what 
 from __future__ import annotations
 
 import argparse
+import secrets
 import shutil
 import sys
 import tempfile
@@ -69,7 +70,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--engine", choices=("redis", "valkey"), default="redis")
     parser.add_argument("--without", choices=("barrier", "restore"), default="")
-    parser.add_argument("--seed", type=int, default=int(now() * 1000) % 1_000_000)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--rate", type=float, default=40.0, help="publishes a second")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     return parser.parse_args()

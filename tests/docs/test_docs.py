@@ -25,7 +25,7 @@ from cachecast.protocol.close_codes import CLOSE_CODES
 from cachecast_bench.peers import PEERS
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
 from cachecast_bench.verdict import Requirement
-from tests.server.node import until
+from tests.sockets.node import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -21,8 +21,8 @@ from cachecast.config import BrokerConfig
 from cachecast.protocol import auth
 from cachecast.server import serve
 from cachecast.testing import TEST_APP
-from tests.server.node import until
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
+from tests.sockets.node import until
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection

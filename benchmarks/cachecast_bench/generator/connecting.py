@@ -8,6 +8,7 @@ subscriber (and has its cached value, if it waits for one).
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from cachecast_bench.dialects.base import HandshakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachecast_bench.dialects import Endpoint
     from cachecast_bench.dialects.base import Handshake
@@ -223,6 +224,7 @@ class Connecting(Generic[Tag]):
         in_flight: int,
         receive_buffer: int = 0,
         resets_on_close: bool = False,
+        sources: Sequence[str] = ("",),
     ) -> None:
         self._loop = loop
         self._endpoint = endpoint
@@ -231,6 +233,7 @@ class Connecting(Generic[Tag]):
         self._in_flight = in_flight
         self._receive_buffer = receive_buffer
         self._resets_on_close = resets_on_close
+        self._sources = itertools.cycle(sources)
         self._context = client_context() if endpoint.tls else None
         self._n_open = 0
         self._is_exhausted = False
@@ -291,4 +294,5 @@ class Connecting(Generic[Tag]):
             self._endpoint.port,
             receive_buffer=self._receive_buffer,
             resets_on_close=self._resets_on_close,
+            source=next(self._sources),
         )

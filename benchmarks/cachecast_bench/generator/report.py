@@ -117,7 +117,7 @@ def mark(plans: list[Plan], pids: list[int]) -> dict[str, Any]:
     }
 
 
-def connect_report(connecting: Connecting[list[Stream]]) -> dict[str, Any]:
+def connect_report(connecting: Connecting[Any]) -> dict[str, Any]:
     """Return how the clients got through."""
     return {
         "n_connected": len(connecting.waits_ns),

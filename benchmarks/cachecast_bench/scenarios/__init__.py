@@ -30,6 +30,7 @@ SCENARIOS = {
     "tls": "Tls",
     "cluster": "Cluster",
     "workers": "Workers",
+    "held": "Held",
     "generator": "GeneratorCheck",
 }
 

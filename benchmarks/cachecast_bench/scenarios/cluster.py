@@ -105,7 +105,7 @@ class Cluster(Scenario):
     async def _join(
         self, bench: Bench, stage: Stage, result: ScenarioResult, seconds: float
     ) -> None:
-        plan = paced(stage, 30.0, crew="staying", channels=["cache-join"], lines=1)
+        plan = paced(stage, 100.0, crew="staying", channels=["cache-join"], lines=1)
         churn = {"crew": "moving", "rate_per_s": _JOINS_PER_S}
         run: dict[str, Any] = {"plans": [plan], "size": _SIZE, "churn": churn}
         await bench.measure(stage, result, {"work": "join"}, seconds=seconds, **run)

@@ -6,10 +6,8 @@ delivery takes of it, all processes counted, with at least a thousand subscriber
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import httpx2
 from typing_extensions import override
 
 from cachecast_bench.joined import Workers as WorkersTarget
@@ -18,13 +16,12 @@ from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Scenario
 from cachecast_bench.scenarios.steps import connect, paced
 
 if TYPE_CHECKING:
-    from cachecast_bench.bench import Bench, Stage
+    from cachecast_bench.bench import Bench
     from cachecast_bench.result import ScenarioResult
 
 _SIZE = 256
 _N_WORKERS = 4
 _DELIVERIES_PER_S = 30_000
-_CONNECTIONS = re.compile(r"^cachecast_connections\{.*?\} ([0-9.]+)$", re.MULTILINE)
 
 
 class Workers(Scenario):
@@ -56,11 +53,13 @@ class Workers(Scenario):
             return
         spread: list[float] = []
         for n in _subscribers(bench):
-            targets = [bench.engine, WorkersTarget(_N_WORKERS)]
+            four_workers = WorkersTarget(_N_WORKERS)
+            targets = [bench.engine, four_workers]
             async with bench.stages(targets, result) as stages:
                 for stage in stages:
                     await connect(bench, stage, n)
-                spread.append(await _imbalance(stages[-1]))
+                counts = await four_workers.connections(stages[-1].running)
+                spread.append(max(counts) * len(counts) / sum(counts))
                 for _ in range(bench.n_repeats(5, quick=1)):
                     for stage in stages:
                         rate = max(2.0, _DELIVERIES_PER_S / n)
@@ -75,17 +74,6 @@ class Workers(Scenario):
         result.add_figure("delivery_cpu_ratio", "", "lower", words, shares)
         words = "connections of the busiest of four workers / a quarter of all"
         result.add_figure("imbalance", "", "lower", words, spread)
-
-
-async def _imbalance(stage: Stage) -> float:
-    """Ask each worker how many clients it has."""
-    counts = []
-    async with httpx2.AsyncClient() as client:
-        for number in range(1, _N_WORKERS + 1):
-            url = f"http://127.0.0.1:{stage.running.admin_port}/metrics?worker={number}"
-            answer = await client.get(url)
-            counts.append(sum(float(found) for found in _CONNECTIONS.findall(answer.text)))
-    return max(counts) / (sum(counts) / len(counts))
 
 
 def _subscribers(bench: Bench) -> list[int]:

@@ -7,6 +7,7 @@ session asks for. It is the same for a socket, a bridged connection and a test i
 from __future__ import annotations
 
 from collections import Counter, deque
+from functools import lru_cache
 from itertools import islice
 from secrets import randbits
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -338,8 +339,7 @@ class Clients:
         if channel.roster is not None:
             confirmation = channel.roster.success_frame(connection.wire, name.text)
         else:
-            message = Control("pusher_internal:subscription_succeeded", {}, name.text)
-            confirmation = connection.wire.control(message)
+            confirmation = _confirmation(connection.wire, name.text)
         if name.is_cache:
             self._delivery.replay(hub, connection, name, confirmation)
         else:
@@ -576,6 +576,12 @@ class Clients:
         for connection in connections:
             self.disconnect(connection, 4009, "You got disconnected by the app.")
         return len(connections)
+
+
+@lru_cache(maxsize=1024)
+def _confirmation(wire: Wire, channel: str) -> bytes:
+    """What confirms a subscription; the same for everybody who comes to a channel in a storm."""
+    return wire.control(Control("pusher_internal:subscription_succeeded", {}, channel))
 
 
 def _new_socket_id() -> str:

@@ -186,9 +186,12 @@ class Delivery:
         return channel is None or channel.queued_bytes < share * self._max_undelivered_bytes
 
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
-        return not (hub.undelivered_bytes or self._subscribers or self._is_shared) or all(
-            self.has_room(hub, name.text) for request in requests for name in request.channels
-        )
+        if hub.undelivered_bytes or self._subscribers or self._is_shared:
+            for request in requests:
+                for name in request.channels:
+                    if not self.has_room(hub, name.text):
+                        return False
+        return True
 
     def _when_room(
         self, hub: Hub, requests: Sequence[EventRequest], action: Callable[[], None]
@@ -308,14 +311,16 @@ class Delivery:
             return
         name = envelope.name
         channel = hub.channels.get(name.text)
-        if channel is not None and not self._fits(hub, channel, OVERFULL):
+        if hub.undelivered_bytes and channel and not self._fits(hub, channel, OVERFULL):
             if not (name.is_cache and envelope.is_server_side):
                 hub.counters.overflow_drops += 1
                 self._offer(hub, envelope.publication, inf)  # these have a bound of their own
                 return
             hub.counters.overflow_skips += hub.skip(channel)
         self.deliver(envelope)
-        if not self._fits(hub, channel, 1.0) or self._full_subscriber(hub, name.text) is not None:
+        if not self._fits(hub, channel, 1.0) or (
+            self._subscribers and self._full_subscriber(hub, name.text) is not None
+        ):
             self._note_crowded(hub, name.text)
 
     def _note_crowded(self, hub: Hub, channel: str) -> None:

@@ -42,6 +42,10 @@ _QUOTE: Final = re.compile(
     r"""['"]|: Expected HMAC|: you should have sent|(?<=received on socket): |(?<=to channel) """
 )
 
+#: Notes between two questions whether anybody reads them: a question is five calls of structlog,
+#: and there is a note for each connection that ends.
+ASKS_EVERY: Final = 32
+
 _log = structlog.get_logger("cachecast.journal")
 
 
@@ -55,6 +59,8 @@ class Journal:
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._n_lines = 0
         self._wakeup = trio.Event()
+        self._is_read = False
+        self._asked = 0
 
     def refused(
         self, what: str, error: RemoteProtocolError, *, app: str | None, **facts: str | None
@@ -83,7 +89,10 @@ class Journal:
             reason: a text of ours; what it quotes is cut off.
             facts: more of the line; nothing that a client chose freely. None is left out.
         """
-        if not _is_read():
+        if not self._asked:
+            self._is_read = _is_read()
+        self._asked = (self._asked + 1) % ASKS_EVERY
+        if not self._is_read:
             return
         kind = (app or "", what, str(code or ""))
         if kind not in self._seen and len(self._seen) >= MAX_KINDS:

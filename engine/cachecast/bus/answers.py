@@ -157,7 +157,7 @@ def read_beat(reply: Reply) -> Beat:
 def read_published(reply: Reply) -> Published:
     """Of publish."""
     version, code = reply
-    return Published(version, code == 1, code == 2)
+    return Published(version, code == 1, code == 2) if code else Published(version)
 
 
 def read_records(reply: Reply) -> tuple[int, tuple[Record | None, ...]]:

@@ -156,6 +156,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         exclude: socket id that does not get it.
         value, miss: keys of a cache channel; empty for what is not kept.
         lifetime_ms: of the value.
+        app_id: whose it is.
     """
 
     topic: bytes
@@ -164,3 +165,4 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     value: bytes = b""
     miss: bytes = b""
     lifetime_ms: int = 0
+    app_id: str = ""

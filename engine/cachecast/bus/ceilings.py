@@ -104,9 +104,7 @@ class Ceilings:
 
     def note(self, seat: PrimarySeat, event: Event, order: Version, sent: float) -> None:
         """A value has been taken by the engine. Never yields."""
-        root = len(seat.to.keys.root)
-        app_id = event.value[root:].partition(b":v:")[2].partition(b"/")[0].decode()
-        account = self._accounts[app_id]
+        account = self._accounts[event.app_id]
         key = seat, event.value
         before = account.values.pop(key, None)
         if before is not None:

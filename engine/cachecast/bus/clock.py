@@ -40,7 +40,8 @@ class EngineClock:
 
     def __init__(self) -> None:
         """Begin without knowledge."""
-        self._samples: deque[tuple[float, float, float]] = deque(maxlen=N_SAMPLES)
+        self._samples: deque[tuple[float, float]] = deque(maxlen=N_SAMPLES)
+        self._lower = self._upper = 0.0
         self.n_steps = 0
 
     @property
@@ -69,7 +70,10 @@ class EngineClock:
             if not agrees:
                 self.n_steps += 1
                 self._samples.clear()
-        self._samples.append((received, lower, upper))
+        # As they were at the node's zero: all of them widen alike, so the tightest stays that.
+        self._samples.append((lower + received * DRIFT, upper - received * DRIFT))
+        self._lower = max(low for low, _ in self._samples)
+        self._upper = min(high for _, high in self._samples)
         return agrees
 
     def forget(self) -> None:
@@ -77,13 +81,8 @@ class EngineClock:
         self._samples.clear()
 
     def bounds(self, now: float) -> tuple[float, float]:
-        """Lower and upper bound of engine minus node, seconds; there must have been a sample.
-
-        O(16).
-        """
-        lower = max(low - (now - at) * DRIFT for at, low, _ in self._samples)
-        upper = min(high + (now - at) * DRIFT for at, _, high in self._samples)
-        return lower, upper
+        """Lower and upper bound of engine minus node, seconds; there must have been a sample."""
+        return self._lower - now * DRIFT, self._upper + now * DRIFT
 
     def deadline(self, deadline_us: int, now: float) -> float:
         """When, in seconds of CLOCK_BOOTTIME, a value must not be served any more.
@@ -94,7 +93,7 @@ class EngineClock:
             deadline_us: microseconds of the engine's clock, ``Record.deadline_us``.
             now: seconds of CLOCK_BOOTTIME.
         """
-        return deadline_us / 1e6 - self.bounds(now)[1]
+        return deadline_us / 1e6 - self._upper - now * DRIFT
 
     def age_s(self, published_at_us: int, now: float) -> float:
         """How old a value may be at most, seconds.
@@ -103,7 +102,7 @@ class EngineClock:
             published_at_us: microseconds of the engine's clock.
             now: seconds of CLOCK_BOOTTIME.
         """
-        return max(0.0, now + self.bounds(now)[1] - published_at_us / 1e6)
+        return max(0.0, now + self._upper + now * DRIFT - published_at_us / 1e6)
 
     def engine_ms(self, now: float) -> int:
         """The engine's clock in milliseconds, its middle guess: for sealing, not for deadlines."""

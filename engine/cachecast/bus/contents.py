@@ -101,6 +101,8 @@ class Contents:
         is_raw = isinstance(data, msgspec.Raw)
         text = data if isinstance(data, str) else bytes(data).decode()
         packed = _pack((publication.event, text, is_raw, publication.user_id))
+        if self._seal is None:
+            return packed
         return self._close(app_id, publication.channel, packed)
 
     def read_publication(self, app_id: str, channel: str, record: Record) -> Publication:
@@ -109,8 +111,9 @@ class Contents:
         Raises:
             LinkError: it cannot be read, or its seal is broken.
         """
-        at_ms = record.published_at_us // 1000
-        opened = self._open(app_id, channel, at_ms, record.payload)
+        opened = record.payload
+        if self._seal is not None:
+            opened = self._seal.open(app_id, channel, record.published_at_us // 1000, opened)
         try:
             event, data, is_raw, user_id = _unpack(opened)
         except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -14,6 +14,7 @@ DESIGN.md); the exception is a publish or batch at its own limits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -55,7 +56,10 @@ if TYPE_CHECKING:
 
     from cachecast.bus.resp import Reply
 
-__all__ = ["Functions"]
+__all__ = ["MAX_NAMES", "Functions"]
+
+#: Channels whose names in the engine are kept; building them takes longer than the rest of a call.
+MAX_NAMES: Final = 8192
 
 _EPOCH: Final = Struct(">d")
 _PAIR: Final = Struct(">dd")
@@ -80,6 +84,10 @@ class Functions:
         self.keys = keys
         self.name = name or library_name()
         self._state = keys.of("state")
+        self._ids = lru_cache(maxsize=2)(lambda session: keys.of(f"ids:{session}"))
+        self._of_channel = lru_cache(maxsize=MAX_NAMES)(
+            lambda *where: (keys.topic(*where), keys.value(*where), keys.miss(*where))
+        )
         self._names = {function: f"{self.name}_{function}".encode() for function in _FUNCTIONS}
 
     def _call(
@@ -175,11 +183,10 @@ class Functions:
         self, app_id: str, channel: str, payload: bytes, *, exclude: str = "", lifetime_ms: int = 0
     ) -> Event:
         """An event for ``publish``; kept as the channel's value if it has a lifetime."""
-        topic = self.keys.topic(app_id, channel)
+        topic, value, miss = self._of_channel(app_id, channel)
         if not lifetime_ms:
             return Event(topic, payload, exclude)
-        value, miss = self.keys.value(app_id, channel), self.keys.miss(app_id, channel)
-        return Event(topic, payload, exclude, value, miss, lifetime_ms)
+        return Event(topic, payload, exclude, value, miss, lifetime_ms, app_id)
 
     def publish(
         self, epoch: int, session: str, number: int, events: Sequence[Event]
@@ -196,7 +203,7 @@ class Functions:
                 done once. At most :data:`MAX_REMEMBERED` calls may be without an answer.
             events: at least one.
         """
-        keys: list[bytes] = [self.keys.of(f"ids:{session}")]
+        keys: list[bytes] = [self._ids(session)]
         arguments: list[bytes | str | int] = [_EPOCH.pack(epoch), number]
         for event in events:
             kind = b"E"

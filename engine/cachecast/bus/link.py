@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "Link"]
 
-#: Of the waits between attempts: the first after a good connection, and the longest.
+#: Of the waits between attempts: the first after a good connection, and the longest, a third of the
+#: grace of a new epoch: who comes behind it brings nothing back.
 FIRST_WAIT_S: Final = 0.05
-LONGEST_WAIT_S: Final = 2.0
+LONGEST_WAIT_S: Final = 0.5
 
 #: A connection that lived so long was a good one; what ends sooner counts as a failure.
 GOOD_AFTER_S: Final = 1.0

@@ -55,7 +55,7 @@ AFTER_GRACE_S: Final = 0.005
 
 #: Before the next hello, after one that failed on links that are up.
 PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
+LONGEST_PAUSE_S: Final = 0.5
 
 #: For what is kept to be read again: 50,000 channels take one. What was refused is asked for by
 #: beginning again.
@@ -282,19 +282,19 @@ class PrimarySeat:
         if connection is None:
             _soon(on_done, DownError(f"There is no link to the engine {self.name}."))
             return
-        known = self.epoch, self.session
+        known, read = (self.epoch, self.session), call.read
 
         def take(reply: Reply) -> None:
-            result: T | LinkError
             if isinstance(reply, LinkError):
                 self.judge(reply, known)
-                result = reply
+                on_done(reply)
+                return
+            try:
+                result = read(reply)
+            except LinkError as fault:
+                on_done(fault)
             else:
-                try:
-                    result = call.read(reply)
-                except LinkError as fault:
-                    result = fault
-            on_done(result)
+                on_done(result)
 
         try:
             connection.send(call.arguments, take)

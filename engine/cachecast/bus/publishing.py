@@ -12,6 +12,7 @@ not be helped by waiting.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cachecast.bus.answers import Published
@@ -61,24 +62,24 @@ class UnknownOutcomeError(LinkError):
         super().__init__(f"Whether the event was published is unknown; it may have been. {why}")
 
 
-class _Publish:
-    """One call.
+class _Publish(Receipt[None]):
+    """One call, and the receipt of its publisher.
 
     Attributes:
         events: of it.
-        receipt: of the publisher.
         since: the broker's seconds at which it was asked for.
+        sent: those at which it was made last.
         number: within the session; 0 before it was made.
         is_lost: whether its answer will not come by itself.
         was_lost: whether one of its answers did not: what was not done since may have been before.
     """
 
-    __slots__ = ("events", "is_lost", "number", "receipt", "since", "was_lost")
+    __slots__ = ("events", "is_lost", "number", "sent", "since", "was_lost")
 
     def __init__(self, events: Sequence[Event], since: float) -> None:
+        super().__init__()
         self.events = events
-        self.receipt: Receipt[None] = Receipt()
-        self.since = since
+        self.since = self.sent = since
         self.number = 0
         self.is_lost = False
         self.was_lost = False
@@ -128,26 +129,27 @@ class Publishing:
         publish = _Publish(events, self._now())
         is_first = not self._waiting and not self._refused
         if seat.is_open and is_first and len(self._unanswered) < MAX_REMEMBERED:
-            self._make(publish)
+            self._make(publish, publish.since)
         elif not seat.is_open and seat.is_away:
             self._fail(publish, DownError(f"The event was not published. {seat.why_down()}"))
         elif len(self._waiting) >= MAX_WAITING:
             self._fail(publish, BacklogError(MAX_WAITING, "calls"))
         else:
             self._waiting.append(publish)
-        return publish.receipt
+        return publish
 
-    def _make(self, publish: _Publish) -> None:
+    def _make(self, publish: _Publish, now: float) -> None:
         if not publish.number:
             self._number += 1
             publish.number = self._number
         publish.is_lost = False
+        publish.sent = now
         self._unanswered[publish.number] = publish
-        seat, sent = self._seat, self._now()
+        seat = self._seat
         call = seat.to.publish(seat.epoch, seat.session, publish.number, publish.events)
-        seat.command(call, lambda answer: self._take(publish, answer, sent))
+        seat.command(call, partial(self._take, publish))
 
-    def _take(self, publish: _Publish, answer: Published | LinkError, sent: float) -> None:
+    def _take(self, publish: _Publish, answer: Published | LinkError) -> None:
         if self._unanswered.get(publish.number) is not publish:
             return
         if isinstance(answer, LinkError) and (
@@ -161,8 +163,8 @@ class Publishing:
             if answer.is_unknown:
                 self._fail(publish, UnknownOutcomeError("Its number is too long ago."))
             else:
-                self._note_kept(publish.events, answer.version, sent)
-                publish.receipt.fulfil(None)
+                self._note_kept(publish.events, answer.version, publish.sent)
+                publish.fulfil(None)
         elif publish.was_lost:
             self._fail(publish, UnknownOutcomeError(str(answer)))
         elif isinstance(answer, _NOT_YET):
@@ -183,7 +185,8 @@ class Publishing:
                 if self.on_kept is not None:
                     self.on_kept(event, order, sent)
             version += 1
-        self._forget_recent()
+        if len(self._recent) > MAX_RECENT or self._recent_bytes > MAX_RECENT_BYTES:
+            self._forget_recent()
 
     def _forget_recent(self) -> None:
         # What was published just before an outage is what the engine may have lost by it.
@@ -210,11 +213,11 @@ class Publishing:
 
     def _make_waiting(self) -> None:
         while self._waiting and self._seat.is_open and len(self._unanswered) < MAX_REMEMBERED:
-            self._make(self._waiting.popleft())
+            self._make(self._waiting.popleft(), self._now())
 
     def _fail(self, publish: _Publish, fault: LinkError) -> None:
         self.n_refused += 1
-        publish.receipt.fail(fault)
+        publish.fail(fault)
 
     # --- the steps of the seat
 
@@ -238,7 +241,7 @@ class Publishing:
             key=lambda publish: publish.number,
         ):
             self.n_repeated += 1
-            self._make(publish)
+            self._make(publish, self._now())
         self._waiting.extendleft(reversed(self._refused))
         self._refused.clear()
         self._make_waiting()

@@ -65,15 +65,21 @@ class Receipt(Generic[T]):
 
     def fulfil(self, value: T) -> None:
         """Answer, and call all who wait, in their order; no effect if settled. Never yields."""
-        if not self.is_done:
-            self._value = value
-            self._settle()
+        if self.is_done:
+            return
+        self._value = value
+        self.is_done = True
+        if self._actions is not None:
+            self._call_all()
 
     def fail(self, fault: EngineError) -> None:
         """Say that there is no answer. Without an effect if it is settled. Never yields."""
-        if not self.is_done:
-            self.fault = fault
-            self._settle()
+        if self.is_done:
+            return
+        self.fault = fault
+        self.is_done = True
+        if self._actions is not None:
+            self._call_all()
 
     def settle_as(self, other: Receipt[T]) -> None:
         """As another one, which is done. Never yields."""
@@ -82,8 +88,7 @@ class Receipt(Generic[T]):
         else:
             self.fulfil(other.value)
 
-    def _settle(self) -> None:
-        self.is_done = True
+    def _call_all(self) -> None:
         actions, self._actions = self._actions, None
         for action in actions or ():
             action()

@@ -35,7 +35,7 @@ NO_VERSION: Final[Version] = (0, 0)
 
 _HEAD: Final = Struct(">dddIB")
 _TAIL: Final = Struct(">IB")
-_PAIR: Final = Struct(">dd")
+_VALUE: Final = Struct(">dddddIB")
 _ORDER: Final = Struct(">ddd")
 
 
@@ -99,18 +99,11 @@ def read_record(data: bytes, start: int = 0) -> Record:
     try:
         epoch, version, published, lifetime, n_exclude = _HEAD.unpack_from(data, start)
         head = start + _HEAD.size
-        return Record(
-            int(epoch),
-            int(version),
-            int(published),
-            lifetime,
-            data[head : head + n_exclude].decode(),
-            data[head + n_exclude :],
-        )
+        tail = head + n_exclude
+        exclude = data[head:tail].decode() if n_exclude else ""
+        return Record(int(epoch), int(version), int(published), lifetime, exclude, data[tail:])
     except (struct.error, UnicodeDecodeError, ValueError, OverflowError):
-        raise GarbageError(
-            "A key or topic of ours holds what is no record: does somebody else use bus.prefix too?"
-        ) from None
+        raise _stranger() from None
 
 
 def read_value(message: bytes) -> tuple[Version, Record]:
@@ -123,12 +116,24 @@ def read_value(message: bytes) -> tuple[Version, Record]:
     Raises:
         GarbageError: see :func:`read_record`.
     """
-    record = read_record(message, 17)
-    epoch, version = _PAIR.unpack_from(message, 1)
     try:
-        return (int(epoch), int(version)), record
-    except (ValueError, OverflowError):  # doubles have numbers that are none
-        raise GarbageError("A topic of ours carries what is no value.") from None
+        old_epoch, old_version, epoch, version, published, lifetime, n_exclude = _VALUE.unpack_from(
+            message, 1
+        )
+        head = 1 + _VALUE.size
+        tail = head + n_exclude
+        exclude = message[head:tail].decode() if n_exclude else ""
+        return (int(old_epoch), int(old_version)), Record(
+            int(epoch), int(version), int(published), lifetime, exclude, message[tail:]
+        )
+    except (struct.error, UnicodeDecodeError, ValueError, OverflowError):
+        raise _stranger() from None
+
+
+def _stranger() -> GarbageError:
+    return GarbageError(
+        "A key or topic of ours holds what is no record: does somebody else use bus.prefix too?"
+    )
 
 
 def read_news(message: bytes) -> tuple[bool, str, bytes]:

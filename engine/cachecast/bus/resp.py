@@ -20,6 +20,7 @@ What it refuses to know: addresses, reconnecting (``link.py``), and what calls m
 
 from __future__ import annotations
 
+import os
 import select
 from collections import deque
 from collections.abc import Callable
@@ -93,18 +94,18 @@ def has_unread(stream: trio.abc.Stream) -> bool:
     return bool(poll.poll(0))
 
 
-class _Pending:
-    """A call without an answer.
+class _Topics:
+    """(Un)subscribing, which RESP3 confirms by pushes, one a topic, and refuses by one error."""
 
-    ``n_confirmations`` is above 0 for (un)subscribing, which RESP3 confirms by pushes, one a topic,
-    and refuses by one error reply.
-    """
-
-    __slots__ = ("n_confirmations", "on_reply")
+    __slots__ = ("_on_reply", "n_confirmations")
 
     def __init__(self, on_reply: Callable[[Reply], None] | None, n_confirmations: int) -> None:
-        self.on_reply = on_reply
+        self._on_reply = on_reply
         self.n_confirmations = n_confirmations
+
+    def __call__(self, reply: Reply) -> None:
+        if self._on_reply is not None:
+            self._on_reply(reply)
 
 
 class Connection:
@@ -135,11 +136,14 @@ class Connection:
             is_unread: whether bytes wait to be read; by default the kernel is asked.
         """
         self._stream = stream
+        # Of a plain socket, which is read and written without Trio's ceremony.
+        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else None
         self._limits = limits or Limits()
         self._on_message = on_message or _ignore
         self._is_unread = is_unread or (lambda: has_unread(stream))
         self._reader = hiredis.Reader(replyError=fault_of, notEnoughData=_NOT_YET)
-        self._pending: deque[_Pending] = deque()
+        # What is called with the reply; each is a call without an answer.
+        self._pending: deque[Callable[[Reply], None] | None] = deque()
         self._unsent: list[bytes] = []
         self._writer = trio.lowlevel.ParkingLot()
         self._heard_at = 0.0
@@ -173,7 +177,7 @@ class Connection:
             DownError: the connection has ended; nothing was sent.
             BacklogError: a bound is reached; nothing was sent.
         """
-        self._enqueue(_pack(tuple(arguments)), _Pending(on_reply, 0))
+        self._enqueue(_pack(tuple(arguments)), on_reply)
 
     def subscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
@@ -182,13 +186,13 @@ class Connection:
 
         Messages may be handed over before ``on_reply`` is called; none is missed after it.
         """
-        self._enqueue(_pack((b"SUBSCRIBE", *topics)), _Pending(on_reply, len(topics)))
+        self._enqueue(_pack((b"SUBSCRIBE", *topics)), _Topics(on_reply, len(topics)))
 
     def unsubscribe(
         self, topics: Sequence[bytes], on_reply: Callable[[Reply], None] | None = None
     ) -> None:
         """Unsubscribe from topics; see :meth:`subscribe`."""
-        self._enqueue(_pack((b"UNSUBSCRIBE", *topics)), _Pending(on_reply, len(topics)))
+        self._enqueue(_pack((b"UNSUBSCRIBE", *topics)), _Topics(on_reply, len(topics)))
 
     async def call(self, *arguments: bytes | str | int) -> Reply:
         """Send a call and wait for its reply.
@@ -217,25 +221,24 @@ class Connection:
             raise reply
         return reply
 
-    def _enqueue(self, packed: bytes, pending: _Pending) -> None:
+    def _enqueue(self, packed: bytes, on_reply: Callable[[Reply], None] | None) -> None:
         if self.fault is not None:
             raise DownError(f"There is no link to the engine: {self.fault}")
         if len(self._pending) >= self._limits.max_pending:
             self.n_refused += 1
             raise BacklogError(self._limits.max_pending, "calls")
-        if self.n_unsent_bytes and (
-            self.n_unsent_bytes + len(packed) > self._limits.max_unsent_bytes
-        ):
+        n_bytes = len(packed)
+        if self.n_unsent_bytes and self.n_unsent_bytes + n_bytes > self._limits.max_unsent_bytes:
             self.n_refused += 1
             raise BacklogError(self._limits.max_unsent_bytes, "bytes")
-        self._put(packed, pending)
+        self._put(packed, on_reply)
 
-    def _put(self, packed: bytes, pending: _Pending) -> None:
-        self._pending.append(pending)
+    def _put(self, packed: bytes, on_reply: Callable[[Reply], None] | None) -> None:
+        self._pending.append(on_reply)
+        if not self._unsent:
+            self._writer.unpark()
         self._unsent.append(packed)
         self.n_unsent_bytes += len(packed)
-        if self._writer:
-            self._writer.unpark()
 
     # --- living
 
@@ -272,16 +275,16 @@ class Connection:
         self._unsent.clear()
         self.n_unsent_bytes = 0
         pending, self._pending = self._pending, deque()
-        for waiting in pending:
-            if waiting.on_reply is not None:
-                waiting.on_reply(fault)
+        for on_reply in pending:
+            if on_reply is not None:
+                on_reply(fault)
 
     async def _run_reader(self) -> None:
         cause = ""
         try:
-            while data := await self._stream.receive_some(READ_BYTES):
+            while data := await self._receive():
                 self._heard_at = trio.current_time()
-                self._reader.feed(bytes(data))
+                self._reader.feed(data)
                 self._hand_over()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             cause = f" ({_root(error)})"
@@ -296,6 +299,33 @@ class Connection:
                 "(client-output-buffer-limit)."
             )
         )
+
+    async def _receive(self) -> bytes:
+        if self._fd is None:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        # Trio would ask first, in vain mostly: what there was has been read.
+        while True:
+            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                return os.read(self._fd, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+
+    async def _send(self, data: bytes) -> None:
+        if self._fd is None:
+            await self._stream.send_all(data)
+            return
+        # Whatever the kernel takes at once needs no turn of its own.
+        try:
+            n_sent = os.write(self._fd, data)
+        except BlockingIOError:
+            n_sent = 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+        if n_sent < len(data):
+            await self._stream.send_all(data[n_sent:])
 
     def _hand_over(self) -> None:
         """Give what has arrived to who waits for it, in order. Never yields."""
@@ -314,23 +344,22 @@ class Connection:
                     self.end(LostError(f"The engine ended the connection: {reply}"))
                     return
                 raise GarbageError("The engine answered what nobody asked: it is out of step.")
-            waiting = self._pending.popleft()
-            if waiting.on_reply is not None:
-                waiting.on_reply(reply)
+            on_reply = self._pending.popleft()
+            if on_reply is not None:
+                on_reply(reply)
             if self.fault is not None:
                 return
         if self._reader.len() > MAX_REPLY_BYTES:
             raise GarbageError(f"A reply is longer than {MAX_REPLY_BYTES} bytes.")
 
     def _confirm(self) -> None:
-        if not self._pending or not self._pending[0].n_confirmations:
+        head = self._pending[0] if self._pending else None
+        if not isinstance(head, _Topics):
             return  # the engine unsubscribed us by itself
-        head = self._pending[0]
         head.n_confirmations -= 1
         if not head.n_confirmations:
             self._pending.popleft()
-            if head.on_reply is not None:
-                head.on_reply(None)
+            head(None)
 
     async def _run_writer(self) -> None:
         try:
@@ -339,7 +368,7 @@ class Connection:
                     await self._writer.park()
                 data = b"".join(self._unsent)
                 self._unsent.clear()
-                await self._stream.send_all(data)
+                await self._send(data)
                 self.n_unsent_bytes -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not self._is_unread():  # else the reader finds the reason
@@ -352,7 +381,7 @@ class Connection:
             now = trio.current_time()
             if self._pinged_at is None:
                 self._pinged_at = now
-                self._put(_PING, _Pending(self._on_pong, 0))
+                self._put(_PING, self._on_pong)
             elif self._is_unread():
                 continue
             elif now - max(self._pinged_at, self._heard_at) > limits.silence_s:

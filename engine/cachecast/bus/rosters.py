@@ -123,7 +123,7 @@ class Rosters:
         refusal = self._lateness.refusal()
         if refusal is not None:
             return Receipt.failed(refusal)
-        entering = _Entering(self, app_id, name)
+        entering = _Entering(self, app_id, name, member)
         entering.attached = self._attach(app_id, name)
         if not name.is_hidden:
             place = entering.place = self._require_place(app_id, name)
@@ -197,6 +197,15 @@ class Rosters:
             del self._places[place.app_id, place.channel]
             place.roster = None
             self._end_paging(place)
+
+    def be_there(self, place: _Place, member: Member) -> None:
+        """Have a member who has entered in the roster that it is given. Never yields.
+
+        It may have been announced gone between entering and now: with the session of a node that
+        stood still longer than its lease, which enters all its members again by itself.
+        """
+        if place.roster is not None and member.key not in place.roster:
+            self._put(place, member)
 
     def undo(self, entering: _Entering) -> None:
         """Take back what a connection did that could not enter. Never yields."""
@@ -385,17 +394,21 @@ class _Entering:
 
     Attributes:
         app_id, name: the channel.
+        member: whom it brings.
         place: it, unless it is hidden.
         fields: what is held for it, with the answers.
         attached: the answer of attaching.
         receipt: what the connection waits for.
     """
 
-    def __init__(self, rosters: Rosters, app_id: str, name: ChannelName) -> None:
+    def __init__(
+        self, rosters: Rosters, app_id: str, name: ChannelName, member: Member | None
+    ) -> None:
         self._rosters = rosters
         self._n_open = 0
         self.app_id = app_id
         self.name = name
+        self.member = member
         self.place: _Place | None = None
         self.fields: list[tuple[Holding, Receipt[None]]] = []
         self.attached: Receipt[None] = DONE
@@ -426,6 +439,8 @@ class _Entering:
         if self.place is None:
             self.receipt.fulfil(_HIDDEN)
             return
+        if self.member is not None:
+            self._rosters.be_there(self.place, self.member)
         is_occupied, *is_new = (field.take_first() for field, _ in self.fields)
         self.receipt.fulfil(Entry(is_occupied, any(is_new), self.place.roster))
 

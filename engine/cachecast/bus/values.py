@@ -352,13 +352,17 @@ class Values:
         try:
             if payload[:1] == b"V":
                 before, record = read_value(payload)
-                if record.order <= attachment.order:
+                order = record.epoch, record.version
+                if order <= attachment.order:
                     return
                 if attachment.generation == self._generation and before > attachment.order:
                     self.n_gaps += 1
-                self._take(attachment, record)
+                self._take(attachment, record, order)
             else:
-                self._deliver(attachment, read_record(payload, 1), is_value=False)
+                record = read_record(payload, 1)
+                envelope = self._open(attachment.app_id, attachment.name, record)
+                if envelope is not None:
+                    self._node.deliver(envelope)
         except GarbageError:
             self.n_broken += 1
 
@@ -370,40 +374,45 @@ class Values:
                 # The engine let go of it: of its time, or above a ceiling.
                 attachment.record = None
                 self._node.forget(attachment.app_id, attachment.name.text)
-        elif record.order > attachment.order:
-            self._take(attachment, record)
+        elif (order := record.order) > attachment.order:
+            self._take(attachment, record, order)
 
-    def _take(self, attachment: Attachment, record: Record) -> None:
-        attachment.order = record.order
+    def _take(self, attachment: Attachment, record: Record, order: Version) -> None:
+        attachment.order = order
         attachment.record = record
-        attachment.deadline = self._seat.clock.deadline(record.deadline_us, self._now())
-        self._deliver(attachment, record, is_value=True)
-
-    def _deliver(self, attachment: Attachment, record: Record, *, is_value: bool) -> None:
-        envelope = self._open(attachment.app_id, attachment.name, record, is_value=is_value)
+        envelope = self._open_value(attachment.app_id, attachment.name, record)
         if envelope is not None:
+            attachment.deadline = envelope.deadline
             self._node.deliver(envelope)
-        elif is_value:  # the one before it is not the newest any more
+        else:  # the one before it is not the newest any more
+            attachment.deadline = self._seat.clock.deadline(record.deadline_us, self._now())
             self._node.forget(attachment.app_id, attachment.name.text)
 
     def envelope_of(self, app_id: str, channel: str, record: Record | None) -> Envelope | None:
         """The value that a record holds; None if there is none, or its time is over."""
         name = parse_channel_name(channel, len(channel))
-        return None if record is None else self._open(app_id, name, record, is_value=True)
+        return None if record is None else self._open_value(app_id, name, record)
+
+    def _open_value(self, app_id: str, name: ChannelName, record: Record) -> Envelope | None:
+        clock, now = self._seat.clock, self._now()
+        deadline = clock.deadline(record.deadline_us, now)
+        if deadline <= now:
+            return None
+        published_at = now - clock.age_s(record.published_at_us, now)
+        return self._open(app_id, name, record, published_at, deadline)
 
     def _open(
-        self, app_id: str, name: ChannelName, record: Record, *, is_value: bool
+        self,
+        app_id: str,
+        name: ChannelName,
+        record: Record,
+        published_at: float | None = None,
+        deadline: float = inf,
     ) -> Envelope | None:
-        clock, now = self._seat.clock, self._now()
-        deadline, published_at = inf, None
-        if is_value:
-            deadline = clock.deadline(record.deadline_us, now)
-            if deadline <= now:
-                return None
-            published_at = now - clock.age_s(record.published_at_us, now)
         try:
             publication = self._contents.read_publication(app_id, name.text, record)
         except LinkError:
             self.n_broken += 1
             return None
+        is_value = published_at is not None
         return Envelope(app_id, name, publication, is_value, published_at, deadline)

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CACHED_WIRE", "ENTRY_OVERHEAD_BYTES", "CacheEntry", "CacheStore"]
 
-#: The wire whose frames are kept. Nearly everybody is on it; for others a value is encoded again
-#: when they join, since a second copy would double what the memory of all values costs.
+#: Wire whose frames are kept. Nearly everybody is on it; for others a value is encoded again when
+#: they join, since a second copy would double what the memory of all values costs.
 CACHED_WIRE: Final = JSON_WEBSOCKET
 
 N_SHELVES: Final = 64
 
-#: What an entry costs besides its frame and its name: entry object, floats, dict and list nodes.
-#: Counted so that a ceiling in bytes means memory also where values are small.
+#: Bytes that an entry costs besides its frame and its name: entry object, floats, dict and list
+#: nodes. Counted so that a ceiling in bytes means memory also where values are small.
 ENTRY_OVERHEAD_BYTES: Final = 320
 
 #: Seconds by which a value may expire before older ones and stand behind them all the same: the
@@ -58,10 +58,11 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         frame: the frame on ``CACHED_WIRE``, the same object that live subscribers got.
-        published_at: seconds of the broker's clock.
-        deadline: from then on it does not exist.
-        size: bytes booked for it.
-        serial: grows with every put of the store; ``published_at`` may be equal for many.
+        published_at: time when it was published, in the broker's seconds.
+        deadline: time from which on it does not exist, in the broker's seconds.
+        size: number of bytes booked for it.
+        serial: number that grows with every put of the store; ``published_at`` may be equal for
+            many.
     """
 
     frame: bytes
@@ -105,7 +106,7 @@ class _AppCache:
     Attributes:
         early: heap of (deadline, serial, channel) of values that expire out of turn. Those that
             have been replaced stand in it until their deadline, or until they are half of it.
-        latest: the latest deadline so far.
+        latest: the latest deadline so far, in the broker's seconds.
     """
 
     __slots__ = (
@@ -253,7 +254,7 @@ class CacheStore:
         self._apps: dict[str, _AppCache] = {}
         self._totals = _Totals()
         self._serial = 0
-        #: Before that nothing has expired.
+        #: Time before which nothing has expired, in the broker's seconds.
         self._due = inf
         self._max_entries = max_entries
         self._max_bytes = max_bytes
@@ -302,12 +303,13 @@ class CacheStore:
         Never yields. O(1), at a ceiling of the node O(apps): 75 us for a thousand.
 
         Args:
-            app_id: whose.
-            channel: its channel.
-            frame: on ``CACHED_WIRE``.
-            now: the broker's seconds.
-            published_at: when it was published, in the same; None: now.
-            deadline: from then on it does not exist, even if the app's values live longer.
+            app_id: id of the app.
+            channel: name of the channel whose value it is.
+            frame: the value's frame on ``CACHED_WIRE``.
+            now: the present, in the broker's seconds.
+            published_at: time when it was published, in the broker's seconds; None: now.
+            deadline: time from which on it does not exist, in the broker's seconds, even if the
+                app's values live longer.
         """
         app = self._apps[app_id]
         size = len(frame) + len(channel) + ENTRY_OVERHEAD_BYTES
@@ -364,11 +366,12 @@ class CacheStore:
         """Free entries whose deadline has come.
 
         Args:
-            now: the broker's seconds.
-            limit: entries at most, so that the caller can let others run in between.
+            now: the present, in the broker's seconds.
+            limit: number of entries at most, so that the caller can let others run in between.
 
         Returns:
-            How many were freed, and how long past its deadline the latest of them was.
+            Number of entries that were freed, and seconds by which the latest of them was past its
+            deadline.
         """
         freed, lag_s = 0, 0.0
         for app in self._apps.values():

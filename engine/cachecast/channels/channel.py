@@ -35,7 +35,7 @@ JOIN_BYTES: Final = 32 * 1024
 #: Bytes whose copying costs about as much as a call of ``send`` does without them.
 BYTES_PER_CALL: Final = 8 * 1024
 
-#: Bytes that a recipient takes in a list.
+#: Bytes that one recipient takes in a list of them.
 POINTER_BYTES: Final = 8
 
 
@@ -43,13 +43,13 @@ class Subscription:
     """The edge between a connection and a channel.
 
     Attributes:
-        outbox: the connection's, until the subscription ends.
+        outbox: outbox of the connection, until the subscription ends.
         member: the user that it stands for on a presence channel; else None.
     """
 
     __slots__ = ("channel", "connection", "member", "outbox")
 
-    #: See :class:`cachecast.protocol.session.Subscribed`.
+    #: Whether it has joined, see :class:`cachecast.protocol.session.Subscribed`; always so here.
     is_joined: Final = True
 
     def __init__(self, connection: Connection, channel: Channel, member: Member | None) -> None:
@@ -94,9 +94,9 @@ class _Queued:
     """A publication that waits for its fan-out.
 
     Attributes:
-        size: bytes of its frames, one for each wire of its recipients.
-        booked: bytes it is charged for.
-        at: when it was queued.
+        size: number of bytes of its frames, one for each wire of its recipients.
+        booked: number of bytes it is charged for.
+        at: time when it was queued, in the broker's seconds.
     """
 
     __slots__ = (
@@ -160,11 +160,11 @@ class Channel:
         subscriptions: connection -> subscription, in order of arrival.
         roster: the members of a presence channel; None on others.
         is_ready: whether it stands in the line of channels that have something to deliver.
-        queued_bytes: bytes of what waits and what is being delivered.
+        queued_bytes: number of bytes of what waits and what is being delivered.
         delivered_from: time when the oldest of what was last done with had been queued, in the
             broker's seconds.
-        announcement_bytes: bytes of the protocol's own events among it.
-        n_joined: subscriptions that there have been.
+        announcement_bytes: number of bytes of the protocol's own events among those queued.
+        n_joined: number of subscriptions that there have been.
         count_due_at: the time when the throttle lets the next ``subscription_count`` out, in the
             broker's seconds.
     """
@@ -191,8 +191,8 @@ class Channel:
         """Make an empty one.
 
         Args:
-            name: its name.
-            counters: of the app.
+            name: name of the channel.
+            counters: counters of the app.
             roster: the members of a presence channel, where somebody else keeps it up to date.
         """
         self.name = name
@@ -285,11 +285,11 @@ class Channel:
         """Deliver a part of what is queued.
 
         Args:
-            budget: calls of ``send`` at most; a call with much to copy counts as several, or
-                the turn of a channel with joined frames would last ten times as long as another.
+            budget: number of calls of ``send`` at most; a call with much to copy counts as several,
+                or the turn of a channel with joined frames would last ten times as long as another.
 
         Returns:
-            What of the budget was used, and bytes of publications that are done with.
+            Part of the budget that was used, and bytes of publications that are done with.
         """
         used, done = 0, 0
         while used < budget:

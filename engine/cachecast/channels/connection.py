@@ -25,13 +25,13 @@ class Connection:
     """A client that is connected. Slots only; there may be a hundred thousand.
 
     Attributes:
-        session: the conversation.
-        wire: how both directions look.
+        session: conversation of the protocol with the client.
+        wire: form that both directions have on the socket.
         outbox: the queue that everything to the client goes to.
         authorize_by: the time by which the client must have shown a signature, in the broker's
             seconds; infinity for most apps.
-        must_pong: whether a ping without an answer ends it (not before protocol 5).
-        wheel_slot: its place in the heartbeat's wheel.
+        must_pong: whether a ping without an answer ends the connection (not before protocol 5).
+        wheel_slot: place in the heartbeat's wheel.
     """
 
     __slots__ = ("authorize_by", "must_pong", "outbox", "session", "wheel_slot", "wire")

@@ -56,16 +56,17 @@ class Hub:
     """The connections, channels and users of one app.
 
     Attributes:
-        connections: by socket id.
-        unauthorized: those of them that still owe a signature, where the app requires one.
-        channels: the occupied ones, by name.
-        users: who is signed in, and who watches.
-        counters: what happened.
-        undelivered_bytes: of publications that wait for their fan-out.
+        connections: socket id -> connection.
+        unauthorized: socket id -> connection that still owes a signature, where the app requires
+            one.
+        channels: name -> occupied channel.
+        users: users who are signed in, and who watches them.
+        counters: counters of what happened in the app.
+        undelivered_bytes: number of bytes of publications that wait for their fan-out.
         ready: the line of channels that have something to deliver.
         is_ready: whether the app stands in the node's line of those that have such channels.
-        publish_bucket: of the app's publish rate, or this node's part of it; None where it has no
-            limit.
+        publish_bucket: token bucket of the app's publish rate, or this node's part of it; None
+            where it has no limit.
         is_shared: whether the app is served by other nodes too. Then others keep the rosters, and
             what a subscription changed here is not what it changed.
         sum_connections: function that adds the connections of other nodes to a number of them.
@@ -91,9 +92,9 @@ class Hub:
         """Make an empty hub.
 
         Args:
-            app: whose it is.
-            line: the node's, of hubs that have something to deliver.
-            now: the broker's seconds.
+            app: the app that it holds the state of.
+            line: the node's line of hubs that have something to deliver.
+            now: the present, in the broker's seconds.
         """
         rate = app.publishes_per_s
         self.publish_bucket: TokenBucket | SharedBucket | None = (
@@ -142,10 +143,10 @@ class Hub:
         """Add a subscription. Never yields.
 
         Args:
-            connection: the subscriber.
-            name: the channel's.
-            member: whom it brings into a presence channel.
-            roster: of the members on all nodes, where the app is shared.
+            connection: connection of the subscriber.
+            name: name of the channel.
+            member: user whom it brings into a presence channel.
+            roster: members on all nodes, where the app is shared.
 
         Raises:
             SubscriptionError: the presence channel has its full number of members; nothing has
@@ -225,11 +226,11 @@ class Hub:
         The caller has taken the hub off the node's line; it goes to the end if it has more.
 
         Args:
-            budget: see :meth:`Channel.deliver`.
+            budget: number of calls of ``send`` at most, see :meth:`Channel.deliver`.
 
         Returns:
-            What of the budget was used, and when the oldest of what is done with had been queued;
-            None if nothing is.
+            Part of the budget that was used, and the time when the oldest of what is done with had
+            been queued, in the broker's seconds; None if nothing is.
         """
         channel = self.ready.popleft()
         used, done = channel.deliver(budget)

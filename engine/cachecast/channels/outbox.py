@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DISCARD", "Backlog", "Outbox", "Transport"]
 
-#: Bytes that one flush hands to the kernel in one call, and calls in one turn of the Poller.
+#: Bytes that one flush hands to the kernel in one call, and number of calls in one turn of the
+#: Poller.
 FLUSH_BYTES: Final = 64 * 1024
 FLUSH_CALLS: Final = 4
 
-#: Connections closed in one go to make room: each leaves its channels, which takes its time.
+#: Number of connections closed in one go to make room: each leaves its channels, which takes its
+#: time.
 CLOSINGS_PER_CALL: Final = 16
 
 
@@ -71,8 +73,9 @@ class Outbox:
     """The write side of one connection.
 
     Attributes:
-        send: give it a frame, it says how many bytes it took; may raise BlockingIOError.
-        is_finishing: no frame is taken any more; only what was kept still leaves.
+        send: function that is given a frame and says how many bytes it took; may raise
+            BlockingIOError.
+        is_finishing: whether no frame is taken any more; only what was kept still leaves.
     """
 
     __slots__ = (
@@ -97,11 +100,12 @@ class Outbox:
         """Make an empty outbox.
 
         Args:
-            transport: owns the socket.
-            backlog: every outbox of the node that has something waiting.
-            counters: of the app.
-            max_bytes: that may wait of what the client did not ask for. A single frame always may.
-            stall_timeout_s: how long the client may take nothing of what waits.
+            transport: owner of the socket.
+            backlog: outboxes of the node that have something waiting.
+            counters: counters of the app.
+            max_bytes: number of bytes that may wait of what the client did not ask for. A single
+                frame always may.
+            stall_timeout_s: seconds that the client may take nothing of what waits.
         """
         self._transport: Transport | None = transport
         self._backlog = backlog
@@ -137,9 +141,10 @@ class Outbox:
         """Send a frame now, or keep it until the socket takes it.
 
         Args:
-            frame: whole frames.
-            key: the cache channel whose value it is; a newer one replaces it while it waits.
-            deadline: when that value expires.
+            frame: bytes of whole frames.
+            key: name of the cache channel whose value it is; a newer one replaces it while it
+                waits.
+            deadline: time when that value expires, in the broker's seconds.
             is_asked: whether it answers the client, which then is paced rather than closed.
         """
         sent = 0
@@ -157,10 +162,10 @@ class Outbox:
         """Answer with a frame and a cached value right behind it, in one call if nothing waits.
 
         Args:
-            frame: whole frames, which nothing may replace.
-            value: one frame; see :meth:`put` for its ``key`` and ``deadline``.
-            key: of the value.
-            deadline: of the value.
+            frame: bytes of whole frames, which nothing may replace.
+            value: bytes of one frame, a cache channel's value.
+            key: name of the cache channel, see :meth:`put`.
+            deadline: time when the value expires, see :meth:`put`.
         """
         if self._waiting is None:
             data = frame + value
@@ -194,13 +199,13 @@ class Outbox:
         """Keep what the kernel did not take.
 
         Args:
-            data: what was offered: one frame, or several joined.
-            sent: how many bytes of it left.
-            newest: its last frame, all that is kept of a cache channel's joined values.
-            key: see :meth:`put`.
-            deadline: see :meth:`put`.
+            data: bytes that were offered: one frame, or several joined.
+            sent: number of bytes of them that left.
+            newest: bytes of the last frame, all that is kept of a cache channel's joined values.
+            key: name of the cache channel, see :meth:`put`.
+            deadline: time when the value expires, see :meth:`put`.
             n: number of frames in ``data``.
-            is_asked: see :meth:`put`.
+            is_asked: whether it answers the client, see :meth:`put`.
         """
         transport = self._transport
         if transport is None:
@@ -263,10 +268,10 @@ class Outbox:
         the transport's to bound.
 
         Args:
-            frames: for example a ``pusher:error`` and a close frame.
-            drops_waiting: forget what waits. Bytes that were offered to the kernel already still
-                leave first: a frame may be half sent, and without its rest the client could not
-                read the close.
+            frames: frames that are the last, for example a ``pusher:error`` and a close frame.
+            drops_waiting: whether to forget what waits. Bytes that were offered to the kernel
+                already still leave first: a frame may be half sent, and without its rest the client
+                could not read the close.
         """
         if self._transport is None or self.is_finishing:
             return
@@ -371,7 +376,7 @@ class Backlog(Total):
     They stand in a line, whoever has taken nothing for the longest first.
 
     Attributes:
-        n_closed: connections that had to go for the others.
+        n_closed: number of connections that had to go for the others.
     """
 
     __slots__ = ("_line", "_max_bytes", "_on_full", "n_closed")
@@ -380,8 +385,8 @@ class Backlog(Total):
         """Make an empty one.
 
         Args:
-            max_bytes: that may wait.
-            on_full: called when connections had to go.
+            max_bytes: number of bytes that may wait on the node.
+            on_full: function called when connections had to go.
         """
         super().__init__()
         self._line: OrderedDict[Outbox, None] = OrderedDict()

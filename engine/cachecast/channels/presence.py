@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PresenceRoster"]
 
-#: Members from which on what is said of each is kept as it is sent: some 250 bytes a member, where
-#: saying it anew takes longer than the ``send``: 1.3 ms for ten thousand, each time one joins.
+#: Number of members from which on what is said of each is kept as it is sent: some 250 bytes a
+#: member, where saying it anew takes longer than the ``send``: 1.3 ms for ten thousand, each time
+#: one joins.
 LARGE: Final = 256
 
 _EVENT: Final = "pusher_internal:subscription_succeeded"

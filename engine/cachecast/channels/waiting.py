@@ -17,13 +17,13 @@ from typing import Final
 
 __all__ = ["ITEM_BYTES", "PACE_BYTES", "RESUME_BYTES", "Total", "Waiting"]
 
-#: Of what a client asked for, beyond which it must read before more is answered; and down to which.
-#: Enough to keep its socket busy meanwhile, with the 128 KiB that the kernel holds.
+#: Bytes of what a client asked for, beyond which it must read before more is answered; and down to
+#: which. Enough to keep its socket busy meanwhile, with the 128 KiB that the kernel holds.
 PACE_BYTES: Final = 64 * 1024
 RESUME_BYTES: Final = 32 * 1024
 
-#: What keeping a frame costs besides its bytes: a tuple, a key, a node of the list. Counted for the
-#: node, so that its ceiling means memory also where frames are small.
+#: Bytes that keeping a frame costs besides its own: a tuple, a key, a node of the list. Counted for
+#: the node, so that its ceiling means memory also where frames are small.
 ITEM_BYTES: Final = 200
 
 
@@ -31,7 +31,8 @@ class Total:
     """What waits on a node.
 
     Attributes:
-        n_bytes: of all connections, ``ITEM_BYTES`` for each frame included.
+        n_bytes: number of bytes that wait for all connections, ``ITEM_BYTES`` for each frame
+            included.
     """
 
     __slots__ = ("n_bytes",)
@@ -47,17 +48,18 @@ class Waiting:
         head: bytes that must leave next and as they are: the rest of a frame that is half sent.
         is_bound: whether a part of ``head`` has left, or TLS was offered it, so that it cannot be
             taken back.
-        head_deadline: when the first cached value in ``head`` expires.
-        earliest: no value here expires before it.
+        head_deadline: time when the first cached value in ``head`` expires.
+        earliest: time before which no value here expires.
         items: key -> (frame, deadline, whether the client asked for it). A cache channel's key is
             its name, so that a newer value takes the place of the older one; all others have a
             number.
-        item_bytes: of their frames.
-        asked_bytes: what the client asked for, of ``items`` and ``head``. Of a head that is half
-            sent, what was not asked for counts as sent first: in the client's favour, by a head.
+        item_bytes: number of bytes of the frames in ``items``.
+        asked_bytes: number of bytes that the client asked for, of ``items`` and ``head``. Of a head
+            that is half sent, what was not asked for counts as sent first: in the client's favour,
+            by a head.
         is_pacing: whether the client must read before more of what it asks for is answered.
-        moved: bytes that the socket took.
-        seen, since: of ``moved`` at the last look that saw it grow, and when that was.
+        moved: number of bytes that the socket took.
+        seen, since: ``moved`` at the last look that saw it grow, and the time of that look.
     """
 
     __slots__ = (

@@ -20,7 +20,7 @@ class _Scheduled(Protocol):
     """What can be put on a wheel.
 
     Attributes:
-        wheel_slot: where it is; the wheel's own, 0 means not on it.
+        wheel_slot: number of the slot where it is; the wheel's own, 0 means not on it.
     """
 
     wheel_slot: int

@@ -40,7 +40,8 @@ for _command in (
     cachecast.add_command(_command)
 
 
-#: A node does not try to go on: which of its parts would fail next is a matter of chance.
+#: Exceptions after which a node does not try to go on: which of its parts would fail next is a
+#: matter of chance.
 _OUT_OF_MEMORY: Final = (
     "out of memory, so it has ended. Raise the limit (`ulimit -v`, the container's), or lower "
     "max_cache_bytes and max_connections."

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bus"]
 
-#: Nodes that are named on a screen; JSON has all.
+#: Number of nodes that are named on a screen; JSON has all.
 N_SHOWN = 3
 
 #: Exit codes: fine; ``serve`` would refuse it; nobody answers.

@@ -22,9 +22,9 @@ def configure_logs(
     """Send structlog to a sink, for the whole process.
 
     Args:
-        log_format: ``console``, ``json``, or ``auto`` for console on a terminal.
-        level: of ``debug``, ``info``, ``warning``, ``error``.
-        sink: of stderr; what it loses is logged.
+        log_format: format of a line: ``console``, ``json``, or ``auto`` for console on a terminal.
+        level: lowest level that is logged, of ``debug``, ``info``, ``warning``, ``error``.
+        sink: sink of stderr; what it loses is logged.
 
     Returns:
         Function that writes a line in the same form for another process: what its JSON says.

@@ -42,13 +42,13 @@ async def run_node(
     """Serve until a signal ends it in order.
 
     Args:
-        config: of the node.
-        signals: SIGHUP reads the certificate again; any other begins the end, and a second one
-            ends at once.
-        address: for clients, or a socket that listens already.
-        admin_address: of ``/up``, ``/ready`` and ``/metrics``; None for none.
-        lost_log_lines: how many lines the process could not log.
-        on_ready: called once it accepts connections.
+        config: configuration of the node.
+        signals: signals of the operating system: SIGHUP reads the certificate again; any other
+            begins the end, and a second one ends at once.
+        address: address for clients, or a socket that listens already.
+        admin_address: address of ``/up``, ``/ready`` and ``/metrics``; None for none.
+        lost_log_lines: function that gives the number of lines that the process could not log.
+        on_ready: function called once the node accepts connections.
 
     Raises:
         ConfigError: it cannot start.

@@ -28,7 +28,7 @@ __all__ = [
     "settle_garbage_collector",
 ]
 
-#: What macOS takes, its OPEN_MAX, where the hard limit says "unlimited".
+#: Number of open files that macOS takes, its OPEN_MAX, where the hard limit says "unlimited".
 _PORTABLE_FILE_LIMIT: Final = 10_240
 
 _PR_SET_DUMPABLE: Final = 4

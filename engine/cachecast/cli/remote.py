@@ -30,7 +30,7 @@ __all__ = ["cache", "channels", "credentials", "publish", "subscribe", "terminat
 
 DEFAULT_URL = "http://127.0.0.1:6001"
 
-#: How long a server may take to answer one request.
+#: Seconds that a server may take to answer one request.
 ANSWER_LIMIT_S = 10.0
 
 ENCRYPTED_PREFIX = "private-encrypted-"

@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Sink", "own_streams"]
 
-#: Of lines that wait: some five thousand. Past it the newest is dropped, so that what is missing is
-#: one gap, and the line that says so stands where it is.
+#: Bytes of lines that wait: some five thousand. Past it the newest is dropped, so that what is
+#: missing is one gap, and the line that says so stands where it is.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 
-#: Lines written between two checkpoints, a microsecond or two each.
+#: Number of lines written between two checkpoints, a microsecond or two each.
 LINES_PER_STEP: Final = 128
 
-#: How long the end of the process waits for whoever reads, all streams together.
+#: Seconds that the end of the process waits for whoever reads, all streams together.
 LAST_FLUSH_S: Final = 1.0
 
-#: Between two tries where the system cannot say when there is room.
+#: Seconds between two tries where the system cannot say when there is room.
 RETRY_S: Final = 1.0
 
 _NEWLINE: Final = b"\n"
@@ -60,18 +60,18 @@ class Sink:
     dropped and counted.
 
     Attributes:
-        is_terminal: whether people look at it.
-        n_dropped: lines lost since start.
-        on_loss: called with a number of lines once something could be written again; says so, by
-            :meth:`put`.
+        is_terminal: whether people look at the stream.
+        n_dropped: number of lines lost since start.
+        on_loss: function called with a number of lines once something could be written again; says
+            so, by :meth:`put`.
     """
 
     def __init__(self, fd: int, *, max_bytes: int = MAX_WAITING_BYTES) -> None:
         """Look at what the descriptor is; it stays open, and its flags stay as they are.
 
         Args:
-            fd: where to write.
-            max_bytes: that may wait.
+            fd: descriptor to write to.
+            max_bytes: number of bytes that may wait.
         """
         self.is_terminal: bool = os.isatty(fd)
         self.n_dropped = 0
@@ -162,7 +162,7 @@ class Sink:
         others say to it later, the interpreter's own last words say, must not stand still either.
 
         Args:
-            deadline: of ``time.monotonic``.
+            deadline: time when to give up, in the seconds of ``time.monotonic``.
         """
         is_taken = self._is_taken(deadline)
         while is_taken and self._lines and time.monotonic() < deadline:

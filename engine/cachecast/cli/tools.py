@@ -56,7 +56,7 @@ def check_config(path: Path | None, *, fields: bool) -> None:
     click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}{bus}")
 
 
-#: How a file opens each table -> what may stand in it.
+#: Table, as a file opens it -> what may stand in it.
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "at the top": FileConfig,
     "[server]": ServerConfig,
@@ -66,7 +66,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "[[apps.webhooks]]": Webhook,
 }
 
-#: Types as people who write TOML call them.
+#: Type -> its name among people who write TOML.
 _WORDS = {
     str: "text", int: "whole number", float: "number", bool: "true or false", tuple: "list",
     dict: "table",

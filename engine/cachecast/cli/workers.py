@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["run_parent", "worker_command"]
 
-#: Seconds between two words of a worker.
+#: Seconds between two messages of a worker.
 BEAT_S: Final = 1.0
 
-#: Seconds for a worker's last words, and for the parent's first.
+#: Seconds for a worker's last messages, and for the parent's first.
 WORDS_LIMIT_S: Final = 5.0
 
 _log = structlog.get_logger("cachecast.workers")
@@ -64,14 +64,14 @@ async def run_parent(
     """Serve with several workers until a signal ends them in order.
 
     Args:
-        config: of the node.
-        n_workers: at least two.
-        signals: of the operating system; all workers get them.
-        address: for clients.
-        admin_address: of the one admin address; None for none.
-        pass_on: writes a line of a worker's log.
-        lost_log_lines: how many lines could not be written.
-        on_ready: called with both ports once all workers accept connections.
+        config: configuration of the node.
+        n_workers: number of workers, at least two.
+        signals: signals of the operating system; all workers get them.
+        address: address for clients.
+        admin_address: the one admin address of the node; None for none.
+        pass_on: function that writes a line of a worker's log.
+        lost_log_lines: function that gives the number of lines that could not be written.
+        on_ready: function called with both ports once all workers accept connections.
 
     Raises:
         ConfigError: it cannot start.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STABLE_AFTER_S", "Backoff", "Ending"]
 
-#: A connection that lived so long is no part of a series of failures.
+#: Seconds that a connection must live to be no part of a series of failures.
 STABLE_AFTER_S: Final = 10.0
 
 FIRST_S: Final = 1.0
@@ -24,8 +24,8 @@ class Ending(msgspec.Struct, frozen=True):
     """How a connection ended, or why there was none.
 
     Attributes:
-        code: of the Close frame or of the ``pusher:error`` before it; 1006 where there was
-            neither (RFC 6455 7.1.5).
+        code: status code of the Close frame or of the ``pusher:error`` before it; 1006 where there
+            was neither (RFC 6455 7.1.5).
         text: the reason in the server's words, or ours where it gave none.
         lived_s: seconds since ``connection_established``; 0 if it never came.
         is_pong_missing: whether we ended it, because the server had fallen silent.
@@ -53,7 +53,7 @@ class Backoff:
         """Begin without failures.
 
         Args:
-            random: evenly distributed in 0 <= x < 1.
+            random: function that draws evenly in 0 <= x < 1.
         """
         self._random = random
         self._failures = 0

@@ -104,8 +104,8 @@ class Channel:
         was sent.
 
         Args:
-            event: must start with ``client-``.
-            data: JSON-encodable; sent as it is, so a string stays a string.
+            event: name of the event; must start with ``client-``.
+            data: value that JSON can say; sent as it is, so a string stays a string.
 
         Raises:
             LocalProtocolError: the name, or a channel that is neither private nor presence, or an

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ClientStatistics", "OwnEvents", "connect"]
 
-#: How long leaving ``async with`` may take: what was triggered leaves, the server answers Close.
+#: Seconds that leaving ``async with`` may take: what was triggered leaves, the server answers
+#: Close.
 CLOSE_GRACE_S: Final = 2.0
 
 
@@ -39,17 +40,17 @@ class ClientStatistics:
     """What has happened so far; see :meth:`Client.statistics`.
 
     Attributes:
-        state: at present.
-        attempts: at a connection, also those that failed.
-        connections: that were established.
-        messages_sent, messages_received: of the protocol, pings included.
-        bad_messages: from the server, that could not be understood.
-        errors: ``pusher:error`` messages from the server.
-        subscriptions: that are active or are to be.
-        queued_events: that wait for a consumer.
-        conflated_events: values of cache channels that a newer one replaced unread.
-        lost_events: dropped because the consumer was too slow.
-        undecryptable_events: of encrypted channels.
+        state: state of the connection at present.
+        attempts: number of attempts at a connection, also those that failed.
+        connections: number of connections that were established.
+        messages_sent, messages_received: number of messages of the protocol, pings included.
+        bad_messages: number of messages from the server that could not be understood.
+        errors: number of ``pusher:error`` messages from the server.
+        subscriptions: number of subscriptions that are active or are to be.
+        queued_events: number of events that wait for a consumer.
+        conflated_events: number of values of cache channels that a newer one replaced unread.
+        lost_events: number of events dropped because the consumer was too slow.
+        undecryptable_events: number of events of encrypted channels that could not be opened.
     """
 
     state: ClientState
@@ -198,11 +199,11 @@ class Client:
         If cancelled, the subscription is given up, unless another call waits for it too.
 
         Args:
-            channel: its whole name; the prefix decides its kind.
-            user_id: on a presence channel, who this client is there, if a ``secret`` signs. An
-                authorizer decides that itself. Without either, the signed-in user.
-            user_info: of that member; JSON-encodable.
-            max_queued: events that may wait for the consumer, instead of connect()'s.
+            channel: whole name of the channel; the prefix decides its kind.
+            user_id: id of the member that this client is on a presence channel, if a ``secret``
+                signs. An authorizer decides that itself. Without either, the signed-in user.
+            user_info: what others are told of that member; JSON-encodable.
+            max_queued: number of events that may wait for the consumer, instead of connect()'s.
 
         Raises:
             SubscriptionError: refused, by the authorizer (then it is the ``__cause__``) or by the
@@ -222,8 +223,8 @@ class Client:
         asked already and takes the present one for signed in; the protocol has no signing out.
 
         Args:
-            user_data: ``id``, and if wanted ``user_info`` and ``watchlist`` (protocol.md 5.1);
-                text is signed as it is. None with an authenticator, which brings its own.
+            user_data: fields ``id``, and if wanted ``user_info`` and ``watchlist`` (protocol.md
+                5.1); text is signed as it is. None with an authenticator, which brings its own.
 
         Returns:
             The channel ``#server-to-user-ID``.
@@ -322,27 +323,30 @@ async def connect(
     wrapped in groups by it.
 
     Args:
-        url: ``ws://host:port`` or ``wss://host``, with any path prefix.
-        key: of the app.
-        secret: of the app: this program signs for itself. Never in a program that others run.
-        authorizer: asked for each private, encrypted or presence channel, instead of a secret.
-        auth_endpoint: the same over HTTP, as pusher-js does.
-        user_authenticator: asked for signing in.
-        user_auth_endpoint: the same over HTTP.
-        auth_headers: sent to both endpoints, and to where they redirect on the same host.
-        encryption_master_key: 32 bytes, or the base64 of them, where no authorizer gives the
+        url: address of the server, ``ws://host:port`` or ``wss://host``, with any path prefix.
+        key: key of the app.
+        secret: secret of the app: this program signs for itself. Never in a program that others
+            run.
+        authorizer: function that is asked for each private, encrypted or presence channel, instead
+            of a secret.
+        auth_endpoint: URL that is asked the same over HTTP, as pusher-js does.
+        user_authenticator: function that is asked for signing in.
+        user_auth_endpoint: URL that is asked the same over HTTP.
+        auth_headers: headers sent to both endpoints, and to where they redirect on the same host.
+        encryption_master_key: key of 32 bytes, or the base64 of them, where no authorizer gives the
             ``shared_secret`` of an encrypted channel.
-        cluster: of hosted Pusher, for example ``eu``; instead of ``url``.
-        headers: sent with the WebSocket handshake.
-        ssl_context: for TLS; None verifies with the system's certificates.
-        max_queued: events that may wait for the consumer of a channel, see ``Channel``.
-        max_message_length: of a message from the server, in characters; a longer one ends the
+        cluster: name of a cluster of hosted Pusher, for example ``eu``; instead of ``url``.
+        headers: headers sent with the WebSocket handshake.
+        ssl_context: terms of TLS; None verifies with the system's certificates.
+        max_queued: number of events that may wait for the consumer of a channel, see ``Channel``.
+        max_message_length: characters of a message from the server at most; a longer one ends the
             connection with 1009.
-        activity_s: silence after which the server is pinged, unless it announces less.
-        pong_limit_s: silence after that which ends the connection.
-        handshake_limit_s: for TCP, TLS, WebSocket and the server's greeting together.
-        random: evenly distributed in 0 <= x < 1; for the jitter.
-        dial: opens the byte stream, TLS included, instead of the network (tests, proxies).
+        activity_s: seconds of silence after which the server is pinged, unless it announces less.
+        pong_limit_s: seconds of silence after that ping which end the connection.
+        handshake_limit_s: seconds for TCP, TLS, WebSocket and the server's greeting together.
+        random: function that draws evenly in 0 <= x < 1; for the jitter.
+        dial: function that opens the byte stream, TLS included, instead of the network (tests,
+            proxies).
 
     Raises:
         RuntimeError: on entering, if another loop than Trio runs the caller.

@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientState", "Conversation"]
 
-#: The connection's own events that wait for somebody who reads them; perhaps nobody does.
+#: Number of the connection's own events that wait for somebody who reads them; perhaps nobody does.
 MAX_OWN_EVENTS = 256
 
 
 class ClientState(enum.Enum):
     """Where a client stands."""
 
-    #: No connection yet.
+    #: State before the first connection.
     CONNECTING = "connecting"
     CONNECTED = "connected"
-    #: Between two attempts, or at another attempt; ``last_ending`` says why.
+    #: State between two attempts, or at another attempt; ``last_ending`` says why.
     UNAVAILABLE = "unavailable"
-    #: The server told us not to come back (protocol.md 1.6: 4001 to 4099, and 43xx).
+    #: State once the server told us not to come back (protocol.md 1.6: 4001 to 4099, and 43xx).
     FAILED = "failed"
-    #: ``async with`` was left.
+    #: State once ``async with`` was left.
     CLOSED = "closed"
 
 
@@ -53,14 +53,14 @@ class Conversation:
     """Implements :class:`~cachecast.client.link.LinkHandler`.
 
     Attributes:
-        state: see :class:`ClientState`.
+        state: state of the connection, see :class:`ClientState`.
         link: the established connection, or None.
-        last_ending: of the last connection, or of the last attempt at one.
+        last_ending: ending of the last connection, or of the last attempt at one.
         is_failure_told: whether somebody was told of the error of state ``FAILED``.
-        events: see :attr:`cachecast.client.Client.events`.
-        connections: that were established.
-        bad_messages: from the server, that could not be understood.
-        errors: ``pusher:error`` messages.
+        events: queue of the connection's own events, see :attr:`cachecast.client.Client.events`.
+        connections: number of connections that were established.
+        bad_messages: number of messages from the server that could not be understood.
+        errors: number of ``pusher:error`` messages.
     """
 
     def __init__(

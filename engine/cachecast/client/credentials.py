@@ -39,24 +39,28 @@ T = TypeVar("T")
 
 _decode_answer = msgspec.json.Decoder(dict[str, Any]).decode
 
-#: Attempts to ask an authorizer again after a reconnection: it often restarts with the server.
+#: Number of attempts to ask an authorizer again after a reconnection, and seconds before the first:
+#: it often restarts with the server.
 RETRIES: Final = 5
 RETRY_FIRST_S: Final = 1.0
 
-#: For an endpoint's whole answer, redirects included.
+#: Seconds for an endpoint's whole answer, redirects included.
 ANSWER_LIMIT_S: Final = 10.0
-#: An answer holds a signature, a presence user and a key: some 2 KB.
+#: Bytes of an endpoint's answer at most; it holds a signature, a presence user and a key: some 2
+#: KB.
 MAX_ANSWER_BYTES: Final = 256 * 1024
-#: Enough for http -> https -> the host's canonical name -> the path's.
+#: Number of redirects followed; enough for http -> https -> the host's canonical name -> the
+#: path's.
 MAX_REDIRECTS: Final = 5
-#: For giving an answer's connection back, also when cancelled.
+#: Seconds for giving an answer's connection back, also when cancelled.
 CLOSE_LIMIT_S: Final = 1.0
 
-#: ``(socket_id, channel)`` -> ``auth``, and ``channel_data`` or ``shared_secret`` where needed.
-#: Raises :class:`~cachecast.errors.AuthError` to refuse; anything else counts as a passing trouble.
+#: Function ``(socket_id, channel)`` -> ``auth``, and ``channel_data`` or ``shared_secret`` where
+#: needed. Raises :class:`~cachecast.errors.AuthError` to refuse; anything else counts as a passing
+#: trouble.
 Authorizer = Callable[[str, str], Awaitable[Mapping[str, str | None]]]
 
-#: ``(socket_id)`` -> ``auth`` and ``user_data``, for signing in.
+#: Function ``(socket_id)`` -> ``auth`` and ``user_data``, for signing in.
 UserAuthenticator = Callable[[str], Awaitable[Mapping[str, str | None]]]
 
 
@@ -119,9 +123,9 @@ class Credentials:
         """Obtain leave for one channel. If cancelled, nothing has happened here.
 
         Args:
-            socket_id: of the present connection; a signature is good for no other.
-            name: of a channel that needs authorization.
-            channel_data: of a presence channel, to be signed; an authorizer decides itself.
+            socket_id: id of the present connection; a signature is good for no other.
+            name: name of a channel that needs authorization.
+            channel_data: data of a presence channel, to be signed; an authorizer decides itself.
 
         Raises:
             AuthError: refused, or an answer that cannot be used.
@@ -159,8 +163,9 @@ class Credentials:
         """Obtain leave to sign in.
 
         Args:
-            socket_id: of the present connection.
-            user_data: JSON to be signed; an authenticator brings its own, so None there.
+            socket_id: id of the present connection.
+            user_data: JSON of the user, to be signed; an authenticator brings its own, so None
+                there.
 
         Raises:
             AuthError: refused, or an answer that cannot be used, or no way to ask.
@@ -274,10 +279,10 @@ async def ask(
     """Ask an authorizer or an authenticator, whatever it may raise.
 
     Args:
-        question: called once an attempt.
-        random: for the jitter between attempts.
-        is_patient: ask again, :data:`RETRIES` times with backoff, after a failure that is no
-            refusal. For what was in use before a reconnection: nobody is there to try again.
+        question: function that asks; called once an attempt.
+        random: function that draws evenly in 0 <= x < 1, for the jitter between attempts.
+        is_patient: whether to ask again, :data:`RETRIES` times with backoff, after a failure that
+            is no refusal. For what was in use before a reconnection: nobody is there to try again.
 
     Raises:
         AuthError: refused, or no answer was to be had.

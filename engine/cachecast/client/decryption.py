@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Decryption"]
 
-#: After an answer that brought no other key, the authorizer is left alone for so long: whoever
-#: can publish rubbish must not be able to make every subscriber ask at that rate.
+#: Seconds that the authorizer is left alone after an answer that brought no other key: whoever can
+#: publish rubbish must not be able to make every subscriber ask at that rate.
 ASK_EVERY_S: Final = 10.0
 
 
@@ -35,7 +35,7 @@ class Decryption:
     """Opens the events of one client's encrypted channels.
 
     Attributes:
-        failed: events that could not be opened.
+        failed: number of events that could not be opened.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ CACHE_MISS = "pusher:cache_miss"
 
 _decode = msgspec.json.Decoder().decode
 
-#: What a consumer is woken with; None ends its ``async for``.
+#: Reason that a consumer is woken with; None ends its ``async for``.
 Ending = EngineError | trio.ClosedResourceError | None
 
 
@@ -33,12 +33,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One event of a channel, or of the connection itself.
 
     Attributes:
-        name: for example ``tick``. Names that start with ``pusher:`` are the protocol's own, see
-            :class:`~cachecast.client.Channel` and :attr:`Client.events <cachecast.client.Client>`.
+        name: name of the event, for example ``tick``. Names that start with ``pusher:`` are the
+            protocol's own, see :class:`~cachecast.client.Channel` and :attr:`Client.events
+            <cachecast.client.Client>`.
         data: the published string, byte for byte, decrypted on encrypted channels. Where a server
             sends an object instead (client events of clones, protocol.md 4), its JSON text.
-        channel: None if it concerns the connection.
-        user_id: of the member who triggered a client event on a presence channel.
+        channel: name of the channel; None if the event concerns the connection.
+        user_id: id of the member who triggered a client event on a presence channel.
     """
 
     name: str
@@ -75,11 +76,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 class WhenFull(enum.Enum):
     """What a queue does with an event for which it has no room."""
 
-    #: Cache channels: what is published is the newest state, so pending publications give way.
+    #: Policy of cache channels: what is published is the newest state, so pending publications give
+    #: way.
     NEWEST_REPLACES = "pending publications are replaced by the newest"
-    #: Other channels: every event matters, so the consumer must learn that it lost some.
+    #: Policy of other channels: every event matters, so the consumer must learn that it lost some.
     TELL = "new events are dropped until the consumer has been told"
-    #: The connection's own events, which perhaps nobody reads.
+    #: Policy of the connection's own events, which perhaps nobody reads.
     DROP_OLDEST = "the oldest event makes room"
 
 
@@ -87,8 +89,8 @@ class EventQueue:
     """Events on their way to one consumer; ``limit`` of them, one more on a cache channel.
 
     Attributes:
-        conflated: publications that a newer one replaced.
-        lost: events that were dropped.
+        conflated: number of publications that a newer one replaced.
+        lost: number of events that were dropped.
     """
 
     def __init__(self, limit: int, when_full: WhenFull) -> None:
@@ -117,8 +119,8 @@ class EventQueue:
         """Accept no more; the consumer gets what is pending, then what ``ending`` makes.
 
         Args:
-            ending: called for each attempt to read on, since an exception that is raised twice
-                would carry the traceback of the first time.
+            ending: function called for each attempt to read on, since an exception that is raised
+                twice would carry the traceback of the first time.
         """
         if self._finish is None:
             self._finish = ending

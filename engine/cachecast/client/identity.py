@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Identity"]
 
-#: A wish that came to nothing is one that was never made.
+#: Text for whoever has not signed in; a wish that came to nothing is one that was never made.
 _NOBODY: Final = "This client has not signed in"
 
 
@@ -26,7 +26,7 @@ class Identity:
     """The user of one client.
 
     Attributes:
-        user_id: who is signed in on the present connection; None while nobody is.
+        user_id: id of the user who is signed in on the present connection; None while nobody is.
         is_unanswered: whether the server's answer is due.
     """
 

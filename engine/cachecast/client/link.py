@@ -38,13 +38,13 @@ __all__ = ["Link", "LinkHandler", "LinkSettings"]
 
 Ts = TypeVarTuple("Ts")
 
-#: Messages that may wait for the writer; a message more waits in its sender's own task.
+#: Number of messages that may wait for the writer; a message more waits in its sender's own task.
 MAX_OUTGOING: Final = 64
 
-#: Messages that trio-websocket may read ahead of us; its 1 costs a task switch a message.
+#: Number of messages that trio-websocket may read ahead of us; its 1 costs a task switch a message.
 READ_AHEAD: Final = 64
 
-#: What a dial, a send or a receive of ours raises when a connection fails.
+#: Exceptions that a dial, a send or a receive of ours raises when a connection fails.
 _FAILURES: Final = (
     trio_websocket.ConnectionClosed,
     trio_websocket.HandshakeError,
@@ -61,11 +61,12 @@ class LinkSettings(msgspec.Struct, frozen=True):
     """What every connection of a client has in common.
 
     Attributes:
-        headers: sent with the WebSocket handshake.
-        activity_s: silence from the server after which we ping it, unless it announces less.
-        pong_limit_s: silence after that ping which ends the connection.
-        handshake_limit_s: for TCP, TLS, WebSocket and ``connection_established`` together.
-        max_message_length: of a message from the server, in characters (trio-websocket's unit).
+        headers: headers sent with the WebSocket handshake.
+        activity_s: seconds of silence from the server after which we ping it, unless it announces
+            less.
+        pong_limit_s: seconds of silence after that ping which end the connection.
+        handshake_limit_s: seconds for TCP, TLS, WebSocket and ``connection_established`` together.
+        max_message_length: characters of a message from the server at most (trio-websocket's unit).
     """
 
     headers: Mapping[str, str]
@@ -92,9 +93,9 @@ class Link:
     """One connection: handshake, heartbeat, writer, reader, end.
 
     Attributes:
-        socket_id: the server's name for it; empty until established.
-        sent: messages handed to the socket.
-        received: messages from it.
+        socket_id: the server's name for the connection; empty until established.
+        sent: number of messages handed to the socket.
+        received: number of messages from the socket.
     """
 
     def __init__(
@@ -370,9 +371,10 @@ class _WatchedStream(trio.abc.Stream):
     """The transport, which also knows when it was last heard of.
 
     Attributes:
-        chunks: times that bytes came.
-        last_received_at: the last of them, or the beginning; Trio's clock.
-        ended: set once no more can come.
+        chunks: number of times that bytes came.
+        last_received_at: time when bytes came last, or that of the beginning; seconds of Trio's
+            clock.
+        ended: event that is set once no more can come.
 
     (``typing.override`` needs Python 3.12.)
     """

@@ -33,7 +33,8 @@ _NAMELESS = ("Invalid key", "Invalid format", "Invalid signature", "Invalid chan
 
 _SIGN_IN = re.compile(r"::user::|user_data|user id|sign[- ]?in\b|signed in", re.IGNORECASE)
 
-#: What cannot stand in a channel name separates the words of a text (protocol.md 2.2).
+#: Characters that cannot stand in a channel name; they separate the words of a text (protocol.md
+#: 2.2).
 _SEPARATORS = re.compile(r"[^A-Za-z0-9_\-=@,.;#]+")
 
 

@@ -38,21 +38,22 @@ class Subscription:
     """One channel of one client.
 
     Attributes:
-        name: of the channel.
+        name: name of the channel.
         queue: events that wait for the consumer.
-        phase: see above.
-        is_wanted: False once it was given up while the server's answer was still due; hosted
-            Pusher refuses to unsubscribe before that (protocol.md 2.9), so the answer decides.
+        phase: stage that it has reached, see :class:`Phase`.
+        is_wanted: whether it is still wanted; False once it was given up while the server's answer
+            was still due; hosted Pusher refuses to unsubscribe before that (protocol.md 2.9), so
+            the answer decides.
         waiters: calls of ``subscribe()`` that wait for the answer.
         was_active: whether it ever was, so that somebody may be reading.
-        channel_data: to be signed for a presence channel.
-        request_scope: of the task that asks the authorizer, while there is one.
+        channel_data: data to be signed for a presence channel.
+        request_scope: cancel scope of the task that asks the authorizer, while there is one.
         members: the roster of a presence channel, user id -> user_info; None where there is none.
-        my_id: whom the server knows us as on a presence channel.
-        count: subscribers, where the app announces them (protocol.md 2.10).
-        key: of an encrypted channel.
+        my_id: user id that the server knows us by on a presence channel.
+        count: number of subscribers, where the app announces it (protocol.md 2.10).
+        key: key of an encrypted channel.
         sealed: events that wait for another key; None if no other key was asked for.
-        asked_at: when another key was asked for last; seconds of Trio's clock.
+        asked_at: time when another key was asked for last; seconds of Trio's clock.
     """
 
     def __init__(self, name: ChannelName, max_queued: int, channel_data: str | None) -> None:

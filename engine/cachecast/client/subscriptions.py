@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscriptions"]
 
-#: How long a refusal that names no channel waits for a ``subscription_error`` that does.
+#: Seconds that a refusal that names no channel waits for a ``subscription_error`` that does.
 ATTRIBUTION_S: Final = 0.25
 
 
@@ -39,7 +39,7 @@ class Subscriptions:
     """The channels of one client.
 
     Attributes:
-        conflated, lost: events of subscriptions that are over, see ``EventQueue``.
+        conflated, lost: number of events of subscriptions that are over, see ``EventQueue``.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Subscriptions:
         self._max_queued = max_queued
         self._link: Link | None = None
         self._wanted: dict[str, Subscription] = {}
-        #: Asked for on this link and not answered; in the order of asking.
+        #: Subscriptions asked for on this link and not answered, by name; in the order of asking.
         self._unanswered: dict[str, Subscription] = {}
-        #: Refusals without a channel that wait for one.
+        #: Texts of refusals without a channel that wait for one.
         self._nameless: list[str] = []
 
     def __iter__(self) -> Iterator[Subscription]:

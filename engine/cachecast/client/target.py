@@ -15,7 +15,8 @@ from cachecast.errors import ConfigError
 
 __all__ = ["Dial", "Target", "dialer", "find_target"]
 
-#: 7 is the current one and the first that announces ``activity_timeout`` (protocol.md 1.2).
+#: Version of the protocol: 7 is the current one and the first that announces ``activity_timeout``
+#: (protocol.md 1.2).
 PROTOCOL: Final = 7
 
 _IS_TLS: Final = {"ws": False, "wss": True, "http": False, "https": True}
@@ -26,8 +27,8 @@ class Target(msgspec.Struct, frozen=True):
     """One WebSocket address.
 
     Attributes:
-        host: a name or an address, without brackets.
-        port: of TCP.
+        host: name or address, without brackets.
+        port: number of the TCP port.
         is_tls: whether TLS comes before HTTP.
         resource: path and query of the request.
     """
@@ -53,7 +54,7 @@ class Target(msgspec.Struct, frozen=True):
         return Target(self.host, port, is_tls=True, resource=self.resource)
 
 
-#: Opens the byte stream, TLS included. Raises OSError if that fails.
+#: Function that opens the byte stream, TLS included. Raises OSError if that fails.
 Dial = Callable[[Target], Awaitable[trio.abc.Stream]]
 
 
@@ -61,11 +62,12 @@ def find_target(url: str | None, key: str, cluster: str | None) -> Target:
     """The address of an app.
 
     Args:
-        url: ``ws:`` or ``wss:`` (``http:`` and ``https:`` mean the same) with host, port and any
-            path prefix; ``/app/KEY`` is added, as every client library does (protocol.md 1.1).
-        key: of the app.
-        cluster: of hosted Pusher, for example ``eu``; instead of ``url``. A cluster is never
-            sent, it is only part of the host name.
+        url: address ``ws:`` or ``wss:`` (``http:`` and ``https:`` mean the same) with host, port
+            and any path prefix; ``/app/KEY`` is added, as every client library does (protocol.md
+            1.1).
+        key: key of the app.
+        cluster: name of a cluster of hosted Pusher, for example ``eu``; instead of ``url``. A
+            cluster is never sent, it is only part of the host name.
 
     Raises:
         ConfigError: neither or both of ``url`` and ``cluster``, or a URL that is none.
@@ -100,8 +102,8 @@ def dialer(ssl_context: ssl.SSLContext | None) -> Dial:
     """Make the :data:`Dial` for the network.
 
     Args:
-        ssl_context: for TLS; None is Python's default, which verifies the certificate. It is made
-            at most once, for loading the CA certificates takes tens of milliseconds.
+        ssl_context: terms of TLS; None is Python's default, which verifies the certificate. It is
+            made at most once, for loading the CA certificates takes tens of milliseconds.
     """
     context = ssl_context
 

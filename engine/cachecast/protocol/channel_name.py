@@ -59,7 +59,7 @@ class ChannelName(msgspec.Struct, frozen=True, gc=False):
     @property
     def needs_auth(self) -> bool:
         """Whether a subscriber must show a signature."""
-        return self.kind in _SIGNED
+        return self.kind not in _UNSIGNED
 
     @property
     def is_presence(self) -> bool:
@@ -77,7 +77,7 @@ class ChannelName(msgspec.Struct, frozen=True, gc=False):
 
         Libraries refuse to send them on encrypted channels, the server need not (protocol.md 8).
         """
-        return self.kind in _SIGNED
+        return self.needs_auth
 
     @property
     def is_hidden(self) -> bool:
@@ -95,7 +95,8 @@ class ChannelName(msgspec.Struct, frozen=True, gc=False):
         return ""
 
 
-_SIGNED = frozenset({Kind.PRIVATE, Kind.ENCRYPTED, Kind.PRESENCE})
+#: A tuple: members are compared by identity there, where a set would ask each for its hash.
+_UNSIGNED = (Kind.PUBLIC, Kind.SERVER_TO_USER)
 
 #: Longest prefix first: the first one that fits decides.
 _PREFIXES: tuple[tuple[str, Kind, bool], ...] = (

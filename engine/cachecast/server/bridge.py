@@ -37,7 +37,7 @@ __all__ = ["bridge"]
 
 _log = structlog.get_logger("cachecast.server")
 
-#: How a connection may end under our hands.
+#: Exceptions by which a connection may end under our hands.
 _ENDED: Final = (
     ConnectionClosed, LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError
 )  # fmt: skip
@@ -49,7 +49,7 @@ class _BridgedTransport:
     It takes one buffer at a time, so what does not fit waits in the Outbox under its policies.
 
     Attributes:
-        scope: around everything that serves the connection; cancelled to end it.
+        scope: cancel scope around everything that serves the connection; cancelled to end it.
         is_closing: whether our Close is on its way.
     """
 
@@ -163,13 +163,13 @@ async def bridge(
             await bridge(broker, connection, key="app-key")
 
     Args:
-        broker: from ``open_broker``.
-        connection: accepted by the host; with the subprotocol ``cachecast.v1.msgpack`` it speaks
-            msgpack. Closed when this returns. Keep its ``max_message_size`` at or below the
+        broker: the broker that serves it, from ``open_broker``.
+        connection: WebSocket accepted by the host; with the subprotocol ``cachecast.v1.msgpack`` it
+            speaks msgpack. Closed when this returns. Keep its ``max_message_size`` at or below the
             broker's ``max_message_bytes``: what is larger has been received before we see it.
-        key: app key, which the host read from its path.
-        protocol: the ``protocol`` of the query.
-        origin: of the browser.
+        key: key of the app, which the host read from the connection's path.
+        protocol: value of ``protocol`` in the query.
+        origin: value of the browser's ``Origin`` header.
         is_tls: whether the client came over TLS.
 
     If cancelled, the connection is closed by force.

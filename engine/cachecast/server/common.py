@@ -29,7 +29,7 @@ class _Timed(Handler, Protocol):
     """What can take too long.
 
     Attributes:
-        wheel_slot: of :attr:`Common.timeouts`.
+        wheel_slot: place in the wheel :attr:`Common.timeouts`; the wheel's own.
     """
 
     wheel_slot: int
@@ -44,13 +44,13 @@ class Common:
     """Made by the server, which keeps it up to date.
 
     Attributes:
-        config: limits and times.
-        poller: serves all sockets.
+        config: limits and times of the broker.
+        poller: the Poller that serves all sockets.
         now: function that gives the broker's seconds.
         timeouts: connections by the second in which they have taken too long.
-        room: who of those that connect may stay.
-        backlog: what waits for slow connections, on the whole node.
-        date: of responses, renewed every second.
+        room: counts of those who are connected; says who of those that connect may stay.
+        backlog: outboxes with something that waits for slow connections, on the whole node.
+        date: date of responses, renewed every second.
         is_draining: whether connections close after their next answer.
         has_ended: whether nobody is served any more.
     """

@@ -54,19 +54,21 @@ Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
 
-#: Occupied channels listed between two checkpoints: a hundred thousand at once take a third of a
-#: second, in which nobody else would be served.
+#: Number of occupied channels listed between two checkpoints: a hundred thousand at once take a
+#: third of a second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
 
-#: What is said of other nodes; why they cannot be reached is for the journal and the operator.
+#: Texts of answers about other nodes; why they cannot be reached is for the journal and the
+#: operator.
 UNREACHABLE: Final = (
     "The other nodes cannot be reached, or cannot take it now: nothing was done, try again\n"
 )
 OUTCOME_UNKNOWN: Final = "The other nodes did not answer: it may have been published all the same\n"
 
-#: How many connections a termination has closed; the body is the protocol's, and says nothing.
+#: Header that says how many connections a termination has closed; the body is the protocol's, and
+#: says nothing.
 CLOSED_HEADER: Final = "X-Cachecast-Closed"
-#: The same of members, and of connections of a user that are ended.
+#: Number of members listed between two checkpoints, and of connections of a user that are ended.
 USERS_PER_STEP: Final = 2_000
 CLOSINGS_PER_STEP: Final = 50
 
@@ -229,9 +231,9 @@ def _in_steps(
     """Answer with what takes many steps, once it is known.
 
     Args:
-        call: the request.
-        receipt: of what the answer is made from.
-        begin: function that makes it; a step ends with each ``yield``.
+        call: the request and who handles it.
+        receipt: receipt of what the answer is made from.
+        begin: function that makes the answer; a step ends with each ``yield``.
     """
     work: Generator[None, None, Response] | None = None
 
@@ -260,23 +262,33 @@ def _in_steps(
 def _publish(
     call: _Call,
     requests: list[EventRequest],
-    answer: Callable[[], Response | Receipt[Response]],
+    answer: Callable[[], Response],
+    ask: Callable[[], Receipt[Response]] | None = None,
 ) -> Response | Later:
     """Publish now, or answer later if the channels have too much undelivered.
 
     Args:
-        call: the request.
-        requests: what it publishes.
-        answer: function that gives the answer once it is published, or a receipt for it.
+        call: the request and who handles it.
+        requests: events that it publishes.
+        answer: function that gives the answer once they are published.
+        ask: function that gives a receipt for the answer instead.
     """
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:
-        return _publish_later(call, requests, answer)
+        return _publish_later(call, requests, answer if ask is None else ask)
     if receipt is DONE:
-        response = answer()
-        return response if isinstance(response, Response) else _answer(call, response)
-    return _answer(call, receipt.then(lambda _: answer()))
+        return answer() if ask is None else _answer(call, ask())
+    if ask is not None:
+        begin = ask
+        return _answer(call, receipt.then(lambda _: begin()))
+
+    def attempt() -> Response | None:
+        if not receipt.is_done:
+            return None
+        return answer() if receipt.fault is None else _read(call, Receipt.failed(receipt.fault))
+
+    return Later(attempt, receipt.when_done)
 
 
 def _publish_later(
@@ -316,7 +328,7 @@ def _events(call: _Call) -> Response | Later:
 
         return _states_behind(call, event.channels).then(describe)
 
-    return _publish(call, [event], answer)
+    return _publish(call, [event], call.answer_empty, answer)
 
 
 def _batch_events(call: _Call) -> Response | Later:
@@ -332,7 +344,7 @@ def _batch_events(call: _Call) -> Response | Later:
         names = [event.channels[0] for event in events]
         return _states_behind(call, names).then(describe)
 
-    return _publish(call, events, answer)
+    return _publish(call, events, call.answer_empty, answer)
 
 
 def _plain_event(call: _Call) -> Response | Later:
@@ -355,9 +367,8 @@ def _states_behind(call: _Call, names: Sequence[ChannelName]) -> Receipt[list[Ch
             call.broker.clients.journal.note(
                 "published and not counted",
                 app=call.hub.app.id,
-                code=200,
+                code=None,
                 reason=str(states.fault),
-                route=call.route.name,
             )
             found.fulfil([None] * len(names))
 

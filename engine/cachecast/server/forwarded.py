@@ -13,7 +13,8 @@ __all__ = ["is_forwarded_tls"]
 
 _TLS: Final = frozenset({b"https", b"wss"})
 
-#: ``name=value`` of RFC 7239 section 4, lenient in white space, and what stands behind it.
+#: Pattern of ``name=value`` of RFC 7239 section 4, lenient in white space, and of what stands
+#: behind it.
 _PAIR: Final = re.compile(
     rb"[\s;]*([!#$%&'*+.^_`|~0-9a-z-]+)\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s\",;]+))\s*(;|,|$)"
 )

@@ -52,7 +52,7 @@ class State(IntEnum):
 
 READING, IDLE, BUSY, STREAMING, PARTING, CLOSING, LINGERING, GONE = State
 
-#: The transitions that there are.
+#: State -> states that may follow it.
 NEXT: Final[dict[State, frozenset[State]]] = {
     READING: frozenset({IDLE, CLOSING, GONE}),
     IDLE: frozenset({READING, BUSY, STREAMING, PARTING, CLOSING, GONE}),
@@ -64,19 +64,19 @@ NEXT: Final[dict[State, frozenset[State]]] = {
     GONE: frozenset(),
 }
 
-#: What anything may be answered with.
+#: Forms of an answer to a request.
 Answer = Response | Later | Stream | Upgrade
 
-#: Responses that may wait for a client before its next requests do.
+#: Bytes of responses that may wait for a client before its next requests do.
 MAX_WAITING_BYTES: Final = 256 * 1024
 
-#: Answers to pipelined requests that are joined before they are handed over.
+#: Bytes of answers to pipelined requests that are joined before they are handed over.
 JOIN_BYTES: Final = 64 * 1024
 
 #: Seconds of answering pipelined requests before others have their turn.
 ANSWER_S: Final = 0.000_5
 
-#: Responses of HTTP clients are nobody's deliveries.
+#: Counters that nobody reads: responses of HTTP clients are nobody's deliveries.
 _COUNTERS: Final = AppCounters()
 
 _log = structlog.get_logger("cachecast.server")
@@ -86,12 +86,12 @@ class HttpConnection:
     """A connection until it is upgraded or closed; also the Transport of its Outbox.
 
     Attributes:
-        wheel_slot: of the server's timeouts.
-        sock: handed over by an upgrade.
-        share: of those who have not said who they are, until a request is verified; then that of
-            the app whose secret signed it.
-        app_id: of that app.
-        state: what it is doing.
+        wheel_slot: place in the wheel of the server's timeouts; the wheel's own.
+        sock: the connection's socket; handed over by an upgrade.
+        share: the Poller's share of those who have not said who they are, until a request is
+            verified; then that of the app whose secret signed it.
+        app_id: id of the app whose secret signed a request; None before that.
+        state: what the connection is doing.
     """
 
     __slots__ = (
@@ -126,10 +126,10 @@ class HttpConnection:
         """Take over an accepted socket.
 
         Args:
-            sock: non-blocking, registered with the poller by the caller.
-            common: of all connections of the server.
-            handle: answers a request.
-            share: to begin with.
+            sock: connected socket, non-blocking, registered with the poller by the caller.
+            common: what all connections of the server have in common.
+            handle: function that answers a request.
+            share: the Poller's share that it belongs to in the beginning.
             can_upgrade: whether WebSockets may begin here; the admin address has none.
         """
         self.sock = sock
@@ -171,6 +171,12 @@ class HttpConnection:
     def on_readable(self) -> None:
         """Read once and answer every request that is complete with it, or go on with answering."""
         if self.state is GONE:  # upgraded or closed earlier in this turn of the Poller
+            return
+        if self.state is BUSY:
+            # Only who talks on while an answer is due costs two calls of the selector, and not
+            # everybody who is answered a moment later.
+            self._watched = (False, self._watched[1])
+            self._common.poller.watch(self.fd, self, reads=False, writes=self._watched[1])
             return
         if self._requests and self.state < PARTING:
             self._answer()
@@ -235,7 +241,8 @@ class HttpConnection:
             # Answers leave together: a caller on this machine is then woken once for many of them
             # and not within the `send` of each, which costs more than the rest of that call.
             self._common.poller.at_end_of_turn(self, self._flush)
-        self._settle()
+        if self.state is not BUSY or self._watched[1]:
+            self._settle()
 
     def _answer_requests(self) -> None:
         """The part of it that handles requests; many of them let others have a turn in between."""
@@ -264,7 +271,6 @@ class HttpConnection:
         if isinstance(answer, Later):
             self._go(BUSY)
             self._last_read = RECV_BYTES  # it may talk on meanwhile
-            self._common.timeouts.cancel(self)
             answer.line(partial(self._attempt, answer, request))
         elif isinstance(answer, Stream):
             self._stream(answer, request)
@@ -412,8 +418,10 @@ class HttpConnection:
     def _settle(self) -> None:
         """Read on when all that was read has been answered; give the next request its time."""
         common, waiting = self._common, self._outbox.waiting_bytes
-        reads = not self._requests and self.state is not BUSY
-        if self.state is STREAMING:
+        reads = not self._requests
+        if self.state is BUSY:
+            reads = self._watched[0]  # until there is something to read
+        elif self.state is STREAMING:
             reads = reads and self._parser.refusal is None
         elif self.state <= IDLE:
             if not (reads and self._parser.has_begun):
@@ -432,6 +440,8 @@ class HttpConnection:
 
     def on_timeout(self) -> None:
         """The server's wheel: the request, the silence or the goodbye took too long."""
+        if self.state is BUSY:
+            return  # it is we who are waited for; its time begins anew with the answer
         if self.state is READING and self._parser.has_begun:
             self.refuse(text_response(408, "Request not complete in time"))
         else:

@@ -30,17 +30,17 @@ class Request(msgspec.Struct, gc=False):
     """One request, complete.
 
     Attributes:
-        method: upper case.
-        path: raw, as in the request line, for that is what was signed; without scheme and host,
-            which a target in absolute form has in front of it.
-        query: raw.
-        headers: names in lower case, values without the white space around them; repeated ones
-            joined by a comma (RFC 9110 5.3).
-        body: decoded from its chunks.
+        method: method in upper case.
+        path: path as in the request line, raw, for that is what was signed; without scheme and
+            host, which a target in absolute form has in front of it.
+        query: query as in the request line, raw.
+        headers: name in lower case -> value without the white space around it; repeated ones joined
+            by a comma (RFC 9110 5.3).
+        body: bytes of the body, decoded from its chunks.
         keeps_alive: whether the client wants the connection kept.
-        is_upgrade: whether it asks for a WebSocket.
-        is_1_0: whether it came as HTTP/1.0, which cannot be upgraded.
-        app_id: of the app whose secret signed it, once that has been verified.
+        is_upgrade: whether the request asks for a WebSocket.
+        is_1_0: whether the request came as HTTP/1.0, which cannot be upgraded.
+        app_id: id of the app whose secret signed it, once that has been verified.
     """
 
     method: str
@@ -83,7 +83,7 @@ class Upgrade(msgspec.Struct, gc=False):
     """A connection that speaks another protocol from now on.
 
     Attributes:
-        switching: bytes that confirm it.
+        switching: bytes that confirm the upgrade.
         begin: function that takes over the socket, with the bytes that came behind the request,
             and says ``switching`` first; None where that is all there is to say.
     """

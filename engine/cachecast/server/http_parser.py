@@ -29,12 +29,12 @@ class RequestParser:
     """The requests of one connection.
 
     Attributes:
-        requests: complete ones, for the caller to take.
-        refusal: how to answer what could not be understood, after the requests before it; nothing
-            may be fed any more then.
+        requests: complete requests, for the caller to take.
+        refusal: answer to what could not be understood, after the requests before it; nothing may
+            be fed any more then.
         owes_continue: whether the client waits for ``100 Continue`` before it sends a body.
-        rest: what came behind a request for an upgrade.
-        body_bytes: bytes that are here of the body of a request that is not complete.
+        rest: bytes that came behind a request for an upgrade.
+        body_bytes: number of bytes that are here of the body of a request that is not complete.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class RequestParser:
         """Begin with a new connection.
 
         Args:
-            config: has the limits.
+            config: limits of requests.
             can_upgrade: whether an offer to speak WebSocket is taken.
         """
         self.requests: deque[Request] = deque()

@@ -41,24 +41,25 @@ __all__ = [
     "serve",
 ]
 
-#: The kernel cuts it to net.core.somaxconn; a storm waits there instead of being refused.
+#: Number of connections that may wait for accept(). The kernel cuts it to net.core.somaxconn; a
+#: storm waits there instead of being refused.
 BACKLOG: Final = 65_535
 
 #: Bytes the kernel may hold unsent for one socket. Beyond it they wait in the Outbox, where a
 #: newer value can still replace an older one; without it the kernel takes megabytes of the past.
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 
-#: Whoever comes here speaks first, so the kernel wakes us when there is something to read, and not
-#: before that as well. It hands over those who say nothing all the same, after this time.
+#: Seconds after which the kernel hands over those who say nothing. Whoever comes here speaks first,
+#: so the kernel wakes us when there is something to read, and not before that as well.
 DEFER_ACCEPT_S: Final = 1
 
 #: Answers of accept() that mean "not now" and must not end the listener.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-#: Between two looks at what took too long.
+#: Seconds between two looks at what took too long.
 TICK_S: Final = 1.0
 
-#: Between two bunches of closings while draining.
+#: Seconds between two bunches of closings while draining.
 DRAIN_TICK_S: Final = 0.05
 
 _log = structlog.get_logger("cachecast.server")
@@ -158,12 +159,12 @@ class Front:
     :class:`Server` is one with a broker behind it.
 
     Attributes:
-        port: it listens on, of clients.
-        admin_port: of the admin address, None if it has none.
-        listeners: that are open.
+        port: number of the port for clients.
+        admin_port: number of the admin address's port, None if it has none.
+        listeners: listening sockets that are open.
         common: what its connections have in common.
-        poller: of all its sockets.
-        room: who of those that connect may stay.
+        poller: the Poller of all its sockets.
+        room: counts of those who are connected; says who of those that connect may stay.
     """
 
     def __init__(
@@ -179,9 +180,10 @@ class Front:
 
         Args:
             common: function that makes what its connections will have in common.
-            poller: of its sockets.
-            handle_admin: answers requests of the admin address.
-            handle: answers those of clients; None where there is no listener for them.
+            poller: the Poller that serves its sockets.
+            handle_admin: function that answers requests of the admin address.
+            handle: function that answers requests of clients; None where there is no listener for
+                them.
             tls: certificate and key of the clients' listeners; None serves plain text.
         """
         self.port: int = 0
@@ -256,7 +258,7 @@ class Server(Front):
     """A running server; :func:`serve` makes it and hands it out when it accepts connections.
 
     Attributes:
-        broker: that it serves.
+        broker: the broker that it serves.
     """
 
     def __init__(
@@ -270,10 +272,10 @@ class Server(Front):
         """Make it; :func:`serve` runs its tasks.
 
         Args:
-            broker: to be served.
+            broker: the broker to be served.
             tls: certificate and key; None serves plain text.
-            trusts_proxy: see :func:`serve`.
-            poller: by default one of the kernel's sockets.
+            trusts_proxy: whether a proxy's headers are believed, see :func:`serve`.
+            poller: the Poller of its sockets; by default one of the kernel's.
         """
         super().__init__(
             partial(
@@ -305,9 +307,9 @@ class Server(Front):
         cancelled, the rest stays open.
 
         Args:
-            within_s: seconds.
-            code: 4100 brings every kind of client back after a second or more; 4200 at once, for
-                nodes behind a balancer that has another one ready (protocol.md 1.6).
+            within_s: seconds over which the closings are spread.
+            code: close code; 4100 brings every kind of client back after a second or more; 4200 at
+                once, for nodes behind a balancer that has another one ready (protocol.md 1.6).
         """
         self.common.is_draining = True
         self.broker.clients.is_draining = True
@@ -346,8 +348,8 @@ def open_shared_listeners(address: str, number: int) -> list[socket.socket]:
     """Open listeners of one address, among which the kernel spreads connections (SO_REUSEPORT).
 
     Args:
-        address: see :func:`open_listener`.
-        number: of them.
+        address: address of the listeners, see :func:`open_listener`.
+        number: number of listeners.
 
     Raises:
         ConfigError: see :func:`open_listener`; a port that other listeners share is taken too.
@@ -371,8 +373,9 @@ def open_listener(
     """Open a listening TCP socket.
 
     Args:
-        address: ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 lets the system choose.
-        sharing: whether it is one of several of this address, see :func:`open_shared_listeners`.
+        address: address as ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 lets the system choose.
+        sharing: place among the several listeners of this address, see
+            :func:`open_shared_listeners`; None if it is the only one.
 
     Raises:
         ConfigError: the address is malformed, taken or not this machine's.
@@ -411,8 +414,8 @@ def open_admin_listener(address: str, *, falls_back: bool) -> socket.socket:
     """Open the listener of an admin address.
 
     Args:
-        address: see :func:`open_listener`.
-        falls_back: take any free port where that one is taken.
+        address: the admin address, see :func:`open_listener`.
+        falls_back: whether to take any free port where that one is taken.
 
     Raises:
         ConfigError: see :func:`open_listener`.
@@ -452,15 +455,15 @@ async def serve(
     If cancelled, every socket is closed at once; :meth:`Server.drain` first is the orderly way.
 
     Args:
-        broker: from ``open_broker``.
-        address: ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`. Or a socket
-            that listens already, which the server owns from now on.
+        broker: the broker to be served, from ``open_broker``.
+        address: address as ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`.
+            Or a socket that listens already, which the server owns from now on.
         tls: certificate and key; None serves plain text.
-        admin_address: of ``/up``, ``/ready`` and ``/metrics``, always plain text.
-        trusts_proxy: believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that accept TLS
-            only.
-        falls_back: take any free port where the admin address's is taken.
-        task_status: gets the :class:`Server` once it listens.
+        admin_address: address of ``/up``, ``/ready`` and ``/metrics``, always plain text.
+        trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that
+            accept TLS only.
+        falls_back: whether to take any free port where the admin address's is taken.
+        task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
         ConfigError: an address cannot be listened on.

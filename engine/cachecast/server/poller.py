@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 __all__ = ["RECV_BYTES", "Handler", "Poller", "Share"]
 
-#: Of one read, which bounds what waits to be handled: some thirty signed requests.
+#: Bytes of one read, which bounds what waits to be handled: some thirty signed requests.
 RECV_BYTES: Final = 16 * 1024
 
-#: Seconds between two checkpoints, and of one share while others wait.
+#: Seconds between two checkpoints, and of one share's turn while others wait.
 TURN_S: Final = 0.001
 
-#: Kept for the end of a node that runs out of memory.
+#: Bytes kept for the end of a node that runs out of memory.
 SPARE_BYTES: Final = 4 * 1024 * 1024
 
-#: For each share that was found ready, before all are asked again: a few times what that cost, so
-#: that a thousand busy apps do not make the Poller ask all the time.
+#: Seconds before all shares are asked again, for each that was found ready: a few times what that
+#: cost, so that a thousand busy apps do not make the Poller ask all the time.
 ASK_PAUSE_S: Final = 0.000_002
 
-#: What no selector knows of.
+#: Bits of events that no selector knows of.
 AGAIN: Final = 1 << 20
 ABORT: Final = 1 << 21
 
@@ -59,7 +59,7 @@ class Handler(Protocol):
     """What is registered for a socket.
 
     Attributes:
-        share: whose turns it is served in; only :meth:`Poller.move` changes it.
+        share: the Poller's share in whose turns it is served; only :meth:`Poller.move` changes it.
     """
 
     share: Share
@@ -78,13 +78,16 @@ class Share:
     """Connections that take turns as one. Made by the Poller; its fields are the Poller's too.
 
     Attributes:
-        selector: of its sockets; None while it has none, so that idle apps cost no descriptor.
-        n_sockets: those that nobody listens to at the moment included.
-        batch: who was ready when it was last asked and has not been served, the first one last.
+        selector: selector of its sockets; None while it has none, so that idle apps cost no
+            descriptor.
+        n_sockets: number of its sockets, those that nobody listens to at the moment included.
+        batch: sockets that were ready when it was last asked and have not been served, the first
+            one last.
         again: descriptors whose handlers have something to do that the selector does not know of.
         is_in_line: whether it waits for its turn or has it.
-        asked_at: when ``batch`` was asked for, in the broker's seconds.
-        read_until: what had arrived by then has been read; holds while it is in the line.
+        asked_at: time when ``batch`` was asked for, in the broker's seconds.
+        read_until: time up to which everything that arrived has been read, in the broker's seconds;
+            holds while it is in the line.
     """
 
     __slots__ = (
@@ -111,10 +114,11 @@ class Poller:
     """Waits for all sockets of a server. Owned by ``serve``, whose nursery runs :meth:`run`.
 
     Attributes:
-        newcomers: connections that have not shown which app they may speak for.
-        operators: those of the admin address, and its listener.
-        listeners: of the clients.
-        max_wait_s: the longest that something which had arrived waited to be read, since start.
+        newcomers: share of connections that have not shown which app they may speak for.
+        operators: share of connections of the admin address, and of its listener.
+        listeners: share of the clients' listeners.
+        max_wait_s: seconds of the longest time since start that something which had arrived waited
+            to be read.
     """
 
     def __init__(
@@ -125,9 +129,9 @@ class Poller:
         """Make it.
 
         Args:
-            clock: the broker's seconds, in which :meth:`read_until` answers.
-            open_selector: makes one; by default of the kernel's sockets. Who gives another one has
-                to wait for it as well, in :meth:`wait` and :meth:`rouse`.
+            clock: function that gives the broker's seconds, in which :meth:`read_until` answers.
+            open_selector: function that makes a selector; by default of the kernel's sockets. Who
+                gives another one has to wait for it as well, in :meth:`wait` and :meth:`rouse`.
         """
         self._clock = clock
         self._open_selector = open_selector or selector.open_selector
@@ -307,7 +311,7 @@ class Poller:
         sockets. O(shares that are busy).
 
         Args:
-            app_id: of the app whose connections are meant; None means all.
+            app_id: id of the app whose connections are meant; None means all.
         """
         if not self._line:
             self._ask()

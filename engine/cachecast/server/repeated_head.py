@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RepeatedHead"]
 
-#: A request line whose target httptools takes as it is.
+#: Pattern of a request line whose target httptools takes as it is.
 _REQUEST_LINE: Final = re.compile(rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n")
 
-#: The one header whose value may differ; the head's end makes sure that nothing else is a match.
+#: Pattern of the one header whose value may differ; the head's end makes sure that nothing else is
+#: a match.
 _LENGTH: Final = re.compile(
     rb"(?:^|\r\n)content-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE
 )
@@ -50,7 +51,7 @@ class RepeatedHead:
         """Remember the header lines of a request that httptools has parsed and we have accepted.
 
         Args:
-            data: what was parsed; the request's first byte stands first.
+            data: bytes that were parsed; the request's first byte stands first.
             request: the first one in it.
         """
         line = _REQUEST_LINE.match(data)
@@ -73,11 +74,11 @@ class RepeatedHead:
         """Cut complete requests with the remembered lines off the beginning of ``data``.
 
         Args:
-            data: a request's first byte stands first.
-            requests: gets them.
+            data: bytes from the client; a request's first byte stands first.
+            requests: queue that gets the requests.
 
         Returns:
-            How many bytes of ``data`` are done with.
+            Number of bytes of ``data`` that are done with.
         """
         before, after = self._before, self._after
         at = 0

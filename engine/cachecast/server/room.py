@@ -19,27 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Room"]
 
-#: Connections accepted in one turn of the Poller; a storm must not hold up those who are in.
+#: Number of connections accepted in one turn of the Poller; a storm must not hold up those who are
+#: in.
 ACCEPTS_PER_TURN: Final = 32
 
-#: Open files kept free of clients, and the part of a large limit that is. They are for HTTP, so
-#: that publishers get in and newcomers hear that the node is full, for operators, and 32 of them
-#: for what is no connection: listeners, selectors, webhooks, logs, the certificate files.
+#: Number of open files kept free of clients, the part of a large limit that is, and the most. They
+#: are for HTTP, so that publishers get in and newcomers hear that the node is full, for operators,
+#: and 32 of them for what is no connection: listeners, selectors, webhooks, logs, the certificate
+#: files.
 RESERVED_FDS: Final = 64
 RESERVED_PART: Final = 32
 MAX_RESERVED_FDS: Final = 1_024
 
-#: Of the reserve: connections of the admin address.
+#: Number of files of the reserve that are for connections of the admin address.
 OPERATORS: Final = 8
 
-#: The Poller's own selectors, and one for an app; each further app with a client costs one more.
+#: Number of selectors that the reserve covers: the Poller's own, and one for an app; each further
+#: app with a client costs one more.
 FREE_SELECTORS: Final = 5
 
 #: Bytes of unfinished bodies of those who have not shown a signature, which stands in front of a
 #: body and covers it, but is verified with it.
 MAX_UNSIGNED_BYTES: Final = 32 * 1024 * 1024
 
-#: HTTP connections looked at for one that can go, when there is no room.
+#: Number of HTTP connections looked at for one that can go, when there is no room.
 GOING_PER_TRY: Final = 64
 
 
@@ -56,7 +59,7 @@ class Guest(Protocol):
     """As much of an HTTP connection as is asked of it here.
 
     Attributes:
-        app_id: of the app that it has shown a signature of, if it has.
+        app_id: id of the app that it has shown a signature of; None if it has shown none.
         is_idle: whether it waits for a request and has nothing to send.
     """
 
@@ -76,17 +79,17 @@ class Room:
     """Counts those who are connected, and says who has to go for another.
 
     Attributes:
-        max_clients: WebSockets that there may be.
-        max_http: HTTP connections of the clients' port beside that many.
+        max_clients: number of WebSockets that there may be.
+        max_http: number of HTTP connections of the clients' port that there may be beside those.
     """
 
     def __init__(self, poller: Poller, listeners: Sized, now: Callable[[], float]) -> None:
         """Make it.
 
         Args:
-            poller: has the sockets.
-            listeners: those of them that are no connections.
-            now: the broker's seconds.
+            poller: the Poller that has the sockets.
+            listeners: sockets of the Poller that are no connections.
+            now: function that gives the broker's seconds.
         """
         self.max_clients, self.max_http = _divide_files()
         self._poller = poller

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READ", "WRITE", "PortableSelector", "Selector", "open_selector"]
 
-#: EPOLLIN and EPOLLOUT, also where there is no epoll.
+#: Bits of events: EPOLLIN and EPOLLOUT, also where there is no epoll.
 READ: Final = 1
 WRITE: Final = 4
 

@@ -40,10 +40,10 @@ class Stream(msgspec.Struct, gc=False):
     """A response whose body is not here yet. A server that drains waits for its end.
 
     Attributes:
-        source: of the body's parts.
-        content_type: media type.
-        status: number.
-        headers: complete lines without their line ends.
+        source: source of the body's parts.
+        content_type: media type of the body.
+        status: status code of the response.
+        headers: complete header lines without their line ends.
     """
 
     source: Source

@@ -67,7 +67,8 @@ class TlsTerms:
     """The certificate that new connections get.
 
     Attributes:
-        context: swapped whole by :meth:`reload`; connections keep the one they began with.
+        context: terms of TLS with the certificate; swapped whole by :meth:`reload`; connections
+            keep the one they began with.
     """
 
     def __init__(self, cert: Path | str, key: Path | str) -> None:

@@ -36,9 +36,9 @@ def upgrade(
     """Answer a handshake: with a conversation, with the reason why there is none, or in HTTP.
 
     Args:
-        broker: admits clients.
-        common: of the server's connections.
-        request: that asks for a WebSocket.
+        broker: the broker that admits clients.
+        common: what the server's connections have in common.
+        request: request that asks for a WebSocket.
         is_tls: whether the client came over TLS.
     """
     refusal = refuse_handshake(request)

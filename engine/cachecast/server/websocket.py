@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocket"]
 
-#: What one handler may be busy with before others get their turn. 16 KiB are some thirty signed
+#: Seconds that one handler may be busy before others get their turn. 16 KiB are some thirty signed
 #: requests or a few hundred subscriptions, which take many times that.
 HANDLER_S: Final = 0.001
 
-#: What brings no message and costs as much.
+#: Opcodes of frames that bring no message and cost as much.
 _NO_MESSAGE: Final = frozenset({frames.PONG, frames.CONTINUATION})
 
-#: What a client that was told to go may still send before its connection is cut off. Enough for
-#: whatever was on its way; a flood would be read for all of ``close_timeout_s``.
+#: Bytes that a client that was told to go may still send before its connection is cut off. Enough
+#: for whatever was on its way; a flood would be read for all of ``close_timeout_s``.
 MAX_UNHEARD_BYTES: Final = 256 * 1024
 
 

@@ -19,7 +19,7 @@ __all__ = ["run_announcer"]
 #: Seconds between two looks at what is due.
 TICK_S: Final = 1.0
 
-#: Announcements between two checkpoints; a few microseconds each.
+#: Number of announcements between two checkpoints; a few microseconds each.
 EVENTS_PER_STEP: Final = 500
 
 

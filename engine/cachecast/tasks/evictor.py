@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Evictor"]
 
-#: Entries freed between two checkpoints: about a millisecond.
+#: Number of entries freed between two checkpoints: about a millisecond.
 ENTRIES_PER_STEP: Final = 500
 
-#: Outboxes searched for expired values between two checkpoints.
+#: Number of outboxes searched for expired values between two checkpoints.
 OUTBOXES_PER_STEP: Final = 50
 
-#: The longest sleep. Trio's clock stands still while the machine sleeps and the broker's does
-#: not, so a deadline may come sooner than a sleep computed before would end.
+#: Seconds of the longest sleep. Trio's clock stands still while the machine sleeps and the broker's
+#: does not, so a deadline may come sooner than a sleep computed before would end.
 MAX_SLEEP_S: Final = 1.0
 
-#: The shortest sleep: values that expire one by one are freed together, at most this late.
+#: Seconds of the shortest sleep: values that expire one by one are freed together, at most this
+#: late.
 MIN_SLEEP_S: Final = 0.01
 
 
-#: Values lost at a ceiling are logged once in so long, with their number.
+#: Seconds between two lines in the log about values lost at a ceiling; each has their number.
 CAPACITY_LOG_INTERVAL_S: Final = 60.0
 
 _log = structlog.get_logger("cachecast.cache")
@@ -44,8 +45,8 @@ class Evictor:
     """Frees expired values from the cache and from the outboxes of slow clients.
 
     Attributes:
-        lag_s: how long past its deadline the last entry was freed.
-        max_lag_s: the worst since start.
+        lag_s: seconds from the deadline of the last entry freed to its freeing.
+        max_lag_s: seconds of the longest such delay since start.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Evictor:
         """Make it.
 
         Args:
-            cache: whose expired entries are freed.
+            cache: the store whose expired entries are freed.
             backlog: outboxes of slow clients, where values wait too.
-            clock: the broker's seconds.
-            purge_subscribers: drops what waits past its deadline for subscribers in this process.
+            clock: function that gives the broker's seconds.
+            purge_subscribers: function that drops what waits past its deadline for subscribers in
+                this process.
         """
         self._purge_subscribers = purge_subscribers
         self._cache = cache

@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Fanout"]
 
-#: Calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8 us each.
+#: Number of calls of ``send`` between two checkpoints: under a millisecond at the kernel's 5 to 8
+#: us each.
 SENDS_PER_TURN: Final = 128
 
-#: Of those who wait for room, how many are called after a turn, who has waited longest first: two
+#: Number of those who wait for room that are called after a turn, who has waited longest first: two
 #: thousand at once would hold up everybody else.
 WOKEN_PER_TURN: Final = 32
 
 #: Seconds after which a turn ends all the same: some sends find that somebody has left, or must.
 TURN_S: Final = 0.001
 
-#: Of the sends for one channel while others wait, so that whoever has just become ready need not
-#: wait for a whole turn of a channel that has ten thousand.
+#: Number of sends for one channel in a turn while others wait, so that whoever has just become
+#: ready need not wait for a whole turn of a channel that has ten thousand.
 SENDS_PER_CHANNEL: Final = 32
 
 
@@ -39,8 +40,8 @@ class Fanout:
     """Owns the order in which channels deliver; :meth:`run` is its task.
 
     Attributes:
-        lag_s: from a publication to the ``send`` to its last recipient, of the latest one.
-        max_lag_s: the worst since start.
+        lag_s: seconds from the latest publication to the ``send`` to its last recipient.
+        max_lag_s: seconds of the longest such delay since start.
     """
 
     def __init__(self, line: deque[Hub], clock: Callable[[], float]) -> None:
@@ -48,7 +49,7 @@ class Fanout:
 
         Args:
             line: hubs that have something to deliver; they append themselves to it.
-            clock: the broker's seconds.
+            clock: function that gives the broker's seconds.
         """
         self._line = line
         self._clock = clock

@@ -27,13 +27,15 @@ __all__ = ["Disconnector", "Heartbeat", "Reader"]
 
 TICK_S: Final = 1.0
 
-#: Connections checked between two checkpoints.
+#: Number of connections checked between two checkpoints.
 CONNECTIONS_PER_STEP: Final = 200
 
-#: Connections ended between two checkpoints; each leaves its channels and tells those in them.
+#: Number of connections ended between two checkpoints; each leaves its channels and tells those in
+#: them.
 CLOSINGS_PER_STEP: Final = 50
 
-#: Seconds of either: one that leaves a thousand channels is as much work as a hundred others.
+#: Seconds that checks or endings take between two checkpoints: one that leaves a thousand channels
+#: is as much work as a hundred others.
 STEP_S: Final = 0.001
 
 
@@ -48,7 +50,8 @@ class Reader(Protocol):
     """What the heartbeat needs of whoever reads the clients' sockets.
 
     Attributes:
-        max_wait_s: the longest that something which had arrived waited to be read, since start.
+        max_wait_s: seconds of the longest time since start that something which had arrived waited
+            to be read.
     """
 
     max_wait_s: float
@@ -57,7 +60,7 @@ class Reader(Protocol):
         """The instant up to which all that had arrived has been read, in the broker's seconds.
 
         Args:
-            app_id: of the app whose connections are meant; None means all.
+            app_id: id of the app whose connections are meant; None means all.
         """
 
     @property
@@ -73,8 +76,8 @@ class Heartbeat:
 
     Attributes:
         readers: those who read the clients' sockets; servers come and go.
-        lag_s: how late the loop woke this task at the last tick; the node's loop lag.
-        max_lag_s: the worst since start.
+        lag_s: seconds by which the loop woke this task late at the last tick; the node's loop lag.
+        max_lag_s: seconds of the latest waking since start.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class Heartbeat:
         self._clock = clock
         self._broker = broker
         self._wheel: Wheel[Connection] = Wheel(clock())
-        #: When a connection was pinged that has not been seen to answer.
+        #: Connection -> time of the ping that it has not been seen to answer, in the broker's
+        #: seconds.
         self._pinged_at: dict[Connection, float] = {}
         self._closing: dict[Outbox, float] = {}
         self.readers: list[Reader] = []
@@ -181,9 +185,10 @@ class Heartbeat:
         """Ping, or end, a connection that is due.
 
         Args:
-            connection: not on the wheel any more.
-            now: the broker's seconds.
-            heard_until: what had arrived by then has been read; the measure of silence.
+            connection: a client's connection, not on the wheel any more.
+            now: the present, in the broker's seconds.
+            heard_until: time up to which everything that arrived has been read, in the broker's
+                seconds; the measure of silence.
         """
         config, session = self._config, connection.session
         if heard_until >= connection.authorize_by:

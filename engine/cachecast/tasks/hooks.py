@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Hook", "Hooks"]
 
-#: Called with the app's id and the event.
+#: Function that is called with the app's id and the event.
 Hook = Callable[[str, "AppEvent"], Awaitable[None]]
 
 MAX_QUEUED_EVENTS: Final = 10_000
 
-#: How long one hook may take for one event.
+#: Seconds that one hook may take for one event.
 HOOK_LIMIT_S: Final = 30.0
 
 _log = structlog.get_logger("cachecast.hooks")
@@ -35,15 +35,15 @@ class Hooks:
     """Who wants to be called for what.
 
     Attributes:
-        dropped: events that a full queue lost since start.
+        dropped: number of events that a full queue lost since start.
     """
 
     def __init__(self, on_miss_done: Callable[[str, str], None]) -> None:
         """Make it empty.
 
         Args:
-            on_miss_done: called with app and channel once the hooks for a ``cache_miss`` have
-                returned, which arms the next one.
+            on_miss_done: function called with app id and channel once the hooks for a
+                ``cache_miss`` have returned, which arms the next one.
         """
         self._hooks: dict[str, list[Hook]] = {}
         self._queue: deque[tuple[str, AppEvent]] = deque()

@@ -21,7 +21,7 @@ async def run_shares(buckets: Sequence[SharedBucket]) -> NoReturn:
     """Adjust them for ever; a microsecond or two each.
 
     Args:
-        buckets: one for each app with a publish rate.
+        buckets: token buckets, one for each app with a publish rate.
     """
     before = trio.current_time()
     while True:

@@ -34,7 +34,7 @@ class Stepper:
         Never yields.
 
         Args:
-            app_id: whose turns it takes.
+            app_id: id of the app whose turns it takes.
             step: function that does a bounded part of the work and does not raise.
         """
         works = self._works.get(app_id)

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Standing", "Turn", "Turns"]
 
-#: Requests of the whole node that are open at once, and so its sockets to receivers.
+#: Number of requests of the whole node that may be open at once, and so of its sockets to
+#: receivers.
 MAX_REQUESTS: Final = 100
 
-#: Of one app.
+#: Number of requests of one app that may be open at once.
 MAX_REQUESTS_PER_APP: Final = 20
 
-#: A receiver that held its turn for longer is slow.
+#: Seconds of holding its turn after which a receiver is slow.
 SLOW_S: Final = 1.0
 
 
@@ -52,9 +53,10 @@ class _Receiver(Protocol):
     """What asks for turns.
 
     Attributes:
-        app_id: whose it is.
-        standing: noted here, after each try.
-        trying_since: when its requests that are open began, oldest first; kept here too.
+        app_id: id of the app that it belongs to.
+        standing: what its last try showed; noted here, after each try.
+        trying_since: turn -> time when its request, which is open, began, in seconds of Trio's
+            clock; oldest first; kept here too.
     """
 
     app_id: str

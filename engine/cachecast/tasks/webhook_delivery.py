@@ -41,31 +41,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Courier", "Endpoint", "open_client"]
 
-#: For the whole of one try: connect, send, answer (protocol.md 7).
+#: Seconds for the whole of one try: connect, send, answer (protocol.md 7).
 ANSWER_LIMIT_S: Final = 4.0
 
-#: After the first try. Pusher's figure; the last try is made exactly then.
+#: Seconds after the first try in which others follow. Pusher's figure; the last try is made exactly
+#: then.
 RETRY_FOR_S: Final = 300.0
 
-#: The pause before retry n is drawn from 0 to this times 2^(n-1) ("full jitter", AWS Architecture
-#: Blog, "Exponential Backoff And Jitter": fewest calls and least crowding of what they compare).
+#: Seconds of the first pause at most: before retry n it is drawn from 0 to this times 2^(n-1)
+#: ("full jitter", AWS Architecture Blog, "Exponential Backoff And Jitter": fewest calls and least
+#: crowding of what they compare).
 FIRST_BACKOFF_S: Final = 1.0
 
-#: No pause is longer, so that a receiver that is back is noticed within a minute. Makes about 16
-#: tries in five minutes.
+#: Seconds of the longest pause, so that a receiver that is back is noticed within a minute. Makes
+#: about 16 tries in five minutes.
 MAX_BACKOFF_S: Final = 60.0
 
-#: How much of an answer's body is read to keep its connection; real ones are empty or "OK".
+#: Bytes of an answer's body that are read to keep its connection; real ones are empty or "OK".
 MAX_ANSWER_BYTES: Final = 64 * 1024
 
-#: How long closing a connection may take when everything around it is cancelled already.
+#: Seconds that closing a connection may take when everything around it is cancelled already.
 CLOSE_GRACE_S: Final = 1.0
 
-#: A receiver that is down is logged at most so often, for each URL.
+#: Seconds between two lines in the log about a receiver that is down, for each URL.
 LOG_INTERVAL_S: Final = 60.0
 
-#: What a hook's own headers may not set: the validators compare the first three, and the last
-#: two would break the framing of the request.
+#: Headers that a hook's own may not set: the validators compare the first three, and the last two
+#: would break the framing of the request.
 _OWN_HEADERS: Final = frozenset(
     {"content-type", "x-pusher-key", "x-pusher-signature", "user-agent"}
     | {"content-length", "transfer-encoding"}
@@ -83,11 +85,11 @@ class Endpoint:
     """One URL of one app, and what a request to it needs.
 
     Attributes:
-        url: in full.
-        place: host and path of it, which is what may be logged.
-        app_id: whose it is.
-        next_log_at: when its failures may be logged again.
-        standing, trying_since: of its turns.
+        url: the URL in full.
+        place: host and path of the URL, which is what may be logged.
+        app_id: id of the app that it belongs to.
+        next_log_at: time from which its failures may be logged again, in seconds of Trio's clock.
+        standing, trying_since: state of its turns, see :class:`~cachecast.tasks.turns.Turns`.
     """
 
     __slots__ = (
@@ -165,9 +167,9 @@ class Courier:
         """Borrow a client.
 
         Args:
-            client: closed by whoever opened it.
-            unix_now: wall time in seconds, for ``time_ms``.
-            jitter: draws from 0 to 1.
+            client: HTTP client for all requests; closed by whoever opened it.
+            unix_now: function that gives the wall time in seconds, for ``time_ms``.
+            jitter: function that draws a number from 0 to 1.
         """
         self._client = client
         self._unix_now = unix_now
@@ -192,10 +194,10 @@ class Courier:
         If cancelled, a request that was under way may or may not have been received.
 
         Args:
-            endpoint: where to.
-            events: one body's worth, in order.
-            outcomes: gets every event counted as ``delivered`` or ``failed`` in the end, and as
-                ``retried`` at every try but the first.
+            endpoint: the URL that they are sent to.
+            events: events of one body, in order.
+            outcomes: counter that gets every event as ``delivered`` or ``failed`` in the end, and
+                as ``retried`` at every try but the first.
 
         Returns:
             Whether they were accepted.

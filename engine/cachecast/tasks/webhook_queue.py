@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["GRACE_S", "AppQueue", "UrlQueue"]
 
-#: How long a departure is held back (protocol.md 7).
+#: Seconds that a departure is held back (protocol.md 7).
 GRACE_S: Final = 3.0
 
-#: One request of an app that ``batches_webhooks``: so many events, or after so long.
+#: Most events in one request of an app that ``batches_webhooks``, and seconds after which fewer go.
 MAX_BATCH_EVENTS: Final = 20
 BATCH_WINDOW_S: Final = 0.25
 
-#: Held events that one step lets go before it yields; a few microseconds each. Ten thousand
-#: clients that were disconnected at once come due at once.
+#: Number of held events that one step lets go before it yields; a few microseconds each. Ten
+#: thousand clients that were disconnected at once come due at once.
 MAX_RELEASES_PER_STEP: Final = 256
 
-#: Arrival -> the departure that it makes untrue.
+#: Event of an arrival -> event of the departure that it makes untrue.
 _DEPARTURE_OF: Final = {"channel_occupied": "channel_vacated", "member_added": "member_removed"}
 _DEPARTURES: Final = frozenset(_DEPARTURE_OF.values())
 
-#: Arrival or departure -> both. Whoever asks for one has to do with the other: without it, half
-#: of a page reload would be sent.
+#: Event of an arrival or a departure -> both. Whoever asks for one has to do with the other:
+#: without it, half of a page reload would be sent.
 _PAIR_OF: Final = {name: pair for pair in _DEPARTURE_OF.items() for name in pair}
 
 
@@ -49,7 +49,7 @@ class _Told:
 
     Attributes:
         event: what happened.
-        n_open: URLs for which it is under way or waits.
+        n_open: number of URLs for which it is under way or waits.
         is_acknowledged: whether a ``cache_miss`` was acknowledged: once, by the first URL that
             takes it; if none does, by the last for which it is given up or dropped.
     """
@@ -99,15 +99,15 @@ class UrlQueue:
     """What waits for one URL, by channel. Synchronous; bounded by its :class:`AppQueue`.
 
     Attributes:
-        endpoint: the URL.
-        ready: channels that may be sent now and what waits for each, longest-waiting channel
-            first; never an empty queue.
-        busy: channels that a lane has to itself, and what has come since.
-        n_ready: events in ``ready``.
-        n_lanes: tasks, at most ``MAX_LANES`` of webhooks.py.
-        is_choosing: whether one of them is about to take a batch. Only one at a time does, or
+        endpoint: the URL and its app.
+        ready: channel -> events that may be sent now, longest-waiting channel first; never an empty
+            queue.
+        busy: channel that a lane has to itself -> events that have come since.
+        n_ready: number of events in ``ready``.
+        n_lanes: number of tasks, at most ``MAX_LANES`` of webhooks.py.
+        is_choosing: whether one of the tasks is about to take a batch. Only one at a time does, or
             batches would be torn apart.
-        filled: set when that one need not wait any longer.
+        filled: event that is set when the task that chooses need not wait any longer.
     """
 
     __slots__ = (
@@ -190,14 +190,14 @@ class AppQueue:
     at most ``MAX_LANES`` batches for each URL besides.
 
     Attributes:
-        app: whose it is.
-        names: of events worth telling.
-        urls: a queue for each.
-        held: departures in their grace, oldest first, by name, channel and user.
-        items: all that waits in the queues of URLs, longest-waiting first.
-        n_in_flight: events of requests under way.
-        n_unreported: events lost since the last line in the log.
-        emptied: where ``Webhooks.wait_flushed`` waits.
+        app: the app whose events it holds.
+        names: names of the events that some URL asks for, and of their counterparts.
+        urls: queues, one for each URL.
+        held: (name, channel, user id) -> departure in its grace, oldest first.
+        items: events that wait in the queues of URLs, longest-waiting first.
+        n_in_flight: number of events of requests under way.
+        n_unreported: number of events lost since the last line in the log.
+        emptied: parking lot where ``Webhooks.wait_flushed`` waits.
     """
 
     def __init__(
@@ -241,9 +241,10 @@ class AppQueue:
 
         Args:
             event: what happened.
-            now: when.
-            on_done: called once it is done with: see ``Webhooks.notify``.
-            has_grace: False while flushing: a departure is then sent like any other event.
+            now: time when it happened, in seconds of Trio's clock.
+            on_done: function called once it is done with: see ``Webhooks.notify``.
+            has_grace: whether a departure is held back; False while flushing, when it is sent like
+                any other event.
         """
         told = _Told(event, on_done)
         if not self._concerns_any(event) or self._swallows(event, now):

@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Webhooks"]
 
-#: Requests under way to one URL. With one, a channel whose receiver fails would stop all others
-#: for five minutes; with very many, a receiver that comes back would be overrun. Browsers settled
-#: on 6 connections to a host for the same reason; 8 make 160 events/s at 50 ms an answer.
+#: Number of requests under way to one URL. With one, a channel whose receiver fails would stop all
+#: others for five minutes; with very many, a receiver that comes back would be overrun. Browsers
+#: settled on 6 connections to a host for the same reason; 8 make 160 events/s at 50 ms an answer.
 MAX_LANES: Final = 8
 
 _log = structlog.get_logger("cachecast.webhooks")
@@ -82,16 +82,17 @@ class Webhooks:
         """Make the queues; nothing is opened before :meth:`run`.
 
         Args:
-            apps: those without webhooks are passed over.
-            counters: by app id; ``webhooks`` counts events as ``delivered``, ``retried`` (each
-                try but the first), ``failed`` and ``dropped``, once for each URL.
-            unix_now: wall time in seconds, for ``time_ms``.
-            on_miss_acknowledged: called with app id and channel, once for each ``cache_miss``:
-                when the first URL has accepted it, or when the last was given up or dropped. Not
-                called if no URL's filters let it pass. May be called from inside :meth:`notify`
-                of another event, whose arrival made the queue overflow.
-            open_client: makes the HTTP client; closed at the end of :meth:`run`.
-            jitter: draws from 0 to 1, for the pauses between tries.
+            apps: apps of the node; those without webhooks are passed over.
+            counters: app id -> counters; ``webhooks`` counts events as ``delivered``, ``retried``
+                (each try but the first), ``failed`` and ``dropped``, once for each URL.
+            unix_now: function that gives the wall time in seconds, for ``time_ms``.
+            on_miss_acknowledged: function called with app id and channel, once for each
+                ``cache_miss``: when the first URL has accepted it, or when the last was given up or
+                dropped. Not called if no URL's filters let it pass. May be called from inside
+                :meth:`notify` of another event, whose arrival made the queue overflow.
+            open_client: function that makes the HTTP client, which is closed at the end of
+                :meth:`run`.
+            jitter: function that draws a number from 0 to 1, for the pauses between tries.
         """
         self._queues = {
             app.id: AppQueue(app, counters[app.id], partial(on_miss_acknowledged, app.id))
@@ -123,11 +124,11 @@ class Webhooks:
         """Queue an event. Never yields, never blocks; O(URLs of the app).
 
         Args:
-            app_id: whose.
+            app_id: id of the app in which it happened.
             event: what happened.
-            on_done: called once, when every URL that wants it has accepted it, or it was given up,
-                dropped or taken back by its counterpart. It is not called for what is lost at the
-                end of :meth:`run`, or comes behind it.
+            on_done: function called once, when every URL that wants it has accepted it, or it was
+                given up, dropped or taken back by its counterpart. It is not called for what is
+                lost at the end of :meth:`run`, or comes behind it.
         """
         queue = self._queues.get(app_id)
         if self._is_over.is_set():

@@ -31,7 +31,8 @@ __all__ = ["ClientClosedError", "MemoryClient", "Message"]
 
 _decode = msgspec.json.Decoder().decode
 
-#: Any four bytes do (RFC 6455 5.3); always the same ones make failures reproducible.
+#: Mask of a client's frames; any four bytes do (RFC 6455 5.3), and always the same ones make
+#: failures reproducible.
 _MASK = b"\x37\xfa\x21\x3d"
 
 
@@ -39,8 +40,8 @@ class ClientClosedError(Exception):
     """The connection has ended and everything that came before has been received.
 
     Attributes:
-        code: of the close frame, None if the connection ended without one.
-        reason: of the close frame.
+        code: status code of the close frame, None if the connection ended without one.
+        reason: text of the close frame.
     """
 
     def __init__(self, code: int | None, reason: str) -> None:
@@ -53,10 +54,10 @@ class Message(msgspec.Struct, frozen=True):
     """One message that a client received.
 
     Attributes:
-        event: its name.
-        channel: None for messages that concern the connection.
-        data: as it was on the wire; JSON clients get most of it as text, see :meth:`json`.
-        user_id: of the member who sent a client event on a presence channel.
+        event: name of the event.
+        channel: name of the channel; None for messages that concern the connection.
+        data: value as it was on the wire; JSON clients get most of it as text, see :meth:`json`.
+        user_id: id of the member who sent a client event on a presence channel.
         text: the whole message as JSON; for a JSON client the very text of the frame.
     """
 
@@ -82,17 +83,18 @@ class MemoryClient:
     tasks have to deliver arrives as soon as they run, which awaiting :meth:`receive` lets them.
 
     Attributes:
-        app: whose key it connected with.
-        socket_id: given by the server; empty until then.
-        status: of the response to the handshake; 101 unless it was refused.
-        messages: everything received so far, whether :meth:`receive` has returned it or not.
-        pings: WebSocket pings received.
-        close_code: of the close frame that it received, if any.
-        close_reason: of that frame.
+        app: the app whose key it connected with.
+        socket_id: id given by the server; empty until then.
+        status: status code of the response to the handshake; 101 unless it was refused.
+        messages: messages received so far, all of them, whether :meth:`receive` has returned them
+            or not.
+        pings: number of WebSocket pings received.
+        close_code: status code of the close frame that it received, if any.
+        close_reason: text of that close frame.
         is_closed: whether the server has ended the connection.
-        answers_pings: send a pong for each ping, as every client library does.
-        answers_close: answer a close frame, as every client library does.
-        patience_s: how many seconds of Trio's clock :meth:`receive` waits.
+        answers_pings: whether to send a pong for each ping, as every client library does.
+        answers_close: whether to answer a close frame, as every client library does.
+        patience_s: seconds of Trio's clock that :meth:`receive` waits.
         chunks: the bytes received, by call of ``send``.
         frames: the frames received, as opcode and payload.
     """
@@ -162,9 +164,9 @@ class MemoryClient:
         """The signed ``pusher:subscribe`` message for a channel of any kind.
 
         Args:
-            channel: its name.
-            user_id: of the member, for presence channels; None leaves ``channel_data`` out.
-            user_info: shown to other members.
+            channel: name of the channel.
+            user_id: id of the member, for presence channels; None leaves ``channel_data`` out.
+            user_info: what other members are shown of this one.
         """
         data: dict[str, Any] = {"channel": channel}
         if user_id is not None:
@@ -181,9 +183,10 @@ class MemoryClient:
         """Subscribe and wait for the answer; what else arrives is left for :meth:`receive`.
 
         Args:
-            channel: of any kind; private and presence channels are signed with the app's secret.
-            user_id: see :meth:`subscription`.
-            user_info: see :meth:`subscription`.
+            channel: name of a channel of any kind; private and presence channels are signed with
+                the app's secret.
+            user_id: id of the member, see :meth:`subscription`.
+            user_info: what other members are shown of this one, see :meth:`subscription`.
 
         Returns:
             The ``pusher_internal:subscription_succeeded`` message.
@@ -207,8 +210,8 @@ class MemoryClient:
         """Sign in and wait for ``pusher:signin_success``.
 
         Args:
-            user_id: of the user.
-            user_data: ``user_info``, ``watchlist``.
+            user_id: id of the user.
+            user_data: fields beside the id: ``user_info``, ``watchlist``.
         """
         text = msgspec.json.encode({"id": user_id, **user_data}).decode()
         signature = self.sign(auth.signin_text(self.socket_id, text))
@@ -301,8 +304,8 @@ class MemoryClient:
         """Vanish without a close frame.
 
         Args:
-            error: what the server meets at its next send, as when a network fails; it has not
-                noticed before. None ends the stream, which a server notices at once.
+            error: exception that the server meets at its next send, as when a network fails; it has
+                not noticed before. None ends the stream, which a server notices at once.
         """
         self.answers_pings = False
         if error is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TEST_APP", "HttpResponse", "MemoryNetwork", "open_memory_network", "open_test_broker"]
 
-#: What :func:`open_test_broker` serves when it is given no configuration.
+#: App that :func:`open_test_broker` serves when it is given no configuration.
 TEST_APP = App(
     id="1",
     key="test-key",
@@ -43,10 +43,10 @@ TEST_APP = App(
     allows_client_events=True,
 )
 
-#: Wall time when a test begins; any will do that is the same for all.
+#: Seconds of wall time when a test begins; any will do that is the same for all.
 _UNIX_START = 1_700_000_000.0
 
-#: Of a WebSocket handshake; RFC 6455's example.
+#: Key of a WebSocket handshake; RFC 6455's example.
 _HANDSHAKE_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
@@ -59,8 +59,8 @@ async def open_test_broker(
     Wall time (signatures, webhooks) passes with the same clock.
 
     Args:
-        config: None serves :data:`TEST_APP`.
-        bus: to other nodes; by default this node is alone.
+        config: configuration of the broker; None serves :data:`TEST_APP`.
+        bus: bus to other nodes; by default this node is alone.
     """
     require_trio("open_test_broker")
     start = trio.current_time()
@@ -192,9 +192,9 @@ class HttpResponse(msgspec.Struct, frozen=True):
     """An answer of the HTTP API.
 
     Attributes:
-        status: its number.
-        headers: names in lower case.
-        body: as it came.
+        status: status code of the response.
+        headers: name in lower case -> value.
+        body: bytes of the body as they came.
     """
 
     status: int
@@ -214,9 +214,10 @@ class MemoryNetwork:
     """The way to a Broker in memory: a real :class:`Server` over sockets that are none.
 
     Attributes:
-        broker: that is served.
-        server: connections, timeouts and draining are its business, as in production.
-        poller: of that server.
+        broker: the broker that is served.
+        server: the node's server; connections, timeouts and draining are its business, as in
+            production.
+        poller: the Poller of that server.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -240,13 +241,13 @@ class MemoryNetwork:
         """Begin to connect; what the server answered is in the client's ``messages``.
 
         Args:
-            app: by default the first of the broker's.
-            path: in place of ``/app/KEY``, with its query if it has one.
-            protocol: of the query; None leaves it out.
-            speaks_msgpack: offer our own subprotocol.
-            origin: as a browser sends it.
+            app: the app to connect to; by default the first of the broker's.
+            path: path in place of ``/app/KEY``, with its query if it has one.
+            protocol: value of ``protocol`` in the query; None leaves it out.
+            speaks_msgpack: whether to offer our own subprotocol.
+            origin: value of the ``Origin`` header, as a browser sends it.
             is_tls: whether the client came over TLS, as a trusted proxy says it.
-            headers: more of them.
+            headers: further headers of the handshake.
         """
         app = app or self.broker.config.apps[0]
         target = path or f"/app/{quote(app.key_pairs[-1].key, safe='')}"
@@ -276,8 +277,8 @@ class MemoryNetwork:
         """Connect a client and wait for ``connection_established``.
 
         Args:
-            app: by default the first of the broker's.
-            options: see :meth:`open`.
+            app: the app to connect to; by default the first of the broker's.
+            options: further arguments, see :meth:`open`.
 
         Raises:
             ClientClosedError: the server refused the connection.
@@ -305,12 +306,12 @@ class MemoryNetwork:
                                                       "data": "1"})
 
         Args:
-            method: upper case.
-            path: below ``/apps/ID``; raw, so quote what needs it.
-            body: bytes as they are, anything else as JSON.
-            app: whose newest key signs; by default the first of the broker's.
-            params: of the query.
-            headers: for example ``If-None-Match``.
+            method: method in upper case.
+            path: path below ``/apps/ID``; raw, so quote what needs it.
+            body: body of the request; bytes as they are, anything else as JSON.
+            app: the app whose newest key signs; by default the first of the broker's.
+            params: further parameters of the query.
+            headers: further headers, for example ``If-None-Match``.
         """
         app = app or self.broker.config.apps[0]
         pair = app.key_pairs[-1]

@@ -23,8 +23,8 @@ class MemorySocket:
         inbound: bytes from the client that the server has not read yet.
         has_ended: whether the client sends no more.
         is_closed: whether the server has closed it.
-        room: bytes that the server may still send before its ``send`` would block.
-        send_error: raised by the next sends, as when the network fails.
+        room: number of bytes that the server may still send before its ``send`` would block.
+        send_error: exception raised by the next sends, as when the network fails; else None.
     """
 
     def __init__(

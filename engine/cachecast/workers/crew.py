@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "Post"]
 
-#: Seconds without a word, of which there is one every second, after which a worker is silent.
+#: Seconds without a message, of which there is one every second, after which a worker is silent.
 SILENT_AFTER_S: Final = 3.0
 
 #: Seconds that workers have for their part of a page of metrics; Prometheus waits for ten.
@@ -63,12 +63,13 @@ DEAF_AFTER_S: Final = 1.0
 #: Seconds for the last lines of a worker that has ended; somebody else may hold its pipe open.
 LAST_LINES_LIMIT_S: Final = 0.5
 
-#: Bytes of one line of a worker's log; what is beyond is cut off.
+#: Bytes of one line of a worker's log at most; what is beyond is cut off.
 MAX_LINE_BYTES: Final = 64 * 1024
 
 _READ_BYTES: Final = 64 * 1024
 
-#: -P: modules are not looked for in the current folder, where people have a queue.py.
+#: Command that starts a worker. -P: modules are not looked for in the current folder, where people
+#: have a queue.py.
 PROGRAM: Final = (sys.executable, "-P", "-m", "cachecast", "worker")
 
 _log = structlog.get_logger("cachecast.workers")
@@ -78,14 +79,14 @@ class Post:
     """The place of one worker.
 
     Attributes:
-        number: from 1.
-        listener: whose connections come to this worker.
-        pid: of the process; 0 if there is none.
-        is_ready: what it said last, while it lives.
+        number: number of the worker, from 1.
+        listener: listening socket whose connections come to this worker.
+        pid: id of the process; 0 if there is none.
+        is_ready: whether it takes clients, as it said last, while it lives.
         is_silent: whether it lives and says nothing.
-        latest: what it reported last; the past of earlier ones not included.
-        past: counters of those that held this post before.
-        backoff: of its starts.
+        latest: figures that it reported last; the past of earlier ones not included.
+        past: counters of the workers that held this post before.
+        backoff: pauses between its starts.
     """
 
     def __init__(self, number: int, config: FileConfig, listener: socket.socket) -> None:
@@ -151,7 +152,7 @@ class Crew:
     """All workers of a node. Its owner runs :meth:`run` in a nursery.
 
     Attributes:
-        posts: by number.
+        posts: posts of the workers, by number.
         is_ending: whether no worker is started again.
     """
 
@@ -167,9 +168,9 @@ class Crew:
 
         Args:
             shares: configuration of each worker.
-            listeners: of each worker, kept open by the caller until :meth:`end`.
-            on_line: takes a line of a worker's log, with its number; must not wait.
-            program: that is started, with a worker's number and a descriptor behind it.
+            listeners: listening socket of each worker, kept open by the caller until :meth:`end`.
+            on_line: function that takes a line of a worker's log, with its number; must not wait.
+            program: command that is started, with a worker's number and a descriptor behind it.
         """
         self.posts = [
             Post(number, config, listener)

@@ -39,7 +39,7 @@ class Desk:
     """Answers operators.
 
     Attributes:
-        port: of the admin address.
+        port: number of the admin address's port.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class Desk:
 
         Args:
             config: limits of HTTP connections.
-            listener: of the admin address; owned from now on.
-            crew: that is asked.
-            lost_log_lines: how many lines the parent could not log.
-            engine_ends: how often the private engine has ended by itself; None without one.
+            listener: listening socket of the admin address; owned from now on.
+            crew: workers that are asked.
+            lost_log_lines: function that gives the number of lines that the parent could not log.
+            engine_ends: function that gives how often the private engine has ended by itself; None
+                without one.
         """
         self._crew = crew
         self._lost_log_lines = lost_log_lines

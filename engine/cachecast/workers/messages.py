@@ -34,8 +34,8 @@ class Brief(_Message, frozen=True):
     """The parent's first words. They hold the apps' secrets, which is why they come this way.
 
     Attributes:
-        number: of the worker, from 1.
-        config: what it serves; limits are its share.
+        number: number of the worker, from 1.
+        config: configuration that it serves; limits are its share.
         listener: descriptor of its listening socket.
     """
 

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipe"]
 
-#: Of one message: a configuration with ten thousand apps, a report on a hundred of them.
+#: Bytes of one message at most: a configuration with ten thousand apps, a report on a hundred of
+#: them.
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
-#: That wait to be sent, one message more included.
+#: Bytes that may wait to be sent; one message more is taken below that.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 
 RECEIVE_BYTES: Final = 64 * 1024
 
+#: Number of bytes before a message that say its length; and what stands for one that is not all
+#: here yet.
 _LENGTH_BYTES: Final = 4
+_INCOMPLETE: Final = object()
 
 
 class Pipe:
@@ -38,7 +42,7 @@ class Pipe:
         """Take over a socket.
 
         Args:
-            sock: of type ``SOCK_STREAM``.
+            sock: connected socket of type ``SOCK_STREAM``.
             incoming: type of the messages that may come.
         """
         sock.setblocking(False)  # noqa: FBT003 - its only argument
@@ -85,19 +89,7 @@ class Pipe:
 
         If cancelled, nothing is lost.
         """
-        while True:
-            if len(self._read) >= _LENGTH_BYTES:
-                length = int.from_bytes(self._read[:_LENGTH_BYTES], "big")
-                if length > MAX_MESSAGE_BYTES:
-                    return None
-                end = _LENGTH_BYTES + length
-                if len(self._read) >= end:
-                    body = bytes(self._read[_LENGTH_BYTES:end])
-                    del self._read[:end]
-                    try:
-                        return self._decode(body)
-                    except msgspec.DecodeError:
-                        return None
+        while (message := self._take()) is _INCOMPLETE:
             try:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -105,6 +97,24 @@ class Pipe:
             if not data:
                 return None
             self._read += data
+        return message
+
+    def _take(self) -> Any:  # noqa: ANN401 - of the union that was given
+        """The next message of what was read; None for nonsense."""
+        if len(self._read) < _LENGTH_BYTES:
+            return _INCOMPLETE
+        length = int.from_bytes(self._read[:_LENGTH_BYTES], "big")
+        if length > MAX_MESSAGE_BYTES:
+            return None
+        end = _LENGTH_BYTES + length
+        if len(self._read) < end:
+            return _INCOMPLETE
+        body = bytes(self._read[_LENGTH_BYTES:end])
+        del self._read[:end]
+        try:
+            return self._decode(body)
+        except msgspec.DecodeError:
+            return None
 
     def close(self) -> None:
         """Close the socket; whoever waits for a message gets the end."""

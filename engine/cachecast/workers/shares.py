@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["share_of", "shares_of"]
 
-#: Of the node.
+#: Limits of the node that are divided among its workers.
 _DIVIDED: Final = ("max_connections", "max_cache_entries", "max_cache_bytes", "max_outbox_bytes")
 
 
@@ -28,9 +28,9 @@ def share_of(config: FileConfig, number: int, n_workers: int) -> FileConfig:
     """The configuration of one worker.
 
     Args:
-        config: of the node.
-        number: of the worker, from 1.
-        n_workers: of all of them.
+        config: configuration of the node.
+        number: number of the worker, from 1.
+        n_workers: number of workers of the node.
 
     Raises:
         ConfigError: a share would be too small to be used.

@@ -273,8 +273,9 @@ class Subscriber:
             self._record.violations.append(violation)
             self._asked.pop(channel).ended = at
         elif event == "pusher:error":
-            code = message["data"].get("code")
-            self._record.counts[f"error {code}"] += 1
+            data = message["data"]
+            text = data["message"].split(": ")[0][:40]
+            self._record.counts[f"error {data.get('code')}: {text}"] += 1
 
     def _end(self) -> None:
         at = now()

@@ -32,7 +32,7 @@ async def kill_engine(world: World) -> None:
     """It is killed, and is back after a while, empty."""
     async with world.trouble(forgets=True):
         world.engine.kill()
-        await trio.sleep(world.random.choice((0, 0.5, world.random.uniform(0, 3))))
+        await trio.sleep(world.random.choice((0, 0.5, world.random.uniform(0, 3), 10)))
         await world.engine.start()
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.cluster.proof.clients import now
+from tests.cluster.proof.clients import get_json, now
+from tests.cluster.proof.history import MISS, Listening
 from tests.cluster.proof.verdict import Violation
 from tests.cluster.proof.world import (
     BRIEF,
@@ -129,11 +130,27 @@ class Play:
             for one in beside:
                 idle.remove(one)
                 nursery.start_soon(self._probe, one, channel)
+            if "cache-" in channel and self.random.random() < 0.2:
+                nursery.start_soon(self._read, self.random.choice(self.world.names), channel)
         nursery.start_soon(self._publish_once, node, channels)
 
     async def _publish_once(self, node: str, channels: list[str]) -> None:
         await trio.sleep(BEFORE_S)
         await self.world.publishers[node].publish(channels, self.random.choice((0, 0, 100, 2000)))
+
+    async def _read(self, node: str, channel: str) -> None:
+        """Ask for a value by HTTP: as a subscription that ends with its answer."""
+        record = self.world.record
+        await trio.sleep(self.random.uniform(0, BEFORE_S + AFTER_S))
+        request = record.apps[channel].request("GET", f"channels/{channel}/cache")
+        it = Listening("http", node, channel, now())
+        status, body = await get_json(self.world.nodes[node].port, request)
+        if status in {200, 404}:
+            it.confirmed = it.ended = now()
+            name = body["data"].partition(" ")[0] if status == 200 else MISS
+            it.heard.append((name, it.ended))
+            record.history.listenings.append(it)
+            record.counts["values read by HTTP"] += 1
 
     async def _probe(self, client: Subscriber, channel: str) -> None:
         """Ask for a channel, stay for a moment, leave."""
@@ -176,6 +193,10 @@ class Play:
             if it is None:
                 await trio.sleep(0.1)
                 continue
+            await client.wait_for(
+                lambda it=it: min(it.confirmed, it.ended) < inf,  # type: ignore[misc]
+                PATIENCE_S,
+            )
             stays_s = self.random.uniform(0.5, 8)
             await client.wait_for(lambda it=it: it.ended < inf, stays_s)  # type: ignore[misc]
             if self.is_over and at % 2 == 0:

@@ -52,8 +52,9 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         Mutant(primary.PrimarySeat, "_open", "for call in self.restore():", "for call in ():"),
     ),
     "no version check": (
-        Mutant(values.Values, "hear", "record.order <= attachment.order", "False"),
-        Mutant(values.Values, "_take_read", "record.order > attachment.order", "True"),
+        Mutant(values.Values, "hear", "order <= attachment.order:", "False:"),
+        Mutant(values.Values, "_take_read", "(order := record.order) > attachment.order",
+               "order := record.order"),
     ),
     "generation ignored": (
         Mutant(
@@ -87,10 +88,10 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         ),
     ),
     "epoch not compared": (
-        Mutant(values.Values, "hear", "record.order <= attachment.order",
-               "record.version <= attachment.order[1]"),
-        Mutant(values.Values, "_take_read", "record.order > attachment.order",
-               "record.version > attachment.order[1]"),
+        Mutant(values.Values, "hear", "order <= attachment.order:",
+               "order[1] <= attachment.order[1]:"),
+        Mutant(values.Values, "_take_read", "(order := record.order) > attachment.order",
+               "(order := record.order)[1] > attachment.order[1]"),
     ),
     "recent publications forgotten": (
         Mutant(publishing.Publishing, "recent", "in tuple(self._recent):", "in ():"),

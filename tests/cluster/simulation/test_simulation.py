@@ -12,7 +12,7 @@ from tests.cluster.simulation.mutants import FOUND_ELSEWHERE, MUTANTS, mutated
 from tests.cluster.simulation.running import run
 from tests.cluster.simulation.scenario import FAULTS
 
-N_SEEDS = 24
+N_SEEDS = 20
 
 #: Within which each mutant is found.
 N_SEEDS_OF_MUTANTS = 40

@@ -12,7 +12,7 @@ import trustme
 from cachecast.broker import journal as journal_module
 from cachecast.broker.journal import LINES_PER_S, MAX_KINDS, MAX_LINES_PER_S, Journal
 from cachecast.server.tls import TlsTerms
-from tests.server.node import APP_ID, KEY, Wire, make_app, running, signed, until
+from tests.sockets.node import APP_ID, KEY, Wire, make_app, running, signed, until
 
 #: Words of clients that may stand in no line.
 WORDS = "s3cr3t-w0rd"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachecast.bus.faults import LinkError
+from cachecast.bus.receipt import Receipt
 from cachecast.errors import BusError, SubscriptionError
 from tests.unit.bus.attending import APP, World, name_of
 
@@ -479,3 +480,28 @@ def test_nothing_is_paged_in_a_grace() -> None:
     desk.attendance.tick()
     assert desk.messages is not None
     assert len(desk.messages.requests) == 0
+
+
+def test_who_was_announced_gone_before_it_was_answered_is_in_what_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node that stood still past its lease hears of its own reaping before an older answer."""
+    world = World()
+    (desk,) = world.desks
+    desk.enter(ROOM, "ann")
+    world.pump()
+    rosters = desk.attendance.rosters
+    attached: Receipt[None] = Receipt()
+    monkeypatch.setattr(rosters, "_attach", lambda *_: attached)
+    client = desk.enter(ROOM, "bob")
+    world.pump()
+    rosters.hear(APP, ROOM, b"-bob")
+    desk.crowd.take()
+    attached.fulfil(None)
+
+    assert client.entry is not None
+    assert client.entry.roster is not None
+    assert client.entry.roster.user_ids == ["ann", "bob"]
+    assert desk.crowd.take() == [("member_added", ROOM, "bob")], "who was there is told"
+    rosters.hear(APP, ROOM, b"+\0\3bob")
+    assert desk.crowd.take() == []

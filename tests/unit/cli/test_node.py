@@ -14,7 +14,7 @@ from cachecast.cli.node import run_node
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError
 from cachecast.server.listen import open_listener
-from tests.server.node import Wire
+from tests.sockets.node import Wire
 
 CONFIG = FileConfig(
     apps=(App(id="1", key="k", secret="s"),), server=ServerConfig(drain_s=0.0, exit_limit_s=5.0)
@@ -65,9 +65,9 @@ async def test_a_node_serves_on_a_socket_that_listens_already_until_it_is_told_t
             running.orders.send_nowait(signal.SIGTERM)
         await wire.aclose()
         assert listener.fileno() == -1
-    assert [entry["event"] for entry in logs if entry["log_level"] != "debug"] == [
-        "SIGHUP ignored: no certificate is configured", "draining", "drained",
-    ]  # fmt: skip
+    events = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    events.remove("SIGHUP ignored: no certificate is configured")  # by a task of its own
+    assert events == ["draining", "drained"]
 
 
 async def test_a_second_order_ends_it_at_once():

@@ -20,7 +20,7 @@ from cachecast import TlsTerms
 from cachecast.cli import cachecast, main
 from cachecast.cli.remote import RequestError, _advise
 from cachecast.protocol.auth import sign
-from tests.server.node import Wire, make_app, running, until
+from tests.sockets.node import Wire, make_app, running, until
 
 DEMO = {"id": "4242", "key": "app-key", "secret": "app-secret"}
 

@@ -19,7 +19,7 @@ import trio
 import trustme
 
 from cachecast.cli import main
-from tests.server.node import Client, Wire, signed, upgrade_request
+from tests.sockets.node import Client, Wire, signed, upgrade_request
 
 DEMO = {"key": "app-key", "secret": "app-secret", "app_id": "4242"}
 ENVIRONMENT = {

@@ -22,7 +22,7 @@ from cachecast.cli.workers import _joined_by, _LogReader, _obey
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.workers.messages import FROM_PARENT
 from cachecast.workers.pipe import Pipe
-from tests.server.node import until
+from tests.sockets.node import until
 from tests.unit.cli.test_serve import ENVIRONMENT, LIMIT_S, refused_process, serving
 
 CONFIG = """

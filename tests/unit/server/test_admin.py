@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.server.node import HOST, running
+from tests.sockets.node import HOST, running
 
 
 async def asked(node, target, method="GET"):

@@ -21,7 +21,7 @@ from wsproto.events import CloseConnection, TextMessage
 import cachecast.tasks.heartbeat
 from cachecast import BrokerConfig, bridge, open_broker
 from cachecast.server.bridge import _calm, _end
-from tests.server.node import (
+from tests.sockets.node import (
     APP_ID,
     KEY,
     TICK_S,

@@ -16,7 +16,7 @@ from cachecast import KeyPair
 from cachecast.server import endpoints
 from cachecast.server.endpoints import CHANNELS_PER_STEP
 from cachecast.server.http_messages import Later, Response
-from tests.server.node import APP_ID, KEY, SECRET, make_app, running, sign, signed
+from tests.sockets.node import APP_ID, KEY, SECRET, make_app, running, sign, signed
 
 NOTHING = md5(b"", usedforsecurity=False).hexdigest()
 DEEP = b"[" * 100_000 + b"]" * 100_000

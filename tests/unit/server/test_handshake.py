@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from cachecast.server.handshake import find_key
-from tests.server.node import KEY, make_app, running, upgrade_request
+from tests.sockets.node import KEY, make_app, running, upgrade_request
 
 NONCE = b"dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE, CONNECTION = b"Upgrade: websocket\r\n", b"Connection: keep-alive, Upgrade\r\n"

@@ -15,7 +15,7 @@ from cachecast.server.http_messages import Later, Response
 from cachecast.server.poller import RECV_BYTES
 from cachecast.server.streaming import Stream
 from cachecast.server.websocket import WebSocket
-from tests.server.node import (
+from tests.sockets.node import (
     HOST,
     Client,
     frame,
@@ -543,6 +543,21 @@ async def test_answers_keep_their_order_when_one_has_to_wait():
         held.go()
         answers = [await wire.answer() for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 404, 404, 404]
+
+
+async def test_who_waits_is_watched_until_it_talks_on():
+    async with running() as node:
+        held = node.server._handle = Held(node.server._handle)
+        wire = await node.connect()
+        await wire.say(WAIT)
+        await until(lambda: held.attempts)
+        poller = node.server.poller
+        assert not poller._watched  # nobody's selector was told anything
+        await wire.say(GET)
+        await until(lambda: list(poller._watched.values()) == [0])
+        held.go()
+        assert [(await wire.answer()).status for _ in range(2)] == [200, 404]
+        assert not poller._watched
 
 
 async def test_half_closed_client_gets_the_answer_that_had_to_wait():

@@ -13,7 +13,7 @@ import trio
 
 from cachecast import BrokerConfig, ConfigError, Server, open_broker, serve
 from cachecast.server.listen import open_admin_listener, open_listener, open_shared_listeners
-from tests.server.node import HOST, KEY, TICK_S, make_app, no_new_fds, running, until
+from tests.sockets.node import HOST, KEY, TICK_S, make_app, no_new_fds, running, until
 
 GET = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"
 

@@ -12,7 +12,7 @@ import trio
 from cachecast.server import poller as module
 from cachecast.server import selector
 from cachecast.server.poller import Poller
-from tests.server.node import no_new_fds, until
+from tests.sockets.node import no_new_fds, until
 
 
 class Echo:

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from cachecast.server import room as module
-from tests.server.node import APP_ID, HOST, make_app, running, until
+from tests.sockets.node import APP_ID, HOST, make_app, running, until
 
 GET = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"
 

@@ -13,7 +13,7 @@ from cachecast.server.http_messages import Response
 from cachecast.server.streaming import Stream
 from cachecast.testing import open_memory_network, open_test_broker
 from cachecast.testing.socket import MemorySocket
-from tests.server.node import running, until
+from tests.sockets.node import running, until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -16,7 +16,7 @@ from cachecast.server.http import HttpConnection
 from cachecast.server.http_messages import Later, Response
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket, load_context
-from tests.server.node import (
+from tests.sockets.node import (
     APP_ID,
     HOST,
     KEY,

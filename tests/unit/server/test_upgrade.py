@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cachecast import App
-from tests.server.node import APP_ID, KEY, make_app, running, upgrade_request
+from tests.sockets.node import APP_ID, KEY, make_app, running, upgrade_request
 
 NONCE = b"dGhlIHNhbXBsZSBub25jZQ=="
 

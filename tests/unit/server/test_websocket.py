@@ -12,7 +12,16 @@ import msgpack
 import pytest
 import trio
 
-from tests.server.node import APP_ID, KEY, frame, make_app, message, running, until, upgrade_request
+from tests.sockets.node import (
+    APP_ID,
+    KEY,
+    frame,
+    make_app,
+    message,
+    running,
+    until,
+    upgrade_request,
+)
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 

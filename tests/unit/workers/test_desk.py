@@ -18,7 +18,7 @@ from cachecast.server.listen import open_admin_listener
 from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import Beat, Report
-from tests.server.node import Wire
+from tests.sockets.node import Wire
 
 CONFIGURATION = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.server.node import APP_ID, make_app, running, until
+from tests.sockets.node import APP_ID, make_app, running, until
 
 #: Larger than what kernel buffers take, with the few frames that these tests publish.
 BIG = "x" * 100_000

@@ -11,7 +11,7 @@ import trustme
 
 from cachecast import BrokerConfig, TlsTerms, open_broker, serve
 from cachecast.channels.waiting import PACE_BYTES
-from tests.server.node import APP_ID, KEY, frame, make_app, message, running, signed, until
+from tests.sockets.node import APP_ID, KEY, frame, make_app, message, running, signed, until
 
 TEXT, BINARY = 1, 2
 

@@ -15,7 +15,7 @@ from cachecast.channels.outbox import Outbox
 from cachecast.protocol.session import Session
 from cachecast.server.http import HttpConnection
 from cachecast.server.websocket import WebSocket
-from tests.server.node import (
+from tests.sockets.node import (
     APP_ID,
     HOST,
     KEY,

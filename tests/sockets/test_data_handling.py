@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.server.node import APP_ID, KEY, Wire, running, upgrade_request
+from tests.sockets.node import APP_ID, KEY, Wire, running, upgrade_request
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("docs/data-handling.md", "SECURITY.md")
@@ -96,7 +96,7 @@ async def test_address_of_a_client_is_in_no_log_and_no_metric():
 #: Serves, publishes, subscribes, reads, refuses and closes, and prints what was opened to write.
 SCRIPT = """
 import os, sys, trio
-from tests.server.node import frame, running
+from tests.sockets.node import frame, running
 
 written = []
 

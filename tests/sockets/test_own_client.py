@@ -21,7 +21,7 @@ import trustme
 from cachecast import TlsTerms
 from cachecast.client import ClientState, connect
 from cachecast.errors import AuthError, RefusedError, SubscriptionError
-from tests.server.node import APP_ID, KEY, SECRET, make_app, running, until
+from tests.sockets.node import APP_ID, KEY, SECRET, make_app, running, until
 
 MASTER_KEY = b64encode(bytes(range(32))).decode()
 
