@@ -6,7 +6,7 @@ them are counted, and the bus is asked. Either way the answer is a receipt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cachecast.broker.views import (
     CachedEvent,
@@ -18,6 +18,7 @@ from cachecast.broker.views import (
 )
 from cachecast.bus.receipt import Receipt
 from cachecast.errors import BadRequestError
+from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.http_api import read_channel
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Questions"]
+
+#: What names of channels with members begin with.
+ROOM: Final = "presence-"
 
 
 class Questions:
@@ -81,16 +85,26 @@ class Questions:
         def describe(
             counts: Mapping[str, int],
         ) -> dict[str, ChannelState] | Receipt[dict[str, ChannelState]]:
-            names = [read_channel(name, hub.app) for name in counts]
-            if not any(name.is_presence for name in names):
-                return {name.text: _state(name, counts[name.text], 0) for name in names}
-            return self.states(hub, names).then(
-                lambda states: {
-                    name.text: state
-                    for name, state in zip(names, states, strict=True)
-                    if state.occupied
-                }
-            )
+            found = {
+                name: ChannelState(occupied=True, subscription_count=count, user_count=None)
+                for name, count in counts.items()
+            }
+            # Not by this node's limits: the others may have been given longer ones.
+            rooms = [
+                parse_channel_name(name, len(name)) for name in counts if name.startswith(ROOM)
+            ]
+            if not rooms:
+                return found
+
+            def count_members(states: list[ChannelState]) -> dict[str, ChannelState]:
+                for room, state in zip(rooms, states, strict=True):
+                    if state.occupied:
+                        found[room.text] = state
+                    else:  # vacated meanwhile
+                        del found[room.text]
+                return found
+
+            return self.states(hub, rooms).then(count_members)
 
         return self._bus.channels(hub.app.id, prefix).then(describe)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cachecast.bus.resp import Reply
 
 __all__ = [
+    "FORGET_MS",
     "MAX_BYTES",
     "MAX_KEYS",
     "MAX_REMEMBERED",
@@ -51,6 +52,9 @@ MAX_REMEMBERED: Final = 4096
 #: Milliseconds for which a miss is not reported again, unless there is a value or its report was
 #: taken.
 REMEMBER_MS: Final = 1_800_000
+
+#: The same of one that no courier acknowledges: names are made up at no cost.
+FORGET_MS: Final = 10_000
 
 #: Entries that one reap takes back.
 REAP_STEP: Final = 100

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
-from cachecast.bus.calls import REMEMBER_MS, Facts
+from cachecast.bus.calls import FORGET_MS, REMEMBER_MS, Facts
 from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
@@ -55,9 +55,6 @@ MEMORY_LIMIT_S: Final = 5.0
 
 #: Between two looks at what is due.
 TICK_S: Final = 0.25
-
-#: For which a miss is remembered that no courier acknowledges: names are made up at no cost.
-FORGET_MISS_MS: Final = 10_000
 
 #: Seconds of an outage after which nobody new waits for its end.
 OUTAGE_S: Final = 5.0
@@ -399,10 +396,8 @@ class EngineBus:
 
     def note_miss(self, app_id: str, channel: str) -> Receipt[bool]:
         """See ``Bus``."""
-        is_acknowledged = self._terms[app_id].has_webhooks
-        return self._questions.note_miss(
-            app_id, channel, REMEMBER_MS if is_acknowledged else FORGET_MISS_MS
-        )
+        remember_ms = REMEMBER_MS if self._terms[app_id].has_webhooks else FORGET_MS
+        return self._questions.note_miss(app_id, channel, remember_ms)
 
     def rearm_miss(self, app_id: str, channel: str, after_s: float) -> None:
         """See ``Bus``."""

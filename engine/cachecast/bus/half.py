@@ -145,7 +145,7 @@ class Half:
 
     def end(self, fault: DownError) -> None:
         """Tell whoever still waits that there is nothing to wait for."""
-        self.seat.drop(fault)
+        self.seat.close(fault)
         self.publishing.end(fault)
         self.lateness.stop()
         self.attendance.stop()

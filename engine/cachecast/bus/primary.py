@@ -25,6 +25,7 @@ from cachecast.bus.faults import (
     LostError,
     MissingFunctionError,
     ReplyError,
+    SetupError,
 )
 from cachecast.bus.resp import Limits
 
@@ -59,6 +60,9 @@ LONGEST_PAUSE_S: Final = 0.5
 #: For what is kept to be read again: 50,000 channels take one. What was refused is asked for by
 #: beginning again.
 RESYNC_LIMIT_S: Final = 30.0
+
+#: Between two lines of the log about calls that the engine refuses until an operator acts.
+REFUSAL_LOG_INTERVAL_S: Final = 60.0
 
 _log = structlog.get_logger("cachecast.bus")
 
@@ -204,6 +208,8 @@ class PrimarySeat:
         self._n_failures = 0
         self._approved = ""
         self._is_reaping = False
+        self._is_leaving = False
+        self._refusal_log_at = 0.0
 
     def attach_links(self, commands: LinkLike, messages: LinkLike) -> None:
         """Take its links over; once, before :meth:`run`. Their downs are :meth:`drop`."""
@@ -305,6 +311,9 @@ class PrimarySeat:
         is_stale = known is not None and known != (self.epoch, self.session)
         if isinstance(fault, EpochError | FencedError | MissingFunctionError) and not is_stale:
             self.drop(fault)
+        elif isinstance(fault, SetupError) and self._now() >= self._refusal_log_at:
+            self._refusal_log_at = self._now() + REFUSAL_LOG_INTERVAL_S
+            _log.warning("engine refuses calls", engine=self.name, reason=str(fault))
 
     def _take_confirmation(self, reply: Reply) -> None:
         if isinstance(reply, LinkError) and not isinstance(reply, LostError):
@@ -419,6 +428,11 @@ class PrimarySeat:
             part.opened()
         self.on_change()
 
+    def close(self, fault: LinkError) -> None:
+        """Close for good: the node leaves. Never yields."""
+        self._is_leaving = True
+        self.drop(fault)
+
     def drop(self, fault: LinkError) -> None:
         """Close, for what is kept here may be out of date; harmless when closed. Never yields."""
         self.is_away = not isinstance(fault, EpochError | FencedError | MissingFunctionError)
@@ -427,7 +441,8 @@ class PrimarySeat:
             self.is_open = False
             self.n_downs += 1
             self.down_since = self._now()
-            _log.warning("engine is down", engine=self.name, reason=str(fault))
+            if not self._is_leaving:
+                _log.warning("engine is down", engine=self.name, reason=str(fault))
             for part in self.parts:
                 part.closed()
         if self._life is not None:

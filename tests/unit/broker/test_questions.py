@@ -11,6 +11,7 @@ from cachecast.bus.seam import Envelope
 from cachecast.errors import BadRequestError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
+from cachecast.protocol.session import Member
 from cachecast.testing import TEST_APP
 from tests.harness.cluster import open_cluster
 
@@ -139,3 +140,17 @@ def test_a_value_from_elsewhere_lives_by_the_lower_of_both_lifetimes():
     assert read(50.0).ttl_s == 100.0
     assert read(60.0, published_at=0.0, deadline=60.0) is None
     assert read(100.0, published_at=0.0) is None
+
+
+@pytest.mark.parametrize("kind", ["", "presence-"])
+async def test_a_channel_that_another_node_allows_is_listed_here(autojump_clock, kind):
+    """While limits differ between nodes, as in a rolling change of them."""
+    async with open_cluster() as cluster:
+        long = kind + "x" * 250
+        member = Member("ann") if kind else None
+        await cluster.buses[1].enter(APP, parse_channel_name(long, 300), member).wait()
+
+        found = await cluster.brokers[0].channels(APP)
+        assert {name: state.user_count for name, state in found.items()} == {
+            long: 1 if kind else None
+        }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from cachecast.bus.primary import RESYNC_LIMIT_S
+from cachecast.errors import BusError
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.session import Member
 from tests.cluster.simulation.network import _Refusal
@@ -156,3 +158,41 @@ async def test_what_cannot_be_read_again_is_tried_again(autojump_clock, monkeypa
         await trio.sleep(RESYNC_LIMIT_S + 5)
 
         assert node.seat.is_open
+
+
+async def test_an_engine_that_refuses_calls_is_said_in_the_log_and_not_for_each(
+    autojump_clock, monkeypatch
+):
+    """Its links are up and the node is ready: nothing else would tell an operator."""
+    async with meeting() as place:
+        node = await place.join()
+        execute = place.engine.model.execute
+        monkeypatch.setattr(
+            place.engine.model,
+            "execute",
+            lambda arguments: (
+                _Refusal("OOM command not allowed when used memory > 'maxmemory'.")
+                if arguments[0] == b"FCALL" and arguments[1].endswith(b"_publish")
+                else execute(arguments)
+            ),
+        )
+        with capture_logs() as logs:
+            for _ in range(65):
+                with pytest.raises(BusError, match="maxmemory"):
+                    await node.publish("cache-x", "1").wait()
+                await trio.sleep(1)
+
+        assert [(line["event"], line["log_level"]) for line in logs] == [
+            ("engine refuses calls", "warning")
+        ] * 2
+        assert "maxmemory" in logs[0]["reason"]
+        assert node.seat.is_open
+
+
+async def test_a_node_that_leaves_in_order_has_lost_nothing(autojump_clock):
+    async with meeting() as place:
+        node = await place.join()
+        with capture_logs() as logs:
+            await node.bus.aclose()
+
+        assert not [line for line in logs if line["log_level"] == "warning"]
