@@ -145,7 +145,8 @@ class Connection:
         # What is called with the reply; each is a call without an answer.
         self._pending: deque[Callable[[Reply], None] | None] = deque()
         self._unsent: list[bytes] = []
-        self._writer = trio.lowlevel.ParkingLot()
+        # The task that writes, while it has nothing to.
+        self._writer: trio.lowlevel.Task | None = None
         self._heard_at = 0.0
         self._pinged_at: float | None = None
         self._scope: trio.CancelScope | None = None
@@ -235,8 +236,9 @@ class Connection:
 
     def _put(self, packed: bytes, on_reply: Callable[[Reply], None] | None) -> None:
         self._pending.append(on_reply)
-        if not self._unsent:
-            self._writer.unpark()
+        if self._writer is not None:
+            trio.lowlevel.reschedule(self._writer)
+            self._writer = None
         self._unsent.append(packed)
         self.n_unsent_bytes += len(packed)
 
@@ -365,7 +367,8 @@ class Connection:
         try:
             while True:
                 if not self._unsent:
-                    await self._writer.park()
+                    self._writer = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
                 data = b"".join(self._unsent)
                 self._unsent.clear()
                 await self._send(data)
@@ -373,6 +376,10 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not self._is_unread():  # else the reader finds the reason
                 self.end(LostError(f"The connection to the engine broke: {_root(error)}."))
+
+    def _stop_waiting(self, _: Callable[[], None]) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     async def _run_beat(self) -> None:
         limits = self._limits
