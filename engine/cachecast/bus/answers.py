@@ -37,12 +37,12 @@ class Greeting(msgspec.Struct, frozen=True):
     """The engine's answer to hello.
 
     Attributes:
-        epoch: of the engine, for all further calls.
-        now_us: its clock.
-        grace_ms: for which reads and publishes are refused; 0: the cluster is at work.
-        session: under which the node holds things.
+        epoch: epoch of the engine, for all further calls.
+        now_us: microseconds of the engine's clock.
+        grace_ms: milliseconds for which reads and publishes are refused; 0: the cluster is at work.
+        session: session under which the node holds things.
         is_new: whether the session is new: then the node enters again whatever it holds.
-        n_sessions: of all nodes, dead ones included that nobody has reaped.
+        n_sessions: number of sessions of all nodes, dead ones included that nobody has reaped.
     """
 
     epoch: int
@@ -57,9 +57,9 @@ class Published(msgspec.Struct, frozen=True):
     """What became of a publish.
 
     Attributes:
-        version: of its first event; the others follow it one by one.
-        is_repeat: whether it had been done before, and was not done again.
-        is_unknown: whether it is too long ago to tell; it may have been done.
+        version: version of the call's first event; the others follow it one by one.
+        is_repeat: whether the call had been made before, and nothing was done again.
+        is_unknown: whether the call is too old to tell; it may have been carried out.
     """
 
     version: int
@@ -72,10 +72,10 @@ class Entered(msgspec.Struct, frozen=True):
 
     Attributes:
         is_first: whether nobody held the field before.
-        total: what all sessions hold of it together.
-        n_fields: of the roster.
-        cursor: for ``page``, to get what is missing of the roster; empty if it is whole, or was
-            not asked for.
+        total: number that all sessions hold of the field together.
+        n_fields: number of fields of the roster.
+        cursor: cursor for ``page``, to get what is missing of the roster; empty if it is whole, or
+            was not asked for.
         fields: field -> info; only if asked for.
     """
 
@@ -90,10 +90,10 @@ class Beat(msgspec.Struct, frozen=True):
     """The answer to a beat.
 
     Attributes:
-        now_us: the engine's clock.
-        n_sessions: of all nodes.
+        now_us: microseconds of the engine's clock.
+        n_sessions: number of sessions of all nodes.
         has_dead: whether somebody should call ``reap``.
-        gauges: of each that was given, the sum of all nodes.
+        gauges: sums of all nodes, one of each number that was given.
     """
 
     now_us: int
@@ -106,9 +106,9 @@ class Termination(msgspec.Struct, frozen=True):
     """A user whose connections end.
 
     Attributes:
-        id: grows.
-        previous: id of the one before it; who does not know that one has missed some.
-        app_id, user_id: whose.
+        id: id of the entry; it grows.
+        previous: id of the entry before it; who does not know that one has missed some.
+        app_id, user_id: ids of the app and of the user who was ended.
     """
 
     id: str
@@ -122,7 +122,7 @@ class Collected(msgspec.Struct, frozen=True):
 
     Attributes:
         is_courier: whether the session is the app's courier; if not, there is nothing.
-        n_lost: events for which there was no room since the last time.
+        n_lost: number of events for which there was no room since the last time.
         events: id and body, the oldest first. The digits before "-" of an id are milliseconds of
             the engine's clock.
     """
