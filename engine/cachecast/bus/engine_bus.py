@@ -11,41 +11,32 @@ import secrets
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 import trio
 
-from cachecast.bus.attendance import Attendance
-from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, REMEMBER_MS, Facts
+from cachecast.bus.calls import REMEMBER_MS, Facts
 from cachecast.bus.ceilings import Ceilings
-from cachecast.bus.clock import EngineClock
-from cachecast.bus.contents import Contents
-from cachecast.bus.couriers import Couriers
 from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
-from cachecast.bus.functions import MAX_NAMES, Functions
+from cachecast.bus.functions import MAX_NAMES
 from cachecast.bus.gauges import Gauges
-from cachecast.bus.lateness import Lateness
+from cachecast.bus.half import AppTerms, Half
 from cachecast.bus.link import Link
-from cachecast.bus.memory import Finding, check_memory
-from cachecast.bus.primary import PrimarySeat
-from cachecast.bus.publishing import Publishing, all_of
+from cachecast.bus.memory import check_memory
+from cachecast.bus.publishing import all_of
 from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
 from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
-from cachecast.bus.values import Values
 from cachecast.errors import ConfigError
 from cachecast.metrics import EngineStatistics
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from cachecast.bus.calls import Call
-    from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
     from cachecast.bus.seam import Entry, Exit, Node
     from cachecast.bus_config import BusConfig, Primary
@@ -73,168 +64,6 @@ FORGET_MISS_MS: Final = 10_000
 OUTAGE_S: Final = 5.0
 
 _log = structlog.get_logger("cachecast.bus")
-
-
-class AppTerms(msgspec.Struct, frozen=True):
-    """What the bus has to know of an app.
-
-    Attributes:
-        cache_ttl_s: seconds for which its values live.
-        max_members: number of members of a presence channel at most.
-        max_entries, max_bytes: number of the app's values, and of their bytes, at most, in the
-            whole cluster.
-        has_webhooks: whether this node can bring its events to somebody.
-    """
-
-    cache_ttl_s: float
-    max_members: int
-    max_entries: int = 1_000_000
-    max_bytes: int = 256 * 1024 * 1024
-    has_webhooks: bool = False
-
-
-class _Half:
-    """One primary's seat with its parts."""
-
-    def __init__(
-        self,
-        primary: Primary,
-        bus: EngineBus,
-        node: Node,
-        facts: Facts,
-        *,
-        keys: Keys,
-        limits: Limits,
-        seal: Seal | None,
-        lease_s: float,
-        now: Callable[[], float],
-        terms: Mapping[str, AppTerms],
-        gauges: Gauges,
-        random: Callable[[], float],
-    ) -> None:
-        self.primary = primary
-        self.seat = seat = PrimarySeat(
-            primary.name,
-            Functions(keys),
-            facts,
-            EngineClock(),
-            now=now,
-            lease_s=lease_s,
-            gauges=gauges,
-            limits=limits,
-        )
-        self.contents = contents = Contents(seal, seat.engine_ms)
-        self.lateness = Lateness(now)
-        self.values = Values(seat, node, contents=contents, lateness=self.lateness, now=now)
-        self.publishing = Publishing(seat, now=now)
-        self.attendance = Attendance(
-            seat,
-            node,
-            contents=contents,
-            clock=now,
-            max_members=lambda app_id: terms[app_id].max_members,
-            has_webhooks=lambda app_id: terms[app_id].has_webhooks,
-            attach=self.values.attach,
-            detach=self.values.detach,
-        )
-        self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
-        self.findings: list[Finding] = []
-        self._is_sealed = seal is not None
-        self.is_deaf = False
-        seat.parts = (self.values, self.publishing, self.attendance)
-        seat.restore = self._offers
-        seat.on_change = bus.note_change
-        self._topics = len(keys.topics)
-        self._channels = keys.topics + b"c:"
-        self._users = keys.topics + b"u:"
-
-    @property
-    def leak(self) -> Finding | None:
-        """Why no value may be given to the engine; None if it may have them."""
-        return self.findings[0] if self.findings and not self._is_sealed else None
-
-    def hear(self, topic: bytes, payload: bytes) -> None:
-        """Take a message of the engine, in order with the answers on its link."""
-        if self.is_deaf:
-            return
-        attachment = self.values.by_topic.get(topic)
-        kind = payload[:1]
-        if attachment is not None and kind in {b"V", b"E"}:
-            self.values.hear(attachment, payload)
-            return
-        try:
-            if topic.startswith(self._channels):
-                app_id, _, name = topic[len(self._channels) :].decode().partition("/")
-                self.attendance.hear("c", app_id, name, payload)
-            elif topic.startswith(self._users):
-                app_id, _, name = topic[len(self._users) :].decode().partition("/")
-                self.attendance.hear("u", app_id, name, payload)
-            else:
-                self.attendance.hear("control", "", "", payload)
-        except (LinkError, ValueError):  # somebody else writes to our topics
-            self.values.n_broken += 1
-
-    def tick(self) -> None:
-        """Four times a second."""
-        self.lateness.expire()
-        for part in self.seat.parts:
-            part.tick()
-
-    def end(self, fault: DownError) -> None:
-        """Tell whoever still waits that there is nothing to wait for."""
-        self.seat.drop(fault)
-        self.publishing.end(fault)
-        self.lateness.stop()
-        self.attendance.stop()
-
-    def statistics(self) -> EngineStatistics:
-        """See ``EngineStatistics``."""
-        seat, values, publishing = self.seat, self.values, self.publishing
-        return EngineStatistics(
-            name=seat.name,
-            is_up=seat.is_open,
-            epoch=seat.epoch,
-            nodes=seat.n_sessions,
-            attached_channels=len(values.by_topic),
-            unanswered_publishes=publishing.n_unanswered,
-            latency_s=seat.latency_s,
-            findings=len(self.findings),
-            downs=seat.n_downs,
-            epochs=seat.n_epochs,
-            barriers=values.n_barriers,
-            gaps=values.n_gaps,
-            resyncs=values.n_resyncs,
-            restored=seat.n_restored,
-            refused_publishes=publishing.n_refused,
-            repeated_publishes=publishing.n_repeated,
-            late_answers=self.lateness.n_late + self.attendance.lateness.n_late,
-            overflows=seat.n_overflows,
-            broken_records=values.n_broken + self.contents.n_broken,
-            lost_webhook_events=self.couriers.n_lost,
-        )
-
-    def _offers(self) -> Iterator[Call[int]]:
-        """The calls that put back what is known here into an engine that may have lost it."""
-        if self.leak is not None:
-            return
-        seat, keys = self.seat, self.seat.to.keys
-        copies: list[tuple[bytes, Record, int]] = []
-        n_bytes = 0
-
-        def known() -> Iterator[tuple[bytes, Record, float]]:
-            for attachment, record, remains in self.values.copies():
-                yield keys.value(attachment.app_id, attachment.name.text), record, remains
-            yield from self.publishing.recent()
-
-        for key, record, remains_s in known():
-            size = len(record.payload) + 64
-            if copies and (len(copies) == MAX_KEYS or n_bytes + size > MAX_BYTES):
-                yield seat.to.offer(seat.epoch, copies)
-                copies, n_bytes = [], 0
-            copies.append((key, record, int(remains_s * 1000)))
-            n_bytes += size
-        if copies:
-            yield seat.to.offer(seat.epoch, copies)
 
 
 class EngineBus:
@@ -297,7 +126,7 @@ class EngineBus:
         self._is_up = False
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
-        self.halves: list[_Half] = []
+        self.halves: list[Half] = []
         self._half = lru_cache(maxsize=MAX_NAMES)(self._find_half)
 
     # --- living
@@ -316,8 +145,8 @@ class EngineBus:
             max_unsent_bytes=self._config.max_unsent_bytes,
         )
         for number, primary in enumerate(self._primaries):
-            half = _Half(
-                primary, self, node, self._facts,
+            half = Half(
+                primary, node, self._facts, on_change=self.note_change,
                 keys=Keys(self._config.prefix, primary.database), limits=limits, seal=self._seal,
                 lease_s=self._config.lease_s, now=self._now, terms=self._terms,
                 gauges=Gauges() if number else self._gauges, random=self._random,
@@ -352,7 +181,7 @@ class EngineBus:
         self,
         primary: Primary,
         limits: Limits,
-        half: _Half,
+        half: Half,
         on_message: Callable[[bytes, bytes], None] | None,
     ) -> Link:
         return Link(
@@ -412,7 +241,7 @@ class EngineBus:
 
     # --- values stay in memory
 
-    async def _approve(self, half: _Half) -> None:
+    async def _approve(self, half: Half) -> None:
         await self._check(half)
         if half.leak is not None and not half.seat.epoch:
             raise UnfitError(" ".join(str(finding) for finding in half.findings[:3]))
@@ -427,7 +256,7 @@ class EngineBus:
                     except LinkError:
                         continue  # its end is heard elsewhere
 
-    async def _check(self, half: _Half) -> None:
+    async def _check(self, half: Half) -> None:
         connection = half.seat.commands
         if not isinstance(connection, Connection):
             return
@@ -442,7 +271,7 @@ class EngineBus:
 
     # --- publications
 
-    def _find_half(self, app_id: str, channel: str) -> _Half:
+    def _find_half(self, app_id: str, channel: str) -> Half:
         return self.halves[self._spread[shard_of(app_id, channel)]]
 
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt[None]:
@@ -450,7 +279,7 @@ class EngineBus:
         if len(envelopes) == 1:
             only = envelopes[0]
             return self._publish(self._half(only.app_id, only.name.text), envelopes)
-        parts: dict[_Half, list[Envelope]] = {}
+        parts: dict[Half, list[Envelope]] = {}
         for envelope in envelopes:
             parts.setdefault(self._half(envelope.app_id, envelope.name.text), []).append(envelope)
         if len(parts) == 1:
@@ -460,7 +289,7 @@ class EngineBus:
             return Receipt.failed(DownError(f"Nothing was published. {refused[0].seat.why_down()}"))
         return all_of([self._publish(half, part) for half, part in parts.items()])
 
-    def _publish(self, half: _Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
+    def _publish(self, half: Half, envelopes: Sequence[Envelope]) -> Receipt[None]:
         events = []
         to, contents, lifetimes_ms = half.seat.to, half.contents, self._lifetimes_ms
         for envelope in envelopes:
@@ -511,7 +340,7 @@ class EngineBus:
         """See ``Bus``."""
         return self._half(app_id, name.text).attendance.rosters.leave(app_id, name, member)
 
-    def _refusal(self, half: _Half) -> Receipt[Any] | None:
+    def _refusal(self, half: Half) -> Receipt[Any] | None:
         """The failed receipt of those for whom waiting is in vain; None if they may wait."""
         seat = half.seat
         since = seat.down_since
@@ -521,7 +350,7 @@ class EngineBus:
             )
         return None
 
-    def _of_user(self, app_id: str, user_id: str) -> _Half:
+    def _of_user(self, app_id: str, user_id: str) -> Half:
         return self._half(app_id, f"#server-to-user-{user_id}")
 
     def sign_in(self, app_id: str, user_id: str) -> Receipt[None]:
@@ -553,8 +382,8 @@ class EngineBus:
         for half, part in self._by_half(app_id, user_ids).items():
             half.attendance.watching.unwatch(app_id, part)
 
-    def _by_half(self, app_id: str, user_ids: Sequence[str]) -> dict[_Half, list[str]]:
-        parts: dict[_Half, list[str]] = {}
+    def _by_half(self, app_id: str, user_ids: Sequence[str]) -> dict[Half, list[str]]:
+        parts: dict[Half, list[str]] = {}
         for user_id in user_ids:
             parts.setdefault(self._of_user(app_id, user_id), []).append(user_id)
         return parts

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker, CachedEvent, ChannelState
     from cachecast.channels.hub import Hub
+    from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["handle"]
 
@@ -320,12 +321,12 @@ def _events(call: _Call) -> Response | Later:
         return _publish(call, [event], call.answer_empty)
 
     def answer() -> Receipt[Response]:
-        def describe(states: list[ChannelState]) -> Response:
+        def describe(states: list[ChannelState | None]) -> Response:
             infos = [_info(state, event.info) for state in states]
             names = [name.text for name in event.channels]
             return call.answer({"channels": dict(zip(names, infos, strict=True))})
 
-        return call.broker.questions.states(call.hub, event.channels).then(describe)
+        return _states_behind(call, event.channels).then(describe)
 
     return _publish(call, [event], call.answer_empty, answer)
 
@@ -336,12 +337,12 @@ def _batch_events(call: _Call) -> Response | Later:
         return _publish(call, events, call.answer_empty)
 
     def answer() -> Receipt[Response]:
-        def describe(states: list[ChannelState]) -> Response:
+        def describe(states: list[ChannelState | None]) -> Response:
             infos = [_info(state, event.info) for state, event in zip(states, events, strict=True)]
             return call.answer({"batch": infos})
 
         names = [event.channels[0] for event in events]
-        return call.broker.questions.states(call.hub, names).then(describe)
+        return _states_behind(call, names).then(describe)
 
     return _publish(call, events, call.answer_empty, answer)
 
@@ -351,9 +352,35 @@ def _plain_event(call: _Call) -> Response | Later:
     return _publish(call, [event], lambda: call.answer({}, 202))
 
 
-def _info(state: ChannelState, wanted: frozenset[str]) -> Info:
-    """What a publish asked for; what does not apply is left out in silence (6.3)."""
+def _states_behind(call: _Call, names: Sequence[ChannelName]) -> Receipt[list[ChannelState | None]]:
+    """Of channels behind a publish; None each if the other nodes cannot be asked any more.
+
+    Never a fault: it would say that nothing was published.
+    """
+    states = call.broker.questions.states(call.hub, names)
+    found: Receipt[list[ChannelState | None]] = Receipt()
+
+    def settle() -> None:
+        if states.fault is None:
+            found.fulfil(list(states.value))
+        else:
+            call.broker.clients.journal.note(
+                "published and not counted",
+                app=call.hub.app.id,
+                code=None,
+                reason=str(states.fault),
+            )
+            found.fulfil([None] * len(names))
+
+    states.when_done(settle)
+    return found
+
+
+def _info(state: ChannelState | None, wanted: frozenset[str]) -> Info:
+    """What a publish asked for; what does not apply, or is not known, is left out (6.3)."""
     found: Info = {}
+    if state is None:
+        return found
     if "user_count" in wanted and state.user_count is not None:
         found["user_count"] = state.user_count
     if "subscription_count" in wanted:

@@ -150,6 +150,34 @@ async def test_an_answer_that_never_came_says_that_it_may_have_been_published(
     assert (await cluster.brokers[1].read_cache(APP, "cache-x")).data == "1"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "answer"),
+    [
+        ("/events", {"channels": ["cache-x", "y"]}, {"channels": {"cache-x": {}, "y": {}}}),
+        ("/batch_events", {"batch": [{"channel": "cache-x"}]}, {"batch": [{}]}),
+    ],
+)
+async def test_what_was_published_is_not_denied_because_nobody_can_be_counted(
+    autojump_clock, cluster, path, body, answer
+):
+    """Who hears 503 publishes once more."""
+    network = cluster.networks[0]
+    found = []
+    event = {"name": "tick", "data": "1", "info": "subscription_count"}
+    body = {"batch": [event | part for part in body["batch"]]} if "batch" in body else event | body
+
+    async def publish():
+        found.append(await network.request("POST", path, body))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await trio.sleep(0.03)
+        cluster.buses[0].cut()
+
+    assert (await cluster.brokers[1].read_cache(APP, "cache-x")).data == "1"
+    assert (found[0].status, found[0].json()) == (200, answer)
+
+
 async def test_a_client_event_that_nobody_gets_is_refused_and_its_sender_stays(
     autojump_clock, cluster
 ):
