@@ -133,35 +133,35 @@ class Collected(msgspec.Struct, frozen=True):
 
 
 def read_nothing(reply: Reply) -> None:
-    """Of what has no result."""
+    """The reply of what has no result: None, whatever it says."""
     del reply
 
 
 def read_text(reply: Reply) -> str:
-    """Of what is an id."""
+    """The reply of what is an id."""
     return str(reply, "utf-8")
 
 
 def read_greeting(reply: Reply) -> Greeting:
-    """Of hello."""
+    """The reply of hello."""
     epoch, now, grace, session, is_new, n_sessions = reply
     return Greeting(epoch, now, grace, session.decode(), bool(is_new), n_sessions)
 
 
 def read_beat(reply: Reply) -> Beat:
-    """Of beat."""
+    """The reply of beat."""
     now, n_sessions, has_dead, *gauges = reply
     return Beat(now, n_sessions, bool(has_dead), tuple(gauges))
 
 
 def read_published(reply: Reply) -> Published:
-    """Of publish."""
+    """The reply of publish."""
     version, code = reply
     return Published(version, code == 1, code == 2) if code else Published(version)
 
 
 def read_records(reply: Reply) -> tuple[int, tuple[Record | None, ...]]:
-    """Of read: clock and records."""
+    """The reply of read: clock and records."""
     now, *found = reply
     return now, tuple(map(_record_or_none, found))
 
@@ -184,7 +184,7 @@ def _fields(flat: list[bytes]) -> dict[str, tuple[int, bytes]]:
 
 
 def read_entered(reply: Reply) -> Entered:
-    """Of enter."""
+    """The reply of enter."""
     is_first, total, n_fields, *page = reply
     if not page:
         return Entered(bool(is_first), total, n_fields)
@@ -196,18 +196,18 @@ def read_entered(reply: Reply) -> Entered:
 
 
 def read_page(reply: Reply) -> tuple[str, dict[str, tuple[int, bytes]]]:
-    """Of page: cursor, and field -> total and info."""
+    """The reply of page: cursor, and field -> total and info."""
     cursor, flat = reply
     return cursor.decode(), _fields(flat)
 
 
 def read_totals(reply: Reply) -> tuple[int, ...]:
-    """Of look."""
+    """The reply of look: totals of the fields."""
     return tuple(0 if value is None else _holding(value)[0] for value in reply)
 
 
 def read_ended(reply: Reply) -> tuple[str, tuple[Termination, ...]]:
-    """Of ended: newest id and entries."""
+    """The reply of ended: newest id and entries."""
     newest, *entries = reply
     return newest.decode(), tuple(
         Termination(*(part.decode() for part in entry)) for entry in entries
@@ -215,6 +215,6 @@ def read_ended(reply: Reply) -> tuple[str, tuple[Termination, ...]]:
 
 
 def read_collected(reply: Reply) -> Collected:
-    """Of collect."""
+    """The reply of collect."""
     is_courier, n_lost, *events = reply
     return Collected(bool(is_courier), n_lost, tuple((id_.decode(), body) for id_, body in events))

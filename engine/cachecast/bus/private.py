@@ -86,12 +86,12 @@ class PrivateEngine:
 
     @property
     def pid(self) -> int:
-        """Of the process; another one once it was started again."""
+        """Id of the process; another one once it was started again."""
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """For ``bus.urls`` of the workers."""
+        """URL for ``bus.urls`` of the workers."""
         return f"unix://{self.primary.endpoints[0].path}"
 
     @property
