@@ -42,8 +42,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Something to connect to.
 
     Attributes:
-        host, port: of TCP; empty and 0 for a Unix socket.
-        path: of a Unix socket.
+        host, port: host and port of TCP; empty and 0 for a Unix socket.
+        path: path of a Unix socket.
         is_tls: whether to speak TLS.
     """
 
@@ -62,10 +62,10 @@ class Primary(msgspec.Struct, frozen=True):
     """One independent primary of the engine.
 
     Attributes:
-        endpoints: its own one, or those of the Sentinels that know where it is.
-        sentinel: its name there; empty if ``endpoints`` is its own.
-        database: number for ``SELECT``.
-        username, password: of its ACL; empty for none.
+        endpoints: addresses of the primary, or those of the Sentinels that know where it is.
+        sentinel: name of the primary at the Sentinels; empty if ``endpoints`` is its own.
+        database: number of the database, for ``SELECT``.
+        username, password: user and password of its ACL; empty for none.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -89,21 +89,21 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How a node reaches the engine: ``[bus]`` of the configuration.
 
     Attributes:
-        urls: of the engine; none means that this node is alone.
-        username, password: for URLs that have none of their own.
+        urls: URLs of the engine; none means that this node is alone.
+        username, password: user and password for URLs that have none of their own.
         password_file: a file with nothing but the password, for secrets that are mounted.
         sentinel: names of primaries; then ``urls`` are Sentinels.
-        sentinel_username, sentinel_password: of the Sentinels themselves.
+        sentinel_username, sentinel_password: user and password of the Sentinels themselves.
         tls_ca: path of a PEM file; None: the system's authorities.
         seal_key: keys of 32 bytes in base64 or hexadecimal; the first one seals, all of them open.
             None given: values are not sealed.
         seal_key_file: a file with such keys, one in a line, for secrets that are mounted.
-        prefix: before every key and topic, for several clusters on one engine.
-        lease_s: after which a silent node's members leave.
-        silence_s: without a byte from the engine, after which the link is down.
-        outage_s: for which clients are kept without an engine.
-        max_pending: calls that may wait for the engine.
-        max_unsent_bytes: that may wait to be sent to it.
+        prefix: text before every key and topic, for several clusters on one engine.
+        lease_s: seconds after which a silent node's members leave.
+        silence_s: seconds without a byte from the engine, after which the link is down.
+        outage_s: seconds for which clients are kept without an engine.
+        max_pending: number of calls that may wait for the engine.
+        max_unsent_bytes: number of bytes that may wait to be sent to it.
     """
 
     urls: tuple[str, ...] = ()
@@ -352,8 +352,8 @@ def read_keys(texts: Sequence[str], field: str = "bus.seal_key") -> tuple[bytes,
     """Read ``bus.seal_key``.
 
     Args:
-        texts: each 32 bytes in base64 or hexadecimal.
-        field: where they stand.
+        texts: keys, each 32 bytes in base64 or hexadecimal.
+        field: name of the field where they stand.
 
     Raises:
         ConfigError: names field, rule and remedy; never shows a key.

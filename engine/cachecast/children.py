@@ -46,10 +46,10 @@ def spawn(
     this process, which ends its children in order.
 
     Args:
-        arguments: the program and its arguments.
-        prepare: called in the child before the program begins; only calls to the kernel are safe
-            there.
-        options: for ``subprocess.Popen``.
+        arguments: words of the command: the program and its arguments.
+        prepare: function called in the child before the program begins; only calls to the kernel
+            are safe there.
+        options: further arguments of ``subprocess.Popen``.
 
     Raises:
         OSError: it cannot be started.
@@ -103,7 +103,7 @@ class Backoff:
     """How long to wait before a child is started again.
 
     Attributes:
-        n_ends: how often it has ended since start.
+        n_ends: number of times that it has ended since start.
     """
 
     def __init__(self) -> None:

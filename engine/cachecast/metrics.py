@@ -73,9 +73,9 @@ class AppCounters:
         self.overflow_skips = 0
         self.publishes = 0
         self.slow_closes = 0
-        #: Close code or HTTP status as text -> how often it was answered.
+        #: Close code or HTTP status as text -> number of times that it was answered.
         self.refusals: Counter[str] = Counter()
-        #: ``delivered``, ``retried``, ``failed`` or ``dropped`` -> webhook events.
+        #: ``delivered``, ``retried``, ``failed`` or ``dropped`` -> number of webhook events.
         self.webhooks: Counter[str] = Counter()
 
 
@@ -113,8 +113,8 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a node has to do with one primary of the engine that joins it to others.
 
     Attributes:
-        name: of the primary.
-        epoch: of it, as this node knows it; another one after a restart or failover.
+        name: name of the primary.
+        epoch: epoch of the primary, as this node knows it; another one after a restart or failover.
         findings: reasons why a value could leave its memory.
     """
 
@@ -335,7 +335,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
     """One metric with all its samples, as processes hand it to each other.
 
     Attributes:
-        name: of it, without the suffix of its samples.
+        name: name of the family, without the suffix of its samples.
         kind: ``counter`` or ``gauge``.
         text: what people are told of it.
         samples: name, labels and value of each.

@@ -154,8 +154,8 @@ def check_app(hub: Hub, origin: str | None, *, is_tls: bool) -> None:
     """Whether the app takes the connection.
 
     Args:
-        hub: of the app.
-        origin: the browser's, None if absent.
+        hub: hub of the app.
+        origin: value of the browser's ``Origin`` header, None if absent.
         is_tls: whether the client came over TLS.
 
     Raises:

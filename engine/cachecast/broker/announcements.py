@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Announcements", "count_message", "is_counted"]
 
-#: Subscribers of one channel above which their count is announced every ``COUNT_INTERVAL_S`` at
-#: most (protocol.md 2.10).
+#: Number of subscribers of one channel above which their count is announced every
+#: ``COUNT_INTERVAL_S`` at most (protocol.md 2.10).
 COUNT_THROTTLE_ABOVE: Final = 100
 COUNT_INTERVAL_S: Final = 5.0
 
@@ -44,7 +44,8 @@ COUNT_INTERVAL_S: Final = 5.0
 #: hundred members some five hundred events, of ten thousand a dozen.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 
-#: Users whose coming and going is held back in one channel; past it the oldest news is dropped.
+#: Number of users whose coming and going is held back in one channel; past it the oldest news is
+#: dropped.
 MAX_HELD_USERS: Final = 10_000
 
 _ARRIVALS: Final = frozenset({"member_added", "online"})

@@ -59,7 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
-#: Monotonic seconds that go on while the machine is suspended, where the system counts them.
+#: Function that gives monotonic seconds that go on while the machine is suspended, where the system
+#: counts them.
 _boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 #: Seconds between two log lines that say that connections had to go for the memory of all.
@@ -81,15 +82,16 @@ class Broker:
 
     Attributes:
         config: the configuration as it was given.
-        backlog: what waits for slow connections, those of HTTP included.
+        backlog: outboxes of slow connections with what waits there, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
-        questions: answers what is asked about apps, of all nodes.
-        upcalls: what the bus tells.
-        outage: whether the other nodes can be reached.
-        stepper: answers what takes many steps.
-        unix_now: wall time in seconds, for signatures and webhooks.
-        lost_log_lines: how many lines the process could not log; asked for the statistics.
+        questions: answers to what is asked about apps, of all nodes.
+        upcalls: methods by which the bus tells the broker something.
+        outage: state of the way to the other nodes: whether they can be reached.
+        stepper: task that gives answers which take many steps.
+        unix_now: function that gives the wall time in seconds, for signatures and webhooks.
+        lost_log_lines: function that gives the number of lines that the process could not log;
+            asked for the statistics.
     """
 
     def __init__(

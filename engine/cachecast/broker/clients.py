@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients"]
 
-#: Channels that a connection which ends leaves in one step: 10 to 30 us each, for whoever is left
-#: in a channel is told.
+#: Number of channels that a connection which ends leaves in one step: 10 to 30 us each, for whoever
+#: is left in a channel is told.
 LEAVES_PER_STEP: Final = 32
 
 _log = structlog.get_logger("cachecast.clients")
@@ -87,7 +87,7 @@ class Clients:
             config: limits of the node.
             hubs: app id -> hub.
             delivery: the source of publications and replays.
-            announcements: tell a channel of its members and their number.
+            announcements: news by which a channel is told of its members and their number.
             bus: the bus, which is told who is where; with other nodes it says when a client may be
                 answered.
             backlog: the outboxes that have something waiting.
@@ -104,14 +104,14 @@ class Clients:
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
-        #: The broker's seconds.
+        #: Function that gives the broker's seconds.
         self.now = clock
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
         #: Journal that says at level debug why somebody was refused or has gone.
         self.journal = Journal()
-        #: Code -> refusals that belong to no app.
+        #: Code -> number of refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
         #: Whether the node ends, and takes no new connections.
         self.is_draining = False
@@ -180,7 +180,7 @@ class Clients:
 
         Args:
             app: the app that :meth:`admit` returned.
-            wire: what the client speaks.
+            wire: form of messages that the client speaks.
             transport: the owner of the socket; its outbox is the connection's.
             protocol: the protocol version as given to :meth:`admit`.
             preface: bytes sent in front of the first frame, in the same call: the response of the

@@ -46,11 +46,12 @@ __all__ = ["Delivery"]
 #: Seconds after which a channel that stays empty may report a miss again (protocol.md 9.5).
 MISS_REARM_S: Final = 10.0
 
-#: Channels whose miss is remembered; past it the oldest is forgotten and may report once more.
+#: Number of channels whose miss is remembered; past it the oldest is forgotten and may report once
+#: more.
 MAX_REMEMBERED_MISSES: Final = 100_000
 
-#: Of the bounds of what is undelivered: down to which publishers of other nodes are told to go on,
-#: and from which on what they send is skipped and dropped.
+#: Parts of the bounds of what is undelivered: down to which publishers of other nodes are told to
+#: go on, and from which on what they send is skipped and dropped.
 EASED: Final = 0.5
 OVERFULL: Final = 2.0
 
@@ -71,13 +72,14 @@ class Delivery:
         """Wire it up.
 
         Args:
-            hubs: by app id.
-            cache: written here and nowhere else.
-            bus: carries publications to all nodes, this one included.
-            fanout: delivers what is queued here.
-            clock: the broker's seconds.
-            notify: tells webhooks and hooks; False if nobody wants to know.
-            max_undelivered_bytes: waiting on one channel; past it publishers wait.
+            hubs: app id -> hub.
+            cache: values of cache channels; written here and nowhere else.
+            bus: bus that carries publications to all nodes, this one included.
+            fanout: task that delivers what is queued here.
+            clock: function that gives the broker's seconds.
+            notify: function that tells webhooks and hooks; False if nobody wants to know.
+            max_undelivered_bytes: number of bytes that may wait on one channel; past it publishers
+                wait.
         """
         self._hubs = hubs
         self._cache = cache
@@ -92,7 +94,7 @@ class Delivery:
         self._is_shared = bus.is_shared
         #: App id and channel of which other nodes know that this one is behind.
         self._crowded: set[tuple[str, str]] = set()
-        #: App id and channel -> what to call when no other node is behind there any more.
+        #: App id and channel -> functions to call when no other node is behind there any more.
         self._waiting_elsewhere: dict[tuple[str, str], list[Callable[[], None]]] = {}
 
     # --- publishing
@@ -101,8 +103,8 @@ class Delivery:
         """Publish events, all of them or none. Never yields.
 
         Returns:
-            Done when all who subscribe from now on, on whatever node, will find what was published;
-            at once where there is one.
+            Receipt that is done when all who subscribe from now on, on whatever node, will find
+            what was published; at once where there is one.
 
         Raises:
             BrokerClosedError: the broker has ended.
@@ -378,9 +380,9 @@ class Delivery:
         where the socket takes them, which a storm of late joiners feels. Never yields.
 
         Args:
-            hub: of the app.
+            hub: hub of the app.
             connection: the new subscriber.
-            name: of the channel.
+            name: name of the channel.
             confirmation: the ``subscription_succeeded`` frame.
         """
         entry = self.cached(hub, name.text, self._clock())

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Joining", "Joins"]
 
-#: Subscriptions of one connection that other nodes are asked about at once: their answers may all
-#: come before the client has read one.
+#: Number of subscriptions of one connection that other nodes are asked about at once: their answers
+#: may all come before the client has read one.
 MAX_OPEN: Final = 16
 
 #: Seconds between two looks whether clients have read what they asked for.
@@ -44,7 +44,7 @@ class Joining:
 
     __slots__ = ("request",)
 
-    #: See :class:`cachecast.protocol.session.Subscribed`.
+    #: Whether it has joined, see :class:`cachecast.protocol.session.Subscribed`; never so here.
     is_joined: Final = False
 
     def __init__(self, request: Subscribe) -> None:
@@ -90,7 +90,7 @@ class Joins:
         self._finish = finish
         self._lines: dict[Connection, _Line] = {}
         self._paced: dict[Connection, _Line] = {}
-        #: App id and channel -> subscriptions that other nodes are asked about now.
+        #: App id and channel -> number of subscriptions that other nodes are asked about now.
         self._asked: Counter[tuple[str, str]] = Counter()
         self._has_paced = trio.Event()
 

@@ -20,30 +20,31 @@ from cachecast.errors import RemoteProtocolError
 
 __all__ = ["Journal"]
 
-#: Of one kind: app, event and code.
+#: Number of lines a second of one kind: app, event and code.
 LINES_PER_S: Final = 10
 
-#: Of all kinds together; a node may have thousands of apps.
+#: Number of lines a second of all kinds together; a node may have thousands of apps.
 MAX_LINES_PER_S: Final = 200
 
-#: Kinds that are told apart within a second; clients choose the codes that they close with.
+#: Number of kinds that are told apart within a second; clients choose the codes that they close
+#: with.
 MAX_KINDS: Final = 1_000
 
-#: Kinds named in a summary, most frequent first.
+#: Number of kinds named in a summary, most frequent first.
 SUMMED_KINDS: Final = 10
 
 MAX_REASON_LENGTH: Final = 200
 MAX_CHANNEL_LENGTH: Final = 64
 
-#: Where our texts begin to quote the client. What it is told in full it sent itself; a log is read
-#: by others, and a key that is unknown may be a secret in the wrong place.
+#: Patterns of where our texts begin to quote the client. What it is told in full it sent itself; a
+#: log is read by others, and a key that is unknown may be a secret in the wrong place.
 _KEY: Final = re.compile(r"(?<=^App key ).* (?=not in this cluster)", re.DOTALL)
 _QUOTE: Final = re.compile(
     r"""['"]|: Expected HMAC|: you should have sent|(?<=received on socket): |(?<=to channel) """
 )
 
-#: Notes between two questions whether anybody reads them: a question is five calls of structlog,
-#: and there is a note for each connection that ends.
+#: Number of notes between two questions whether anybody reads them: a question is five calls of
+#: structlog, and there is a note for each connection that ends.
 ASKS_EVERY: Final = 32
 
 _log = structlog.get_logger("cachecast.journal")
@@ -83,11 +84,11 @@ class Journal:
         """Write a line, or count it if there were many like it within this second.
 
         Args:
-            what: happened, as the line's event.
-            app: its id; None if it is unknown.
+            what: event of the line: what happened.
+            app: id of the app; None if it is unknown.
             code: a close code or HTTP status; None if there is none.
             reason: a text of ours; what it quotes is cut off.
-            facts: more of the line; nothing that a client chose freely. None is left out.
+            facts: further fields of the line; nothing that a client chose freely. None is left out.
         """
         if not self._asked:
             self._is_read = _is_read()

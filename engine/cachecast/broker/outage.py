@@ -23,7 +23,8 @@ __all__ = ["Outage"]
 #: Seconds over which clients are sent away: those of a node come back elsewhere, and not at once.
 SPREAD_S: Final = 10.0
 
-#: Seconds between two steps of it, and connections that are closed between two checkpoints.
+#: Seconds between two steps of sending clients away, and number of connections that are closed
+#: between two checkpoints.
 STEP_S: Final = 0.1
 CLOSINGS_PER_TURN: Final = 50
 
@@ -34,16 +35,16 @@ class Outage:
     """Whether the cluster can be reached; :meth:`run` is its task.
 
     Attributes:
-        reason: why it cannot, for operators; None while it can.
-        n_closed: connections sent away since start.
+        reason: reason why the other nodes cannot be reached, for operators; None while they can.
+        n_closed: number of connections sent away since start.
     """
 
     def __init__(self, hubs: dict[str, Hub], clients: Clients, outage_s: float) -> None:
         """Make it.
 
         Args:
-            hubs: those whose connections are sent away.
-            clients: the one who closes them.
+            hubs: app id -> hub, of all apps whose connections are sent away.
+            clients: object that closes the connections.
             outage_s: seconds for which clients are kept.
         """
         self._hubs = hubs

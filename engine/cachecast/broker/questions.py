@@ -45,9 +45,9 @@ class Questions:
         """Wire it up.
 
         Args:
-            bus: asked where it is shared.
-            delivery: counts hits and misses.
-            cache: has the values' lifetimes.
+            bus: bus that is asked where it is shared.
+            delivery: counter of hits and misses.
+            cache: store that has the values and their lifetimes.
             clock: function that gives the broker's seconds.
         """
         self._bus = bus

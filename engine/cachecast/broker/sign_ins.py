@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTAGE_TEXT", "SignIns"]
 
-#: What a client hears that must come back, for only then can it be answered.
+#: Text that a client hears that must come back, for only then can it be answered.
 OUTAGE_TEXT: Final = "The other nodes cannot be reached, reconnect later"
 
-#: Sign-ins of one connection that may wait for an earlier one to be answered.
+#: Number of sign-ins of one connection that may wait for an earlier one to be answered.
 MAX_SIGN_INS: Final = 10
 
 
@@ -60,8 +60,8 @@ class SignIns:
         """Wire it up.
 
         Args:
-            bus: counts users where it is shared.
-            announcements: tell watchers where it is not.
+            bus: bus that counts users where it is shared.
+            announcements: news by which watchers are told where it is not.
             disconnect: function that closes a connection with a code and a reason.
         """
         self._bus = bus
@@ -74,8 +74,8 @@ class SignIns:
 
         Args:
             hub: the app's hub.
-            connection: authorized already.
-            user: what it signed in as, with the watchlist that the app allows.
+            connection: connection that is authorized already.
+            user: user that it signed in as, with the watchlist that the app allows.
 
         Raises:
             RemoteProtocolError: too many of its sign-ins wait for other nodes.

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Subscriber"]
 
-#: Events that may wait for a subscriber that is busy.
+#: Number of events that may wait for a subscriber that is busy.
 MAX_WAITING_EVENTS: Final = 1_000
 
-#: Events from which on publishers wait for it, and down to which: what comes in one batch, or from
-#: other nodes, waits for nobody and needs the rest.
+#: Number of events from which on publishers wait for it, and down to which: what comes in one
+#: batch, or from other nodes, waits for nobody and needs the rest.
 FULL_EVENTS: Final = 500
 ROOM_EVENTS: Final = 250
 
-#: Events taken one after the other before other tasks have their turn.
+#: Number of events taken one after the other before other tasks have their turn.
 EVENTS_PER_TURN: Final = 64
 
 
@@ -38,10 +38,10 @@ class Event(msgspec.Struct, frozen=True):
     """What a subscriber receives.
 
     Attributes:
-        name: of the event.
-        channel: where it was published.
+        name: name of the event.
+        channel: name of the channel on which it was published.
         data: the text as published; :meth:`json` reads it.
-        user_id: of the member who sent a client event on a presence channel.
+        user_id: id of the member who sent a client event on a presence channel.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Subscriber:
         self._n_taken = 0
         self._is_lost = False
         self._is_closed = False
-        #: Values that a newer one replaced before they were read.
+        #: Number of values that a newer one replaced before they were read.
         self.conflated = 0
 
     def offer(self, publication: Publication, deadline: float = inf) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Upcalls"]
 
-#: Connections of a user that are ended in one step.
+#: Number of connections of a user that are ended in one step.
 CLOSINGS_PER_STEP: Final = 50
 
 

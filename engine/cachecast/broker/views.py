@@ -67,10 +67,10 @@ def describe_entry(entry: CacheEntry, channel: str, now: float, ttl_s: float) ->
     """A cached value as it is read.
 
     Args:
-        entry: alive.
-        channel: its channel.
-        now: the broker's seconds.
-        ttl_s: how long the app's values live.
+        entry: entry of the cache, alive.
+        channel: name of the entry's channel.
+        now: the present, in the broker's seconds.
+        ttl_s: seconds that the app's values live.
     """
     publication = entry.publication
     return CachedEvent(

@@ -37,12 +37,12 @@ class Greeting(msgspec.Struct, frozen=True):
     """The engine's answer to hello.
 
     Attributes:
-        epoch: of the engine, for all further calls.
-        now_us: its clock.
-        grace_ms: for which reads and publishes are refused; 0: the cluster is at work.
-        session: under which the node holds things.
+        epoch: epoch of the engine, for all further calls.
+        now_us: microseconds of the engine's clock.
+        grace_ms: milliseconds for which reads and publishes are refused; 0: the cluster is at work.
+        session: session under which the node holds things.
         is_new: whether the session is new: then the node enters again whatever it holds.
-        n_sessions: of all nodes, dead ones included that nobody has reaped.
+        n_sessions: number of sessions of all nodes, dead ones included that nobody has reaped.
     """
 
     epoch: int
@@ -57,9 +57,9 @@ class Published(msgspec.Struct, frozen=True):
     """What became of a publish.
 
     Attributes:
-        version: of its first event; the others follow it one by one.
-        is_repeat: whether it had been done before, and was not done again.
-        is_unknown: whether it is too long ago to tell; it may have been done.
+        version: version of the call's first event; the others follow it one by one.
+        is_repeat: whether the call had been made before, and nothing was done again.
+        is_unknown: whether the call is too old to tell; it may have been carried out.
     """
 
     version: int
@@ -72,10 +72,10 @@ class Entered(msgspec.Struct, frozen=True):
 
     Attributes:
         is_first: whether nobody held the field before.
-        total: what all sessions hold of it together.
-        n_fields: of the roster.
-        cursor: for ``page``, to get what is missing of the roster; empty if it is whole, or was
-            not asked for.
+        total: number that all sessions hold of the field together.
+        n_fields: number of fields of the roster.
+        cursor: cursor for ``page``, to get what is missing of the roster; empty if it is whole, or
+            was not asked for.
         fields: field -> info; only if asked for.
     """
 
@@ -90,10 +90,10 @@ class Beat(msgspec.Struct, frozen=True):
     """The answer to a beat.
 
     Attributes:
-        now_us: the engine's clock.
-        n_sessions: of all nodes.
+        now_us: microseconds of the engine's clock.
+        n_sessions: number of sessions of all nodes.
         has_dead: whether somebody should call ``reap``.
-        gauges: of each that was given, the sum of all nodes.
+        gauges: sums of all nodes, one of each number that was given.
     """
 
     now_us: int
@@ -106,9 +106,9 @@ class Termination(msgspec.Struct, frozen=True):
     """A user whose connections end.
 
     Attributes:
-        id: grows.
-        previous: id of the one before it; who does not know that one has missed some.
-        app_id, user_id: whose.
+        id: id of the entry; it grows.
+        previous: id of the entry before it; who does not know that one has missed some.
+        app_id, user_id: ids of the app and of the user who was ended.
     """
 
     id: str
@@ -122,7 +122,7 @@ class Collected(msgspec.Struct, frozen=True):
 
     Attributes:
         is_courier: whether the session is the app's courier; if not, there is nothing.
-        n_lost: events for which there was no room since the last time.
+        n_lost: number of events for which there was no room since the last time.
         events: id and body, the oldest first. The digits before "-" of an id are milliseconds of
             the engine's clock.
     """
@@ -133,35 +133,35 @@ class Collected(msgspec.Struct, frozen=True):
 
 
 def read_nothing(reply: Reply) -> None:
-    """Of what has no result."""
+    """The reply of what has no result: None, whatever it says."""
     del reply
 
 
 def read_text(reply: Reply) -> str:
-    """Of what is an id."""
+    """The reply of what is an id."""
     return str(reply, "utf-8")
 
 
 def read_greeting(reply: Reply) -> Greeting:
-    """Of hello."""
+    """The reply of hello."""
     epoch, now, grace, session, is_new, n_sessions = reply
     return Greeting(epoch, now, grace, session.decode(), bool(is_new), n_sessions)
 
 
 def read_beat(reply: Reply) -> Beat:
-    """Of beat."""
+    """The reply of beat."""
     now, n_sessions, has_dead, *gauges = reply
     return Beat(now, n_sessions, bool(has_dead), tuple(gauges))
 
 
 def read_published(reply: Reply) -> Published:
-    """Of publish."""
+    """The reply of publish."""
     version, code = reply
     return Published(version, code == 1, code == 2) if code else Published(version)
 
 
 def read_records(reply: Reply) -> tuple[int, tuple[Record | None, ...]]:
-    """Of read: clock and records."""
+    """The reply of read: clock and records."""
     now, *found = reply
     return now, tuple(map(_record_or_none, found))
 
@@ -184,7 +184,7 @@ def _fields(flat: list[bytes]) -> dict[str, tuple[int, bytes]]:
 
 
 def read_entered(reply: Reply) -> Entered:
-    """Of enter."""
+    """The reply of enter."""
     is_first, total, n_fields, *page = reply
     if not page:
         return Entered(bool(is_first), total, n_fields)
@@ -196,18 +196,18 @@ def read_entered(reply: Reply) -> Entered:
 
 
 def read_page(reply: Reply) -> tuple[str, dict[str, tuple[int, bytes]]]:
-    """Of page: cursor, and field -> total and info."""
+    """The reply of page: cursor, and field -> total and info."""
     cursor, flat = reply
     return cursor.decode(), _fields(flat)
 
 
 def read_totals(reply: Reply) -> tuple[int, ...]:
-    """Of look."""
+    """The reply of look: totals of the fields."""
     return tuple(0 if value is None else _holding(value)[0] for value in reply)
 
 
 def read_ended(reply: Reply) -> tuple[str, tuple[Termination, ...]]:
-    """Of ended: newest id and entries."""
+    """The reply of ended: newest id and entries."""
     newest, *entries = reply
     return newest.decode(), tuple(
         Termination(*(part.decode() for part in entry)) for entry in entries
@@ -215,6 +215,6 @@ def read_ended(reply: Reply) -> tuple[str, tuple[Termination, ...]]:
 
 
 def read_collected(reply: Reply) -> Collected:
-    """Of collect."""
+    """The reply of collect."""
     is_courier, n_lost, *events = reply
     return Collected(bool(is_courier), n_lost, tuple((id_.decode(), body) for id_, body in events))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender", "attach", "read_again"]
 
-#: Parts under way: at most a megabyte of answers.
+#: Number of parts under way: at most a megabyte of answers.
 WINDOW: Final = 4
 
 
@@ -53,14 +53,15 @@ def attach(
     """Subscribe to channels and read their values. Never yields.
 
     Args:
-        connection: the one that brings the messages; callbacks and messages come in the order of
+        connection: connection that brings the messages; callbacks and messages come in the order of
             its stream.
-        to: the calls of the primary on which all of the channels lie.
-        epoch: of the primary.
+        to: calls of the primary on which all of the channels lie.
+        epoch: epoch of the primary.
         channels: app id and channel of each.
-        on_record: called for each channel with its index and its value, or None, in order within a
-            part; a message that comes before may be newer and one that comes after is.
-        on_done: called once: with None after the last record, or with why there are not all.
+        on_record: function called for each channel with its index and its value, or None, in order
+            within a part; a message that comes before may be newer and one that comes after is.
+        on_done: function called once: with None after the last record, or with why there are not
+            all.
     """
     _Reading(connection, to, epoch, channels, on_record, on_done, subscribes=True).start()
 

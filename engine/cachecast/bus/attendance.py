@@ -36,9 +36,9 @@ class Attendance:
 
     Attributes:
         holdings: what the node holds there.
-        lateness: who waits for an answer.
-        rosters: channels: enter and leave.
-        watching: users: sign in and out, watch and unwatch.
+        lateness: bound of those who wait for an answer, and of their time.
+        rosters: members and counts of channels: enter and leave.
+        watching: states of users: sign in and out, watch and unwatch.
         endings: users who are ended.
         crowds: channels whose publishers wait.
     """
@@ -58,14 +58,15 @@ class Attendance:
         """Begin with nothing.
 
         Args:
-            seat: at the primary.
-            node: who is told.
-            contents: reads and packs members.
-            clock: gives the broker's seconds.
-            max_members: gives the limit of an app's presence channels.
-            has_webhooks: tells whether an app has any.
-            attach: see ``Bus.attach``; on the seat's link for messages.
-            detach: see ``Bus.detach``.
+            seat: the node's seat at the primary.
+            node: the node that is told.
+            contents: reader and packer of members.
+            clock: function that gives the broker's seconds.
+            max_members: function that gives the limit of an app's presence channels.
+            has_webhooks: function that tells whether an app has any.
+            attach: function that attaches a channel, see ``Bus.attach``; on the seat's link for
+                messages.
+            detach: function that detaches a channel, see ``Bus.detach``.
         """
         self._seat = seat
         self._has_webhooks = has_webhooks
@@ -89,11 +90,11 @@ class Attendance:
         """Take a message. Never yields.
 
         Args:
-            kind: what its topic begins with: ``c`` for a channel, of the kinds + - #, ``u`` for a
-                user, or ``control``, of the kinds t and b.
-            app_id: of the topic; empty for control.
-            name: channel or user; empty for control.
-            payload: the message.
+            kind: beginning of the topic: ``c`` for a channel, of the kinds + - #, ``u`` for a user,
+                or ``control``, of the kinds t and b.
+            app_id: id of the topic's app; empty for control.
+            name: name of the channel, or id of the user; empty for control.
+            payload: bytes of the message.
 
         Raises:
             GarbageError: it is none of ours.
@@ -127,8 +128,8 @@ class Attendance:
         """Find out what was missed, and tell it. Never yields.
 
         Args:
-            on_done: called when everything here is up to date. If the link or the session is lost
-                meanwhile it may not be: ``resync`` will be, on the next one.
+            on_done: function called when everything here is up to date. If the link or the session
+                is lost meanwhile it may not be: ``resync`` will be, on the next one.
         """
         paged: Receipt[None] = Receipt()
         looked: Receipt[None] = Receipt()

@@ -37,29 +37,33 @@ __all__ = [
     "portions",
 ]
 
-#: Of keys, topics, records and functions. Nodes of different numbers refuse each other in words.
+#: Version of keys, topics, records and functions. Nodes of different numbers refuse each other in
+#: words.
 PROTOCOL: Final = 1
 
-#: Keys in one call that is not a publish.
+#: Number of keys in one call that is not a publish.
 MAX_KEYS: Final = 100
 
 #: Bytes of records that one read gives, or one offer takes.
 MAX_BYTES: Final = 256 * 1024
 
-#: Publishes of a session that the engine remembers. So many may wait for an answer at most.
+#: Number of publishes of a session that the engine remembers. So many may wait for an answer at
+#: most.
 MAX_REMEMBERED: Final = 4096
 
 #: Milliseconds for which a miss is not reported again, unless there is a value or its report was
 #: taken.
 REMEMBER_MS: Final = 1_800_000
 
-#: The same of one that no courier acknowledges: names are made up at no cost.
+#: Milliseconds for which a miss is remembered that no courier acknowledges: names are made up at no
+#: cost.
 FORGET_MS: Final = 10_000
 
-#: Entries that one reap takes back.
+#: Number of entries that one reap takes back.
 REAP_STEP: Final = 100
 
-#: m: members of a presence channel, o: occupied channels, u: users who are signed in.
+#: Kinds of rosters. m: members of a presence channel, o: occupied channels, u: users who are signed
+#: in.
 Rosters = Literal["m", "o", "u"]
 
 _T = TypeVar("_T")
@@ -93,7 +97,7 @@ class Call(Generic[_T]):
     """One call of the engine.
 
     Attributes:
-        arguments: the command, for ``Connection.send``.
+        arguments: words of the command, for ``Connection.send``.
     """
 
     __slots__ = ("_read", "arguments")
@@ -122,12 +126,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What nodes of one cluster must agree on.
 
     Attributes:
-        node: the node's id.
-        nonce: drawn at its start; tells two nodes with the same id apart.
-        primaries: names of all, in order.
-        seals: fingerprints of the keys that it can read, the one that it seals with first.
-        apps_with_webhooks: ids; events are kept for them.
-        protocol: see :data:`PROTOCOL`.
+        node: id of the node.
+        nonce: text drawn at the node's start; tells two nodes with the same id apart.
+        primaries: names of all primaries, in order.
+        seals: fingerprints of the keys that the node can read, the one that it seals with first.
+        apps_with_webhooks: ids of apps with webhooks; events are kept for them.
+        protocol: version of the bus's protocol, see :data:`PROTOCOL`.
     """
 
     node: str
@@ -151,12 +155,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """An event to publish.
 
     Attributes:
-        topic: of its channel.
-        payload: see :class:`~cachecast.bus.record.Record`.
-        exclude: socket id that does not get it.
+        topic: topic of the event's channel.
+        payload: the event as it is sent, see :class:`~cachecast.bus.record.Record`.
+        exclude: socket id of the connection that does not get it; empty for none.
         value, miss: keys of a cache channel; empty for what is not kept.
-        lifetime_ms: of the value.
-        app_id: whose it is.
+        lifetime_ms: milliseconds that the value lives; 0 for what is not kept.
+        app_id: id of the app.
     """
 
     topic: bytes

@@ -28,23 +28,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Ceilings"]
 
-#: Keys that are asked for in one call, and calls in a quarter of a second: 10,000 keys a second.
+#: Number of keys that are asked for in one call, and of calls in a quarter of a second: 10,000 keys
+#: a second.
 KEYS_PER_CALL: Final = 500
 CALLS_PER_TICK: Final = 5
 
-#: Values that are taken back at once: a hundred calls.
+#: Number of values that are taken back at once: a hundred calls.
 MAX_EVICTED: Final = 10_000
 
-#: Ticks after which the sums tell of what all have taken back.
+#: Number of ticks after which the sums tell of what all have taken back.
 TICKS_BETWEEN: Final = 4
 
-#: Of a value in the engine, besides its record: key, object, expiry.
+#: Bytes of a value in the engine besides its record: key, object, expiry.
 OVERHEAD_BYTES: Final = 150
 
-#: Values that are followed; past it the oldest is left to the engine and to its time.
+#: Number of values that are followed; past it the oldest is left to the engine and to its time.
 MAX_FOLLOWED: Final = 1_000_000
 
-#: After a value's deadline by this node's clock: by the engine's it is over then, too.
+#: Seconds after a value's deadline by this node's clock: by the engine's it is over then, too.
 AFTER_S: Final = 0.1
 
 
@@ -52,9 +53,9 @@ class _Kept(msgspec.Struct, frozen=True, gc=False):
     """A value that this node has published.
 
     Attributes:
-        order: of it.
-        size: bytes in the engine.
-        deadline: the broker's seconds from which it does not exist.
+        order: version of the value; the larger is newer.
+        size: number of bytes that the value takes in the engine.
+        deadline: time from which the value does not exist, in the broker's seconds.
     """
 
     order: Version
@@ -79,8 +80,8 @@ class Ceilings:
     """The accounts of all apps.
 
     Attributes:
-        n_freed: keys that the engine was asked for at their end.
-        n_evicted: values that were taken back.
+        n_freed: number of keys that the engine was asked for at their end.
+        n_evicted: number of values that were taken back.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Ceilings:
 
         Args:
             limits: app id -> most entries and bytes.
-            total: see ``Bus.total``.
+            total: function that gives a sum over all nodes, see ``Bus.total``.
             now: function that gives the broker's seconds.
         """
         self._accounts = {app_id: _Account(*both) for app_id, both in limits.items()}

@@ -34,10 +34,11 @@ __all__ = ["CheckedPrimary", "check_primary"]
 
 N_PINGS: Final = 50
 
-#: Seconds for all of it.
+#: Seconds for the whole check of a primary.
 LIMIT_S: Final = 10.0
 
-#: What a node says of itself: id, nonce, protocol, primaries, fingerprints of its keys.
+#: Number of facts that a node says of itself: id, nonce, protocol, primaries, fingerprints of its
+#: keys.
 _N_FACTS: Final = 5
 
 _STATE: Final = struct.Struct(">dddd")
@@ -47,19 +48,20 @@ class CheckedPrimary(msgspec.Struct, kw_only=True):
     """One primary, as it was found.
 
     Attributes:
-        name: of it.
-        fault: why a node could not work with it; empty if it could be reached and is fit.
+        name: name of the primary.
+        fault: reason why a node could not work with it; empty if it could be reached and is fit.
         is_reached: whether anybody answered there.
-        product, version: of the engine.
-        latency_p50_ms, latency_p99_ms: of a question and its answer.
-        lag_ms: median time from publishing a message to hearing it.
-        findings: why a value could leave its memory, with the remedy of each.
-        epoch: of the engine; 0 if no node has joined yet.
-        is_over: whether that epoch is: the engine was restarted since, and the next node to come
-            begins another.
-        nodes: ids of those that it knows, with the seconds for which each is believed to live.
-        sessions: under which they hold members, by node.
-        libraries: of ours that are loaded.
+        product, version: name and version of the engine.
+        latency_p50_ms, latency_p99_ms: milliseconds from a question to its answer, median and 99th
+            percentile.
+        lag_ms: milliseconds from publishing a message to hearing it, the median.
+        findings: reasons why a value could leave its memory, with the remedy of each.
+        epoch: epoch of the engine; 0 if no node has joined yet.
+        is_over: whether that epoch is over: the engine was restarted since, and the next node to
+            come begins another.
+        nodes: ids of the nodes that it knows, with the seconds for which each is believed to live.
+        sessions: sessions under which they hold members, by node.
+        libraries: names of our libraries that are loaded.
         seals: fingerprints of each node's keys, the one that it seals with first.
     """
 
@@ -94,10 +96,10 @@ async def check_primary(
     """Look at one primary; bounded by :data:`LIMIT_S`. If cancelled, nothing has changed.
 
     Args:
-        primary: where it is.
+        primary: address of the primary.
         config: credentials of Sentinels, and the prefix.
-        tls: see ``tls_context``.
-        ask_replica: see ``check_memory``.
+        tls: terms of TLS, see ``tls_context``.
+        ask_replica: function that asks a replica, see ``check_memory``.
     """
     found = CheckedPrimary(name=primary.name)
     heard: list[float] = []

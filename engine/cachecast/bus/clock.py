@@ -23,11 +23,11 @@ from typing import Final
 
 __all__ = ["EngineClock"]
 
-#: How much two clocks may drift apart, in parts of a second a second. Crystals stay below 100 ppm;
-#: NTP slews by up to 500.
+#: Seconds that two clocks may drift apart in a second. Crystals stay below 100 ppm; NTP slews by up
+#: to 500.
 DRIFT: Final = 0.001
 
-#: Samples that count: four a second for four seconds.
+#: Number of samples that count: four a second for four seconds.
 N_SAMPLES: Final = 16
 
 
@@ -35,7 +35,7 @@ class EngineClock:
     """Bounds of one engine's clock.
 
     Attributes:
-        n_steps: times that the engine's clock was seen to be set.
+        n_steps: number of times that the engine's clock was seen to be set.
     """
 
     def __init__(self) -> None:

@@ -46,15 +46,15 @@ class Contents:
     """Packs and reads them.
 
     Attributes:
-        n_broken: texts that could not be read.
+        n_broken: number of texts that could not be read.
     """
 
     def __init__(self, seal: Seal | None, engine_ms: Callable[[], int]) -> None:
         """Take the key.
 
         Args:
-            seal: of the cluster; None for none.
-            engine_ms: gives the engine's milliseconds, for the seal.
+            seal: seal of the cluster; None for none.
+            engine_ms: function that gives the engine's milliseconds, for the seal.
         """
         self._seal = seal
         self._engine_ms = engine_ms

@@ -33,7 +33,7 @@ __all__ = ["Couriers"]
 
 T = TypeVar("T")
 
-#: For which nobody else gets an app's events.
+#: Seconds for which nobody else gets an app's events.
 LEASE_S: Final = 3.0
 
 #: Seconds between two questions of a node that is not the courier.
@@ -43,11 +43,11 @@ WAIT_S: Final = 1.5
 SHORTEST_S: Final = 0.05
 LONGEST_S: Final = 0.5
 
-#: Events of an app that its courier has handed to its node and not settled; a few hundred bytes
-#: each, of client events up to 10 KB.
+#: Number of an app's events that its courier has handed to its node and not settled; a few hundred
+#: bytes each, of client events up to 10 KB.
 MAX_UNDER_WAY: Final = 1_000
 
-#: An id behind all: asking for what follows it keeps the lease and gives nothing.
+#: Id behind all others: asking for what follows it keeps the lease and gives nothing.
 _LAST: Final = f"{2**63}-0"
 
 _log = structlog.get_logger("cachecast.bus")
@@ -57,7 +57,7 @@ class Couriers:
     """The couriers of one seat, one for each app with webhooks.
 
     Attributes:
-        n_lost: events for which the engine had no room.
+        n_lost: number of events for which the engine had no room.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Couriers:
         """Prepare; :meth:`run` does the rest.
 
         Args:
-            seat: where the events lie.
-            node: who delivers them.
-            contents: reads them.
-            app_ids: apps whose webhooks this node is configured with.
-            random: evenly distributed in 0 <= x < 1, so that nodes do not ask in step.
+            seat: the node's seat at the primary where the events lie.
+            node: the node that delivers them.
+            contents: reader of the events.
+            app_ids: ids of apps whose webhooks this node is configured with.
+            random: function that draws evenly in 0 <= x < 1, so that nodes do not ask in step.
         """
         self._random = random
         self._all = [_Courier(seat, node, contents, app_id) for app_id in app_ids]
@@ -118,7 +118,7 @@ class _Courier:
     """One app's.
 
     Attributes:
-        n_lost: events for which the engine had no room.
+        n_lost: number of events for which the engine had no room.
     """
 
     def __init__(self, seat: Seat, node: Node, contents: Contents, app_id: str) -> None:

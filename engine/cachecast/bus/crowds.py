@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Crowds"]
 
-#: Seconds between two times that a node says so, and for which it is believed.
+#: Seconds between two times that a node says that a channel is crowded, and for which it is
+#: believed.
 SAY_EVERY_S: Final = 1.0
 BELIEVED_S: Final = 3.0
 
-#: Channels that a node says, or believes, to be crowded; beyond it publishers do not wait.
+#: Number of channels that a node says, or believes, to be crowded; beyond it publishers do not
+#: wait.
 MAX_CROWDS: Final = 10_000
 
-#: Signals at one tick.
+#: Number of signals at one tick.
 SIGNALS_PER_TICK: Final = 500
 
 Channel = tuple[str, str]
@@ -38,16 +40,16 @@ class Crowds:
     """The crowded channels of one seat.
 
     Attributes:
-        n_dropped: that were too many.
+        n_dropped: number of signals that were too many.
     """
 
     def __init__(self, seat: Seat, node: Node, clock: Callable[[], float]) -> None:
         """Begin with none.
 
         Args:
-            seat: where the channels lie.
-            node: who is told when it is over.
-            clock: gives the broker's seconds.
+            seat: the node's seat at the primary where the channels lie.
+            node: the node that is told when a crowd is over.
+            clock: function that gives the broker's seconds.
         """
         self._seat = seat
         self._node = node

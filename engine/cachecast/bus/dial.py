@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialler", "tls_context"]
 
-#: For one Sentinel; those that are down must not use up the time for those that are not.
+#: Seconds for one Sentinel; those that are down must not use up the time for those that are not.
 SENTINEL_LIMIT_S: Final = 0.5
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Endings"]
 
-#: For which a node says again what it ended, after a new epoch: clients of a node that was cut off
-#: for longer have been closed.
+#: Seconds for which a node says again what it ended, after a new epoch: clients of a node that was
+#: cut off for longer have been closed.
 SAID_AGAIN_S: Final = 35.0
 
-#: Of them that a node remembers; the engine keeps as many.
+#: Number of endings that a node remembers; the engine keeps as many.
 MAX_SAID: Final = 1_000
 
-#: Entries in one answer of the engine.
+#: Number of entries in one answer of the engine.
 STEP: Final = 100
 
 
@@ -39,7 +39,7 @@ class Endings:
     """The terminations of one seat.
 
     Attributes:
-        n_holes: times that the engine had lost entries which this node had not read.
+        n_holes: number of times that the engine had lost entries which this node had not read.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Endings:
         """Begin without knowledge.
 
         Args:
-            seat: where the users lie.
-            node: who ends connections.
-            holdings: the seat's: users who are signed in here.
-            clock: gives the broker's seconds.
+            seat: the node's seat at the primary where the users lie.
+            node: the node that ends connections.
+            holdings: what the seat holds: users who are signed in here.
+            clock: function that gives the broker's seconds.
         """
         self._seat = seat
         self._node = node

@@ -49,11 +49,11 @@ __all__ = ["AppTerms", "EngineBus"]
 #: Seconds that joining the cluster may take, the grace of a new epoch included.
 START_LIMIT_S: Final = 15.0
 
-#: Between two looks whether values still stay in memory, and what one look may take.
+#: Seconds between two looks whether values still stay in memory, and those that one look may take.
 MEMORY_CHECK_S: Final = 60.0
 MEMORY_LIMIT_S: Final = 5.0
 
-#: Between two looks at what is due.
+#: Seconds between two looks at what is due.
 TICK_S: Final = 0.25
 
 #: Seconds of an outage after which nobody new waits for its end.
@@ -66,9 +66,9 @@ class EngineBus:
     """See :class:`~cachecast.bus.seam.Bus`.
 
     Attributes:
-        is_shared: True.
-        halves: one a primary, in their order.
-        ceilings: what this node has published and is alive.
+        is_shared: whether there may be other nodes: True.
+        halves: parts of the bus, one a primary, in their order.
+        ceilings: what this node has published and is alive, held to the limits.
     """
 
     is_shared = True
@@ -86,12 +86,12 @@ class EngineBus:
         """Prepare it; nothing is opened before :meth:`start`.
 
         Args:
-            config: how the engine is reached; checked.
-            terms: by app id.
+            config: addresses of the engine and how it is reached; checked.
+            terms: app id -> what the bus has to know of the app.
             now: function that gives the broker's seconds, which go on while the machine sleeps.
             seal: the cluster's keys; None for none.
-            node_id: of this node; drawn if it is not given.
-            random: evenly distributed in 0 <= x < 1, for the waits between attempts.
+            node_id: id of this node; drawn if it is not given.
+            random: function that draws evenly in 0 <= x < 1, for the waits between attempts.
 
         Raises:
             ConfigError: a file that it names cannot be used.

@@ -114,7 +114,7 @@ class BacklogError(LinkError):
 
     Attributes:
         limit: the allowed value.
-        unit: of it, ``calls`` or ``bytes``.
+        unit: unit of that value, ``calls`` or ``bytes``.
     """
 
     def __init__(self, limit: int, unit: str) -> None:
@@ -181,7 +181,7 @@ class GraceError(RefusedError):
     """A new epoch has begun, and nodes are entering again what they know.
 
     Attributes:
-        wait_s: after which the call may be made again.
+        wait_s: seconds after which the call may be made again.
     """
 
     def __init__(self, message: str, wait_s: float) -> None:
@@ -278,7 +278,7 @@ def fault_of(text: str) -> LinkError:
     """Translate an error reply.
 
     Args:
-        text: as the engine wrote it, without the leading ``-``.
+        text: text of the error as the engine wrote it, without the leading ``-``.
     """
     code, _, rest = text.partition(" ")
     if code == "GRACE":

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_NAMES", "Functions"]
 
-#: Channels whose names in the engine are kept; building them takes longer than the rest of a call.
+#: Number of channels whose names in the engine are kept; building them takes longer than the rest
+#: of a call.
 MAX_NAMES: Final = 8192
 
 _EPOCH: Final = Struct(">d")
@@ -78,8 +79,8 @@ class Functions:
         """Prepare the calls.
 
         Args:
-            keys: names on the primary.
-            name: of the library; by default ours.
+            keys: names of keys on the primary.
+            name: name of the library; by default ours.
         """
         self.keys = keys
         self.name = name or library_name()
@@ -117,11 +118,11 @@ class Functions:
         """Begin, or begin again, with the engine.
 
         Args:
-            facts: of this node.
-            seen_epoch: newest one of this primary that the node knows; 0 for none.
+            facts: facts of this node.
+            seen_epoch: newest epoch of this primary that the node knows; 0 for none.
             session: the node's last one, which goes on if it still can; empty for none.
-            lease_ms: after which the node is dead unless it beats.
-            grace_ms: of a new epoch, for nodes to enter again what they know.
+            lease_ms: milliseconds after which the node is dead unless it beats.
+            grace_ms: milliseconds of a new epoch, for nodes to enter again what they know.
 
         The engine may refuse with ``MismatchError``.
         """
@@ -142,9 +143,9 @@ class Functions:
         """Renew the lease, and say what this node counts, for limits that hold for all together.
 
         Args:
-            epoch: see class.
-            session: of the node; ``FencedError`` if it has ended.
-            lease_ms: from now.
+            epoch: epoch that the node knows, see class.
+            session: session of the node; ``FencedError`` if it has ended.
+            lease_ms: milliseconds from now after which the node is dead unless it beats.
             gauges: names and numbers, at most twenty: connections of an app, entries and bytes that
                 it keeps. The sums are as old as the other nodes' last beats with the same name.
         """
@@ -155,7 +156,7 @@ class Functions:
         """Take back a part of what one dead session holds, and announce what is gone by it.
 
         Returns:
-            How many entries were taken back, and whether there is more.
+            Number of entries that were taken back; and whether there is more.
         """
         return self._call(
             "reap",
@@ -196,12 +197,12 @@ class Functions:
         All or nothing; the events of one call have versions that follow each other.
 
         Args:
-            epoch: see class.
-            session: of the node.
-            number: of this call within the session, growing by one. If an answer never came the
-                same call with the same number may be made again, on a new connection: it is
+            epoch: epoch that the node knows, see class.
+            session: session of the node.
+            number: number of this call within the session, growing by one. If an answer never came
+                the same call with the same number may be made again, on a new connection: it is
                 done once. At most :data:`MAX_REMEMBERED` calls may be without an answer.
-            events: at least one.
+            events: events to publish, at least one.
         """
         keys: list[bytes] = [self._ids(session)]
         arguments: list[bytes | str | int] = [_EPOCH.pack(epoch), number]
@@ -229,12 +230,13 @@ class Functions:
         """Put copies back into an engine that has lost them; the newest of all offers stays.
 
         Args:
-            epoch: see class.
+            epoch: epoch that the node knows, see class.
             copies: key, record, and the milliseconds of life that remain by this machine's
                 CLOCK_BOOTTIME, rounded down; together at most :data:`MAX_BYTES` of records.
 
         Returns:
-            How many were newer than what was there; -1 if the grace is over and none was taken.
+            Number of records that were newer than what was there; -1 if the grace is over and none
+            was taken.
         """
         arguments: list[bytes | str | int] = [_EPOCH.pack(epoch)]
         for _, record, remains_ms in copies:
@@ -265,10 +267,11 @@ class Functions:
         """Say that a subscriber missed a value; gives whether that is to be reported.
 
         Args:
-            epoch: see class.
-            app_id: of the channel.
-            channel: its name.
-            remember_ms: for which further misses are not reported, unless there is a publish.
+            epoch: epoch that the node knows, see class.
+            app_id: id of the channel's app.
+            channel: name of the channel.
+            remember_ms: milliseconds for which further misses are not reported, unless there is a
+                publish.
         """
         return self._call(
             "note_miss",
@@ -309,17 +312,17 @@ class Functions:
         subscribes, after the topic's SUBSCRIBE: then roster and later news are in order.
 
         Args:
-            epoch: see class.
-            session: of the node, or :meth:`ghost`.
-            kind: which roster.
-            app_id: of it.
-            field: user id, or channel for ``o``.
-            name: of the presence channel, for ``m``.
-            n: how many of its connections hold it.
+            epoch: epoch that the node knows, see class.
+            session: session of the node, or :meth:`ghost`.
+            kind: kind of the roster.
+            app_id: id of the roster's app.
+            field: id of the user, or name of the channel for ``o``.
+            name: name of the presence channel, for ``m``.
+            n: number of the node's connections that hold it.
             info: ``user_info``; the first one's is kept while the field is held.
-            limit: of fields; past it ``CrowdedError``. 0 for none.
+            limit: number of fields at most; past it ``CrowdedError``. 0 for none.
             again: whether the node held it before the engine's epoch, or its session, changed.
-            wants_roster: for a node that does not have it.
+            wants_roster: whether to give the roster too, for a node that does not have it.
         """
         shard, roster = self._place(kind, app_id, name, field)
         return self._call(
@@ -355,12 +358,12 @@ class Functions:
         """A part of a roster.
 
         Args:
-            epoch: see class.
-            kind: which roster.
-            app_id: of it.
+            epoch: epoch that the node knows, see class.
+            kind: kind of the roster.
+            app_id: id of the roster's app.
             shard_or_name: number of the shard for ``o`` and ``u``, the channel for ``m``.
-            cursor: "0" to begin with, then what was given.
-            prefix: only fields that begin with it.
+            cursor: place to go on from: "0" to begin with, then what was given.
+            prefix: beginning of the fields that are wanted; no others are given.
 
         Returns:
             The next cursor, "0" at the end; and field -> total and info. A field may come twice.
@@ -400,8 +403,8 @@ class Functions:
         """What was terminated after ``known``, at most 100; with "" only where the list stands.
 
         Args:
-            epoch: see class.
-            known: the newest id that the node has seen in this epoch.
+            epoch: epoch that the node knows, see class.
+            known: newest id that the node has seen in this epoch.
 
         Returns:
             The newest id; and the entries. If the first one's ``previous`` is not ``known``, some
@@ -428,10 +431,10 @@ class Functions:
         + or - (member; channel, NUL, user id); c (what ``hook`` was given).
 
         Args:
-            epoch: see class.
-            session: of the node.
-            app_id: whose events.
-            lease_ms: for which nobody else gets any.
+            epoch: epoch that the node knows, see class.
+            session: session of the node.
+            app_id: id of the app whose events are wanted.
+            lease_ms: milliseconds for which nobody else gets any.
             after: id of the last event that is known; "" for all that are not settled.
         """
         start = f"({after}" if after else "-"

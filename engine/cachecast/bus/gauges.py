@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gauges"]
 
-#: In one beat.
+#: Number of gauges in one beat.
 GAUGES_PER_BEAT: Final = 20
 
 
@@ -72,8 +72,8 @@ class Gauges:
         """Take the sums that a beat was answered with.
 
         Args:
-            said: what the beat said.
-            sums: of all nodes, this one's ``said`` included.
+            said: numbers that the beat reported.
+            sums: sums over all nodes, this one's ``said`` included.
         """
         for (key, mine), total in zip(said, sums, strict=True):
             self._all[key].others = max(0, total - mine)

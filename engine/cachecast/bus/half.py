@@ -44,8 +44,9 @@ class AppTerms(msgspec.Struct, frozen=True):
 
     Attributes:
         cache_ttl_s: seconds for which its values live.
-        max_members: of a presence channel.
-        max_entries, max_bytes: of its values, in the whole cluster.
+        max_members: number of members of a presence channel at most.
+        max_entries, max_bytes: number of the app's values, and of their bytes, at most, in the
+            whole cluster.
         has_webhooks: whether this node can bring its events to somebody.
     """
 

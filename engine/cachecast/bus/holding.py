@@ -31,12 +31,12 @@ class Holding:
     """What this node holds of a field, or is about to.
 
     Attributes:
-        kind, app_id, name, field: which field; see ``Functions.enter``.
-        wanted: connections of this node that stand behind it.
-        held: what the engine has of it under the present session; None if nobody can tell.
+        kind, app_id, name, field: place of the field; see ``Functions.enter``.
+        wanted: number of connections of this node that stand behind it.
+        held: number that the engine has of it under the present session; None if nobody can tell.
         is_known: whether it was entered, in this session or one before, and not left since: then it
             is entered *again*, without limit and without being news.
-        is_first: whether the field became held by it, and nobody has been told yet.
+        is_first: whether the field became held by this node, and nobody has been told yet.
     """
 
     __slots__ = (
@@ -59,15 +59,15 @@ class Holding:
         """Begin with nothing wanted and nothing held.
 
         Args:
-            seat: where it lies.
-            kind: see ``Functions.enter``.
-            app_id: see there.
-            field: see there.
-            name: see there.
-            info: see there.
-            limit: see there.
-            on_change: called behind every answer, with whether the field is held by somebody now;
-                None if that was not told. Receipts are settled afterwards.
+            seat: the node's seat at the primary where the field lies.
+            kind: kind of the roster, see ``Functions.enter``.
+            app_id: id of the roster's app.
+            field: id of the user, or name of the channel, see ``Functions.enter``.
+            name: name of the presence channel, where the field is its member.
+            info: what is said of the field, see ``Functions.enter``.
+            limit: number of fields of the roster at most; 0 for no limit.
+            on_change: function called behind every answer, with whether the field is held by
+                somebody now; None if that was not told. Receipts are settled afterwards.
         """
         self.kind: Rosters = kind
         self.app_id = app_id
@@ -102,8 +102,8 @@ class Holding:
         """One connection more. Never yields.
 
         Returns:
-            Fulfilled when the engine has it. A fault means that the connection does not stand
-            behind it.
+            Receipt, fulfilled when the engine has it. A fault means that the connection does not
+            stand behind it.
         """
         self.wanted += 1
         if self.wanted == 1:
@@ -118,7 +118,7 @@ class Holding:
         """One connection less. Never yields.
 
         Returns:
-            Whether nobody in the cluster holds the field any more. Never fails.
+            Receipt of whether nobody in the cluster holds the field any more. Never fails.
         """
         self.wanted -= 1
         if self.wanted:
@@ -170,7 +170,7 @@ class Holding:
         """Enter what was held before, in a grace too; False if there is nothing to be entered.
 
         Args:
-            on_done: called when there is an answer, with whether it was entered.
+            on_done: function called when there is an answer, with whether the field was entered.
         """
         if not self.wanted or not self.is_known or self.held or self._is_under_way:
             return False

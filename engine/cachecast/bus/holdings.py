@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Holdings"]
 
-#: Calls at one tick: 13 us of the engine each, so a tenth of its time at four ticks a second.
+#: Number of calls at one tick: 13 us of the engine each, so a tenth of its time at four ticks a
+#: second.
 CALLS_PER_TICK: Final = 2_000
 
-#: Fields that are entered again at a time.
+#: Number of fields that are entered again at a time.
 WINDOW: Final = 500
 
 Key = tuple[str, str, str, str]
@@ -36,7 +37,7 @@ class Holdings:
         """Begin with none.
 
         Args:
-            seat: where they lie.
+            seat: the node's seat at the primary where the fields lie.
         """
         self._seat = seat
         self._all: dict[Key, Holding] = {}
@@ -77,13 +78,14 @@ class Holdings:
         """A field, made if there is none.
 
         Args:
-            kind: see ``Functions.enter``.
-            app_id: see there.
-            field: see there.
-            name: see there.
-            info: see there.
-            limit: see there.
-            on_change: called when the engine says that it is held, or that nobody holds it.
+            kind: kind of the roster, see ``Functions.enter``.
+            app_id: id of the roster's app.
+            field: id of the user, or name of the channel, see ``Functions.enter``.
+            name: name of the presence channel, where the field is its member.
+            info: what is said of the field, see ``Functions.enter``.
+            limit: number of fields of the roster at most; 0 for no limit.
+            on_change: function called when the engine says that the field is held, or that nobody
+                holds it.
         """
         key = (kind, app_id, name, field)
         found = self._all.get(key)

@@ -21,7 +21,7 @@ __all__ = ["Lateness"]
 #: Seconds that a subscription, a sign-in or a departure may wait for the engine.
 LIMIT_S: Final = 5.0
 
-#: Of them that wait at one primary; a client costs one or two.
+#: Number of those that may wait at one primary; a client costs one or two.
 MAX_WAITING: Final = 50_000
 
 
@@ -29,15 +29,15 @@ class Lateness:
     """The line of those who wait at one seat.
 
     Attributes:
-        n_late: that were given up.
-        n_refused: for whom there was no room.
+        n_late: number of those that were given up.
+        n_refused: number of those for whom there was no room.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """Begin with an empty line.
 
         Args:
-            clock: gives the broker's seconds.
+            clock: function that gives the broker's seconds.
         """
         self._clock = clock
         self._line: deque[tuple[float, Receipt[Any], Callable[[], object]]] = deque()

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "Link"]
 
-#: Of the waits between attempts: the first after a good connection, and the longest, a third of the
-#: grace of a new epoch: who comes behind it brings nothing back.
+#: Seconds of the waits between attempts: the first after a good connection, and the longest, a
+#: third of the grace of a new epoch: who comes behind it brings nothing back.
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 0.5
 
-#: A connection that lived so long was a good one; what ends sooner counts as a failure.
+#: Seconds that a connection must live to be a good one; what ends sooner counts as a failure.
 GOOD_AFTER_S: Final = 1.0
 
 OLDEST: Final = (7, 0)
@@ -54,12 +54,13 @@ class About(msgspec.Struct, frozen=True):
     """What the engine says of itself.
 
     Attributes:
-        product: ``redis`` or ``valkey``.
-        version: of it.
-        run_id: of the process; another one after every restart.
-        n_overflows: clients whose output buffer ran over since its start; -1 where the engine does
-            not count them (Redis 7.0).
-        has_overflowed: whether one more of them did while this link was lost: probably we.
+        product: name of the engine, ``redis`` or ``valkey``.
+        version: version of the engine.
+        run_id: id of the process; another one after every restart.
+        n_overflows: number of clients whose output buffer ran over since its start; -1 where the
+            engine does not count them (Redis 7.0).
+        has_overflowed: whether one more client's buffer ran over while this link was lost: probably
+            ours.
     """
 
     product: str
@@ -73,12 +74,12 @@ class Link:
     """Keeps one connection to a primary.
 
     Attributes:
-        connection: the greeted one; None while the link is down.
-        fault: why it is down; None while it is up, or before the first attempt ended.
-        about: the engine of the newest connection that was up.
-        n_ups: connections that were up.
-        n_failures: attempts that failed since the last good connection.
-        n_overflows: losses that the engine's output buffer explains.
+        connection: greeted connection; None while the link is down.
+        fault: reason why the link is down; None while it is up, or before the first attempt ended.
+        about: what is known of the engine of the newest connection that was up.
+        n_ups: number of connections that were up.
+        n_failures: number of attempts that failed since the last good connection.
+        n_overflows: number of losses that the engine's output buffer explains.
     """
 
     def __init__(
@@ -99,20 +100,20 @@ class Link:
         """Prepare; :meth:`run` does the rest.
 
         Args:
-            primary: where to.
-            random: evenly distributed in 0 <= x < 1, for the waits between attempts.
-            limits: of each connection.
-            name: shown by the engine's ``CLIENT LIST``.
-            tls: see :func:`~cachecast.bus.dial.tls_context`.
-            sentinel_username: of the Sentinels.
-            sentinel_password: of the Sentinels.
-            on_message: see ``Connection``.
-            greet: is awaited on every new connection before it counts as up: hello, subscribing
-                again. A ``LinkError`` ends the attempt. Together with connecting it may take
-                ``connect_limit_s`` twice.
-            on_up: called with every greeted connection; neither raises nor blocks.
-            on_down: called with the reason when one that was up has ended, after its calls
-                got theirs; not when :meth:`run` is cancelled.
+            primary: address of the primary.
+            random: function that draws evenly in 0 <= x < 1, for the waits between attempts.
+            limits: limits of each connection.
+            name: name of the connection in the engine's ``CLIENT LIST``.
+            tls: terms of TLS, see :func:`~cachecast.bus.dial.tls_context`.
+            sentinel_username: user name for the Sentinels.
+            sentinel_password: password for the Sentinels.
+            on_message: function called with every published message, see ``Connection``.
+            greet: function awaited on every new connection before it counts as up: hello,
+                subscribing again. A ``LinkError`` ends the attempt. Together with connecting it may
+                take ``connect_limit_s`` twice.
+            on_up: function called with every greeted connection; neither raises nor blocks.
+            on_down: function called with the reason when a connection that was up has ended, after
+                its calls got theirs; not when :meth:`run` is cancelled.
         """
         self._primary = primary
         self._random = random

@@ -31,11 +31,11 @@ class Finding(msgspec.Struct, frozen=True):
     """One reason why a value could reach a disk, or outlive itself.
 
     Attributes:
-        setting: its name in the engine's configuration, or the field of INFO.
-        value: what it is.
-        harm: what it does, in one sentence.
-        remedy: the command that mends it, or what to do.
-        where: the engine's or the replica's address.
+        setting: name of the setting in the engine's configuration, or the field of INFO.
+        value: value that the setting has.
+        harm: damage that it does, in one sentence.
+        remedy: command that mends it, or what to do.
+        where: address of the engine, or of the replica.
     """
 
     setting: str
@@ -75,7 +75,7 @@ _WHEN_REPLICA: Final = {
     )
 }
 
-#: Logs of commands: their length -> the threshold that may switch them off instead.
+#: Setting of a log of commands: their length -> the threshold that may switch them off instead.
 _LOGS: Final = {
     "slowlog-max-len": "slowlog-log-slower-than",
     "commandlog-slow-execution-max-len": "commandlog-execution-slower-than",
@@ -83,7 +83,7 @@ _LOGS: Final = {
     "commandlog-large-reply-max-len": "commandlog-reply-larger-than",
 }
 
-#: All that are asked for. An engine leaves out what it does not know.
+#: Settings that are asked for. An engine leaves out what it does not know.
 SETTINGS: Final = (*_RULES, *_WHEN_REPLICA, *_LOGS, *_LOGS.values())
 
 
@@ -175,12 +175,13 @@ async def check_memory(
     Bound it by a cancel scope. If cancelled, nothing has changed: it only asks.
 
     Args:
-        connection: to it.
-        where: its address, for the findings.
-        ask_replica: connects to a replica and calls this function on it; None: do not ask any.
+        connection: connection to the engine.
+        where: address of the engine, for the findings.
+        ask_replica: function that connects to a replica and calls this function on it; None: do not
+            ask any.
 
     Returns:
-        What is wrong; empty if values stay in memory.
+        Findings of what is wrong; empty if values stay in memory.
 
     Raises:
         UnavailableError: the connection ended.

@@ -28,9 +28,9 @@ class Model:
     """One primary.
 
     Attributes:
-        functions: its data, and what is done to it.
-        connections: that are open; ``cut`` ends one.
-        libraries: names of those that were loaded.
+        functions: data of the engine, and what is done to it.
+        connections: connections that are open; ``cut`` ends one.
+        libraries: names of the libraries that were loaded.
         replies_first: whether a call's reply comes before what it published to its own connection,
             as Valkey has it, and not behind that, as Redis has it.
     """
@@ -39,8 +39,8 @@ class Model:
         """Start an empty engine.
 
         Args:
-            now_us: its clock, microseconds.
-            run_id: of its process.
+            now_us: microseconds of the engine's clock.
+            run_id: id of the engine's process.
         """
         self.functions = ModelFunctions(now_us, self._publish, run_id)
         self.connections: list[ModelConnection] = []
@@ -130,11 +130,11 @@ class ModelConnection:
     So a simulation decides how long every call and every message is on its way.
 
     Attributes:
-        topics: that it is subscribed to.
-        requests: that are on their way to the engine.
+        topics: topics that the connection is subscribed to.
+        requests: requests that are on their way to the engine.
         stream: what the engine has written and nobody has read: for a reply its callback and the
             reply, for a message None and its topic and payload.
-        fault: why it ended; None while it lives.
+        fault: reason why the connection ended; None while it lives.
     """
 
     def __init__(self, model: Model, on_message: Callable[[bytes, bytes], None]) -> None:

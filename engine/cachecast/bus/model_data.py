@@ -19,10 +19,10 @@ __all__ = [
     "pack_holders",
 ]
 
-#: Session -> what it holds of one field of a roster.
+#: Session -> number that it holds of one field of a roster.
 Holders = dict[str, int]
 
-#: Kind, shard, app, name and field.
+#: Place of one field: kind, shard, app, name and field.
 Entry = tuple[str, str, str, str, bytes]
 
 
@@ -95,8 +95,8 @@ def difference(mine: tuple[str, ...], its: tuple[str, ...]) -> str:
     """Why two nodes must not work together; empty if they may.
 
     Args:
-        mine: node, nonce, protocol, primaries and seals of one.
-        its: of the other.
+        mine: node, nonce, protocol, primaries and seals of one node.
+        its: the same five of the other node.
     """
     node, nonce, protocol, primaries, seals = mine
     its_node, its_nonce, its_protocol, its_primaries, its_seals = its

@@ -401,7 +401,7 @@ class ModelFunctions:
         return new
 
     def ended(self, keys: list[bytes], args: list[bytes]) -> Reply:
-        """Whose were ended."""
+        """Newest id, and users whose connections were ended."""
         self._open(keys, args[0], during_grace=True)
         newest = self._ended[-1][0] if self._ended else b"0-0"
         if not args[1]:

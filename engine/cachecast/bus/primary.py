@@ -44,21 +44,22 @@ __all__ = ["GRACE_MS", "LinkLike", "Part", "PrimarySeat"]
 
 T = TypeVar("T")
 
-#: Of a new epoch, in which nodes enter again what they know.
+#: Milliseconds of grace at the beginning of a new epoch, in which nodes enter again what they know.
 GRACE_MS: Final = 1500
 
-#: Between two beats.
+#: Seconds between two beats.
 BEAT_S: Final = 0.25
 
-#: Added to a grace, which ends by the engine's clock.
+#: Seconds added to a grace, which ends by the engine's clock.
 AFTER_GRACE_S: Final = 0.005
 
-#: Before the next hello, after one that failed on links that are up.
+#: Seconds before the next hello, after one that failed on links that are up: the first pause, and
+#: the longest.
 PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 0.5
 
-#: For what is kept to be read again: 50,000 channels take one. What was refused is asked for by
-#: beginning again.
+#: Seconds for what is kept to be read again: 50,000 channels take one. What was refused is asked
+#: for by beginning again.
 RESYNC_LIMIT_S: Final = 30.0
 
 #: Between two lines of the log about calls that the engine refuses until an operator acts.
@@ -132,26 +133,27 @@ class PrimarySeat:
     """See :class:`~cachecast.bus.seat.Seat` for what the parts use of it.
 
     Attributes:
-        to: the calls of the primary.
-        name: of it.
-        epoch, session: of the last hello; 0 and empty before the first.
-        is_open: see module.
+        to: calls of the primary.
+        name: name of the primary.
+        epoch, session: epoch and session of the last hello; 0 and empty before the first.
+        is_open: whether the primary can be used: hello was said, no grace is on, and what is kept
+            here is up to date.
         is_away: whether a link is down or nobody answers hello: nothing that is asked now will be
             answered soon.
-        down_since: the broker's seconds at which it closed; None while it is open.
-        fault: why it is closed; None while it is open.
-        clock: what is known of the engine's.
-        latency_s: of the latest beat.
-        n_sessions: of all nodes, at the latest beat.
-        n_opened: times that it was opened.
-        n_epochs: epochs that it has seen.
-        n_downs: times that it was closed.
-        n_restored: values that the engine took back.
-        parts: what hears of its steps, in this order.
+        down_since: time when it closed, in the broker's seconds; None while it is open.
+        fault: reason why it is closed; None while it is open.
+        clock: what is known of the engine's clock.
+        latency_s: seconds from the latest beat to its answer.
+        n_sessions: number of sessions of all nodes, at the latest beat.
+        n_opened: number of times that it was opened.
+        n_epochs: number of epochs that it has seen.
+        n_downs: number of times that it was closed.
+        n_restored: number of values that the engine took back.
+        parts: parts that hear of its steps, in this order.
         restore: function that gives the offers of a grace.
-        on_change: called whenever it has opened or closed.
-        approve: awaited before the first hello, and whenever the engine is another process, before
-            any value is brought to it; a ``LinkError`` says why it is not fit.
+        on_change: function called whenever it has opened or closed.
+        approve: function awaited before the first hello, and whenever the engine is another
+            process, before any value is brought to it; a ``LinkError`` says why it is not fit.
     """
 
     def __init__(
@@ -169,14 +171,14 @@ class PrimarySeat:
         """Prepare it; :meth:`run` does the rest.
 
         Args:
-            name: of the primary.
-            to: its calls.
-            facts: of this node.
-            clock: of the engine; this object adds samples to it.
+            name: name of the primary.
+            to: calls of the primary.
+            facts: facts of this node.
+            clock: clock of the engine; this object adds samples to it.
             now: function that gives the broker's seconds.
-            lease_s: after which a silent node is dead.
-            gauges: what each beat says.
-            limits: of the links.
+            lease_s: seconds after which a silent node is dead.
+            gauges: numbers that each beat says.
+            limits: limits of the links.
         """
         self.name = name
         self.to = to
@@ -305,7 +307,7 @@ class PrimarySeat:
         """Look at what a call was answered: some answers mean that hello has to be said again.
 
         Args:
-            fault: the answer.
+            fault: error that was the answer.
             known: epoch and session that the call named; those of an earlier hello say nothing.
         """
         is_stale = known is not None and known != (self.epoch, self.session)

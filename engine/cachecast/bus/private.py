@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PrivateEngine", "find_server", "open_private_engine"]
 
-#: Within which it has to answer; a tenth of a second is usual.
+#: Seconds within which it has to answer; a tenth of a second is usual.
 START_LIMIT_S: Final = 5.0
 
 _PREFIX: Final = "cachecast-engine-"
@@ -55,13 +55,13 @@ _OPTIONS: Final = (
     "--client-output-buffer-limit", "pubsub 256mb 128mb 10",
 )  # fmt: skip
 
-#: Bytes of a Unix socket's path.
+#: Bytes of a Unix socket's path at most.
 _LONGEST_PATH: Final = 107
 
-#: Seconds; a directory that is younger may be another parent's that has not locked it yet.
+#: Seconds of age: a directory that is younger may be another parent's that has not locked it yet.
 _SETTLED_AFTER_S: Final = 10.0
 
-#: Which only newer ones know, so they are set once it runs.
+#: Settings that only newer engines know, so they are set once it runs.
 _NEWER: Final = ("commandlog-large-request-max-len", "commandlog-large-reply-max-len")
 
 
@@ -72,7 +72,7 @@ class PrivateEngine:
     """A running server.
 
     Attributes:
-        primary: where it is, also after it was started again.
+        primary: address of the engine, also after it was started again.
     """
 
     def __init__(self, binary: str, folder: Path, lock: int) -> None:
@@ -86,12 +86,12 @@ class PrivateEngine:
 
     @property
     def pid(self) -> int:
-        """Of the process; another one once it was started again."""
+        """Id of the process; another one once it was started again."""
         return self._process.pid
 
     @property
     def url(self) -> str:
-        """For ``bus.urls`` of the workers."""
+        """URL for ``bus.urls`` of the workers."""
         return f"unix://{self.primary.endpoints[0].path}"
 
     @property
@@ -114,8 +114,8 @@ class PrivateEngine:
         """Wait until it answers, within :data:`START_LIMIT_S`, and check that it keeps no file.
 
         Args:
-            prefix: of its keys, for an engine of which nobody can know anything yet: its first
-                epoch is begun without a grace.
+            prefix: prefix of its keys, for an engine of which nobody can know anything yet: its
+                first epoch is begun without a grace.
 
         Raises:
             ConfigError: it does not start, or does not keep values in memory only.
@@ -173,7 +173,7 @@ def find_server(path: str | None = None) -> str:
     """The server to start: from PATH, or from the extra ``cachecast[workers]``.
 
     Args:
-        path: to search instead of the environment's PATH.
+        path: path to search instead of the environment's PATH.
 
     Raises:
         ConfigError: there is none; says what to install.
@@ -203,7 +203,7 @@ async def open_private_engine(
 
     Args:
         server: path of the binary; by default the one that is found.
-        prefix: of the keys of those who will use it.
+        prefix: prefix of the keys of those who will use it.
 
     Raises:
         ConfigError: there is none, it does not start, or it does not keep values in memory only.

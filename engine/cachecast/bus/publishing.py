@@ -40,7 +40,7 @@ __all__ = ["Publishing", "UnknownOutcomeError", "all_of"]
 #: Seconds that a publisher waits for an answer, at most.
 LIMIT_S: Final = 5.0
 
-#: Calls that wait for the seat to open.
+#: Number of calls that may wait for the seat to open.
 MAX_WAITING: Final = 4096
 
 #: Seconds for which a value that was published here is offered to an engine that has lost it, and
@@ -66,10 +66,10 @@ class _Publish(Receipt[None]):
     """One call, and the receipt of its publisher.
 
     Attributes:
-        events: of it.
-        since: the broker's seconds at which it was asked for.
-        sent: those at which it was made last.
-        number: within the session; 0 before it was made.
+        events: events of the call.
+        since: time when it was asked for, in the broker's seconds.
+        sent: time when it was made last, in the broker's seconds.
+        number: number of the call within the session; 0 before it was made.
         is_lost: whether its answer will not come by itself.
         was_lost: whether one of its answers did not: what was not done since may have been before.
     """
@@ -89,17 +89,17 @@ class Publishing:
     """The publishes of one seat.
 
     Attributes:
-        n_refused: that failed, for whatever reason.
-        n_repeated: calls that were made again because their answer was lost.
-        on_kept: called with each value that the engine has taken, its order, and the broker's
-            seconds at which it was sent.
+        n_refused: number of calls that failed, for whatever reason.
+        n_repeated: number of calls that were made again because their answer was lost.
+        on_kept: function called with each value that the engine has taken, its order, and the time
+            when it was sent, in the broker's seconds.
     """
 
     def __init__(self, seat: PrimarySeat, *, now: Callable[[], float]) -> None:
         """Begin with nothing.
 
         Args:
-            seat: by which it is published.
+            seat: the node's seat at the primary, by which it is published.
             now: function that gives the broker's seconds.
         """
         self._seat = seat

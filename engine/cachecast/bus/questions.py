@@ -31,16 +31,16 @@ class Questions:
     """Asks all seats of a node.
 
     Attributes:
-        n_hooks_lost: events for webhooks that the engine could not be given.
+        n_hooks_lost: number of events for webhooks that the engine could not be given.
     """
 
     def __init__(self, seats: Sequence[Seat], spread: Sequence[int], contents: Contents) -> None:
         """Ask nothing yet.
 
         Args:
-            seats: one a primary, in their order.
-            spread: for each shard the number of its seat.
-            contents: packs events.
+            seats: seats of the node, one a primary, in their order.
+            spread: numbers of seats, one for each shard.
+            contents: packer of events.
         """
         self._seats = seats
         self._spread = spread

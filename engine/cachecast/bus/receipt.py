@@ -26,7 +26,7 @@ class Receipt(Generic[T]):
 
     Attributes:
         is_done: whether it is settled.
-        fault: why there is no answer; None while it is open, and when it is fulfilled.
+        fault: reason why there is no answer; None while it is open, and when it is fulfilled.
     """
 
     __slots__ = ("_actions", "_value", "fault", "is_done")
@@ -141,7 +141,7 @@ class Receipt(Generic[T]):
         return self.value
 
 
-#: What has no answer and is done.
+#: Receipt of what has no answer and is done.
 DONE: Final[Receipt[None]] = Receipt.of(None)
 
 
@@ -149,11 +149,11 @@ def join(parts: Iterable[Receipt[Any]], then: Callable[[], T]) -> Receipt[T]:
     """One receipt for several. Never yields.
 
     Args:
-        parts: what it waits for; it is done when all of them are.
-        then: gives the answer; called behind the last part, unless one has failed.
+        parts: receipts that it waits for; it is done when all of them are.
+        then: function that gives the answer; called behind the last part, unless one has failed.
 
     Returns:
-        One that fails with the fault of the first part, in their order, that has one.
+        Receipt that fails with the fault of the first part, in their order, that has one.
     """
     joined: Receipt[T] = Receipt()
     waiting = list(parts)

@@ -27,10 +27,10 @@ from cachecast.bus.faults import GarbageError
 
 __all__ = ["NO_VERSION", "Record", "Version", "pack_tail", "read_news", "read_record", "read_value"]
 
-#: (epoch, version): how values are compared. Larger is newer.
+#: Order of values, (epoch, version). Larger is newer.
 Version = tuple[int, int]
 
-#: Of a channel without a value.
+#: Version of a channel without a value.
 NO_VERSION: Final[Version] = (0, 0)
 
 _HEAD: Final = Struct(">dddIB")
@@ -43,12 +43,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """One publication, in the order of its channel.
 
     Attributes:
-        epoch: in which it was published.
-        version: grows with every publication on its primary.
+        epoch: epoch in which it was published.
+        version: number that grows with every publication on its primary.
         published_at_us: microseconds of the engine's clock.
-        lifetime_ms: after which no value is served; 0 for events that are not kept.
-        exclude: socket id that does not get it; empty for none.
-        payload: the event, in the seam's own encoding, perhaps sealed.
+        lifetime_ms: milliseconds after which no value is served; 0 for events that are not kept.
+        exclude: socket id of the connection that does not get it; empty for none.
+        payload: bytes of the event, in the seam's own encoding, perhaps sealed.
     """
 
     epoch: int
@@ -78,9 +78,10 @@ def pack_tail(lifetime_ms: int, exclude: str, payload: bytes) -> bytes:
     """The publisher's part of a record.
 
     Args:
-        lifetime_ms: milliseconds; 0 for events that are not kept.
-        exclude: socket id that does not get it, at most 255 bytes; empty for none.
-        payload: the event.
+        lifetime_ms: milliseconds that the value lives; 0 for events that are not kept.
+        exclude: socket id of the connection that does not get it, at most 255 bytes; empty for
+            none.
+        payload: bytes of the event.
     """
     socket_id = exclude.encode()
     return _TAIL.pack(lifetime_ms, len(socket_id)) + socket_id + payload
@@ -90,8 +91,8 @@ def read_record(data: bytes, start: int = 0) -> Record:
     """Read a record.
 
     Args:
-        data: which contains it, up to its end.
-        start: where it begins.
+        data: bytes that contain the record, up to their end.
+        start: index at which the record begins.
 
     Raises:
         GarbageError: it is none; somebody else wrote to our keys or topics.

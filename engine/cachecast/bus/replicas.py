@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ask_replica"]
 
-#: For one replica; one that hangs must not use up the time for the others, nor the grace of an
-#: engine that is new, in which values are brought to it once it has been looked at.
+#: Seconds for one replica; one that hangs must not use up the time for the others, nor the grace of
+#: an engine that is new, in which values are brought to it once it has been looked at.
 REPLICA_LIMIT_S: Final = 0.8
 
 

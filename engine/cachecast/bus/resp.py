@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Limits", "Reply", "has_unread"]
 
-#: What the engine answers: bytes, int, float, bool, None, lists and dicts of them; for a callback
+#: Answers of the engine: bytes, int, float, bool, None, lists and dicts of them; for a callback
 #: also an :class:`~cachecast.bus.faults.LinkError`.
 Reply: TypeAlias = Any
 
-#: One read: a hundred messages, a part of a millisecond to hand over.
+#: Bytes of one read: a hundred messages, a part of a millisecond to hand over.
 READ_BYTES: Final = 32 * 1024
 
-#: No answer of ours is so long; what claims to be is no engine's.
+#: Bytes of an answer at most. None of ours is so long; what claims to be is no engine's.
 MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 
 _NOT_YET: Final = object()
@@ -67,12 +67,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long and how much, for one connection.
 
     Attributes:
-        beat_s: between PINGs.
-        silence_s: without a byte after something was asked; then the connection ends.
-        reply_limit_s: which the slowest answer may take, by the beat that was asked after it.
-        connect_limit_s: for name, TCP, TLS and greeting together.
-        max_pending: calls without an answer; past it calls are refused.
-        max_unsent_bytes: that the kernel has not taken; past it calls are refused.
+        beat_s: seconds between PINGs.
+        silence_s: seconds without a byte after something was asked; then the connection ends.
+        reply_limit_s: seconds that the slowest answer may take, by the beat that was asked after
+            it.
+        connect_limit_s: seconds for name, TCP, TLS and greeting together.
+        max_pending: number of calls without an answer; past it calls are refused.
+        max_unsent_bytes: number of bytes that the kernel has not taken; past it calls are refused.
     """
 
     beat_s: float = 0.25
@@ -112,10 +113,10 @@ class Connection:
     """One connection, from the first byte to the last; not used again after its end.
 
     Attributes:
-        n_refused: calls that were refused because of a bound.
-        n_messages: published messages that were handed over.
-        n_unsent_bytes: that the kernel has not taken yet.
-        fault: why it ended; None while it lives.
+        n_refused: number of calls that were refused because of a bound.
+        n_messages: number of published messages that were handed over.
+        n_unsent_bytes: number of bytes that the kernel has not taken yet.
+        fault: reason why the connection ended; None while it lives.
     """
 
     def __init__(
@@ -129,11 +130,13 @@ class Connection:
         """Take over a connected stream; nothing happens before :meth:`run`.
 
         Args:
-            stream: connected, encrypted if it shall be; closed at the end of :meth:`run`.
-            limits: see :class:`Limits`.
-            on_message: called with topic and payload of every published message, in order with the
-                replies. It must neither raise nor block: everybody's answers stand behind it.
-            is_unread: whether bytes wait to be read; by default the kernel is asked.
+            stream: connected stream, encrypted if it shall be; closed at the end of :meth:`run`.
+            limits: limits of the connection.
+            on_message: function called with topic and payload of every published message, in order
+                with the replies. It must neither raise nor block: everybody's answers stand behind
+                it.
+            is_unread: function that tells whether bytes wait to be read; by default the kernel is
+                asked.
         """
         self._stream = stream
         # Of a plain socket, which is read and written without Trio's ceremony.
@@ -170,9 +173,10 @@ class Connection:
         Calls leave in the order of this method, all of one turn of the loop in one write.
 
         Args:
-            arguments: the command and what follows.
-            on_reply: called once with the reply, or with an ``LinkError`` if the engine refused
-                or the connection ended; it must neither raise nor block. None discards the reply.
+            arguments: words of the command.
+            on_reply: function called once with the reply, or with an ``LinkError`` if the engine
+                refused or the connection ended; it must neither raise nor block. None discards the
+                reply.
 
         Raises:
             DownError: the connection has ended; nothing was sent.
@@ -251,7 +255,7 @@ class Connection:
         cancelled, the same happens.
 
         Returns:
-            Why it ended.
+            Reason why the connection ended.
         """
         self._heard_at = trio.current_time()
         try:

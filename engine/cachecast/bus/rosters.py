@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Rosters"]
 
-#: Rosters that are paged at a time after a gap: a page is 100 us of the engine.
+#: Number of rosters that are paged at a time after a gap: a page is 100 us of the engine.
 WINDOW: Final = 8
 
-#: Subscriptions of a channel, at most: what JSON carries exactly.
+#: Number of subscriptions of a channel at most: what JSON carries exactly.
 MAX_COUNT: Final = 2**53
 
 _HIDDEN: Final = Entry(is_occupied=False, is_member_new=False)
@@ -56,11 +56,11 @@ class _Place:
     """A channel that somebody here is in, or about to be.
 
     Attributes:
-        app_id, channel: which.
-        n: connections that have entered it, or are about to.
-        roster: of a presence channel that somebody here is in.
-        whole: fulfilled when the roster is whole for the first time.
-        seen: while it is paged: members that pages and news had.
+        app_id, channel: id of the app and name of the channel.
+        n: number of connections that have entered it, or are about to.
+        roster: members of a presence channel that somebody here is in.
+        whole: receipt that is fulfilled when the roster is whole for the first time.
+        seen: members that pages and news had, while the roster is paged.
         round: number of the paging; answers of an earlier one are nothing.
     """
 
@@ -94,14 +94,14 @@ class Rosters:
         """Begin with none.
 
         Args:
-            seat: where they lie.
-            node: who is told.
-            holdings: the seat's.
-            contents: reads members.
-            lateness: the seat's.
-            max_members: the limit of an app's presence channels.
-            attach: see ``Bus.attach``.
-            detach: see ``Bus.detach``.
+            seat: the node's seat at the primary where the channels lie.
+            node: the node that is told.
+            holdings: holdings of the seat.
+            contents: reader of members.
+            lateness: lateness of the seat.
+            max_members: function that gives the limit of an app's presence channels.
+            attach: function that attaches a channel, see ``Bus.attach``.
+            detach: function that detaches a channel, see ``Bus.detach``.
         """
         self._seat = seat
         self._node = node
@@ -300,8 +300,8 @@ class Rosters:
         """Enter what others were known to hold, in a grace: see ``Functions.ghost``. Never yields.
 
         Args:
-            wants: whether an app has webhooks: nobody else needs it, for every node finds out what
-                has gone when it pages its rosters again.
+            wants: function that tells whether an app has webhooks: nobody else needs it, for every
+                node finds out what has gone when it pages its rosters again.
         """
         seat, session = self._seat, self._seat.to.ghost(self._seat.epoch)
         members = [
@@ -393,12 +393,12 @@ class _Entering:
     """One connection that enters: what it waits for.
 
     Attributes:
-        app_id, name: the channel.
-        member: whom it brings.
-        place: it, unless it is hidden.
-        fields: what is held for it, with the answers.
-        attached: the answer of attaching.
-        receipt: what the connection waits for.
+        app_id, name: id of the app and name of the channel.
+        member: user whom the connection brings.
+        place: place of the channel here, unless it is hidden.
+        fields: holdings for the connection, with their answers.
+        attached: receipt of attaching.
+        receipt: receipt that the connection waits for.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BrokenSealError", "Seal"]
 
-#: By which the engine's "published at" may differ from the sealer's idea of its clock. That idea
-#: is bounded to milliseconds; a publish may wait for its answer and be asked again.
+#: Milliseconds by which the engine's "published at" may differ from the sealer's idea of its clock.
+#: That idea is bounded to milliseconds; a publish may wait for its answer and be asked again.
 TOLERANCE_MS: Final = 30_000
 
 _HEAD: Final = Struct(">HHq")
@@ -44,16 +44,17 @@ class Seal:
     """The keys of a cluster.
 
     Attributes:
-        fingerprints: of the keys, the one that seals first: for ``Facts.seals``. They tell nothing
-            of the keys.
-        n_broken: values that did not open.
+        fingerprints: fingerprints of the keys, the one that seals first: for ``Facts.seals``. They
+            tell nothing of the keys.
+        n_broken: number of values that did not open.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """Take the keys over.
 
         Args:
-            keys: of 32 bytes each, at least one; see :meth:`cachecast.bus_config.BusConfig.keys`.
+            keys: keys of 32 bytes each, at least one; see
+                :meth:`cachecast.bus_config.BusConfig.keys`.
         """
         prints = [blake2b(key, digest_size=8, person=b"cachecast").digest() for key in keys]
         self.fingerprints = tuple(found.hex() for found in prints)
@@ -72,10 +73,11 @@ class Seal:
         """Encrypt.
 
         Args:
-            app_id: of the app.
-            channel: that the text belongs to; for webhooks and users a name of the seam's own.
+            app_id: id of the app.
+            channel: name of the channel that the text belongs to; for webhooks and users a name of
+                the seam's own.
             now_ms: milliseconds of the engine's clock, as the node knows it.
-            text: what nobody else shall see.
+            text: bytes that nobody else shall see.
         """
         app, name = app_id.encode(), channel.encode()
         inside = _HEAD.pack(len(app), len(name), now_ms) + app + name + text
@@ -85,11 +87,11 @@ class Seal:
         """Decrypt and check.
 
         Args:
-            app_id: that it was read for.
-            channel: that it was read for.
-            published_at_ms: what the engine says of it; None for what is kept for hours and has no
-                time: who is a member.
-            sealed: what ``seal`` made on some node.
+            app_id: id of the app that it was read for.
+            channel: name of the channel that it was read for.
+            published_at_ms: milliseconds that the engine says of it; None for what is kept for
+                hours and has no time: who is a member.
+            sealed: bytes that ``seal`` made on some node.
 
         Raises:
             BrokenSealError: it does not open, belongs elsewhere, or is of another time.

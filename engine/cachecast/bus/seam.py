@@ -37,15 +37,15 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A publication on its way to the nodes, out and in.
 
     Attributes:
-        app_id: the tenant's id.
-        name: the channel's name.
+        app_id: id of the app.
+        name: name of the channel.
         publication: the event.
         is_server_side: whether it came from the HTTP API or the embedding API; only those are
             cached.
-        published_at: the broker's seconds at which it was published, given by a bus that brings it
-            from elsewhere; None: now.
-        deadline: the broker's seconds from which a cached value must not be served, given by such a
-            bus; inf: by this node's own lifetimes. What counts is the earlier of both.
+        published_at: time when it was published, in the broker's seconds, given by a bus that
+            brings it from elsewhere; None: now.
+        deadline: time from which a cached value must not be served, in the broker's seconds, given
+            by such a bus; inf: by this node's own lifetimes. What counts is the earlier of both.
     """
 
     app_id: str
@@ -60,10 +60,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """What entering a channel changed in the cluster.
 
     Attributes:
-        is_occupied: whether the channel became occupied by it.
-        is_member_new: whether its user became a member by it.
-        roster: the channel's members on all nodes, which the bus keeps up to date; None if it is no
-            presence channel.
+        is_occupied: whether the channel became occupied by the subscription.
+        is_member_new: whether the subscription's user became a member by it.
+        roster: members of the channel on all nodes, which the bus keeps up to date; None if it is
+            no presence channel.
     """
 
     is_occupied: bool
@@ -179,12 +179,13 @@ class Bus(Protocol):
         """Attach, and count a connection as a subscriber of the channel (shared).
 
         Args:
-            app_id: of the channel.
-            name: of it; one that ``is_hidden`` is attached and not counted.
-            member: whom the connection brings into a presence channel.
+            app_id: id of the channel's app.
+            name: name of the channel; one that ``is_hidden`` is attached and not counted.
+            member: user whom the connection brings into a presence channel.
 
         Returns:
-            What it changed. Each one that is fulfilled must be followed by one ``leave``.
+            Receipt of what it changed. Each one that is fulfilled must be followed by one
+            ``leave``.
 
         Faults:
             SubscriptionError: the presence channel has its full number of members.
@@ -244,9 +245,9 @@ class Bus(Protocol):
         """The sum over all nodes of a number; as old as their last beats. O(1).
 
         Args:
-            gauge: its name, ``connections`` for example.
-            app_id: whose.
-            mine: what it stands at on this node.
+            gauge: name of the number, ``connections`` for example.
+            app_id: id of the app.
+            mine: number that this node counts.
         """
 
     def hook(self, app_id: str, event: AppEvent) -> None:

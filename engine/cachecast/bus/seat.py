@@ -28,9 +28,9 @@ class Seat(Protocol):
     """A node's place at one primary.
 
     Attributes:
-        to: the calls of the primary.
-        epoch: of it, as the node knows it.
-        session: under which the node holds things.
+        to: calls of the primary.
+        epoch: epoch of the primary, as the node knows it.
+        session: session under which the node holds things.
         is_open: whether the node has said hello, no grace is on, and what is kept here is up to
             date.
     """

@@ -30,7 +30,7 @@ __all__ = ["Series", "ask_for"]
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-#: Calls under way.
+#: Number of calls under way.
 WINDOW: Final = 4
 
 
@@ -38,7 +38,8 @@ class Series(Generic[Item, T]):
     """Calls for items, in their order.
 
     Attributes:
-        done: fulfilled behind the last answer, or failed with the fault that ended it.
+        done: receipt that is fulfilled behind the last answer, or failed with the fault that ended
+            it.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Series(Generic[Item, T]):
         """Make the first calls. Never yields.
 
         Args:
-            ask: makes one.
-            items: what is asked for.
-            make: the call for one of them.
-            on_answer: takes an answer; gives what is to be asked next in its place, or None.
+            ask: function that makes a call.
+            items: things that are asked for.
+            make: function that gives the call for one of them.
+            on_answer: function that takes an answer, and gives what is to be asked next in its
+                place, or None.
         """
         self._ask = ask
         self._items = deque(items)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["N_SHARDS", "Keys", "shard_of", "spread"]
 
-#: Fixed for good: another number would move nearly every channel.
+#: Number of shards, fixed for good: another number would move nearly every channel.
 N_SHARDS: Final = 64
 
 
@@ -46,11 +46,11 @@ def spread(names: Sequence[str]) -> tuple[int, ...]:
     """Which primary each shard lies on.
 
     Args:
-        names: of the primaries, at least one, as :attr:`~cachecast.bus_config.Primary.name` has
-            them.
+        names: names of the primaries, at least one, as :attr:`~cachecast.bus_config.Primary.name`
+            has them.
 
     Returns:
-        For every shard the index of its primary in ``names``.
+        Index in ``names`` of each shard's primary.
     """
 
     def weight(shard: int, name: str) -> bytes:
@@ -66,8 +66,8 @@ class Keys(msgspec.Struct, frozen=True, dict=True):
     """The names on one primary.
 
     Attributes:
-        prefix: as configured.
-        database: number of it.
+        prefix: prefix of the keys, as configured.
+        database: number of the database.
     """
 
     prefix: str = ""

@@ -46,7 +46,8 @@ __all__ = ["Attachment", "Values"]
 #: Seconds for which a channel stays attached without a subscriber.
 STAYS_S: Final = 5.0
 
-#: Channels without a subscriber that stay; past it those go first that have waited longest.
+#: Number of channels without a subscriber that stay; past it those go first that have waited
+#: longest.
 MAX_IDLE: Final = 20_000
 
 _log = structlog.get_logger("cachecast.bus")
@@ -56,12 +57,14 @@ class Attachment:
     """One channel that arrives here.
 
     Attributes:
-        app_id, name: which.
-        topic: where it is heard.
-        n: subscriptions that need it, or are about to.
-        generation: of the seat when it was read; it is up to date while that is the present one.
-        order: of the newest value that was delivered.
-        record, deadline: that value, and the broker's seconds from which it does not exist.
+        app_id, name: id of the app and name of the channel.
+        topic: topic on which the channel is heard.
+        n: number of subscriptions that need it, or are about to.
+        generation: generation of the seat when the channel was read; it is up to date while that is
+            the present one.
+        order: version of the newest value that was delivered.
+        record, deadline: newest value, and the time from which it does not exist, in the broker's
+            seconds.
         waiting: receipts of those who need it to be up to date.
     """
 
@@ -85,11 +88,11 @@ class Values:
     """The attachments of one seat.
 
     Attributes:
-        by_topic: of the attached channels.
-        n_barriers: PINGs that were asked.
-        n_gaps: values that came behind one that never did.
-        n_resyncs: times that all of them were read again.
-        n_broken: publications that could not be read.
+        by_topic: topic -> attached channel.
+        n_barriers: number of PINGs that were asked.
+        n_gaps: number of values that came behind one that never did.
+        n_resyncs: number of times that all of them were read again.
+        n_broken: number of publications that could not be read.
     """
 
     def __init__(
@@ -104,10 +107,10 @@ class Values:
         """Begin with none.
 
         Args:
-            seat: where they lie.
-            node: whom publications are given to.
-            contents: reads them.
-            lateness: the seat's.
+            seat: the node's seat at the primary where the channels lie.
+            node: the node that publications are given to.
+            contents: reader of publications.
+            lateness: lateness of the seat.
             now: function that gives the broker's seconds.
         """
         self._seat = seat

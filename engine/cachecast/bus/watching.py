@@ -58,10 +58,10 @@ class Watching:
         """Begin with none.
 
         Args:
-            seat: where they lie.
-            node: who is told.
-            holdings: the seat's.
-            lateness: the seat's.
+            seat: the node's seat at the primary where the users lie.
+            node: the node that is told.
+            holdings: holdings of the seat.
+            lateness: lateness of the seat.
         """
         self._seat = seat
         self._node = node

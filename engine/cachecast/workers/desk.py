@@ -81,7 +81,7 @@ class Desk:
 
     @property
     def port(self) -> int | None:
-        """Of the admin address."""
+        """Number of the admin address's port."""
         return self._front.admin_port
 
     async def run(self) -> None:
