@@ -147,6 +147,7 @@ class PrimarySeat:
         n_epochs: epochs that it has seen.
         n_downs: times that it was closed.
         n_restored: values that the engine took back.
+        n_evicted: values that this node took back, above a ceiling of their app.
         parts: what hears of its steps, in this order.
         restore: function that gives the offers of a grace.
         on_change: called whenever it has opened or closed.
@@ -193,6 +194,7 @@ class PrimarySeat:
         self.n_epochs = 0
         self.n_downs = 0
         self.n_restored = 0
+        self.n_evicted = 0
         self.parts: Sequence[Part] = ()
         self.restore: Callable[[], Iterable[Call[int]]] = list
         self.on_change: Callable[[], None] = _nothing
