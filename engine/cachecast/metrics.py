@@ -135,6 +135,7 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     refused_publishes: int
     repeated_publishes: int
     late_answers: int
+    evicted_values: int
     overflows: int
     broken_records: int
     lost_webhook_events: int
@@ -248,6 +249,7 @@ _ENGINE_COUNTERS = {
     "refused_publishes": "Publishes that failed.",
     "repeated_publishes": "Publishes that were asked again because their answer was lost.",
     "late_answers": "Subscriptions and sign-ins that the engine did not answer in time.",
+    "evicted_values": "Values taken back before their time, at a ceiling of their app.",
     "overflows": "Links lost because the engine's output buffer ran over.",
     "broken_records": "Messages of the engine that could not be read.",
     "lost_webhook_events": "Webhook events that the engine had no room for.",

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 
 from cachecast.bus.calls import portions
 
@@ -49,6 +50,12 @@ MAX_FOLLOWED: Final = 1_000_000
 AFTER_S: Final = 0.1
 
 
+#: Seconds between two lines of the log about an app's ceiling.
+LOG_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger("cachecast.bus")
+
+
 class _Kept(msgspec.Struct, frozen=True, gc=False):
     """A value that this node has published.
 
@@ -66,13 +73,14 @@ class _Kept(msgspec.Struct, frozen=True, gc=False):
 class _Account:
     """What of an app is alive, the oldest first: all of it lives equally long."""
 
-    __slots__ = ("max_bytes", "max_entries", "n_bytes", "pause", "values")
+    __slots__ = ("log_at", "max_bytes", "max_entries", "n_bytes", "pause", "values")
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self.n_bytes = 0
         self.pause = 0
+        self.log_at = 0.0
         self.values: OrderedDict[tuple[PrimarySeat, bytes], _Kept] = OrderedDict()
 
 
@@ -132,6 +140,13 @@ class Ceilings:
             elif share:
                 self._evict(account, min(share, MAX_EVICTED))
                 account.pause = TICKS_BETWEEN
+                if self._now() >= account.log_at:
+                    account.log_at = self._now() + LOG_INTERVAL_S
+                    _log.warning(
+                        "cached values taken back before their time, at a ceiling of the app",
+                        app=app_id,
+                        taken_back_since_start=self.n_evicted,
+                    )
 
     def _free(self, account: _Account) -> None:
         before = self._now() - AFTER_S
@@ -159,6 +174,7 @@ class Ceilings:
     def _forget(self, seat: PrimarySeat, values: Sequence[tuple[bytes, Version]]) -> None:
         for part in portions(values):
             self.n_evicted += len(part)
+            seat.n_evicted += len(part)
             seat.command(seat.to.forget(seat.epoch, part), _ignore)
 
 

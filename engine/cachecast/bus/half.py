@@ -172,6 +172,7 @@ class Half:
             refused_publishes=publishing.n_refused,
             repeated_publishes=publishing.n_repeated,
             late_answers=self.lateness.n_late + self.attendance.lateness.n_late,
+            evicted_values=seat.n_evicted,
             overflows=seat.n_overflows,
             broken_records=values.n_broken + self.contents.n_broken,
             lost_webhook_events=self.couriers.n_lost,

@@ -149,6 +149,7 @@ class PrimarySeat:
         n_epochs: number of epochs that it has seen.
         n_downs: number of times that it was closed.
         n_restored: number of values that the engine took back.
+        n_evicted: number of values that this node took back, above a ceiling of their app.
         parts: parts that hear of its steps, in this order.
         restore: function that gives the offers of a grace.
         on_change: function called whenever it has opened or closed.
@@ -195,6 +196,7 @@ class PrimarySeat:
         self.n_epochs = 0
         self.n_downs = 0
         self.n_restored = 0
+        self.n_evicted = 0
         self.parts: Sequence[Part] = ()
         self.restore: Callable[[], Iterable[Call[int]]] = list
         self.on_change: Callable[[], None] = _nothing

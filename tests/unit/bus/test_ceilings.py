@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+from structlog.testing import capture_logs
 
 from cachecast.bus import ceilings as ceilings_module
 from cachecast.bus.engine_bus import AppTerms
@@ -45,6 +46,20 @@ async def test_the_oldest_values_of_all_nodes_go_when_an_app_has_too_many(autoju
         assert await _count(b, 20, first=30) == 20, "the newest stay"
         assert a.bus.ceilings.n_evicted > 0
         assert b.bus.ceilings.n_evicted > 0
+        assert a.bus.statistics()[0].evicted_values == a.bus.ceilings.n_evicted
+
+
+async def test_that_a_ceiling_ends_values_is_said_in_the_log_once_a_minute(autojump_clock):
+    """With the app whose ceiling it is: an operator may raise it."""
+    async with meeting() as place:
+        node = await place.join(terms=AppTerms(600, 100, max_entries=10))
+        with capture_logs() as logs:
+            for n in range(80):
+                await node.publish(f"cache-{n}", "v").wait()
+                await trio.sleep(1)
+
+        said = [(line["log_level"], line["app"]) for line in logs if "ceiling" in line["event"]]
+        assert said == [("warning", APP)] * 2
 
 
 async def test_bytes_count_too(autojump_clock):
