@@ -323,7 +323,7 @@ class Held(Scenario):
         pings = last.median("pings_per_s_at_rest") or 0
         return [
             f"RSS at the end: {sizes}; the clients' own {clients:.0f} MiB",
-            f"pings while at rest: {pings:.0f} a second (of silent clients, one in two minutes)",
+            f"pings while at rest: {pings:.0f} a second (of silent clients, one in 45 seconds)",
             "clients and servers share the machine; a delay ends when its client has read",
             "kernel: half of what its slabs grew by, for both ends are here",
             on_paper(slopes),

@@ -108,7 +108,7 @@ class Idle(Scenario):
         if not rows:
             return
         result.notes.append(
-            "at rest nobody is pinged: a ping and its pong every two minutes come on top"
+            "at rest nobody is pinged: a ping and its pong every 45 seconds come on top"
         )
         n = max(row.case["connections"] for row in rows)
         one = result.find({"connections": n, "subscriptions": 1}, "cachecast")
