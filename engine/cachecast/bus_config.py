@@ -158,7 +158,14 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 "bus.sentinel", "needs the addresses of the Sentinels.", "Give them in bus.urls."
             )
-        self.primaries()
+        primaries = self.primaries()
+        is_tls = any(end.is_tls for primary in primaries for end in primary.endpoints)
+        if self.tls_ca and primaries and not is_tls:
+            raise ConfigError(
+                "bus.tls_ca",
+                "is given, but no URL speaks TLS.",
+                "Write valkeys:// or rediss://, or leave it out.",
+            )
         self.keys()
 
     def primaries(self) -> tuple[Primary, ...]:

@@ -110,6 +110,7 @@ def test_credentials_come_from_the_url_the_fields_or_a_file(tmp_path: Path) -> N
         ((), {"lease_s": 0.0}, "bus.lease_s", "greater than 0"),
         ((), {"lease_s": float("nan")}, "bus.lease_s", "greater than 0"),
         ((), {"outage_s": float("inf")}, "bus.outage_s", "finite"),
+        (("valkey://a",), {"tls_ca": "ca.pem"}, "bus.tls_ca", "no URL speaks TLS"),
         ((), {"silence_s": 2.0}, "bus.lease_s", "twice bus.silence_s"),
         ((), {"max_pending": 0}, "bus.max_pending", "greater than 0"),
         ((), {"prefix": "a*"}, "bus.prefix", "ACL patterns"),
