@@ -355,12 +355,11 @@ class Values:
         try:
             if payload[:1] == b"V":
                 before, record = read_value(payload)
-                order = record.epoch, record.version
-                if order <= attachment.order:
+                if record.order <= attachment.order:
                     return
                 if attachment.generation == self._generation and before > attachment.order:
                     self.n_gaps += 1
-                self._take(attachment, record, order)
+                self._take(attachment, record)
             else:
                 record = read_record(payload, 1)
                 envelope = self._open(attachment.app_id, attachment.name, record)
@@ -377,11 +376,11 @@ class Values:
                 # The engine let go of it: of its time, or above a ceiling.
                 attachment.record = None
                 self._node.forget(attachment.app_id, attachment.name.text)
-        elif (order := record.order) > attachment.order:
-            self._take(attachment, record, order)
+        elif record.order > attachment.order:
+            self._take(attachment, record)
 
-    def _take(self, attachment: Attachment, record: Record, order: Version) -> None:
-        attachment.order = order
+    def _take(self, attachment: Attachment, record: Record) -> None:
+        attachment.order = record.order
         attachment.record = record
         envelope = self._open_value(attachment.app_id, attachment.name, record)
         if envelope is not None:
