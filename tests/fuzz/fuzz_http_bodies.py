@@ -27,7 +27,7 @@ def test_one_input(data: bytes) -> None:
     is_msgpack = bool(choice & 1)
     text = body.decode("latin-1")
     query = auth.parse_query(text)
-    auth.request_text("GET", "/", query)
+    auth.request_text("GET", "/", query.pairs)
     http_api.find_route(text)
     try:
         requests = _read(choice >> 1 & 3, body, query, is_msgpack=is_msgpack)
@@ -41,7 +41,7 @@ def test_one_input(data: bytes) -> None:
 
 
 def _read(
-    choice: int, body: bytes, query: list[tuple[str, str]], *, is_msgpack: bool
+    choice: int, body: bytes, query: auth.Query, *, is_msgpack: bool
 ) -> list[http_api.EventRequest]:
     match choice:
         case 0:
