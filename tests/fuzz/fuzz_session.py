@@ -30,6 +30,8 @@ APP = App(id="1", key="k", secret="s", allows_client_events=True)
 class _Edge:
     """A subscription, as far as a session looks at it."""
 
+    is_joined = True
+
     def __init__(self, name: str, member: Member | None) -> None:
         self.member = member
         self.name = parse_channel_name(name)
