@@ -13,6 +13,7 @@ import click
 import msgspec
 import trio
 
+from cachecast.cli.options import bus_options
 from cachecast.config import load_config
 from cachecast.errors import ConfigError
 
@@ -38,13 +39,7 @@ def bus() -> None:
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), help="Configuration file in TOML."
 )
-@click.option("--bus", help="URL of the engine, as `serve` takes it.")
-@click.option("--bus-sentinel", help="Name of the primary; then --bus gives the Sentinels.")
-@click.option("--bus-username", help="User of the engine's ACL.")
-@click.option("--bus-password-file", help="File with the engine's password.")
-@click.option("--bus-tls-ca", help="PEM file with the authority of the engine's certificate.")
-@click.option("--bus-prefix", help="What keys begin with, for several clusters on one engine.")
-@click.option("--bus-seal-key-file", help="File with the keys that values are sealed by.")
+@bus_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def check(path: Path | None, *, as_json: bool, **options: object) -> None:
     """Say what this node thinks of the engine; nothing in it is changed.

@@ -17,6 +17,7 @@ import trio
 
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
+from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.workers import run_parent
@@ -49,17 +50,7 @@ _log = structlog.get_logger("cachecast.serve")
     "--admin-port",
     help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
 )
-@click.option(
-    "--bus",
-    help="URL of the engine that joins this node to others: valkey://HOST:PORT, redis://, "
-    "valkeys:// and rediss:// with TLS, unix:///PATH; several are separated by spaces.",
-)
-@click.option("--bus-sentinel", help="Name of the primary; then --bus gives the Sentinels.")
-@click.option("--bus-username", help="User of the engine's ACL.")
-@click.option("--bus-password-file", help="File with the engine's password.")
-@click.option("--bus-tls-ca", help="PEM file with the authority of the engine's certificate.")
-@click.option("--bus-prefix", help="What keys begin with, for several clusters on one engine.")
-@click.option("--bus-seal-key-file", help="File with the keys that values are sealed by.")
+@bus_options
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option(
     "--workers",
