@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cachecast.bus.record import Record
     from cachecast.bus.resp import Reply
 
-__all__ = ["Sender", "attach", "read_again"]
+__all__ = ["Sender", "attach"]
 
 #: Number of parts under way: at most a megabyte of answers.
 WINDOW: Final = 4
@@ -63,19 +63,7 @@ def attach(
         on_done: function called once: with None after the last record, or with why there are not
             all.
     """
-    _Reading(connection, to, epoch, channels, on_record, on_done, subscribes=True).start()
-
-
-def read_again(
-    connection: Sender,
-    to: Functions,
-    epoch: int,
-    channels: Sequence[tuple[str, str]],
-    on_record: Callable[[int, Record | None], None],
-    on_done: Callable[[LinkError | None], None],
-) -> None:
-    """Read the values of channels that are subscribed to; see :func:`attach`. Never yields."""
-    _Reading(connection, to, epoch, channels, on_record, on_done, subscribes=False).start()
+    _Reading(connection, to, epoch, channels, on_record, on_done).start()
 
 
 class _Reading:
@@ -89,8 +77,6 @@ class _Reading:
         channels: Sequence[tuple[str, str]],
         on_record: Callable[[int, Record | None], None],
         on_done: Callable[[LinkError | None], None],
-        *,
-        subscribes: bool,
     ) -> None:
         self._connection = connection
         self._to = to
@@ -98,7 +84,6 @@ class _Reading:
         self._channels = channels
         self._on_record = on_record
         self._on_done = on_done
-        self._subscribes = subscribes
         self._position = 0
         self._n_under_way = 0
         self._is_done = False
@@ -120,10 +105,9 @@ class _Reading:
         self._n_under_way += 1
         keys = self._to.keys
         try:
-            if self._subscribes:
-                self._connection.subscribe(
-                    [keys.topic(*channel) for channel in part], self._take_confirmation
-                )
+            self._connection.subscribe(
+                [keys.topic(*channel) for channel in part], self._take_confirmation
+            )
             self._ask(first, [keys.value(*channel) for channel in part])
         except LinkError as fault:
             self._end(fault)

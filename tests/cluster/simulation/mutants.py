@@ -52,9 +52,8 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         Mutant(primary.PrimarySeat, "_open", "for call in self.restore():", "for call in ():"),
     ),
     "no version check": (
-        Mutant(values.Values, "hear", "order <= attachment.order:", "False:"),
-        Mutant(values.Values, "_take_read", "(order := record.order) > attachment.order",
-               "order := record.order"),
+        Mutant(values.Values, "hear", "record.order <= attachment.order:", "False:"),
+        Mutant(values.Values, "_take_read", "record.order > attachment.order", "record.order"),
     ),
     "generation ignored": (
         Mutant(
@@ -78,20 +77,19 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
     "READ before SUBSCRIBE": (
         Mutant(
             attach._Reading, "_send_next",
-            "    if self._subscribes:\n"
-            "            self._connection.subscribe(\n"
-            "                [keys.topic(*channel) for channel in part], self._take_confirmation\n"
-            "            )\n"
+            "    self._connection.subscribe(\n"
+            "            [keys.topic(*channel) for channel in part], self._take_confirmation\n"
+            "        )\n"
             "        self._ask(first, [keys.value(*channel) for channel in part])\n",
             "    self._ask(first, [keys.value(*channel) for channel in part])\n"
             "        self._connection.subscribe([keys.topic(*channel) for channel in part])\n",
         ),
     ),
     "epoch not compared": (
-        Mutant(values.Values, "hear", "order <= attachment.order:",
-               "order[1] <= attachment.order[1]:"),
-        Mutant(values.Values, "_take_read", "(order := record.order) > attachment.order",
-               "(order := record.order)[1] > attachment.order[1]"),
+        Mutant(values.Values, "hear", "record.order <= attachment.order:",
+               "record.order[1] <= attachment.order[1]:"),
+        Mutant(values.Values, "_take_read", "record.order > attachment.order",
+               "record.order[1] > attachment.order[1]"),
     ),
     "recent publications forgotten": (
         Mutant(publishing.Publishing, "recent", "in tuple(self._recent):", "in ():"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachecast.bus.attach import WINDOW, attach, read_again
+from cachecast.bus.attach import WINDOW, attach
 from cachecast.bus.calls import MAX_KEYS, Facts
 from cachecast.bus.faults import EpochError, GraceError, LostError
 from cachecast.bus.functions import Functions
@@ -52,13 +52,13 @@ class World:
             self.held[topic] = record
             self.orders.append(record.order)
 
-    def attach(self, channels: list[str], how: Any = attach) -> None:
+    def attach(self, channels: list[str]) -> None:
         def on_record(index: int, record: Record | None) -> None:
             self.seen.append((index, record))
             self.take(TO.keys.topic("7", channels[index]), record)
 
         pairs = [("7", channel) for channel in channels]
-        how(self.link, TO, self.epoch, pairs, on_record, self.ends.append)
+        attach(self.link, TO, self.epoch, pairs, on_record, self.ends.append)
 
 
 @given(st.lists(st.sampled_from(["publish", "serve", "hand over", "attach"]), max_size=15))
@@ -114,18 +114,6 @@ def test_large_values_come_by_further_calls() -> None:
     world.link.pump()
 
     assert [index for index, record in world.seen if record] == list(range(9))
-    assert world.ends == [None]
-
-
-def test_what_is_subscribed_to_is_only_read_again() -> None:
-    """After a gap, say."""
-    world = World()
-    world.publish("cache-x")
-    world.attach(["cache-x"], read_again)
-    world.link.pump()
-
-    assert world.link.topics == set()
-    assert [record is not None for _, record in world.seen] == [True]
     assert world.ends == [None]
 
 
