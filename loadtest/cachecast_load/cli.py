@@ -16,17 +16,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cachecast_load import compare as comparing
-from cachecast_load.health import fit_here, room_for
-from cachecast_load.plan import Plan, PlanError, make_plan, read_toml
-from cachecast_load.plan_checks import RECONNECTS
-from cachecast_load.preflight import require_metrics
+from cachecast_load.measures.rules import FIGURES
+from cachecast_load.plan.checks import RECONNECTS
+from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
+from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
+from cachecast_load.report import compare as comparing
 from cachecast_load.report import read_result, write_reports
 from cachecast_load.report.text import print_result
-from cachecast_load.result import HARNESS_FAILED
-from cachecast_load.slo import FIGURES
-from cachecast_load.target import Target, TargetError, make_target, public_hosts
+from cachecast_load.run.health import fit_here, room_for
+from cachecast_load.run.preflight import require_metrics
+from cachecast_load.run.result import HARNESS_FAILED
 
 ENV = "CACHECAST_LOADTEST"
 PORT = click.IntRange(1, 65_535)
@@ -151,7 +151,7 @@ def cli() -> None:
 def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Run PROFILE (or the one --plan names) and judge it."""
     # Locust is imported only by the commands that need it: it patches the whole process.
-    from cachecast_load import running  # noqa: PLC0415
+    from cachecast_load.swarm import running  # noqa: PLC0415
 
     if options["is_worker"]:
         target = _target(options, {})
@@ -208,7 +208,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
-    from cachecast_load import running  # noqa: PLC0415
+    from cachecast_load.swarm import running  # noqa: PLC0415
 
     plan, target = prepare(options)
     web = (options["web_host"], options["web_port"])

@@ -9,7 +9,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from wsproto.frame_protocol import FrameProtocol
 
-from cachecast_load.frames import (
+from cachecast_load.net.frames import (
     BINARY,
     CLOSE,
     PING,
@@ -20,7 +20,7 @@ from cachecast_load.frames import (
     encode_frame,
     read_close,
 )
-from cachecast_load.strict import StrictWire
+from cachecast_load.net.strict import StrictWire
 
 WIRES = [FastWire, StrictWire]
 texts = st.text(max_size=300).map(str.encode)

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.histogram import MAX_US, Histogram, bucket_bounds, bucket_of
+from cachecast_load.measures.histogram import MAX_US, Histogram, bucket_bounds, bucket_of
 
 values = st.integers(min_value=0, max_value=MAX_US)
 samples = st.lists(values, max_size=200)

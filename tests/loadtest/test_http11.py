@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.frames import WireError
-from cachecast_load.http11 import ResponseReader, make_request
+from cachecast_load.net.frames import WireError
+from cachecast_load.net.http11 import ResponseReader, make_request
 
 
 def written_by_h11(bodies, *, chunked):

@@ -15,12 +15,12 @@ MODULES = sorted(
     for path in FOLDER.rglob("*.py")
 )
 KNOW_LOCUST = {
-    "cachecast_load.locust_stats",
-    "cachecast_load.running",
-    "cachecast_load.swarm",
-    "cachecast_load.users",
-    "cachecast_load.web",
-    "cachecast_load.worker_link",
+    "cachecast_load.swarm.stats",
+    "cachecast_load.swarm.running",
+    "cachecast_load.swarm.swarm",
+    "cachecast_load.swarm.users",
+    "cachecast_load.swarm.web",
+    "cachecast_load.swarm.links",
 }
 
 
@@ -46,7 +46,7 @@ def test_no_module_imports_the_engine_or_trio(module):
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - KNOW_LOCUST))
 def test_only_the_bridge_knows_locust(module):
-    allowed = {"gevent"} if module == "cachecast_load.reactor" else set()
+    allowed = {"gevent"} if module == "cachecast_load.net.reactor" else set()
     assert not set(imports(module)) & {"locust", "gevent", "flask"} - allowed
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.ledger import FAILED, Auditor, ChannelLog, Join, Membership
+from cachecast_load.measures.ledger import FAILED, Auditor, ChannelLog, Join, Membership
 
 GRACE = 100
 TTL = 1_000_000

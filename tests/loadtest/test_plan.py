@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from cachecast_load.plan import Plan, PlanError, from_dict, make_plan, read_toml
+from cachecast_load.plan.model import Plan, PlanError, from_dict, make_plan, read_toml
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 
 DEFAULT = Plan("fanout")

@@ -7,9 +7,9 @@ import pytest
 from pusher import Pusher  # the official server library, as a witness
 from pusher.crypto import generate_shared_secret
 
-from cachecast_load import pusher
-from cachecast_load.encryption import ChannelCipher, DecryptionError
-from cachecast_load.pusher import Credentials
+from cachecast_load.pusher import protocol as pusher
+from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
+from cachecast_load.pusher.protocol import Credentials
 
 DOCUMENTED = Credentials("3", "278d425bdf160c739803", "7ad3773142a6692b25b8")
 

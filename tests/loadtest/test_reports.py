@@ -9,19 +9,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from cachecast_load import scrape
-from cachecast_load.collector import Collector
-from cachecast_load.compare import compare, permutation_p
-from cachecast_load.director import Director
-from cachecast_load.knee import Trial
-from cachecast_load.ledger import Auditor
-from cachecast_load.plan import Plan, make_plan
-from cachecast_load.recorder import Recorder
+from cachecast_load.measures.ledger import Auditor
+from cachecast_load.measures.recorder import Recorder
+from cachecast_load.measures.series import Series
+from cachecast_load.plan.knee import Trial
+from cachecast_load.plan.model import Plan, make_plan
+from cachecast_load.plan.target import make_target
 from cachecast_load.report import read_result, write_reports
+from cachecast_load.report.compare import compare, permutation_p
 from cachecast_load.report.html import render
-from cachecast_load.result import Facts, empty_result, make_result
-from cachecast_load.series import Series
-from cachecast_load.target import make_target
+from cachecast_load.run import scrape
+from cachecast_load.run.collector import Collector
+from cachecast_load.run.director import Director
+from cachecast_load.run.result import Facts, empty_result, make_result
 
 TARGET = make_target(url="ws://127.0.0.1:1", app_id="1", key="k", secret="do-not-show")
 

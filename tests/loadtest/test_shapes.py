@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load import orders
-from cachecast_load.director import ANNOUNCE_US, Director
-from cachecast_load.knee import KneeSearch, Trial
-from cachecast_load.plan import Plan, make_plan
-from cachecast_load.shapes import TimedShape
+from cachecast_load.plan import orders
+from cachecast_load.plan.knee import KneeSearch, Trial
+from cachecast_load.plan.model import Plan, make_plan
+from cachecast_load.plan.shapes import TimedShape
+from cachecast_load.run.director import ANNOUNCE_US, Director
 
 
 def plan_of(duration_s=10.0, rate=10.0, slos=(), **shape):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cachecast_load.slo import FIGURES, SloError, judge, parse_slo
+from cachecast_load.measures.rules import FIGURES, SloError, judge, parse_slo
 
 
 @pytest.mark.parametrize(

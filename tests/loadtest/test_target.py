@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cachecast_load.target import (
+from cachecast_load.plan.target import (
     TargetError,
     make_target,
     parse_endpoint,
@@ -148,8 +148,8 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
     """Other users of a machine can read every command line, but not an environment."""
     program = (
         "import json, subprocess, sys\n"
-        "from cachecast_load import running\n"
-        "from cachecast_load.target import make_target\n"
+        "from cachecast_load.swarm import running\n"
+        "from cachecast_load.plan.target import make_target\n"
         "target = make_target(url=['wss://127.0.0.1:1', 'ws://127.0.0.1:2'],\n"
         "    app_id='1', key='k', secret='hush',\n"
         "    headers=('Authorization: tok',), verify=False)\n"

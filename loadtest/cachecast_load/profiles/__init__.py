@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
-from cachecast_load.plan import Plan, PlanError
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.base import Profile
 from cachecast_load.profiles.cache_expiry import CacheExpiry
 from cachecast_load.profiles.cache_join import CacheJoin

@@ -19,17 +19,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from cachecast_load import pusher
-from cachecast_load.client import IDLE
-from cachecast_load.http11 import make_request
-from cachecast_load.plan import Plan
-from cachecast_load.reactor import now_us
+from cachecast_load.crowd.client import IDLE
+from cachecast_load.net.http11 import make_request
+from cachecast_load.net.reactor import now_us
+from cachecast_load.plan.model import Plan
+from cachecast_load.pusher import protocol as pusher
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
-    from cachecast_load.orders import Order
-    from cachecast_load.session import Session
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.crowd.session import Session
+    from cachecast_load.plan.orders import Order
 
 CLEAN = (
     "delivery.lost == 0",

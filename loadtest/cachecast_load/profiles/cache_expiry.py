@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
-from cachecast_load.plan import Plan, PlanError
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.base import Defaults, Profile
 from cachecast_load.profiles.cache_join import CACHE_CLEAN
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 _SPREAD_S = 1.0
 _AFTER_S = 1.0

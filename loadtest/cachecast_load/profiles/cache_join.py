@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import IDLE
+from cachecast_load.crowd.client import IDLE
+from cachecast_load.net.reactor import now_us
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.reactor import now_us
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 CACHE_CLEAN = (
     *CLEAN,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
+from cachecast_load.crowd.client import OPEN
 from cachecast_load.profiles.base import Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 
 class Churn(Profile):

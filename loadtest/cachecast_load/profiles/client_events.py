@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load import orders, pusher
-from cachecast_load.client import OPEN
-from cachecast_load.ledger import Membership
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.schedule import Schedule
+from cachecast_load.measures.ledger import Membership
+from cachecast_load.net.reactor import now_us
+from cachecast_load.plan import orders
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.reactor import now_us
-from cachecast_load.schedule import Schedule
-from cachecast_load.stamp import MAX_SEQ, Stamp, make_payload
+from cachecast_load.pusher import protocol as pusher
+from cachecast_load.pusher.stamp import MAX_SEQ, Stamp, make_payload
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
-    from cachecast_load.orders import Order
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.orders import Order
 
 
 class ClientEvents(Profile):

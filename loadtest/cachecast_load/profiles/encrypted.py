@@ -6,12 +6,12 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachecast_load.encryption import ChannelCipher, DecryptionError
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.stamp import StampError, read_stamp
+from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
+from cachecast_load.pusher.stamp import StampError, read_stamp
 
 if TYPE_CHECKING:
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.client import Client
 
 
 class Encrypted(Profile):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.plan import Plan, PlanError
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 from cachecast_load.profiles.cache_join import CACHE_CLEAN, CacheJoin
 from cachecast_load.profiles.churn import Churn
@@ -20,10 +20,10 @@ from cachecast_load.profiles.reconnect_storm import ReconnectStorm
 from cachecast_load.profiles.slow_readers import SlowReaders
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
-    from cachecast_load.orders import Order
-    from cachecast_load.session import Session
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.crowd.session import Session
+    from cachecast_load.plan.orders import Order
 
 _CHANNELS_EACH = 1 << 16
 PARTS: dict[str, type[Profile]] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachecast_load import orders
-from cachecast_load.client import OPEN
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.plan import orders
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 AWAY_S = 1.0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
+from cachecast_load.crowd.client import OPEN
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 _RECEIVE_BUFFER = 4096
 _SIP_S = 0.1

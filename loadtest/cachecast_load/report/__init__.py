@@ -1,4 +1,4 @@
-"""Reports: everything here turns a result (`cachecast_load.result`) into something to read."""
+"""Reports: everything here turns a result (`cachecast_load.run.result`) into something to read."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from cachecast_load.slo import FIGURES
+from cachecast_load.measures.rules import FIGURES
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from cachecast_load.clock import claim_ms
 from cachecast_load.report import charts
 from cachecast_load.report.charts import Line
 from cachecast_load.report.page import SCRIPT, STYLE
@@ -19,6 +18,7 @@ from cachecast_load.report.panels import (
     node_charts,
     system_charts,
 )
+from cachecast_load.run.clock import claim_ms
 
 _LATENCY_NAMES = {
     "delivery": "Delivery, from the intended publish",
@@ -43,7 +43,7 @@ def render(result: dict[str, Any], *, head: str = "") -> str:
     """Return the page.
 
     Args:
-        result: what `cachecast_load.result` made.
+        result: what `cachecast_load.run.result` made.
         head: more for the head (a live page reloads itself).
     """
     outcome = result["verdict"]["outcome"]

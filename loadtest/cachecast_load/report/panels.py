@@ -8,10 +8,10 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from cachecast_load.histogram import Histogram
+from cachecast_load.measures.histogram import Histogram
+from cachecast_load.measures.series import MAX_SLOTS
 from cachecast_load.report import charts
 from cachecast_load.report.charts import Line, Point
-from cachecast_load.series import MAX_SLOTS
 
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cachecast_load.clock import claim_ms
+from cachecast_load.run.clock import claim_ms
 
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
 # The value's name, its short title and its width where a terminal is narrower than the long one.

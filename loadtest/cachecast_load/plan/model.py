@@ -1,0 +1,328 @@
+"""The plan: all of a run but its target, from TOML, flags and the profile's defaults.
+
+    profile = "fanout"
+    seed = 7
+
+    [load]
+    subscribers = 2000
+    channels = 1
+    rate = 50            # publishes per second, all channels together
+    payload_bytes = 256
+    duration_s = 30
+
+    [shape]
+    kind = "steps"       # constant, steps, ramp, spike, sine, stages, knee
+    of = "rate"          # or "subscribers"
+    to = 500
+    steps = 5
+
+    [slo]
+    rules = ["delivery.p99_ms <= 50", "delivery.lost == 0"]
+
+A plan is immutable and small; the master sends it to its workers as JSON, so each process of a run
+derives the same channels, users and schedule from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from cachecast_load.measures.rules import Slo, parse_slo
+from cachecast_load.plan.checks import PlanError, validate
+
+__all__ = [
+    "Behaviour",
+    "Limits",
+    "Load",
+    "Plan",
+    "PlanError",
+    "Shape",
+    "from_dict",
+    "make_plan",
+    "read_toml",
+    "validate",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much, of what, for how long. Rates are per second over the whole run."""
+
+    subscribers: int = 1000
+    channels: int = 1
+    channels_per_subscriber: int = 1
+    distribution: str = "uniform"
+    zipf_exponent: float = 1.1
+    rate: float = 50.0
+    payload_bytes: int = 256
+    duration_s: float = 30.0
+    connect_rate: float = 1000.0
+    arrivals: str = "fixed"
+    publish_connections: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the load changes while it is measured.
+
+    Attributes:
+        kind: one of `plan_checks.SHAPES`.
+        of: `rate` or `subscribers`.
+        start: the level to begin with; the load's own value when None.
+        to: the level to end with, the spike's top, or the knee search's ceiling.
+        steps: number of levels of `steps`, most trials of `knee`.
+        period_s: of `sine`; length of one trial of `knee`.
+        stages: of `stages`: (seconds, level) pairs, each a straight line to its level.
+    """
+
+    kind: str = "constant"
+    of: str = "rate"
+    start: float | None = None
+    to: float | None = None
+    steps: int = 5
+    period_s: float = 10.0
+    stages: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What subscribers do besides listening; each profile uses the ones it names.
+
+    `ttl_s` is how long the target keeps a cached value; 0 asks the target (`preflight.settle_ttl`).
+    `reconnect_to` says where a subscriber comes back of several targets: `next` as behind a
+    balancer, `same` as with a name of its own.
+    """
+
+    joins_per_s: float = 50.0
+    hold_s: float = 1.0
+    miss_share: float = 0.0
+    churn_per_s: float = 50.0
+    disconnect_share: float = 0.5
+    drop_share: float = 0.2
+    drop_at: float = 0.4
+    drops: int = 1
+    backoff: str = "as told"
+    backoff_max_s: float = 5.0
+    reconnect_to: str = "next"
+    slow_share: float = 0.1
+    slow_bytes_per_s: int = 0
+    members_per_channel: int = 50
+    connections_per_user: int = 1
+    senders_per_channel: int = 1
+    ttl_s: float = 0.0
+    edge_s: float = 0.5
+    channel_kind: str = ""
+    mix: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings and patience; raising them is a decision, not an accident."""
+
+    max_rate: float = 20_000.0
+    max_connect_rate: float = 5_000.0
+    max_subscribers: int = 200_000
+    max_deliveries_per_s: float = 2_000_000.0
+    max_duration_s: float = 86_400.0
+    max_drops: int = 100
+    connect_timeout_s: float = 10.0
+    publish_timeout_s: float = 10.0
+    ready_timeout_s: float = 60.0
+    drain_s: float = 30.0
+    grace_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A complete, validated description of a run."""
+
+    profile: str
+    seed: int = 1
+    load: Load = field(default_factory=Load)
+    shape: Shape = field(default_factory=Shape)
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    limits: Limits = field(default_factory=Limits)
+    slos: tuple[str, ...] = ()
+    strict: bool = False
+    conflation: str = "metrics"
+    block_size: int = 250
+    event_name: str = "lt"
+
+    @property
+    def rules(self) -> list[Slo]:
+        """The SLOs, parsed."""
+        return [parse_slo(text) for text in self.slos]
+
+    @property
+    def greatest_subscribers(self) -> int:
+        """The most subscribers any moment of the run can ask for."""
+        if self.shape.kind == "constant" or self.shape.of != "subscribers":
+            return self.load.subscribers
+        levels = [self.load.subscribers, self.shape.start or 0, self.shape.to or 0]
+        levels += [level for _, level in self.shape.stages]
+        return math.ceil(max(levels))
+
+    @property
+    def greatest_rate(self) -> float:
+        """The highest publish rate any moment of the run can ask for."""
+        if self.shape.kind == "constant" or self.shape.of != "rate":
+            return self.load.rate
+        levels = [self.load.rate, self.shape.start or 0.0, self.shape.to or 0.0]
+        return max(levels + [level for _, level in self.shape.stages])
+
+    @property
+    def measured_s(self) -> float:
+        """How long the run measures at most."""
+        shape = self.shape
+        if shape.kind == "stages":
+            return sum(seconds for seconds, _ in shape.stages)
+        if shape.kind == "knee":
+            # A trial that does not settle is given `ready_timeout_s` before it is judged.
+            return shape.steps * (shape.period_s + self.limits.ready_timeout_s)
+        return self.load.duration_s
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks (Locust users that drive sockets) the run needs."""
+        return max(1, -(-self.greatest_subscribers // self.block_size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data for JSON; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+
+_Section = TypeVar("_Section", Load, Shape, Behaviour, Limits)
+_SECTIONS: dict[str, type[Any]] = {
+    "load": Load,
+    "shape": Shape,
+    "behaviour": Behaviour,
+    "limits": Limits,
+}
+_TOP = {"profile", "seed", "strict", "conflation", "block_size", "event_name", "slo", "target"}
+
+
+def from_dict(data: Mapping[str, Any]) -> Plan:
+    """Rebuild a plan from `Plan.to_dict`; trusts it."""
+    sections = {
+        name: kind(**{key: _tuples(value) for key, value in data[name].items()})
+        for name, kind in _SECTIONS.items()
+    }
+    rest = {key: _tuples(value) for key, value in data.items() if key not in _SECTIONS}
+    return Plan(**rest, **sections)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a plan file.
+
+    Raises:
+        PlanError: it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not TOML: {error}") from error
+
+
+def make_plan(
+    defaults: Plan, document: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Plan:
+    """Lay a TOML document and then flags over a profile's defaults, and validate the result.
+
+    Args:
+        defaults: the profile's plan.
+        document: parsed TOML.
+        overrides: field name -> value from flags; None means not given.
+
+    Raises:
+        PlanError: an unknown field, a wrong type, or a value that cannot be run.
+    """
+    _refuse_unknown(document, _TOP | set(_SECTIONS), "the plan")
+    sections = {}
+    for name, kind in _SECTIONS.items():
+        table = document.get(name, {})
+        if not isinstance(table, Mapping):
+            raise PlanError(f"[{name}] must be a table")
+        given = _section_values(name, kind, table)
+        given |= {
+            key: value
+            for key, value in (overrides or {}).items()
+            if value is not None and key in kind.__dataclass_fields__
+        }
+        sections[name] = dataclasses.replace(getattr(defaults, name), **given)
+    top = _top_values(document)
+    top |= {
+        key: value
+        for key, value in (overrides or {}).items()
+        if value is not None and key in Plan.__dataclass_fields__ and key not in _SECTIONS
+    }
+    plan = dataclasses.replace(defaults, **sections, **top)
+    validate(plan)
+    return plan
+
+
+def _top_values(document: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    hints = get_type_hints(Plan)
+    for key in ("seed", "strict", "conflation", "block_size", "event_name"):
+        if key in document:
+            values[key] = _typed(key, document[key], hints[key])
+    slo = document.get("slo", {})
+    if not isinstance(slo, Mapping) or not isinstance(slo.get("rules", []), list):
+        raise PlanError("[slo] must be a table with rules = ['NAME <= NUMBER', ...]")
+    _refuse_unknown(slo, {"rules"}, "[slo]")
+    if "rules" in slo:
+        values["slos"] = tuple(str(rule) for rule in slo["rules"])
+    return values
+
+
+def _section_values(name: str, kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    _refuse_unknown(table, set(hints), f"[{name}]")
+    if name == "behaviour" and isinstance(table.get("mix"), Mapping):
+        table = {**table, "mix": [list(pair) for pair in table["mix"].items()]}
+    return {key: _typed(f"{name}.{key}", value, hints[key]) for key, value in table.items()}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
+    """Return the value if it fits the annotation; an int does where a float is wanted."""
+    kinds = tuple(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) or float in kinds:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise PlanError(f"{name} wants {_kind_name(kinds[0])}, not {value!r}")
+        return value
+    if not isinstance(value, list) or not all(_is_pair(entry) for entry in value):
+        raise PlanError(f"{name} wants a list of pairs, not {value!r}")
+    return tuple((first, float(second)) for first, second in value)
+
+
+def _is_pair(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float)
+
+
+def _kind_name(kind: type[Any]) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names[kind]
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            raise PlanError(f"{where} has no field {key!r}; {hint}")
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value

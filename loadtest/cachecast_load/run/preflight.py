@@ -1,0 +1,294 @@
+"""One client and one publish before the load: a typing error should cost a second, not a run.
+
+Runs on a reactor of its own, without Locust, and says in one sentence what is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from cachecast_load.crowd.block import Block
+from cachecast_load.crowd.client import Client
+from cachecast_load.crowd.session import Session
+from cachecast_load.measures.rules import FIGURES, Slo
+from cachecast_load.net.http11 import HttpPool, make_request
+from cachecast_load.net.reactor import Reactor
+from cachecast_load.plan.model import Plan, PlanError
+from cachecast_load.plan.target import Target
+from cachecast_load.profiles import profile_class
+from cachecast_load.profiles.base import Profile
+from cachecast_load.pusher import protocol as pusher
+from cachecast_load.run import scrape
+from cachecast_load.run.station import open_session
+
+DEFAULT_TTL_S = 1800.0
+_TIMEOUT_S = 10.0
+_REMEDIES = {
+    4000: "use wss:// (the app accepts TLS only)",
+    4001: "check --key (and the cluster, for hosted Pusher)",
+    4003: "the app is disabled",
+    4004: "the app's connection quota is used up",
+    4005: "check the path of --target",
+    4009: "the app wants authorized connections",
+}
+
+
+class PreflightError(Exception):
+    """The target cannot be tested; the text says why and what to check."""
+
+
+class _Probe(Profile):
+    """Connects and subscribes to nothing."""
+
+    name = "preflight"
+
+    def welcomed(self, client: Client) -> None:
+        """Note that it worked; nothing else is needed."""
+
+    def closed(self, client: Client, code: int, *, was_open: bool) -> None:
+        """Do not come back: one attempt tells."""
+        del was_open
+        client.memory = code
+
+
+def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
+    """Find out whether the target can be tested, and what it has to tell.
+
+    Returns:
+        The plan with what the target had to tell, and notes: in what several targets differ.
+
+    Raises:
+        TargetError: a host does not resolve, or TLS cannot be set up.
+        PreflightError: the target cannot be used as given; every URL that cannot is named.
+        PlanError: what the target told does not fit into the plan.
+    """
+    session = open_session(plan, target, secrets.randbelow(1 << 16))
+    notes = check(session)
+    plan, differing = settle_ttl(plan, session)
+    return plan, notes + differing
+
+
+def check(session: Session) -> list[str]:
+    """Connect to every target, and ask every HTTP API about a channel with a signed request.
+
+    Returns:
+        A sentence for each thing in which several targets differ.
+
+    Raises:
+        PreflightError: one of them failed.
+    """
+    reactor = Reactor()
+    target = session.target
+    try:
+        timeouts = _each(
+            "targets",
+            target.socket_urls,
+            lambda number: _check_socket(session, reactor, number),
+        )
+        _each("API URLs", target.api_urls, lambda number: _check_api(session, reactor, number))
+        _check_metrics(session)
+    finally:
+        reactor.close()
+        # What the probe did is no part of the run.
+        session.recorder.take()
+        session.recorder.gauges.clear()
+    return _differences("the activity timeout", timeouts)
+
+
+_Told = TypeVar("_Told")
+
+
+def _each(what: str, urls: list[str], look: Callable[[int], _Told]) -> dict[str, _Told]:
+    """Look at each of several URLs by its number and return what each told.
+
+    Raises:
+        PreflightError: some failed; the text names all of them, and says that others did not.
+    """
+    told: dict[str, _Told] = {}
+    faults: list[str] = []
+    for number, url in enumerate(urls):
+        try:
+            told[url] = look(number)
+        except PreflightError as error:
+            faults.append(str(error))
+    if not faults:
+        return told
+    text = "; ".join(faults)
+    if told:
+        text += f" (the other {len(told)} of {len(urls)} {what} can be used)"
+    raise PreflightError(text)
+
+
+def _differences(what: str, told: Mapping[str, float | None]) -> list[str]:
+    """Return a sentence that says how many seconds each of several URLs told, if they differ.
+
+    One second is no difference: whole ones are told, of what is left.
+    """
+    known = [value for value in told.values() if value is not None]
+    if not known or (len(known) == len(told) and max(known) - min(known) <= 1):
+        return []
+    values = (
+        f"{'not told' if value is None else f'{value:g} s'} at {url}" for url, value in told.items()
+    )
+    return [f"the targets differ: {what} is {', '.join(values)}"]
+
+
+def _check_socket(session: Session, reactor: Reactor, number: int) -> float:
+    """Connect once and return the activity timeout that is told, in seconds."""
+    profile = _Probe(session.plan, session)
+    block = Block(session, profile, reactor, 0)
+    client = Client(0, block, profile)
+    client.connect(socket=number)
+    timeout_s = min(_TIMEOUT_S, session.plan.limits.connect_timeout_s) + 1.0
+    reactor.run_until(lambda: bool(client.socket_id) or client.memory is not None, timeout_s)
+    # A refusal may follow the handshake (4009) a moment later.
+    reactor.run_until(lambda: client.memory is not None, 0.05)
+    if client.memory is None and client.socket_id:
+        client.leave()
+        return client.idle_limit_us / 1e6
+    errors = client.tally.errors
+    example = next(iter(errors.values()))[1][0] if errors else "no answer"
+    text = example.partition(": ")[2] or example
+    remedy = _REMEDIES.get(client.memory or 0) or _tls_remedy(text)
+    # The next target is asked by itself.
+    client.tally.errors = {}
+    url = session.target.socket_urls[number]
+    raise PreflightError(f"{url}: {text}{f'; {remedy}' if remedy else ''}")
+
+
+def _tls_remedy(text: str) -> str:
+    if not text.startswith("TLS: "):
+        return ""
+    if "certificate" in text:
+        return "give --ca-file, or --insecure if it is known to be its own"
+    if "wrong version number" in text:
+        return "that port does not speak TLS: use ws:// or http://"
+    return ""
+
+
+def _check_api(session: Session, reactor: Reactor, number: int) -> None:
+    answer = ask_channel(session, reactor, number, f"lt-{session.run:04x}-preflight", "")
+    status, body, reason = answer
+    url = session.target.api_urls[number]
+    if not status:
+        remedy = _tls_remedy(reason)
+        raise PreflightError(f"HTTP API at {url}: {reason}{f'; {remedy}' if remedy else ''}")
+    text = body.decode("utf-8", "replace").strip()[:300]
+    if status == 401:
+        raise PreflightError(
+            f"HTTP API at {url} refuses the signature (401): check --secret. {text}"
+        )
+    if status in (400, 403, 404):
+        hint = {400: "check --key", 403: "the app is disabled or over its quota"}
+        advice = hint.get(status, "check --app-id, and --api-url if the API is on another host")
+        raise PreflightError(f"HTTP API at {url} answers {status}: {advice}. {text}")
+    if status >= 500:
+        raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
+
+
+def _server_rules(plan: Plan) -> list[Slo]:
+    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
+
+
+def require_metrics(plan: Plan, target: Target) -> None:
+    """Refuse objectives about the target itself where it is not said how to ask it.
+
+    Raises:
+        PlanError: there is such an objective and no metrics URL.
+    """
+    rules = _server_rules(plan)
+    if rules and not target.metrics_urls:
+        raise PlanError(f"[slo] {rules[0]} needs --metrics-url, the target's Prometheus page")
+
+
+def _check_metrics(session: Session) -> None:
+    """Refuse a run whose objectives need figures of the target that are not to be had."""
+    rules = _server_rules(session.plan)
+    for url in session.target.metrics_urls if rules else ():
+        try:
+            found = scrape.parse(scrape.fetch(session.target, url))
+        except scrape.ScrapeError as error:
+            raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
+        for rule in rules:
+            if scrape.SOURCES[rule.figure] not in found:
+                what = FIGURES[rule.figure].text
+                raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
+
+
+def ask_channel(
+    session: Session, reactor: Reactor, number: int, channel: str, info: str
+) -> tuple[int, bytes, str]:
+    """GET one channel at one of the APIs; returns (status or 0, body, reason)."""
+    target, api = session.target, session.target.apis[number]
+    path = target.api_path("channels", channel)
+    query = {"info": info} if info else {}
+    signed = pusher.signed_target(
+        target.credentials, "GET", path, b"", int(time.time()), query, api.prefix
+    )
+    request = make_request("GET", signed, api.host_header, list(target.headers), b"")
+    return _ask(session, reactor, number, request)
+
+
+def _ask(session: Session, reactor: Reactor, number: int, request: bytes) -> tuple[int, bytes, str]:
+    pool = HttpPool(reactor, session.apis[number], limit=1, timeout_s=_TIMEOUT_S)
+    got: list[tuple[int, bytes, str]] = []
+    pool.send(lambda: request, lambda status, body, reason: got.append((status, body, reason)))
+    reactor.run_until(lambda: bool(got), _TIMEOUT_S + 1.0)
+    pool.close()
+    return got[0] if got else (0, b"", "no answer")
+
+
+def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
+    """Return the plan with the target's real cache lifetime where it names none, and notes.
+
+    A target that does not tell (`info=cache`) is taken at Pusher's documented 30 minutes. Of
+    several that differ, which a note says, the shortest counts: no miss is then blamed on a wrong
+    one.
+
+    Raises:
+        PlanError: the lifetime does not fit into the plan.
+    """
+    if plan.behaviour.ttl_s:
+        return plan, []
+    profile = profile_class(plan.profile)
+    notes: list[str] = []
+    kind = plan.behaviour.channel_kind or profile.prefix
+    ttl_s = DEFAULT_TTL_S
+    if pusher.is_cache_channel(kind) or plan.profile == "mixed":
+        told = {
+            url: _measure_ttl(session, number) for number, url in enumerate(session.target.api_urls)
+        }
+        notes = _differences("the lifetime of cached values", told)
+        ttl_s = min(known or DEFAULT_TTL_S for known in told.values())
+    behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
+    return profile.fit(dataclasses.replace(plan, behaviour=behaviour)), notes
+
+
+def _measure_ttl(session: Session, number: int) -> float | None:
+    """Publish to a cache channel and read its lifetime in seconds; None if the target is mute."""
+    target, api = session.target, session.target.apis[number]
+    channel = f"cache-lt-{session.run:04x}-ttl-{number}"
+    path = target.api_path("events")
+    body = pusher.event_body(channel, session.plan.event_name, "ttl")
+    signed = pusher.signed_target(
+        target.credentials, "POST", path, body, int(time.time()), prefix=api.prefix
+    )
+    headers = [("Content-Type", "application/json"), *target.headers]
+    request = make_request("POST", signed, api.host_header, headers, body)
+    reactor = Reactor()
+    try:
+        if _ask(session, reactor, number, request)[0] != 200:
+            return None
+        status, answer, _ = ask_channel(session, reactor, number, channel, "cache")
+    finally:
+        reactor.close()
+    try:
+        ttl = json.loads(answer)["cache"]["ttl"] if status == 200 else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return float(ttl) if isinstance(ttl, int | float) else None
