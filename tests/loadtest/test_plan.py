@@ -79,6 +79,14 @@ def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):
 def test_an_unknown_profile_names_near_ones():
     with pytest.raises(PlanError, match="did you mean fanout"):
         default_plan("fan-out")
+    with pytest.raises(PlanError, match="did you mean reconnect-storm"):
+        default_plan("storm")
+
+
+def test_an_unknown_profile_with_nothing_near_is_answered_with_all():
+    with pytest.raises(PlanError, match="there are fanout, many-channels, ") as caught:
+        default_plan("nope")
+    assert "did you mean" not in str(caught.value)
 
 
 def test_a_file_that_is_not_toml_is_refused(tmp_path):

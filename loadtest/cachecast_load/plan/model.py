@@ -26,7 +26,6 @@ derives the same channels, users and schedule from it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from cachecast_load.measures.names import suggest
 from cachecast_load.measures.rules import Slo, parse_slo
 from cachecast_load.plan.checks import PlanError, validate
 
@@ -319,8 +319,7 @@ def _kind_name(kind: type[Any]) -> str:
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            hint = suggest(str(key), sorted(known), most=1)
             raise PlanError(f"{where} has no field {key!r}; {hint}")
 
 

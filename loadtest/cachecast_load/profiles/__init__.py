@@ -7,8 +7,8 @@ write the class and enter it here.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
+from cachecast_load.measures.names import suggest
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.base import Profile
 from cachecast_load.profiles.cache_expiry import CacheExpiry
@@ -53,8 +53,7 @@ def profile_class(name: str) -> type[Profile]:
     """
     found = PROFILES.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, PROFILES, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(PROFILES)}"
+        hint = suggest(name, PROFILES, "there are")
         raise PlanError(f"no profile is called {name!r}; {hint}")
     return found
 
