@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from cachecast_load.plan.model import Plan, PlanError, from_dict, make_plan, read_toml
-from cachecast_load.profiles import PROFILES, default_plan, profile_class
+from cachecast_load.profiles import PROFILES, default_plan, explain, profile_class
 
 DEFAULT = Plan("fanout")
 
@@ -111,3 +111,38 @@ def test_a_mix_of_unknown_profiles_is_refused():
 def test_cache_expiry_measures_for_as_long_as_the_ttl_takes():
     plan = make_plan(default_plan("cache-expiry"), {"behaviour": {"ttl_s": 5}})
     assert profile_class("cache-expiry").fit(plan).load.duration_s == pytest.approx(7.5)
+
+
+def test_cache_expiry_refuses_a_duration_that_ends_before_the_deadline():
+    """Thirty minutes in place of the five seconds that were asked for are no favour."""
+    fit = profile_class("cache-expiry").fit
+    given = {"behaviour": {"ttl_s": 1800}, "load": {"duration_s": 5}}
+    with pytest.raises(PlanError, match=r"measures for 1802\.5 s; leave --duration"):
+        fit(make_plan(default_plan("cache-expiry"), given))
+    given["load"]["duration_s"] = 2000
+    assert fit(make_plan(default_plan("cache-expiry"), given)).load.duration_s == 2000
+    given["load"]["duration_s"] = 0
+    fitted = fit(make_plan(default_plan("cache-expiry"), given))
+    assert fitted.load.duration_s == 1802.5
+    assert explain(fitted) == ["measures for 1802.5 s, for a value lives for 1800 s there"]
+
+
+def test_cache_expiry_refuses_a_shape():
+    plan = make_plan(default_plan("cache-expiry"), {"shape": {"kind": "ramp", "to": 5}})
+    with pytest.raises(PlanError, match="has no shape"):
+        profile_class("cache-expiry").fit(plan)
+
+
+def test_what_a_profile_does_not_use_is_said():
+    plan = make_plan(default_plan("presence"), {"load": {"channels": 7}})
+    assert explain(plan) == [
+        "presence does not use load.channels: members_per_channel says how many there are"
+    ]
+    assert explain(make_plan(default_plan("fanout"), {"load": {"channels": 7}})) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - {"cache-expiry"}))
+def test_a_run_of_no_length_is_refused(name):
+    plan = make_plan(default_plan(name), {"load": {"duration_s": 0}})
+    with pytest.raises(PlanError, match="duration_s must be above 0"):
+        profile_class(name).fit(plan)

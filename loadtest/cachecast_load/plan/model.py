@@ -54,7 +54,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much, of what, for how long. Rates are per second over the whole run."""
+    """How much, of what, for how long. Rates are per second over the whole run.
+
+    A `duration_s` of 0 is for the profile to work out (`Profile.fit`).
+    """
 
     subscribers: int = 1000
     channels: int = 1

@@ -58,6 +58,16 @@ def profile_class(name: str) -> type[Profile]:
     return found
 
 
+def explain(plan: Plan) -> list[str]:
+    """Return sentences on what a run will do that its plan does not say, or says in vain."""
+    profile, load, default = profile_class(plan.profile), plan.load, default_plan(plan.profile).load
+    return profile.explain(plan) + [
+        f"{profile.name} does not use load.{name}: {why}"
+        for name, why in profile.unused.items()
+        if getattr(load, name) != getattr(default, name)
+    ]
+
+
 def default_plan(name: str) -> Plan:
     """Return the plan a profile runs when nothing else is said.
 

@@ -87,6 +87,11 @@ class Director:
         return self.order.phase == phases.DONE
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether the run was told to end before its plan did."""
+        return bool(self._stopping)
+
+    @property
     def trial_level(self) -> float:
         """The rate, or the number of subscribers, that a knee search tries."""
         order = self.order

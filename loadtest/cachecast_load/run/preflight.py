@@ -21,7 +21,7 @@ from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target
-from cachecast_load.profiles import profile_class
+from cachecast_load.profiles import explain, profile_class
 from cachecast_load.profiles.base import Profile
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
@@ -71,7 +71,7 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
     session = open_session(plan, target, secrets.randbelow(1 << 16))
     notes = check(session)
     plan, differing = settle_ttl(plan, session)
-    return plan, notes + differing
+    return plan, notes + differing + explain(plan)
 
 
 def check(session: Session) -> list[str]:

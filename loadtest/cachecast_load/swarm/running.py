@@ -96,8 +96,11 @@ def run(
             environment.create_local_runner()
             swarm.attach()
             _stop_on_interrupt(swarm, children)
-        if not quiet and plan.measured_s >= 600:
-            print(f"this run measures for {plan.measured_s / 60:.0f} minutes", file=sys.stderr)
+        if not quiet:
+            for note in notes:
+                print(note, file=sys.stderr)
+            if plan.measured_s >= 600:
+                print(f"this run measures for {plan.measured_s / 60:.0f} minutes", file=sys.stderr)
         live = _LiveTable(quiet=quiet)
         run_to_end(swarm, live.show)
     finally:

@@ -348,7 +348,7 @@ class Swarm:
         assert self.station is not None
         if not self.director.is_over:
             # Stopped from Locust's page or by its own Ctrl-C: the users have just ended.
-            self.director.notes.append("stopped before its end")
+            self.director.stop("stopped before its end")
             begin, end = self.director.measured_us
             if end == begin and begin:
                 self.director.measured_us = (begin, self.station.session.run_now())
