@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
+from cachecast_load.measures.verdict import HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
 from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
 from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
@@ -26,7 +27,6 @@ from cachecast_load.report import read_result, write_reports
 from cachecast_load.report.text import print_result
 from cachecast_load.run.health import fit_here, room_for
 from cachecast_load.run.preflight import require_metrics
-from cachecast_load.run.result import HARNESS_FAILED
 
 ENV = "CACHECAST_LOADTEST"
 PORT = click.IntRange(1, 65_535)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import Defaults, Profile
 from cachecast_load.plan.model import Plan, PlanError, validate
-from cachecast_load.profiles.base import Defaults, Profile
 from cachecast_load.profiles.cache_join import CACHE_CLEAN
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.session import Session
 from cachecast_load.measures.figures import FIGURES, Source
 from cachecast_load.measures.rules import Slo
@@ -22,7 +23,6 @@ from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target
 from cachecast_load.profiles import explain, profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
 from cachecast_load.run.station import open_session
