@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from cachecast_load.measures.recorder import HISTOGRAMS
 
 _RULE = re.compile(
@@ -135,6 +137,7 @@ class Slo:
     comparison: str
     limit: float
 
+    @override
     def __str__(self) -> str:
         return f"{self.figure} {self.comparison} {self.limit:g}"
 
