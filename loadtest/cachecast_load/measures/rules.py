@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from cachecast_load.measures.figures import FIGURES, Figure
 from cachecast_load.measures.names import nearest, suggest
 
@@ -39,6 +41,7 @@ class Slo:
     comparison: str
     limit: float
 
+    @override
     def __str__(self) -> str:
         return f"{self.figure} {self.comparison} {self.limit:g}"
 
