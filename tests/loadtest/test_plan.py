@@ -88,7 +88,12 @@ def test_the_default_plan_of_every_profile_can_be_run(name):
         ("[load]\nrate = true", "load.rate wants a number, not True"),
         ("[shape]\nto = 'high'", "shape.to wants a number, not 'high'"),
         ("[shape]\nstages = 7", "shape.stages wants a list, not 7"),
-        ("[shape]\nstages = [[1, 2, 3]]", "a list of pairs, not [[1, 2, 3]]"),
+        ("[shape]\nkind = 'stages'\nstages = [[1, 2, 3]]", "[[seconds, rate], ...]"),
+        (
+            "[shape]\nkind = 'stages'\nof = 'both'\nstages = [[1, 2]]",
+            "stages of both are [[seconds, rate, subscribers], ...]",
+        ),
+        ("[shape]\nkind = 'ramp'\nof = 'both'\nto = 5", "only a stages shape"),
         ("[shape]\nstages = [[1, 'x']]", "a list of pairs, not [[1, 'x']]"),
         ("[behaviour]\nmix = { fanout = 'most' }", "behaviour.mix wants a list of pairs"),
         (f"[load]\nsubscribers = 1{'0' * 400}", "load.subscribers must be a finite number"),

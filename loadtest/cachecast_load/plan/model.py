@@ -39,7 +39,7 @@ import msgspec
 
 from cachecast_load.measures.names import suggest
 from cachecast_load.measures.rules import Slo, parse_slo
-from cachecast_load.plan.checks import PlanError, validate
+from cachecast_load.plan.checks import SHAPED, PlanError, validate
 
 __all__ = [
     "Behaviour",
@@ -81,12 +81,13 @@ class Shape:
 
     Attributes:
         kind: one of `plan_checks.SHAPES`.
-        of: `rate` or `subscribers`.
+        of: `rate` or `subscribers`, or `both` where stages say both.
         start: the level to begin with; the load's own value when None.
         to: the level to end with, the spike's top, or the knee search's ceiling.
         steps: number of levels of `steps`, most trials of `knee`.
         period_s: of `sine`; length of one trial of `knee`.
-        stages: of `stages`: (seconds, level) pairs, each a straight line to its level.
+        stages: of `stages`: (seconds, level) pairs, each a straight line to its level; of `both`
+            (seconds, rate, subscribers).
     """
 
     kind: str = "constant"
@@ -95,7 +96,7 @@ class Shape:
     to: float | None = None
     steps: int = 5
     period_s: float = 10.0
-    stages: tuple[tuple[float, float], ...] = ()
+    stages: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,26 +171,28 @@ class Plan:
     @property
     def greatest_subscribers(self) -> int:
         """The most subscribers any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "subscribers":
-            return self.load.subscribers
-        levels = [self.load.subscribers, self.shape.start or 0, self.shape.to or 0]
-        levels += [level for _, level in self.shape.stages]
-        return math.ceil(max(levels))
+        return math.ceil(self._greatest("subscribers", self.load.subscribers))
 
     @property
     def greatest_rate(self) -> float:
         """The highest publish rate any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "rate":
-            return self.load.rate
-        levels = [self.load.rate, self.shape.start or 0.0, self.shape.to or 0.0]
-        return max(levels + [level for _, level in self.shape.stages])
+        return self._greatest("rate", self.load.rate)
+
+    def _greatest(self, of: str, base: float) -> float:
+        shape = self.shape
+        if shape.kind == "constant" or shape.of not in (of, "both"):
+            return base
+        column = SHAPED.index(of) + 1 if shape.of == "both" else 1
+        # A stage that is too short is refused by `validate`, which asks this before.
+        stages = [stage[column] for stage in shape.stages if len(stage) > column]
+        return max(base, shape.start or 0.0, shape.to or 0.0, *stages)
 
     @property
     def measured_s(self) -> float:
         """How long the run measures at most."""
         shape = self.shape
         if shape.kind == "stages":
-            return sum(seconds for seconds, _ in shape.stages)
+            return sum(stage[0] for stage in shape.stages)
         if shape.kind == "knee":
             # A trial that does not settle is given `ready_timeout_s` before it is judged.
             return shape.steps * (shape.period_s + self.limits.ready_timeout_s)

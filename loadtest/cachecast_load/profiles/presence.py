@@ -106,7 +106,7 @@ class Presence(Profile):
         shape = self.plan.shape
         if not block.order.all_present or block.order.phase != orders.DRAIN:
             return
-        if shape.kind != "constant" and shape.of == "subscribers":
+        if shape.kind != "constant" and shape.of != "rate":
             return  # a moving number of members has no roster to compare with
         expected: dict[int, set[str]] = {}
         for number in range(block.order.subscribers):
