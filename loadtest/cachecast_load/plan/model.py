@@ -171,7 +171,8 @@ class Plan:
     @property
     def greatest_subscribers(self) -> int:
         """The most subscribers any moment of the run can ask for."""
-        return math.ceil(self._greatest("subscribers", self.load.subscribers))
+        # Stages that were stretched to a number are that number, and not a rounding error more.
+        return math.ceil(round(self._greatest("subscribers", self.load.subscribers), 6))
 
     @property
     def greatest_rate(self) -> float:
@@ -267,6 +268,7 @@ def make_plan(
     _check_names(document, _DOCUMENT)
     tree = defaults.to_dict()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    scales = _taken_out(given, document)
     for name, kind in _SECTIONS.items():
         known = kind.__dataclass_fields__
         tree[name] |= document.get(name, {})
@@ -277,8 +279,55 @@ def make_plan(
     top = {"slos": document.get("slo", {}).get("rules", tree["slos"]), **document, **given}
     tree |= {key: top[key] for key in _PLAN - set(_SECTIONS) - {"profile"} if key in top}
     plan = _build(tree, _PLAN)
+    if scales:
+        validate(plan)
+        plan = _scale(plan, scales)
     validate(plan)
     return plan
+
+
+def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the flags that scale the document's stages, and take them out.
+
+    Raises:
+        PlanError: a duration beside what says how long a run is.
+    """
+    shape, load = document.get("shape", {}), document.get("load", {})
+    kind = shape.get("kind")
+    if kind == "knee" and ("duration_s" in given or "duration_s" in load):
+        raise PlanError(
+            "a knee search has no duration: it ends when it has found the level, after"
+            " shape.steps trials of shape.period_s seconds at most"
+        )
+    if kind != "stages":
+        return {}
+    if "duration_s" in load:
+        raise PlanError("stages say how long they last: leave load.duration_s out")
+    names = ("duration_s", *SHAPED) if shape.get("of") == "both" else ("duration_s",)
+    return {name: given.pop(name) for name in names if name in given}
+
+
+def _scale(plan: Plan, to: Mapping[str, Any]) -> Plan:
+    """Stretch stages to another duration, and those of both to other peaks."""
+    if any(value <= 0 for value in to.values()):
+        raise PlanError(f"{', '.join(to)} must be above 0")
+    peaks = plan.measured_s, plan.greatest_rate, plan.greatest_subscribers
+    factors = [
+        to[name] / peak if name in to and peak else 1.0
+        for name, peak in zip(("duration_s", *SHAPED), peaks, strict=True)
+    ]
+    stages = tuple(
+        tuple(value * factor for value, factor in zip(stage, factors, strict=False))
+        for stage in plan.shape.stages
+    )
+    load = dataclasses.replace(
+        plan.load,
+        rate=plan.load.rate * factors[1],
+        subscribers=max(1, round(plan.load.subscribers * factors[2])),
+    )
+    return dataclasses.replace(
+        plan, load=load, shape=dataclasses.replace(plan.shape, stages=stages)
+    )
 
 
 def _build(tree: Mapping[str, Any], known: AbstractSet[str]) -> Plan:

@@ -23,7 +23,7 @@ from rich.console import Console
 from cachecast_load.measures.series import Slot
 from cachecast_load.measures.verdict import HARNESS_FAILED
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.plan.target import Target, TargetError
+from cachecast_load.plan.target import ENV, Target, TargetError
 from cachecast_load.report import text
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.preflight import PreflightError, survey
@@ -35,7 +35,6 @@ from cachecast_load.swarm.web import extend
 WORKERS_TIMEOUT_S = 30.0
 REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
 NODES_EVERY_S = 5  # of the live table
-ENV = "CACHECAST_LOADTEST"
 LIFELINE = f"{ENV}_LIFELINE"  # set for workers whose stdin ends with their master
 
 
