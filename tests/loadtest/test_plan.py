@@ -2,10 +2,12 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from cachecast_load.plan.model import Plan, PlanError, from_dict, make_plan, read_toml
+from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
 from cachecast_load.profiles import PROFILES, default_plan, explain, profile_class
 
 DEFAULT = Plan("fanout")
@@ -176,3 +178,49 @@ def test_a_run_of_no_length_is_refused(name):
     plan = make_plan(default_plan(name), {"load": {"duration_s": 0}})
     with pytest.raises(PlanError, match="duration_s must be above 0"):
         profile_class(name).fit(plan)
+
+
+DAY = {
+    "load": {"rate": 4.0, "subscribers": 10},
+    "shape": {"kind": "stages", "of": "both", "stages": [[20, 40, 100], [20, 4, 50]]},
+}
+
+
+def test_flags_stretch_a_day_to_another_length_and_other_peaks():
+    plan = make_plan(DEFAULT, DAY, {"duration_s": 20, "rate": 80.0, "subscribers": 60})
+
+    assert plan.shape.stages == ((10, 80, 60), (10, 8, 30))
+    assert (plan.load.rate, plan.load.subscribers) == (8, 6)
+    assert (plan.measured_s, plan.greatest_rate, plan.greatest_subscribers) == (20, 80, 60)
+    assert make_plan(DEFAULT, DAY).shape.stages == ((20, 40, 100), (20, 4, 50))
+
+
+def test_a_duration_stretches_the_stages_of_one_thing_and_is_no_answer_to_a_knee_search():
+    stages = {"shape": {"kind": "stages", "stages": [[2, 20], [8, 0]]}}
+    assert make_plan(DEFAULT, stages, {"duration_s": 5.0}).shape.stages == ((1, 20), (4, 0))
+    knee = {"shape": {"kind": "knee", "to": 50}, "slo": {"rules": ["delivery.lost == 0"]}}
+    with pytest.raises(PlanError, match="a knee search has no duration"):
+        make_plan(DEFAULT, knee, {"duration_s": 5.0})
+    with pytest.raises(PlanError, match="must be above 0"):
+        make_plan(DEFAULT, stages, {"duration_s": 0.0})
+    given = make_plan(DEFAULT, {**stages, "load": {"duration_s": 5}})
+    assert explain(given) == ["a stages shape has a length of its own: load.duration_s is not it"]
+
+
+@pytest.mark.parametrize("name", shipped_plans())
+def test_every_plan_that_ships_can_be_run_and_says_what_it_is(name):
+    document = read_toml(find_plan(Path(name)))
+    plan = make_plan(default_plan(document["profile"]), document)
+
+    assert profile_class(plan.profile).fit(plan) == plan
+    assert summary(shipped_plans()[name]).endswith(".")
+
+
+def test_a_plan_that_does_not_ship_is_answered_with_near_ones(tmp_path):
+    with pytest.raises(PlanError, match="did you mean production"):
+        find_plan(Path("prodction"))
+    with pytest.raises(PlanError, match="plans that ship are production"):
+        find_plan(Path("zzz"))
+    # What looks like a file is one, whether it is there or not.
+    assert find_plan(tmp_path / "production") == tmp_path / "production"
+    assert find_plan(Path("production.toml")) == Path("production.toml")

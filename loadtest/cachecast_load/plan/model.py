@@ -290,19 +290,17 @@ def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, 
     """Return those of the flags that scale the document's stages, and take them out.
 
     Raises:
-        PlanError: a duration beside what says how long a run is.
+        PlanError: a duration for a search that ends when it has found something.
     """
-    shape, load = document.get("shape", {}), document.get("load", {})
+    shape = document.get("shape", {})
     kind = shape.get("kind")
-    if kind == "knee" and ("duration_s" in given or "duration_s" in load):
+    if kind == "knee" and "duration_s" in given:
         raise PlanError(
             "a knee search has no duration: it ends when it has found the level, after"
             " shape.steps trials of shape.period_s seconds at most"
         )
     if kind != "stages":
         return {}
-    if "duration_s" in load:
-        raise PlanError("stages say how long they last: leave load.duration_s out")
     names = ("duration_s", *SHAPED) if shape.get("of") == "both" else ("duration_s",)
     return {name: given.pop(name) for name in names if name in given}
 

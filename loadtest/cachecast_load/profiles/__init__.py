@@ -61,7 +61,12 @@ def profile_class(name: str) -> type[Profile]:
 def explain(plan: Plan) -> list[str]:
     """Return sentences on what a run will do that its plan does not say, or says in vain."""
     profile, load, default = profile_class(plan.profile), plan.load, default_plan(plan.profile).load
-    return profile.explain(plan) + [
+    notes = profile.explain(plan)
+    if plan.shape.kind in ("stages", "knee") and load.duration_s != default.duration_s:
+        notes.append(
+            f"a {plan.shape.kind} shape has a length of its own: load.duration_s is not it"
+        )
+    return notes + [
         f"{profile.name} does not use load.{name}: {why}"
         for name, why in profile.unused.items()
         if getattr(load, name) != getattr(default, name)

@@ -85,7 +85,7 @@ class Presence(Profile):
         """Plan the moment at which some leave."""
         behaviour = self.plan.behaviour
         if behaviour.drop_share:
-            seconds = behaviour.drop_at * self.plan.load.duration_s
+            seconds = behaviour.drop_at * self.plan.measured_s
             block.at_measure(seconds, self._send_away, block)
 
     def _send_away(self, block: Block) -> None:
