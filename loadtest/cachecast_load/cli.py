@@ -5,6 +5,7 @@ Exit codes: 0 all objectives hold, 1 one fails, 2 the run is invalid, 3 the harn
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
 from cachecast_load.measures.verdict import HARNESS_FAILED
@@ -119,6 +121,24 @@ target_options = _options(
 )
 
 
+class _Grace(click.ParamType[float]):
+    """Seconds; says what to do about a word that was taken for them."""
+
+    name = "seconds"
+
+    @override
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds; write --abort-on-fail=10", param, ctx)
+        if not 0 <= seconds < math.inf:
+            self.fail("it must be 0 or more, and finite", param, ctx)
+        return seconds
+
+
 def _own(value: object) -> str:
     """Return what `--help` says of a default that a profile may have replaced."""
     return f"{value}, or the profile's own"
@@ -199,6 +219,16 @@ load_options = _options(
         help="An objective; replaces the profile's own.",
     ),
     click.option("--also-slo", "more_slos", multiple=True, help="An objective more."),
+    click.option(
+        "--abort-on-fail",
+        "abort_after_s",
+        type=_Grace(),
+        is_flag=False,
+        flag_value="10",
+        metavar="[SECONDS]",
+        show_default="never; 10 without a number",
+        help="End the run once an objective has been lost for good for so many seconds.",
+    ),
 )
 
 # What people who know Locust type, and what it is called here.

@@ -132,7 +132,10 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings and patience; raising them is a decision, not an accident."""
+    """Ceilings and patience; raising them is a decision, not an accident.
+
+    A run ends early when a rule has been lost for `abort_after_s`; None lets it go on to its end.
+    """
 
     max_rate: float = 20_000.0
     max_connect_rate: float = 5_000.0
@@ -145,6 +148,7 @@ class Limits:
     ready_timeout_s: float = 60.0
     drain_s: float = 30.0
     grace_s: float = 1.0
+    abort_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
