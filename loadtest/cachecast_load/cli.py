@@ -16,7 +16,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from typing_extensions import override
 
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
 from cachecast_load.measures.verdict import HARNESS_FAILED
@@ -121,22 +120,19 @@ target_options = _options(
 )
 
 
-class _Grace(click.ParamType[float]):
-    """Seconds; says what to do about a word that was taken for them."""
-
-    name = "seconds"
-
-    @override
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of seconds; write --abort-on-fail=10", param, ctx)
-        if not 0 <= seconds < math.inf:
-            self.fail("it must be 0 or more, and finite", param, ctx)
-        return seconds
+def _grace(_context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """Return seconds; says what to do about a word that was taken for them."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no number of seconds; write {option.opts[0]}=10"
+        ) from None
+    if not 0 <= seconds < math.inf:
+        raise click.BadParameter("it must be 0 or more, and finite")
+    return seconds
 
 
 def _own(value: object) -> str:
@@ -222,7 +218,7 @@ load_options = _options(
     click.option(
         "--abort-on-fail",
         "abort_after_s",
-        type=_Grace(),
+        callback=_grace,
         is_flag=False,
         flag_value="10",
         metavar="[SECONDS]",
