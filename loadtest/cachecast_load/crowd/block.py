@@ -137,7 +137,7 @@ class Block:
             self._obey(before, order)
         if order.phase == phases.DRAIN:
             self._watch_patience()
-        elif order.phase == phases.MEASURE and self.session.plan.limits.abort_after_s is not None:
+        elif order.phase == phases.MEASURE and self.session.plan.is_watched:
             self._show_some()
         self._report_levels()
         self.reactor.call_later(0.1, self._tick)

@@ -153,7 +153,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete, validated description of a run."""
+    """A complete, validated description of a run.
+
+    Attributes:
+        is_watched: Whether the ledger is shown what goes on before it ends: somebody looks.
+    """
 
     profile: str
     seed: int = 1
@@ -166,6 +170,7 @@ class Plan:
     conflation: str = "metrics"
     block_size: int = 250
     event_name: str = "lt"
+    is_watched: bool = False
 
     @property
     def rules(self) -> list[Slo]:
@@ -222,7 +227,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 _PLAN = frozenset(entry.name for entry in dataclasses.fields(Plan))
 # A file says whom the plan is for as well, and has its rules in a table.
-_DOCUMENT = _PLAN - {"slos"} | {"slo", "target"}
+_DOCUMENT = _PLAN - {"slos", "is_watched"} | {"slo", "target"}
 # msgspec's names of types, in words for people who write TOML.
 _WANTED = {
     "int": "a whole number",
