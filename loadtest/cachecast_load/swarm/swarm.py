@@ -90,16 +90,21 @@ class RunShape(LoadTestShape):
         super().__init__()
         self.runner = swarm.environment.runner
         self._swarm = swarm
+        self._is_reset = False
 
     @override
     def reset_time(self) -> None:
         """Begin: Locust calls this at each start, also of a second run from its page."""
         super().reset_time()
-        self._swarm.renew()
+        self._is_reset = True
 
     @override
     def tick(self) -> tuple[int, float] | None:
         """Return (users, spawn rate), None when the run is over."""
+        if self._is_reset:
+            # Here, in the greenlet that asks: making a run takes a moment, and others go on.
+            self._is_reset = False
+            self._swarm.renew()
         run = self._swarm.run
         return None if run.director.is_over else (run.seats.seats, SPAWN_RATE)
 
