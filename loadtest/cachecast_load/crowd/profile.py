@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 from cachecast_load.crowd.client import IDLE
 from cachecast_load.net.http11 import make_request
 from cachecast_load.net.reactor import now_us
-from cachecast_load.plan.model import Plan
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.pusher import protocol as pusher
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Profile:
         prefix: the kind of channel.
         defaults: plan fields that differ from the general defaults, by section.
         slos: rules that hold for any healthy deployment, used when the plan has none.
+        unused: fields of the load that say nothing to this profile, and why.
     """
 
     name: ClassVar[str] = ""
@@ -67,6 +68,7 @@ class Profile:
     prefix: ClassVar[str] = ""
     defaults: ClassVar[Defaults] = {}
     slos: ClassVar[tuple[str, ...]] = CLEAN
+    unused: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         self.plan = plan
@@ -212,7 +214,15 @@ class Profile:
     @classmethod
     def fit(cls, plan: Plan) -> Plan:
         """Return the plan with what follows from its other values; may refuse it (`PlanError`)."""
+        if not plan.load.duration_s:
+            raise PlanError("load.duration_s must be above 0")
         return plan
+
+    @classmethod
+    def explain(cls, plan: Plan) -> list[str]:
+        """Return sentences on what a fitted plan does that its values do not say."""
+        del plan
+        return []
 
     def clients(self, block: Block) -> list[Client]:
         """Return the block's clients that run this profile."""

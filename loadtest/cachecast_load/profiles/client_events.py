@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
@@ -30,6 +31,10 @@ class ClientEvents(Profile):
     summary = "events from client to client: completeness, order, no echo"
     prefix = "private-"
     defaults: ClassVar[Defaults] = {"load": {"subscribers": 500, "channels": 50, "rate": 100.0}}
+    unused: ClassVar[Mapping[str, str]] = {
+        "channels_per_subscriber": "each subscriber has one channel",
+        "distribution": "each channel has one sender",
+    }
     slos = (*CLEAN, "client_events.echoed == 0", "client_events.refused == 0")
 
     def published(self) -> list[int]:

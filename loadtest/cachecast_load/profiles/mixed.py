@@ -71,7 +71,7 @@ class Mixed(Profile):
                 raise PlanError(f"behaviour.mix: the share of {name} must be above 0")
         if plan.load.channels > _CHANNELS_EACH // 2:
             raise PlanError(f"mixed allows at most {_CHANNELS_EACH // 2} channels for each part")
-        return plan
+        return super().fit(plan)
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         super().__init__(plan, session, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cachecast_load.crowd.client import OPEN
@@ -29,6 +30,11 @@ class Presence(Profile):
     defaults: ClassVar[Defaults] = {
         "load": {"subscribers": 500, "rate": 20.0, "connect_rate": 2000.0},
         "behaviour": {"members_per_channel": 50, "drop_share": 0.2, "drop_at": 0.3},
+    }
+    unused: ClassVar[Mapping[str, str]] = {
+        "channels": "members_per_channel says how many there are",
+        "channels_per_subscriber": "all connections of a user are in one channel",
+        "distribution": "each channel has the same number of members",
     }
     slos = (*CLEAN, "presence.wrong == 0", "presence.ghosts == 0", "presence.checked > 0")
 
@@ -79,7 +85,7 @@ class Presence(Profile):
         """Plan the moment at which some leave."""
         behaviour = self.plan.behaviour
         if behaviour.drop_share:
-            seconds = behaviour.drop_at * self.plan.load.duration_s
+            seconds = behaviour.drop_at * self.plan.measured_s
             block.at_measure(seconds, self._send_away, block)
 
     def _send_away(self, block: Block) -> None:
@@ -100,7 +106,7 @@ class Presence(Profile):
         shape = self.plan.shape
         if not block.order.all_present or block.order.phase != orders.DRAIN:
             return
-        if shape.kind != "constant" and shape.of == "subscribers":
+        if shape.kind != "constant" and shape.of != "rate":
             return  # a moving number of members has no roster to compare with
         expected: dict[int, set[str]] = {}
         for number in range(block.order.subscribers):

@@ -34,7 +34,7 @@ class ReconnectStorm(Profile):
 
     def started(self, block: Block) -> None:
         """Plan the drops: the first at `drop_at`, the others evenly after it."""
-        behaviour, duration_s = self.plan.behaviour, self.plan.load.duration_s
+        behaviour, duration_s = self.plan.behaviour, self.plan.measured_s
         first_s = behaviour.drop_at * duration_s
         gap_s = (duration_s - first_s) / max(behaviour.drops, 1)
         for number in range(behaviour.drops):

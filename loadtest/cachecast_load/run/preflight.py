@@ -22,7 +22,7 @@ from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target, TargetError
-from cachecast_load.profiles import profile_class
+from cachecast_load.profiles import explain, profile_class
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
 from cachecast_load.run.station import open_session
@@ -73,7 +73,7 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
         plan, differing = settle_ttl(plan, session)
     except (TargetError, PlanError) as error:
         raise PreflightError(str(error)) from error
-    return plan, notes + differing
+    return plan, notes + differing + explain(plan)
 
 
 def check(session: Session) -> list[str]:

@@ -17,6 +17,7 @@ from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
+from cachecast_load.run.chances import doubt, missed_chances
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
@@ -86,6 +87,15 @@ def make_result(
     conflated = figures["delivery.conflated"] / max(findings.superseded, 1)
     nodes = break_down(target, collector, conflated)
     judged = _judge(plan, director, figures, facts)
+    if is_final and director.knee is None:
+        missed = missed_chances(
+            collector.counts,
+            collector.histograms,
+            findings,
+            server_samples=len(facts.server),
+            measured_s=end - begin,
+        )
+        judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
     )
@@ -97,7 +107,6 @@ def make_result(
     if figures["delivery.lost"]:
         reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
     reasons += _nothing_measured(collector, director)
-    reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -163,6 +172,10 @@ def verdict(
         where: what stands out among several targets; explains a failure.
     """
     failed = [j for j in judged if j.outcome == "fail"]
+    undecided: dict[str, list[str]] = {}
+    for j in judged:
+        if j.outcome == "undecided":
+            undecided.setdefault(j.note, []).append(str(j.slo))
     if reasons:
         outcome, why = INVALID, list(reasons)
     elif failed:
@@ -172,6 +185,9 @@ def verdict(
             for j in failed
         ]
         why += where
+    elif undecided:
+        outcome = INVALID
+        why = [f"{note}: cannot say whether {', '.join(r)}" for note, r in undecided.items()]
     else:
         outcome = PASS
         why = [f"all {len(judged)} objectives hold" if judged else "no objectives were set"]
@@ -181,7 +197,7 @@ def verdict(
 def _nothing_measured(collector: Collector, director: Director) -> list[str]:
     if not collector.counts["connects"]:
         what = "no subscriber connected"
-    elif not director.measured_us[0]:
+    elif director.measured_us[1] <= director.measured_us[0]:
         what = "the run ended before measuring began"
     else:
         return []

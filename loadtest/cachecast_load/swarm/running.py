@@ -82,6 +82,9 @@ def run(
                     f"only {ready} of {count} workers reported within {timeout_s:g} s"
                 )
                 return empty_result(swarm.plan, target, facts)
+        if not quiet:
+            for note in swarm.run.facts.notes:
+                print(note, file=sys.stderr)
         if not quiet and swarm.plan.measured_s >= LONG_S:
             minutes = swarm.plan.measured_s / 60
             print(f"this run measures for {minutes:.0f} minutes", file=sys.stderr)

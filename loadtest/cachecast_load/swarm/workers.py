@@ -13,9 +13,8 @@ import gevent
 import gevent.socket
 
 from cachecast_load.measures.verdict import HARNESS_FAILED
-from cachecast_load.plan.target import Target
+from cachecast_load.plan.target import ENV, Target
 
-ENV = "CACHECAST_LOADTEST"
 LIFELINE = f"{ENV}_LIFELINE"  # set for workers whose stdin ends with their master
 END_S = 5.0
 
