@@ -19,7 +19,7 @@ from rich.table import Table
 from cachecast_load.measures.rules import FIGURES
 from cachecast_load.plan.checks import RECONNECTS
 from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
-from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
+from cachecast_load.plan.target import AUTH_BODIES, Target, TargetError, make_target, public_hosts
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import compare as comparing
 from cachecast_load.report import read_result, write_reports
@@ -88,6 +88,12 @@ target_options = _options(
         "--auth-endpoint",
         envvar=f"{ENV}_AUTH_ENDPOINT",
         help="URL that signs subscriptions, instead of signing here.",
+    ),
+    click.option(
+        "--auth-body",
+        type=click.Choice(AUTH_BODIES),
+        envvar=f"{ENV}_AUTH_BODY",
+        help="How the endpoint is asked: as pusher-js does (form, the default), or in JSON.",
     ),
     click.option(
         "--encryption-key",
@@ -319,6 +325,7 @@ _TARGET_FIELDS = (
     "secret",
     "ca_file",
     "auth_endpoint",
+    "auth_body",
     "metrics_url",
     "encryption_key",
 )

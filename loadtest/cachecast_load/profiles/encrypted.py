@@ -47,9 +47,10 @@ class Encrypted(Profile):
         else:
             client.observe(stamp, now_us)
 
-    def granted(self, channel: int, grant: dict[str, Any]) -> None:
+    def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
         """Use the key the auth endpoint handed out, as an SDK does."""
-        if isinstance(grant.get("shared_secret"), str):
+        super().granted(client, channel, grant)
+        if "shared_secret" in grant:
             self._ciphers[channel] = ChannelCipher.from_shared_secret(grant["shared_secret"])
 
     def _cipher(self, channel: int) -> ChannelCipher:

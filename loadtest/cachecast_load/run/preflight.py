@@ -240,7 +240,8 @@ def _ask(session: Session, reactor: Reactor, number: int, request: bytes) -> tup
     pool.send(lambda: request, lambda status, body, reason: got.append((status, body, reason)))
     reactor.run_until(lambda: bool(got), _TIMEOUT_S + 1.0)
     pool.close()
-    return got[0] if got else (0, b"", "no answer")
+    status, body, reason = got[0] if got else (0, b"", "no answer")
+    return pusher.meant_status(status, body), body, reason
 
 
 def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
