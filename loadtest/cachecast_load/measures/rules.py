@@ -55,6 +55,8 @@ _COUNTS_AND_RATES = {
     "cache.stale": "joins answered with a value that was not the newest",
     "cache.false_misses": "joins answered with cache_miss although a value was cached",
     "cache.expired_served": "joins answered with a value past its lifetime",
+    "cache.oldest_value_ms": "age of the oldest value a join was answered with",
+    "cache.youngest_miss_ms": "age of the youngest value that a join was told is not there",
     "cache.unanswered": "joins that got neither a value nor cache_miss",
     "cache.skipped": "joins the generator could not start for lack of free subscribers",
     "presence.wrong": "rosters that differed from who was there",

@@ -22,6 +22,7 @@ from urllib.parse import urlencode, urlsplit
 from cachecast_load.crowd.client import IDLE
 from cachecast_load.net.http11 import make_request
 from cachecast_load.net.reactor import now_us
+from cachecast_load.plan.features import Feature, features_of
 from cachecast_load.plan.model import Plan
 from cachecast_load.pusher import protocol as pusher
 
@@ -211,6 +212,27 @@ class Profile:
 
     def finishing(self, block: Block) -> None:
         """The block is about to close everything: last look."""
+
+    @classmethod
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """Return what a run meets at its target, by the kinds of its channels."""
+        kind = plan.behaviour.channel_kind or cls.prefix
+        return {kind: features_of(kind)}
+
+    @classmethod
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Return the plan that does without a feature and what it then leaves out, in words.
+
+        None where the profile has no point without it.
+        """
+        del kind
+        return (plan, "") if feature is Feature.ROSTERS else None
+
+    @classmethod
+    def remarks(cls, plan: Plan) -> list[str]:
+        """Return what the operator should know of a plan before it runs."""
+        del plan
+        return []
 
     @classmethod
     def fit(cls, plan: Plan) -> Plan:

@@ -50,6 +50,12 @@ class CacheExpiry(Profile):
             raise PlanError("behaviour.edge_s must be shorter than the TTL")
         return dataclasses.replace(plan, load=dataclasses.replace(plan.load, duration_s=needed_s))
 
+    @classmethod
+    def remarks(cls, plan: Plan) -> list[str]:
+        """Say how long it takes: no other plan lasts as long as its target wants."""
+        seconds, ttl_s = plan.measured_s, plan.behaviour.ttl_s
+        return [f"measures for {seconds:g} s, whatever --duration says: values live {ttl_s:g} s"]
+
     def channel_count(self) -> int:
         """One channel for each pair."""
         return max(1, self.plan.load.subscribers // 2)

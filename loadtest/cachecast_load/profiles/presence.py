@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cachecast_load.crowd.client import OPEN
 from cachecast_load.plan import orders
+from cachecast_load.plan.features import Feature
 from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block
     from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.model import Plan
 
 AWAY_S = 1.0
 
@@ -32,6 +34,11 @@ class Presence(Profile):
         "behaviour": {"members_per_channel": 50, "drop_share": 0.2, "drop_at": 0.3},
     }
     slos = (*CLEAN, "presence.wrong == 0", "presence.ghosts == 0", "presence.checked > 0")
+
+    @classmethod
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Rosters are what it is about."""
+        return None if feature is Feature.ROSTERS else super().without(plan, kind, feature)
 
     def channel_count(self) -> int:
         """As many as keep each within the members that the protocol allows (100)."""

@@ -145,6 +145,10 @@ def _ledger_figures(
         "slow.missed": findings.slow_missed,
         "client_events.echoed": findings.echoed,
     }
+    if findings.oldest_us:
+        figures["cache.oldest_value_ms"] = findings.oldest_us / 1000
+    if findings.youngest_miss_us:
+        figures["cache.youngest_miss_ms"] = findings.youngest_miss_us / 1000
     if joins:
         figures["cache.hit_ratio"] = round(findings.hits / joins, 6)
     return figures
