@@ -21,7 +21,14 @@ from cachecast_load.measures.verdict import HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
 from cachecast_load.plan.model import Behaviour, Load, Plan, PlanError, make_plan, read_toml
 from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
-from cachecast_load.plan.target import ENV, Target, TargetError, make_target, public_hosts
+from cachecast_load.plan.target import (
+    AUTH_BODIES,
+    ENV,
+    Target,
+    TargetError,
+    make_target,
+    public_hosts,
+)
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import compare as comparing
 from cachecast_load.report import read_result, write_reports
@@ -95,6 +102,12 @@ target_options = _options(
         envvar=f"{ENV}_AUTH_ENDPOINT",
         show_envvar=True,
         help="URL that signs subscriptions, instead of signing here.",
+    ),
+    click.option(
+        "--auth-body",
+        type=click.Choice(AUTH_BODIES),
+        envvar=f"{ENV}_AUTH_BODY",
+        help="How the endpoint is asked: as pusher-js does (form, the default), or in JSON.",
     ),
     click.option(
         "--encryption-key",
@@ -474,6 +487,7 @@ _TARGET_FIELDS = (
     "secret",
     "ca_file",
     "auth_endpoint",
+    "auth_body",
     "metrics_url",
     "encryption_key",
 )

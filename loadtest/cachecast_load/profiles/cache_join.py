@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import IDLE
 from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.net.reactor import now_us
+from cachecast_load.plan.features import Feature
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block
     from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.model import Plan
 
 CACHE_CLEAN = (
     *CLEAN,
@@ -44,6 +47,14 @@ class CacheJoin(Profile):
         self._free: list[Client] = []
         self._intended: dict[int, int] = {}
         self._rng: random.Random | None = None
+
+    @classmethod
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Values can be joined where misses are not told."""
+        if feature is not Feature.CACHE_MISS:
+            return super().without(plan, kind, feature)
+        behaviour = dataclasses.replace(plan.behaviour, miss_share=0.0)
+        return dataclasses.replace(plan, behaviour=behaviour), "nobody joins an empty channel"
 
     def primed(self) -> list[int]:
         """Every channel that is published to has a value before the first joiner comes."""

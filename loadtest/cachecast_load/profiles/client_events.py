@@ -11,12 +11,14 @@ from cachecast_load.crowd.schedule import Schedule
 from cachecast_load.measures.ledger import Membership
 from cachecast_load.net.reactor import now_us
 from cachecast_load.plan import orders
+from cachecast_load.plan.features import Feature
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.pusher.stamp import MAX_SEQ, Stamp, make_payload
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block
     from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.model import Plan
     from cachecast_load.plan.orders import Order
 
 
@@ -36,6 +38,12 @@ class ClientEvents(Profile):
         "distribution": "each channel has one sender",
     }
     slos = (*CLEAN, "client_events.echoed == 0", "client_events.refused == 0")
+
+    @classmethod
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """Besides what a private channel has, events from client to client."""
+        channels = super().features(plan)
+        return {kind: found | {Feature.CLIENT_EVENTS} for kind, found in channels.items()}
 
     def published(self) -> list[int]:
         """Nothing goes through the HTTP API."""

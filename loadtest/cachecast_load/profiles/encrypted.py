@@ -12,6 +12,7 @@ from cachecast_load.pusher.stamp import StampError, read_stamp
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.client import Client
+    from cachecast_load.crowd.session import Session
 
 
 class Encrypted(Profile):
@@ -47,21 +48,33 @@ class Encrypted(Profile):
         else:
             client.observe(stamp, now_us)
 
-    def granted(self, channel: int, grant: dict[str, Any]) -> None:
+    def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
         """Use the key the auth endpoint handed out, as an SDK does."""
-        if isinstance(grant.get("shared_secret"), str):
+        super().granted(client, channel, grant)
+        if "shared_secret" in grant:
             self._ciphers[channel] = ChannelCipher.from_shared_secret(grant["shared_secret"])
 
     def _cipher(self, channel: int) -> ChannelCipher:
         cipher = self._ciphers.get(channel)
         if cipher is None:
-            key = self.session.target.encryption_key
-            if key is None:
-                text = f"{self.session.target.credentials.secret}/{self.session.run}"
-                key = hashlib.sha256(text.encode()).digest()
-            cipher = self._ciphers[channel] = ChannelCipher.derive(self.channel_name(channel), key)
+            cipher = master_cipher(self.session, self.channel_name(channel))
+            self._ciphers[channel] = cipher
         return cipher
 
     @cached_property
     def _ciphers(self) -> dict[int, ChannelCipher]:
         return {}
+
+
+def master_cipher(session: Session, channel: str) -> ChannelCipher:
+    """Return a channel's cipher under the master key; the run has its own where none was given.
+
+    Args:
+        session: knows the master key.
+        channel: full name.
+    """
+    key = session.target.encryption_key
+    if key is None:
+        text = f"{session.target.credentials.secret}/{session.run}"
+        key = hashlib.sha256(text.encode()).digest()
+    return ChannelCipher.derive(channel, key)

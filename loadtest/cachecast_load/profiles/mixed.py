@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
+from cachecast_load.plan.features import Feature
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.cache_join import CACHE_CLEAN, CacheJoin
 from cachecast_load.profiles.churn import Churn
@@ -72,6 +74,35 @@ class Mixed(Profile):
         if plan.load.channels > _CHANNELS_EACH // 2:
             raise PlanError(f"mixed allows at most {_CHANNELS_EACH // 2} channels for each part")
         return super().fit(plan)
+
+    @classmethod
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """What all parts meet."""
+        found: dict[str, set[Feature]] = {}
+        for name, _ in plan.behaviour.mix:
+            for kind, features in PARTS[name].features(plan).items():
+                found[kind] = found.get(kind, set()) | features
+        return found
+
+    @classmethod
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Leave out the parts that have no point then; the others share the subscribers."""
+        stay, said, gone = [], [], []
+        for name, share in plan.behaviour.mix:
+            fitted: tuple[Plan, str] | None = (plan, "")
+            if feature in PARTS[name].features(plan).get(kind, ()):
+                fitted = PARTS[name].without(plan, kind, feature)
+            if fitted is None:
+                gone.append(name)
+                continue
+            stay.append((name, share))
+            plan, consequence = fitted
+            said += [consequence] if consequence else []
+        if not stay:
+            return None
+        said += [f"left out: {', '.join(gone)}"] if gone else []
+        behaviour = dataclasses.replace(plan.behaviour, mix=tuple(stay))
+        return dataclasses.replace(plan, behaviour=behaviour), "; ".join(said)
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         super().__init__(plan, session, base)

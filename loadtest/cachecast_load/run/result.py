@@ -96,6 +96,7 @@ def make_result(
             measured_s=end - begin,
         )
         judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
+    says = nodes["says"] + _lifetimes(plan, figures)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
     )
@@ -115,7 +116,7 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, nodes["says"]) if is_final else _UNDECIDED,
+        "verdict": verdict(reasons, judged, says) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -128,6 +129,23 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
+    """Say how old cached values were if they did not live as long as was expected of them."""
+    ttl_s = plan.behaviour.ttl_s
+    says = []
+    if figures["cache.expired_served"]:
+        age_s = figures["cache.oldest_value_ms"] / 1000
+        says.append(
+            f"values live longer than {ttl_s:g} s here: one was served at an age of {age_s:.3f} s"
+        )
+    if figures["cache.false_misses"]:
+        age_s = figures["cache.youngest_miss_ms"] / 1000
+        says.append(
+            f"not every value lives for {ttl_s:g} s here: one was gone at an age of {age_s:.3f} s"
+        )
+    return says
 
 
 def _sums(collector: Collector) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def verdict(
     Args:
         reasons: why the run is invalid.
         judged: the objectives.
-        where: what stands out among several targets; explains a failure.
+        where: what stands out, as one of several targets does; explains a failure.
     """
     failed = [j for j in judged if j.outcome == "fail"]
     undecided: dict[str, list[str]] = {}
