@@ -276,12 +276,12 @@ def cli() -> None:
 @click.option("--quiet", is_flag=True, help="No live table.")
 def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Run PROFILE (or the one --plan names) and judge it."""
-    # Locust is imported only by the commands that need it: it patches the whole process.
-    from cachecast_load.swarm import running  # noqa: PLC0415
-
+    # Locust is imported only where nothing can be refused any more: it patches the whole process.
     if options["is_worker"]:
         target = _target(options, {})
         _ask(target, is_sure=options["yes"])
+        from cachecast_load.swarm import running  # noqa: PLC0415
+
         raise SystemExit(
             running.work(
                 target, options["master_host"], options["master_port"], quiet=options["quiet"]
@@ -304,13 +304,15 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
             raise Fault(f"--report {folder}: {error.strerror}") from error
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
+    from cachecast_load.swarm import running  # noqa: PLC0415
+
     result = running.run(
         plan,
         target,
         workers=options["workers"],
         remote=remote,
         bind=(options["master_bind"], options["master_port"]),
-        command=_shown_command(),
+        command=shown_command(),
         quiet=options["quiet"],
     )
     console = Console(highlight=False)
@@ -340,11 +342,15 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
+    plan, target = prepare(options)
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    plan, target = prepare(options)
     web = (options["web_host"], options["web_port"])
-    raise SystemExit(running.serve_page(plan, target, web, autostart=options["autostart"]))
+    raise SystemExit(
+        running.serve_page(
+            plan, target, web, autostart=options["autostart"], command=shown_command()
+        )
+    )
 
 
 @cli.command()
@@ -552,24 +558,32 @@ def _ask(target: Target, *, is_sure: bool) -> None:
         raise Fault("not run")
 
 
-_HIDDEN = ("--secret", "--header", "--encryption-key")
-_HIDDEN_ASSIGNED = tuple(f"{option}=" for option in _HIDDEN)
+_HIDDEN = ("secret", "header", "encryption-key")
 
 
-def _shown_command() -> str:
-    """Return the command line with every secret left out."""
+def shown_command(program: str = "cachecast load", dashes: str = "--") -> str:
+    """Return the command line, quoted for a shell, with every secret left out.
+
+    Args:
+        program: What was called.
+        dashes: Beginning of our options there.
+    """
     shown: list[str] = []
-    hide = False
-    for word in sys.argv[1:]:
-        if hide:
-            shown.append("...")
-            hide = False
-        elif word.startswith(_HIDDEN_ASSIGNED):
-            shown.append(word.partition("=")[0] + "=...")
-        else:
+    words = iter(sys.argv[1:])
+    for word in words:
+        option, is_assigned, _ = word.partition("=")
+        # Locust takes options that are cut short, too.
+        is_hidden = option.startswith(dashes) and any(
+            f"{dashes}{name}".startswith(option) for name in _HIDDEN
+        )
+        if not is_hidden:
             shown.append(word)
-            hide = word in _HIDDEN
-    return shlex.join(["cachecast", "load", *shown])
+        elif is_assigned:
+            shown.append(f"{option}=...")
+        else:
+            shown += [option, "..."]
+            next(words, None)
+    return f"{program} {shlex.join(shown)}".strip()
 
 
 def main() -> None:

@@ -111,10 +111,12 @@ def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> 
     return 0
 
 
-def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool) -> int:
+def serve_page(
+    plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool, command: str
+) -> int:
     """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
     try:
-        swarm = open_run(plan, target, command="cachecast load ui")
+        swarm = open_run(plan, target, command=command)
     except PreflightError as error:
         print(f"INVALID  {error}", file=sys.stderr)
         return EXIT_CODES[INVALID]
