@@ -22,7 +22,14 @@ from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
 from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import compare as comparing
-from cachecast_load.report import read_result, write_reports
+from cachecast_load.report import (
+    html,
+    markdown,
+    read_result,
+    read_results,
+    write_reports,
+    write_summary,
+)
 from cachecast_load.report.text import print_result
 from cachecast_load.run.health import fit_here, room_for
 from cachecast_load.run.preflight import require_metrics
@@ -30,6 +37,7 @@ from cachecast_load.run.result import HARNESS_FAILED
 
 ENV = "CACHECAST_LOADTEST"
 PORT = click.IntRange(1, 65_535)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Fault(click.ClickException):
@@ -147,6 +155,7 @@ def cli() -> None:
 @click.option("--master-port", type=PORT, default=5557, show_default=True, help="Its port.")
 @click.option("--master-bind", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Write reports.")
+@click.option("--summary", "summary_file", type=_FILE, help="Write a Markdown summary.")
 @click.option("--quiet", is_flag=True, help="No live table.")
 def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Run PROFILE (or the one --plan names) and judge it."""
@@ -195,6 +204,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
         except OSError as error:
             raise Fault(f"the report cannot be written: {error}") from error
         console.print(f"\nreport: {next(p for p in paths if p.suffix == '.html')}")
+    _summarize(markdown.render(result), options["summary_file"])
     raise SystemExit(result["verdict"]["exit_code"])
 
 
@@ -215,19 +225,48 @@ def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     raise SystemExit(running.serve_page(plan, target, web, autostart=options["autostart"]))
 
 
-@cli.command()
+class _TwoSides(click.Command):
+    """A command whose operands after `--` are the values of its `--to`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `A1 A2 -- B1 B2 --html FILE` as `A1 A2 --to B1 --to B2 --html FILE`."""
+        if "--" in args:
+            at = args.index("--")
+            rest = args[at + 1 :]
+            ends = next((n for n, word in enumerate(rest) if word.startswith("-")), len(rest))
+            to = [word for path in rest[:ends] for word in ("--to", path)]
+            args = [*args[:at], *to, *rest[ends:]]
+        return super().parse_args(ctx, args)
+
+
+@cli.command(cls=_TwoSides, options_metavar="[OPTIONS]")
 @click.argument("base", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--to", "new", multiple=True, type=click.Path(path_type=Path), help="New results.")
+@click.option("--to", "new", multiple=True, type=click.Path(path_type=Path), help="A new result.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(base: tuple[Path, ...], new: tuple[Path, ...], *, as_json: bool) -> None:
-    """Say what changed between runs: `compare A B`, or `compare A... --to B...` for several."""
+@click.option("--html", "page", type=_FILE, help="Write a page.")
+@click.option("--summary", "summary_file", type=_FILE, help="Write a Markdown summary.")
+@click.option("--fail-if-worse", is_flag=True, help="Exit 1 if a figure is worse.")
+def compare(
+    base: tuple[Path, ...],
+    new: tuple[Path, ...],
+    *,
+    as_json: bool,
+    page: Path | None,
+    summary_file: Path | None,
+    fail_if_worse: bool,
+) -> None:
+    """Say what changed between runs: `compare A B`, or of several `compare A1 A2 A3 -- B1 B2 B3`.
+
+    Each is a result.json, the folder of a report, or a folder of such folders.
+    """
     if not new:
         if len(base) != 2:
-            raise Fault("give two results, or several and --to for each of the new ones")
+            raise Fault("give two results, or several, then -- and the new ones")
         base, new = base[:1], base[1:]
     try:
-        olds = [read_result(path) for path in base]
-        news = [read_result(path) for path in new]
+        olds, news = read_results(base), read_results(new)
+        if page:
+            page.write_text(html.render_comparison(olds, news), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise Fault(str(error)) from error
     comparison = comparing.compare(olds, news)
@@ -235,6 +274,16 @@ def compare(base: tuple[Path, ...], new: tuple[Path, ...], *, as_json: bool) -> 
         click.echo(comparing.to_json(comparison))
     else:
         comparing.print_comparison(comparison, Console(highlight=False))
+    _summarize(comparing.markdown(comparison), summary_file)
+    if fail_if_worse:
+        raise SystemExit(comparison.exit_code)
+
+
+def _summarize(text: str, file: Path | None) -> None:
+    try:
+        write_summary(text, file)
+    except OSError as error:
+        raise Fault(f"the summary cannot be written: {error}") from error
 
 
 @cli.command()

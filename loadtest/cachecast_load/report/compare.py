@@ -1,10 +1,11 @@
 """Two sets of runs: what changed, and do the runs suffice to say so?
 
 Each run counts once: the thousands of events inside a run share its machine, its minute and its
-luck, so they are no independent evidence. Between sets of runs an exact permutation test (of
-medians of ranks, no assumption on the distribution) says how often chance alone would separate
-them as far; with fewer than four runs on each side chance can always do it, and the answer is
-"not enough runs", never a guess.
+luck, so they are no independent evidence. What is said of a figure comes from an exact permutation
+test of its ranks, which assumes nothing of how runs are distributed: of all ways to deal the same
+runs into two sides, how many separate them as far? Where even the farthest would come about by
+chance too often, the answer is "not enough runs", never a guess. How large a change is says the
+bootstrap interval of the ratio of medians (`measures.intervals`), from five runs on each side.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from statistics import median
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-RUNS_NEEDED = 4
+from cachecast_load.measures.intervals import MIN_RUNS, Interval, ratio_interval
+from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
+from cachecast_load.report import markdown as as_markdown
+from cachecast_load.report.contents import Cell, Result, Table, printable
+from cachecast_load.report.text import print_table
+
 SIGNIFICANT = 0.05
+_NEEDED = 4  # on each side: 2 of 70 ways to deal eight runs separate them wholly
 NOTABLE = 0.05
 _MAX_SPLITS = 20_000
+_TONES = {"worse": "bad", "better": "good", "changed": "doubt"}
 
 # Which way is better; what is not named here is only shown.
 _LOWER_IS_BETTER = ("_ms", ".lost", ".lost_ratio", ".failed", ".doubled", ".reordered", ".stale")
@@ -63,7 +69,8 @@ class Change:
         base: the older runs' median.
         new: the newer runs' median.
         ratio: new over base; None where base is 0.
-        p: how often chance alone separates the runs as far; None with too few runs.
+        interval: where the ratio of the medians lies with 95 % confidence; None with too few runs.
+        p: how often chance alone separates the runs as far, 0 to 1.
         says: `better`, `worse`, `changed`, `no change seen`, or `not enough runs`.
     """
 
@@ -71,18 +78,42 @@ class Change:
     base: float
     new: float
     ratio: float | None
-    p: float | None
+    interval: Interval | None
+    p: float
     says: str
 
 
 @dataclass(slots=True)
 class Comparison:
-    """All figures, and what speaks against comparing at all."""
+    """All figures, and what speaks against comparing at all.
+
+    Attributes:
+        base_runs: number of the older runs.
+        new_runs: number of the newer ones.
+        changes: the figures that both sides have.
+        warnings: what makes the comparison doubtful, in sentences.
+    """
 
     base_runs: int
     new_runs: int
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def has_enough_runs(self) -> bool:
+        """Whether the runs could tell any change from chance."""
+        return _least_p(self.base_runs, self.new_runs) <= SIGNIFICANT
+
+    @property
+    def exit_code(self) -> int:
+        """What a script learns: 1 where a figure is worse, 2 where the runs cannot say, else 0."""
+        if not self.has_enough_runs:
+            return EXIT_CODES[INVALID]
+        return EXIT_CODES[FAIL if self.found("worse") else PASS]
+
+    def found(self, says: str) -> list[str]:
+        """Return the figures of which this is said."""
+        return [change.figure for change in self.changes if change.says == says]
 
 
 _SHOWN_BY_TARGET = (
@@ -95,7 +126,7 @@ _SHOWN_BY_TARGET = (
 )
 
 
-def _figures(run: dict[str, Any]) -> dict[str, float]:
+def _figures(run: Result) -> dict[str, float]:
     """Return the figures of a run, and those of each of several targets as `NAME at URL`."""
     nodes = run["nodes"]
     figures = {name: run["figures"][name] for name in _SHOWN if name in run["figures"]}
@@ -110,8 +141,9 @@ def _figures(run: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def compare(base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> Comparison:
+def compare(base: Sequence[Result], new: Sequence[Result]) -> Comparison:
     """Compare results; none of them is changed."""
+    base, new = printable(list(base)), printable(list(new))
     comparison = Comparison(len(base), len(new), warnings=_warnings(base, new))
     before, after = [_figures(run) for run in base], [_figures(run) for run in new]
     for figure in dict.fromkeys(name for run in (*before, *after) for name in run):
@@ -126,15 +158,20 @@ def _change(figure: str, olds: list[float], news: list[float]) -> Change:
     before, after = median(olds), median(news)
     ratio = after / before if before else None
     p = permutation_p(olds, news)
-    if before == after and set(olds) == set(news):
+    if set(olds) == set(news) and before == after:
         says = "no change seen"
-    elif p is None:
+    elif _least_p(len(olds), len(news)) > SIGNIFICANT:
         says = "not enough runs"
     elif p > SIGNIFICANT or (ratio is not None and abs(ratio - 1) < NOTABLE):
         says = "no change seen"
     else:
         says = _direction(figure, before, after)
-    return Change(figure, before, after, ratio, p, says)
+    return Change(figure, before, after, ratio, ratio_interval(news, olds), p, says)
+
+
+def _least_p(olds: int, news: int) -> float:
+    """Return the least p that so many runs can reach: the two ways to separate them wholly."""
+    return min(1.0, 2 / math.comb(olds + news, olds))
 
 
 def _direction(figure: str, before: float, after: float) -> str:
@@ -146,14 +183,12 @@ def _direction(figure: str, before: float, after: float) -> str:
     return "changed"
 
 
-def permutation_p(olds: Sequence[float], news: Sequence[float]) -> float | None:
-    """Return the exact two-sided p of the rank-sum, None with fewer than four runs on a side.
+def permutation_p(olds: Sequence[float], news: Sequence[float]) -> float:
+    """Return the two-sided p of the rank-sum, 0 to 1.
 
     All ways to deal the runs into two groups are counted; beyond 20,000 ways the normal
     approximation of the rank sum is used, which is good there.
     """
-    if len(olds) < RUNS_NEEDED or len(news) < RUNS_NEEDED:
-        return None
     ranks = _ranks([*olds, *news])
     n, total = len(olds), len(ranks)
     expected = sum(ranks) * n / total
@@ -175,7 +210,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [first[value] + (ordered.count(value) + 1) / 2 for value in values]
 
 
-def _warnings(base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(base: Sequence[Result], new: Sequence[Result]) -> list[str]:
     warnings = []
     for name, runs in (("base", base), ("new", new)):
         invalid = sum(run["verdict"]["outcome"] == "INVALID" for run in runs)
@@ -195,11 +230,19 @@ def _warnings(base: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> 
     ):
         if len({of(run) for run in every}) > 1:
             warnings.append(f"the runs differ in {name}: like is not compared with like")
-    if min(len(base), len(new)) < RUNS_NEEDED:
+    least = _least_p(len(base), len(new))
+    if len(every) == 2:
         warnings.append(
-            f"{len(base)} and {len(new)} run(s): differences are shown; to tell them from chance,"
-            f" each side needs {RUNS_NEEDED} runs or more"
+            "one run each: what differs between them may be chance, and nothing here can tell;"
+            f" that needs {_NEEDED} runs on each side"
         )
+    elif least > SIGNIFICANT:
+        warnings.append(
+            f"{len(base)} and {len(new)} runs: even where all of one side lie apart from all of"
+            f" the other, chance does that in {least:.0%} of cases; each side needs {_NEEDED} runs"
+        )
+    elif min(len(base), len(new)) < MIN_RUNS:
+        warnings.append(f"an interval of the change needs {MIN_RUNS} runs on each side")
     return warnings
 
 
@@ -208,19 +251,62 @@ def to_json(comparison: Comparison) -> str:
     return json.dumps(asdict(comparison), indent=1)
 
 
+def table(comparison: Comparison) -> Table:
+    """Return all figures side by side, those of which something can be said first."""
+    ordered = sorted(comparison.changes, key=lambda change: change.says not in _TONES)
+    rows = [
+        (
+            Cell(change.figure, is_code=True),
+            Cell(change.says, _TONES.get(change.says, "soft")),
+            Cell(f"{change.base:,.6g}"),
+            Cell(f"{change.new:,.6g}"),
+            Cell("" if change.ratio is None else _percent(change.ratio)),
+            Cell(_range(change.interval)),
+            Cell(f"{change.p:.3f}"),
+        )
+        for change in ordered
+    ]
+    heads = ("Figure", "Verdict", "base", "new", "change", "95 % between", "p")
+    note = f"medians of {comparison.base_runs} and {comparison.new_runs} runs"
+    return Table("What changed", heads, rows, note, n_words=2)
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _range(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{_percent(interval[0])} to {_percent(interval[1])}"
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return what was found, in one sentence."""
+    if not comparison.changes:
+        return "The runs have no figure in common."
+    if not comparison.has_enough_runs:
+        return "Whether anything changed cannot be said: there are not enough runs."
+    parts = [
+        f"{says}: {', '.join(figures)}" for says in _TONES if (figures := comparison.found(says))
+    ]
+    tested = len(comparison.changes)
+    if not parts:
+        return f"No change was seen in any of {tested} figures."
+    text = f"Of {tested} figures {'; '.join(parts)}."
+    return f"{text} By chance alone one in 20 that did not change would look as if it had."
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison for the summary page of a CI job."""
+    lines = ["## Load tests compared", "", as_markdown.plain(sentence(comparison))]
+    lines += as_markdown.table(table(comparison))
+    lines += ["", *(f"- {as_markdown.plain(text)}" for text in comparison.warnings), ""]
+    return "\n".join(lines)
+
+
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a table and the warnings."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Figure")
-    for heading in ("base", "new", "change"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    colours = {"better": "green", "worse": "red", "changed": "yellow"}
-    for change in comparison.changes:
-        moved = "" if change.ratio is None else f"{change.ratio - 1:+.1%}"
-        chance = "" if change.p is None else f"  (p {change.p:.3f})"
-        verdict = Text(change.says + chance, style=colours.get(change.says, "dim"))
-        table.add_row(change.figure, f"{change.base:,.6g}", f"{change.new:,.6g}", moved, verdict)
-    console.print(table)
+    """Print the table, what it says, and the warnings."""
+    print_table(table(comparison), console)
+    console.print()
+    console.print(Text(sentence(comparison)))
     for warning in comparison.warnings:
         console.print(Text(f"note: {warning}", style="yellow"))
