@@ -88,26 +88,28 @@ class Comparison:
     """All figures, and what speaks against comparing at all.
 
     Attributes:
-        base_runs: number of the older runs.
+        base_runs: number of the older runs that count.
         new_runs: number of the newer ones.
+        are_valid: False where a side has none but INVALID runs.
         changes: the figures that both sides have.
         warnings: what makes the comparison doubtful, in sentences.
     """
 
     base_runs: int
     new_runs: int
+    are_valid: bool = True
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def has_enough_runs(self) -> bool:
-        """Whether the runs could tell any change from chance."""
-        return _least_p(self.base_runs, self.new_runs) <= SIGNIFICANT
+    def can_tell(self) -> bool:
+        """Whether there are runs enough, and valid ones, to tell any change from chance."""
+        return self.are_valid and _least_p(self.base_runs, self.new_runs) <= SIGNIFICANT
 
     @property
     def exit_code(self) -> int:
         """What a script learns: 1 where a figure is worse, 2 where the runs cannot say, else 0."""
-        if not self.has_enough_runs:
+        if not self.can_tell:
             return EXIT_CODES[INVALID]
         return EXIT_CODES[FAIL if self.found("worse") else PASS]
 
@@ -142,9 +144,18 @@ def _figures(run: Result) -> dict[str, float]:
 
 
 def compare(base: Sequence[Result], new: Sequence[Result]) -> Comparison:
-    """Compare results; none of them is changed."""
+    """Compare results; none of them is changed.
+
+    INVALID runs say nothing of the target and are left out, as long as others remain.
+    """
     base, new = printable(list(base)), printable(list(new))
-    comparison = Comparison(len(base), len(new), warnings=_warnings(base, new))
+    warnings = [
+        text for side, runs in (("base", base), ("new", new)) for text in _doubts(side, runs)
+    ]
+    are_valid = any(map(_is_valid, base)) and any(map(_is_valid, new))
+    base, new = (list(filter(_is_valid, runs)) or runs for runs in (base, new))
+    warnings += _warnings(base, new)
+    comparison = Comparison(len(base), len(new), are_valid, warnings=warnings)
     before, after = [_figures(run) for run in base], [_figures(run) for run in new]
     for figure in dict.fromkeys(name for run in (*before, *after) for name in run):
         olds = [run[figure] for run in before if figure in run]
@@ -210,12 +221,20 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [first[value] + (ordered.count(value) + 1) / 2 for value in values]
 
 
+def _is_valid(run: Result) -> bool:
+    return bool(run["verdict"]["outcome"] != INVALID)
+
+
+def _doubts(side: str, runs: Sequence[Result]) -> list[str]:
+    invalid = sum(not _is_valid(run) for run in runs)
+    if not invalid:
+        return []
+    rest = "left out" if invalid < len(runs) else "do not trust what is shown"
+    return [f"{invalid} of the {len(runs)} {side} runs are INVALID: {rest}"]
+
+
 def _warnings(base: Sequence[Result], new: Sequence[Result]) -> list[str]:
     warnings = []
-    for name, runs in (("base", base), ("new", new)):
-        invalid = sum(run["verdict"]["outcome"] == "INVALID" for run in runs)
-        if invalid:
-            warnings.append(f"{invalid} of the {name} runs are INVALID: do not trust them")
     every = [*base, *new]
     machines = {(run["environment"]["cpu"], run["environment"]["cores"]) for run in every}
     if len(machines) > 1:
@@ -257,42 +276,44 @@ def table(comparison: Comparison) -> Table:
     rows = [
         (
             Cell(change.figure, is_code=True),
-            Cell(change.says, _TONES.get(change.says, "soft")),
-            Cell(f"{change.base:,.6g}"),
-            Cell(f"{change.new:,.6g}"),
-            Cell("" if change.ratio is None else _percent(change.ratio)),
+            Cell(_verdict(change), _TONES.get(change.says, "soft")),
+            Cell(f"{change.base:,.5g}"),
+            Cell(f"{change.new:,.5g}"),
+            Cell("-" if change.ratio is None else f"{change.ratio - 1:+.1%}"),
             Cell(_range(change.interval)),
-            Cell(f"{change.p:.3f}"),
         )
         for change in ordered
     ]
-    heads = ("Figure", "Verdict", "base", "new", "change", "95 % between", "p")
+    heads = ("Figure", "Verdict", "base", "new", "change", "95 % within")
     note = f"medians of {comparison.base_runs} and {comparison.new_runs} runs"
     return Table("What changed", heads, rows, note, n_words=2)
 
 
-def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}"
+def _verdict(change: Change) -> str:
+    return f"{change.says} (p {change.p:.3f})" if change.says in _TONES else change.says
 
 
 def _range(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{_percent(interval[0])} to {_percent(interval[1])}"
+    if interval is None:
+        return "-"
+    low, high = (100 * (ratio - 1) for ratio in interval)
+    return f"{low:+.0f} to {high:+.0f} %"
 
 
 def sentence(comparison: Comparison) -> str:
-    """Return what was found, in one sentence."""
+    """Return what was found, in a few words."""
     if not comparison.changes:
         return "The runs have no figure in common."
-    if not comparison.has_enough_runs:
-        return "Whether anything changed cannot be said: there are not enough runs."
-    parts = [
-        f"{says}: {', '.join(figures)}" for says in _TONES if (figures := comparison.found(says))
-    ]
-    tested = len(comparison.changes)
+    if not comparison.can_tell:
+        return "Whether anything changed cannot be said: there are not enough valid runs."
+    named = {says: comparison.found(says) for says in _TONES}
+    parts = [f"{says.capitalize()}: {', '.join(names)}." for says, names in named.items() if names]
     if not parts:
-        return f"No change was seen in any of {tested} figures."
-    text = f"Of {tested} figures {'; '.join(parts)}."
-    return f"{text} By chance alone one in 20 that did not change would look as if it had."
+        return f"No change was seen in any of {len(comparison.changes)} figures."
+    others = len(comparison.changes) - sum(map(len, named.values()))
+    parts.append(f"In the other {others} figures no change was seen.")
+    parts.append("Of figures that did not change, chance makes one in 20 look as if it had.")
+    return " ".join(parts)
 
 
 def markdown(comparison: Comparison) -> str:

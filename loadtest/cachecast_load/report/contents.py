@@ -465,7 +465,7 @@ def nodes(result: Result) -> list[Table]:
     told = result["nodes"]
     if not told["targets"]:
         return []
-    heads = ("connects", "failed", "closed", "lost", "other faults", "errors", "p50", "p99", "max")
+    heads = ("opened", "failed", "closed", "lost", "faults", "errors", "p50", "p99", "max")
     targets = [
         (
             _code(entry["url"]),

@@ -14,6 +14,7 @@ from cachecast_load.report.contents import Cell, Result, Table, printable
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
 _TONES = {"good": "green", "bad": "red", "doubt": "yellow", "soft": "dim"}
 _MAX_ERRORS = 12
+_NAME_WIDTH = 12  # what 80 columns leave for a name beside the most numbers
 # The value's name, its short title and its width where a terminal is narrower than the long one.
 LIVE_COLUMNS = (
     ("time", "time", 4),
@@ -108,11 +109,11 @@ def print_table(table: Table, console: Console) -> None:
     if not table.rows:
         return
     grid = Grid(box=None, pad_edge=False)
-    for place, head in enumerate(table.heads):
+    longest = max(len(row[0].text) for row in table.rows)
+    grid.add_column(table.heads[0], overflow="fold", min_width=min(longest, _NAME_WIDTH))
+    for place, head in enumerate(table.heads[1:], start=1):
         is_number = place >= table.n_words
-        grid.add_column(
-            head, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
-        )
+        grid.add_column(head, justify="right" if is_number else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*map(_shown, row))
     console.print()
