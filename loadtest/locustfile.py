@@ -24,13 +24,13 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from cachecast_load.cli import Fault, load_options, prepare, target_options
+from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.plan.model import PlanError
 from cachecast_load.plan.target import TargetError
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result
 from cachecast_load.run.preflight import PreflightError, survey
-from cachecast_load.run.result import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.swarm.swarm import Swarm
 from cachecast_load.swarm.users import PublisherUser, SubscriberUser
 from cachecast_load.swarm.web import extend

@@ -6,7 +6,8 @@ import math
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from cachecast_load.measures.rules import FIGURES, SloError
+from cachecast_load.measures.figures import FIGURES
+from cachecast_load.measures.rules import SloError
 from cachecast_load.pusher import stamp
 
 if TYPE_CHECKING:

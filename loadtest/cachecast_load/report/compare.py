@@ -20,6 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.text import Text
 
+from cachecast_load.measures.figures import FIGURES, Kind
 from cachecast_load.measures.intervals import MIN_RUNS, Interval, ratio_interval
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.report import markdown as as_markdown
@@ -32,9 +33,6 @@ NOTABLE = 0.05
 _MAX_SPLITS = 20_000
 _TONES = {"worse": "bad", "better": "good", "changed": "doubt"}
 
-# Which way is better; what is not named here is only shown.
-_LOWER_IS_BETTER = ("_ms", ".lost", ".lost_ratio", ".failed", ".doubled", ".reordered", ".stale")
-_HIGHER_IS_BETTER = (".per_s", ".achieved_ratio", ".hit_ratio")
 _SHOWN = (
     "delivery.p50_ms",
     "delivery.p99_ms",
@@ -186,10 +184,10 @@ def _least_p(olds: int, news: int) -> float:
 
 
 def _direction(figure: str, before: float, after: float) -> str:
-    name = figure.partition(" at ")[0]
-    if name.endswith(_LOWER_IS_BETTER):
+    known = FIGURES[figure.partition(" at ")[0]]
+    if known.kind is Kind.TIME or known.is_fault:
         return "better" if after < before else "worse"
-    if name.endswith(_HIGHER_IS_BETTER):
+    if known.kind in (Kind.RATE, Kind.SHARE):
         return "better" if after > before else "worse"
     return "changed"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from cachecast_load.measures.figures import FAMILIES, FIGURES, Figure
 from cachecast_load.report.charts import number
 from cachecast_load.run.clock import claim_ms
 
@@ -36,37 +37,6 @@ _LATENCIES = {
     "publish_late": "publishes leaving late (generator)",
     "loop_lag": "generator's event loop",
 }
-_ACROSS_CLOCKS = ("delivery", "service")
-_LEDGER = (
-    ("owed to subscribers", "delivery.expected", ""),
-    ("received", "delivery.received", ""),
-    ("lost", "delivery.lost", "bad"),
-    ("doubled", "delivery.doubled", "bad"),
-    ("out of order", "delivery.reordered", "bad"),
-    ("stale after fresh", "delivery.stale", "bad"),
-    ("altered", "delivery.altered", "bad"),
-    ("on a wrong channel", "delivery.misrouted", "bad"),
-    ("published by nobody", "delivery.foreign", "bad"),
-    ("conflated, as the target says", "delivery.conflated", ""),
-)
-_COUNTED = (
-    ("joins answered with a value", "cache.hits", ""),
-    ("joins answered with cache_miss", "cache.misses", ""),
-    ("value was not the newest", "cache.stale", "bad"),
-    ("miss although a value was cached", "cache.false_misses", "bad"),
-    ("value past its lifetime", "cache.expired_served", "bad"),
-    ("no answer", "cache.unanswered", "bad"),
-    ("rosters compared", "presence.checked", ""),
-    ("rosters wrong", "presence.wrong", "bad"),
-    ("contradictory member events", "presence.ghosts", "bad"),
-    ("client events echoed", "client_events.echoed", "bad"),
-    ("client events refused", "client_events.refused", "bad"),
-    ("encrypted payloads that did not open", "crypto.failed", "bad"),
-    ("slow readers closed by the target", "slow.closed", ""),
-    ("events slow readers missed", "slow.missed", ""),
-    ("slow readers without the newest value", "slow.last_value_missing", "bad"),
-    ("connections not back at the end", "recover.unrecovered", "bad"),
-)
 _COUNTS = (
     ("connections established", "connects"),
     ("subscriptions confirmed", "subscribes"),
@@ -254,7 +224,9 @@ def ledger_sentence(figures: Mapping[str, float]) -> str:
     if not figures.get("delivery.expected") and not figures.get("delivery.received"):
         return ""
     bad = [
-        f"{figures[key]:,.0f} {label}" for label, key, tone in _LEDGER if tone and figures.get(key)
+        f"{figures[figure.name]:,.0f} {figure.title.lower()}"
+        for figure in _titled("delivery")
+        if figure.is_fault and figures.get(figure.name)
     ]
     conflated = figures.get("delivery.conflated")
     if conflated:
@@ -270,7 +242,7 @@ def _latency_sentence(result: Result) -> str:
     figures, name = result["figures"], main_latency(result)
     if f"{name}.count" not in figures:
         return ""
-    error_ms = result["run"]["clock_error_ms"] if name in _ACROSS_CLOCKS else 0.0
+    error_ms = result["run"]["clock_error_ms"] if FAMILIES[name].spans_clocks else 0.0
     known = dict(backed(figures, name))
     what = "deliveries" if name == "delivery" else "first values"
     parts = [
@@ -379,7 +351,7 @@ def latencies(result: Result) -> Table:
     for name, label in _LATENCIES.items():
         if f"{name}.count" not in figures:
             continue
-        error_ms = result["run"]["clock_error_ms"] if name in _ACROSS_CLOCKS else 0.0
+        error_ms = result["run"]["clock_error_ms"] if FAMILIES[name].spans_clocks else 0.0
         known = dict(backed(figures, name))
         cells = [
             Cell(claim_ms(known[text], error_ms) if text in known else "-")
@@ -393,7 +365,7 @@ def latencies(result: Result) -> Table:
 def ledger(result: Result) -> Table:
     """Return what became of every event at every subscriber."""
     memberships = result["ledger"]["memberships"]
-    rows = _count_rows(result["figures"], _LEDGER, always=True) if memberships else []
+    rows = _count_rows(result["figures"], _titled("delivery")) if memberships else []
     note = f"{memberships:,} memberships, each checked event by event"
     texts = result["ledger"]["examples"]
     examples = [t for fault, seen in texts.items() if fault not in _OF_JOINS for t in seen]
@@ -402,7 +374,8 @@ def ledger(result: Result) -> Table:
 
 def counted(result: Result) -> Table:
     """Return what else was counted."""
-    rows = _count_rows(result["figures"], _COUNTED)
+    seen = [f for f in _titled() if f.group != "delivery" and result["figures"].get(f.name)]
+    rows = _count_rows(result["figures"], seen)
     rows += [
         (Cell(label), Cell(f"{result['counts'][key]:,.0f}"))
         for label, key in _COUNTS
@@ -415,13 +388,18 @@ def counted(result: Result) -> Table:
     return Table("What else was counted", ("What", "Number"), rows, "", examples)
 
 
-def _count_rows(
-    figures: Mapping[str, float], lines: Iterable[tuple[str, str, str]], *, always: bool = False
-) -> list[tuple[Cell, ...]]:
+def _titled(group: str = "") -> list[Figure]:
+    """Return the figures that a report counts in a table, all of them or those of a group."""
+    return [f for f in FIGURES.values() if f.title and (not group or f.group == group)]
+
+
+def _count_rows(figures: Mapping[str, float], shown: Iterable[Figure]) -> list[tuple[Cell, ...]]:
     return [
-        (Cell(label), Cell(f"{figures.get(key, 0):,.0f}", tone if figures.get(key) else ""))
-        for label, key, tone in lines
-        if always or figures.get(key)
+        (
+            Cell(figure.title),
+            (_bad if figure.is_fault else _count)(figures.get(figure.name, 0)),
+        )
+        for figure in shown
     ]
 
 
@@ -568,7 +546,7 @@ def headline(result: Result) -> list[tuple[str, str, str]]:
         figures, label = {**figures, **best["figures"]}, f"{label} at that"
         unit = "publishes/s" if result["plan"]["shape"]["of"] == "rate" else "subscribers"
         tiles.append((number(knee["best"]), unit, "is the highest that held"))
-    error_ms = result["run"]["clock_error_ms"] if name in _ACROSS_CLOCKS else 0.0
+    error_ms = result["run"]["clock_error_ms"] if FAMILIES[name].spans_clocks else 0.0
     if f"{name}.count" in figures:
         for text, value in backed(figures, name):
             if text in ("p50", "p99", "p99.9"):

@@ -142,10 +142,14 @@ def _nodes(result: Result) -> list[Chart]:
         return []
     latency = [(f"delivery.{n}.p99_ms", url, n) for n, url in enumerate(urls)]
     levels = [(f"connected.{n}", url, n) for n, url in enumerate(urls)]
-    p99 = _over_time(result, latency)
+    # Targets that do the same are seen as two lines all the same.
+    p99, connected = (
+        [replace(line, is_dashed=line.style % 2 == 1) for line in lines]
+        for lines in (_over_time(result, latency), _filled(result, levels))
+    )
     return [
         line_chart("Delivery p99 by target", p99, y_unit="ms", note=_LOG, is_log=True),
-        line_chart("Connections by target", _filled(result, levels), y_unit=""),
+        line_chart("Connections by target", connected, y_unit=""),
     ]
 
 

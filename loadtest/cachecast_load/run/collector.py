@@ -5,32 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from cachecast_load.measures.figures import FAMILIES, SERIES_COUNTS
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Auditor, Join, Membership
 from cachecast_load.measures.recorder import Tally
 from cachecast_load.measures.series import Series
 
 REPORT_DELAY_S = 0.125  # half of the time between two reports
-_SERIES = (
-    "delivery",
-    "service",
-    "publish",
-    "connect",
-    "subscribe",
-    "first_value",
-    "recover",
-    "loop_lag",
-)
-_RATES = (
-    "frames",
-    "publish_ok",
-    "publish_scheduled",
-    "publish_failed",
-    "connects",
-    "connect_failed",
-    "closed",
-    "subscribes",
-)
 
 
 class Collector(Tally):
@@ -81,7 +62,7 @@ class Collector(Tally):
         for name, wire in report["histograms"].items():
             histogram = Histogram.from_wire(wire)
             self.window.setdefault(name, Histogram()).merge(histogram)
-            if name in _SERIES:
+            if FAMILIES[name].has_series:
                 slot.histograms.setdefault(name, Histogram()).merge(histogram)
         for number, wire in enumerate(report["sockets"]):
             self.sockets.setdefault(number, Tally()).add(wire)
@@ -108,7 +89,7 @@ class Collector(Tally):
 
     def _count(self, counts: dict[str, int], slot: Counter[str]) -> None:
         self.window_counts.update(counts)
-        for name in _RATES:
+        for name in SERIES_COUNTS:
             if counts.get(name):
                 slot[name] += counts[name]
 

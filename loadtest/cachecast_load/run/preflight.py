@@ -14,14 +14,15 @@ from typing import TypeVar
 
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.session import Session
-from cachecast_load.measures.rules import FIGURES, Slo
+from cachecast_load.measures.figures import FIGURES, Source
+from cachecast_load.measures.rules import Slo
 from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target
 from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
 from cachecast_load.run.station import open_session
@@ -192,7 +193,7 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> None:
 
 
 def _server_rules(plan: Plan) -> list[Slo]:
-    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
+    return [rule for rule in plan.rules if FIGURES[rule.figure].source is Source.SERVER]
 
 
 def require_metrics(plan: Plan, target: Target) -> None:
@@ -215,9 +216,10 @@ def _check_metrics(session: Session) -> None:
         except scrape.ScrapeError as error:
             raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
         for rule in rules:
-            if scrape.SOURCES[rule.figure] not in found:
-                what = FIGURES[rule.figure].text
-                raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
+            figure = FIGURES[rule.figure]
+            if figure.key not in found:
+                what = f"{url} tells nothing from which to know it ({figure.text})"
+                raise PreflightError(f"{rule}: {what}")
 
 
 def ask_channel(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cachecast_load.crowd.block import Block
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.publisher import Publisher
 from cachecast_load.crowd.session import Session
 from cachecast_load.measures.recorder import Recorder
@@ -17,7 +18,6 @@ from cachecast_load.plan.model import Plan
 from cachecast_load.plan.orders import OrderBook
 from cachecast_load.plan.target import Target, parse_endpoint, resolve
 from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.run.health import HealthSampler
 
 BLOCK, PUBLISHER = "block", "publisher"

@@ -21,12 +21,13 @@ from locust.env import Environment
 from rich.console import Console
 
 from cachecast_load.measures.series import Slot
+from cachecast_load.measures.verdict import HARNESS_FAILED
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target, TargetError
 from cachecast_load.report import text
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.preflight import PreflightError, survey
-from cachecast_load.run.result import HARNESS_FAILED, Facts, empty_result
+from cachecast_load.run.result import Facts, empty_result
 from cachecast_load.swarm.swarm import Swarm, run_to_end, wait_for_workers
 from cachecast_load.swarm.users import PublisherUser, SubscriberUser
 from cachecast_load.swarm.web import extend
