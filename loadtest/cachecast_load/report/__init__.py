@@ -46,14 +46,15 @@ def write_summary(text: str, file: Path | None) -> list[Path]:
     Raises:
         OSError: one of them cannot be written.
     """
-    job = os.environ.get("GITHUB_STEP_SUMMARY")
-    if file:
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    job = Path(named) if named else None
+    if file and file != job:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    if job and Path(job) != file:
-        with Path(job).open("a", encoding="utf-8") as summary:
+    if job:
+        with job.open("a", encoding="utf-8") as summary:
             summary.write(f"{text}\n")
-    return [path for path in (file, Path(job) if job else None) if path]
+    return [path for path in dict.fromkeys((file, job)) if path]
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
