@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from cachecast_load.measures.figures import FIGURES, Figure
 
 _RULE = re.compile(
@@ -39,6 +41,7 @@ class Slo:
     comparison: str
     limit: float
 
+    @override
     def __str__(self) -> str:
         return f"{self.figure} {self.comparison} {self.limit:g}"
 

@@ -22,8 +22,14 @@ _MAX_WAYS_TOLD = 4
 # A target whose p99 is so many times that of every other, and so much later, is the slow one.
 _SLOW_FACTOR, _SLOW_MS, _SLOW_COUNT = 3.0, 20.0, 100
 # What is neither a loss nor an error of a connection.
-_TOLD_APART = ("delivery.lost", "publish.failed", "connect.failed", "subscribe.failed")
-_TOLD_APART += ("closed.unexpected", "errors.count")
+_TOLD_APART = {
+    "delivery.lost",
+    "publish.failed",
+    "connect.failed",
+    "subscribe.failed",
+    "closed.unexpected",
+    "errors.count",
+}
 _OTHER_FAULTS = [f.name for f in FIGURES.values() if f.is_fault and f.name not in _TOLD_APART]
 
 

@@ -11,7 +11,8 @@ from cachecast_load.measures.ledger import Auditor, Join, Membership
 from cachecast_load.measures.recorder import Tally
 from cachecast_load.measures.series import Series
 
-REPORT_DELAY_S = 0.125  # half of the time between two reports
+REPORT_S = 0.25
+_DELAY_S = REPORT_S / 2  # from what a report tells of to the report, on average
 
 
 class Collector(Tally):
@@ -29,7 +30,7 @@ class Collector(Tally):
     """
 
     def __init__(
-        self, auditor: Auditor, began_us: int, *, settle_after_us: int = 15_000_000
+        self, auditor: Auditor, began_us: int = 0, *, settle_after_us: int = 15_000_000
     ) -> None:
         super().__init__()
         self.auditor = auditor
@@ -57,7 +58,7 @@ class Collector(Tally):
         second = (now_us - self.began_us) / 1e6
         is_measured = self._is_measured(now_us)
         # A report tells of the moment before it: one made at 5.00 s belongs to the fifth second.
-        slot = self.series.at(max(second - REPORT_DELAY_S, 0.0))
+        slot = self.series.at(max(second - _DELAY_S, 0.0))
         self.add(report)
         for name, wire in report["histograms"].items():
             histogram = Histogram.from_wire(wire)
@@ -99,7 +100,7 @@ class Collector(Tally):
         What left at the very end is answered a moment after it: one report more belongs to it.
         """
         begin_us, end_us = self.measured_us
-        is_over = end_us > begin_us and at_us > end_us + int(3 * REPORT_DELAY_S * 1e6)
+        is_over = end_us > begin_us and at_us > end_us + int(3 * _DELAY_S * 1e6)
         return 0 < begin_us <= at_us and not is_over
 
     def levels(self) -> Counter[str]:

@@ -13,6 +13,8 @@ from cachecast_load.run.collector import Collector
 from cachecast_load.run.health import cores_used, inside
 
 _TALLIED, _AUDITED = made_of(Source.TALLY), made_of(Source.LEDGER)
+# The others are counted at the end of a run, or say nothing of a part of it.
+_OF_WINDOWS = ("publish.failed", "closed.unexpected", "connect.failed")
 
 
 def latency_figures(histograms: Mapping[str, Histogram]) -> dict[str, float]:
@@ -20,6 +22,21 @@ def latency_figures(histograms: Mapping[str, Histogram]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, histogram in histograms.items():
         figures.update(percentile_figures(name, histogram))
+    return figures
+
+
+def window_figures(collector: Collector, seconds: float) -> dict[str, float]:
+    """Return those figures that a stretch can answer whose ledger is still open, by SLO name.
+
+    Args:
+        collector: The sums, with the stretch in its window.
+        seconds: Length of the stretch.
+    """
+    figures, counts = latency_figures(collector.window), collector.window_counts
+    figures["delivery.per_s"] = figures.get("delivery.count", 0) / seconds
+    figures |= {name: counts[_TALLIED[name]] for name in _OF_WINDOWS}
+    if scheduled := counts["publish_scheduled"]:
+        figures["publish.achieved_ratio"] = min(1.0, counts["publish_ok"] / scheduled)
     return figures
 
 

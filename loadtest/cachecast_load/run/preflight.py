@@ -21,7 +21,7 @@ from cachecast_load.measures.rules import Slo
 from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.plan.target import Target
+from cachecast_load.plan.target import Target, TargetError
 from cachecast_load.profiles import profile_class
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
@@ -64,13 +64,15 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
         The plan with what the target had to tell, and notes: in what several targets differ.
 
     Raises:
-        TargetError: a host does not resolve, or TLS cannot be set up.
-        PreflightError: the target cannot be used as given; every URL that cannot is named.
-        PlanError: what the target told does not fit into the plan.
+        PreflightError: The target cannot be used as given, and every URL that cannot is named; or
+            what it told does not fit into the plan.
     """
-    session = open_session(plan, target, secrets.randbelow(1 << 16))
-    notes = check(session)
-    plan, differing = settle_ttl(plan, session)
+    try:
+        session = open_session(plan, target, secrets.randbelow(1 << 16))
+        notes = check(session)
+        plan, differing = settle_ttl(plan, session)
+    except (TargetError, PlanError) as error:
+        raise PreflightError(str(error)) from error
     return plan, notes + differing
 
 
