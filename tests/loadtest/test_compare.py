@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cachecast_load.report import write_reports
-from cachecast_load.report.compare import compare, markdown, permutation_p, sentence
+from cachecast_load.report import markdown, write_reports
+from cachecast_load.report.compare import compare, permutation_p, sentence, table
 from cachecast_load.report.html import render_comparison
 from cachecast_load.run.result import Facts
 from tests.loadtest.conftest import run_command
@@ -101,7 +101,8 @@ def test_the_page_of_a_comparison_says_what_it_rests_on():
 
 
 def test_a_comparison_is_a_table_in_the_summary_of_a_job():
-    text = markdown(compare([result_of()], [result_of((9000,))]))
+    shown = table(compare([result_of()], [result_of((9000,))]))
+    text = markdown.render_several("Load tests compared", [], [shown])
     assert "| `delivery.p99_ms` | not enough runs | 3 | 9 |" in text
 
 

@@ -33,6 +33,19 @@ def write_reports(result: Result, folder: Path) -> list[Path]:
     return paths
 
 
+def write_repeats(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write `report.html` and `junit.xml` of several runs of one plan.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page, cases = folder / "report.html", folder / "junit.xml"
+    page.write_text(html.render_repeats(results), encoding="utf-8")
+    cases.write_text(junit.render_several(results), encoding="utf-8")
+    return [page, cases]
+
+
 def write_summary(text: str, file: Path | None) -> list[Path]:
     """Write Markdown to a file, and append it to the summary of the CI job that this runs in.
 

@@ -17,19 +17,22 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from statistics import median
 
-from rich.console import Console
-from rich.text import Text
-
 from cachecast_load.measures.figures import FIGURES, Kind
 from cachecast_load.measures.intervals import MIN_RUNS, Interval, ratio_interval
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
-from cachecast_load.report import markdown as as_markdown
 from cachecast_load.report.contents import Cell, Result, Table, printable
-from cachecast_load.report.text import print_table
 
 SIGNIFICANT = 0.05
 _NEEDED = 4  # on each side: 2 of 70 ways to deal eight runs separate them wholly
 NOTABLE = 0.05
+HOW = (
+    "Each run counts once; base and new are medians over runs. p says how often chance alone,"
+    " dealing the same runs into two sides, separates them as far (all ways are counted, by"
+    " ranks); what is at 0.05 or below, and 5 % or more apart, is said to have changed. The"
+    " interval is of the ratio of the medians: runs are drawn again 2,000 times, and the middle"
+    f" 95 % of what comes out is shown, from {MIN_RUNS} runs on each side on; with fewer than ten"
+    " it is rather too narrow. INVALID runs are listed, and left out as long as others remain."
+)
 _MAX_SPLITS = 20_000
 _TONES = {"worse": "bad", "better": "good", "changed": "doubt"}
 
@@ -126,7 +129,7 @@ _SHOWN_BY_TARGET = (
 )
 
 
-def _figures(run: Result) -> dict[str, float]:
+def shown_figures(run: Result) -> dict[str, float]:
     """Return the figures of a run, and those of each of several targets as `NAME at URL`."""
     nodes = run["nodes"]
     figures = {name: run["figures"][name] for name in _SHOWN if name in run["figures"]}
@@ -151,10 +154,10 @@ def compare(base: Sequence[Result], new: Sequence[Result]) -> Comparison:
         text for side, runs in (("base", base), ("new", new)) for text in _doubts(side, runs)
     ]
     are_valid = any(map(_is_valid, base)) and any(map(_is_valid, new))
-    base, new = (list(filter(_is_valid, runs)) or runs for runs in (base, new))
+    base, new = valid_runs(base), valid_runs(new)
     warnings += _warnings(base, new)
     comparison = Comparison(len(base), len(new), are_valid, warnings=warnings)
-    before, after = [_figures(run) for run in base], [_figures(run) for run in new]
+    before, after = [shown_figures(run) for run in base], [shown_figures(run) for run in new]
     for figure in dict.fromkeys(name for run in (*before, *after) for name in run):
         olds = [run[figure] for run in before if figure in run]
         news = [run[figure] for run in after if figure in run]
@@ -217,6 +220,11 @@ def _ranks(values: Sequence[float]) -> list[float]:
     ordered = sorted(values)
     first = {value: ordered.index(value) for value in set(values)}
     return [first[value] + (ordered.count(value) + 1) / 2 for value in values]
+
+
+def valid_runs(runs: Sequence[Result]) -> list[Result]:
+    """Return the runs that say something of the target; all of them where none does."""
+    return [run for run in runs if _is_valid(run)] or list(runs)
 
 
 def _is_valid(run: Result) -> bool:
@@ -312,20 +320,3 @@ def sentence(comparison: Comparison) -> str:
     parts.append(f"In the other {others} figures no change was seen.")
     parts.append("Of figures that did not change, chance makes one in 20 look as if it had.")
     return " ".join(parts)
-
-
-def markdown(comparison: Comparison) -> str:
-    """Return the comparison for the summary page of a CI job."""
-    lines = ["## Load tests compared", "", as_markdown.plain(sentence(comparison))]
-    lines += as_markdown.table(table(comparison))
-    lines += ["", *(f"- {as_markdown.plain(text)}" for text in comparison.warnings), ""]
-    return "\n".join(lines)
-
-
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print the table, what it says, and the warnings."""
-    print_table(table(comparison), console)
-    console.print()
-    console.print(Text(sentence(comparison)))
-    for warning in comparison.warnings:
-        console.print(Text(f"note: {warning}", style="yellow"))

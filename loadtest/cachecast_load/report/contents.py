@@ -276,8 +276,8 @@ def rates_sentence(figures: Mapping[str, float]) -> str:
     return f"{text}."
 
 
-def limits(result: Result) -> list[str]:
-    """Return what limits the statement of the run, in sentences."""
+def limits(result: Result, *, is_alone: bool = True) -> list[str]:
+    """Return what limits the statement of the run, in sentences; the only one, unless it is not."""
     run, target, figures = result["run"], result["target"], result["figures"]
     says = []
     if result["verdict"]["outcome"] == "INVALID":
@@ -297,7 +297,8 @@ def limits(result: Result) -> list[str]:
         says.append(f"{count:,.0f} samples are too few for {' and '.join(missing)}.")
     if not target["metrics_urls"]:
         says.append("The target's memory and processor are unknown: no --metrics-url was given.")
-    says.append("It is one run. How far another would differ, only several can say.")
+    if is_alone:
+        says.append("It is one run. How far another would differ, only several can say.")
     return says
 
 
@@ -357,7 +358,7 @@ def latencies(result: Result) -> Table:
             Cell(claim_ms(known[text], error_ms) if text in known else "-")
             for _, text in _PERCENTILES
         ]
-        rows.append((Cell(label), *cells, Cell(f"{figures[f'{name}.count']:,.0f}")))
+        rows.append((Cell(_capital(label)), *cells, Cell(f"{figures[f'{name}.count']:,.0f}")))
     heads = ("Latency, ms", *(text for _, text in _PERCENTILES), "count")
     return Table("Latency", heads, rows, "milliseconds; - where samples are too few")
 
@@ -377,13 +378,13 @@ def counted(result: Result) -> Table:
     seen = [f for f in _titled() if f.group != "delivery" and result["figures"].get(f.name)]
     rows = _count_rows(result["figures"], seen)
     rows += [
-        (Cell(label), Cell(f"{result['counts'][key]:,.0f}"))
+        (Cell(_capital(label)), Cell(f"{result['counts'][key]:,.0f}"))
         for label, key in _COUNTS
         if result["counts"].get(key)
     ]
     closes = ", ".join(f"{code}: {count:,}" for code, count in result["closes"].items())
     if closes:
-        rows.append((Cell("connections closed, by code"), Cell(closes)))
+        rows.append((Cell("Connections closed, by code"), Cell(closes)))
     examples = [t for fault in _OF_JOINS for t in result["ledger"]["examples"].get(fault, [])[:3]]
     return Table("What else was counted", ("What", "Number"), rows, "", examples)
 
@@ -504,7 +505,7 @@ def runs(sides: Iterable[tuple[str, Sequence[Result]]]) -> Table:
                     _bad(figures.get("delivery.lost", 0)),
                 )
             )
-    heads = ("Side", "Began (UTC)", "Verdict", "p50 ms", "p99 ms", "max ms", "deliveries/s", "lost")
+    heads = ("Run", "Began (UTC)", "Verdict", "p50 ms", "p99 ms", "max ms", "deliveries/s", "lost")
     return Table("The runs", heads, rows, n_words=3)
 
 

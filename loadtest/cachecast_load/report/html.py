@@ -17,8 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cachecast_load.report import compare as comparing
-from cachecast_load.report import contents, panels
-from cachecast_load.report.compare import compare
+from cachecast_load.report import contents, panels, repeats
 from cachecast_load.report.contents import Result, printable
 
 _FOLDER = files("cachecast_load.report") / "templates"
@@ -82,23 +81,43 @@ def render_charts(result: Result) -> str:
 def render_comparison(base: Sequence[Result], new: Sequence[Result]) -> str:
     """Return the page of two sides of runs."""
     base, new = printable(list(base)), printable(list(new))
-    comparison = compare(base, new)
-    every = [*base, *new]
-    profiles = sorted({result["run"]["profile"] for result in every})
-    began = sorted(result["run"]["started"][:16].replace("T", " ") for result in every)
+    comparison = comparing.compare(base, new)
     return render_page(
-        "compare.html",
-        facts=[
-            ", ".join(profiles),
-            f"{len(base)} base and {len(new)} new runs",
-            f"{began[0]} to {began[-1]} UTC",
-        ],
-        sentence=comparing.sentence(comparison),
+        "several.html",
+        title="Load tests compared",
+        outcome="",
+        facts=_facts([*base, *new], f"{len(base)} base and {len(new)} new runs"),
+        found=[comparing.sentence(comparison)],
         limits=comparison.warnings,
-        changes=comparing.table(comparison),
-        charts=[chart for chart in panels.comparison(base, new) if not chart.is_empty],
+        figures=comparing.table(comparison),
+        charts=panels.by_percentile((("base", base), ("new", new))),
         runs=contents.runs((("base", base), ("new", new))),
+        how=comparing.HOW,
     )
+
+
+def render_repeats(results: Sequence[Result]) -> str:
+    """Return the page of runs of one plan after one another."""
+    results = printable(list(results))
+    return render_page(
+        "several.html",
+        title=f"Load test: {results[0]['run']['profile']}",
+        outcome=repeats.outcome(results),
+        facts=_facts(results, f"{len(results)} runs"),
+        found=repeats.sentences(results),
+        limits=contents.limits(results[-1], is_alone=False),
+        figures=repeats.table(results),
+        charts=panels.by_percentile((("runs", results),)),
+        runs=contents.runs((str(number), [run]) for number, run in enumerate(results, 1)),
+        how=repeats.HOW,
+    )
+
+
+def _facts(results: Sequence[Result], count: str) -> list[str]:
+    profiles = sorted({result["run"]["profile"] for result in results})
+    began = sorted(result["run"]["started"][:16].replace("T", " ") for result in results)
+    loads = list(dict.fromkeys(map(contents.load_sentence, results)))
+    return [", ".join(profiles), count, "; ".join(loads), f"{began[0]} to {began[-1]} UTC"]
 
 
 def render_page(template: str, *, head: str = "", **parts: Any) -> str:  # noqa: ANN401

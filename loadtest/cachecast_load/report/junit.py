@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -10,7 +11,26 @@ from cachecast_load.report.contents import Result, printable
 
 def render(result: Result) -> str:
     """Return the XML. An invalid run is one error, whatever its objectives say."""
-    result = printable(result)
+    return _text(_suite(printable(result)))
+
+
+def render_several(results: Sequence[Result]) -> str:
+    """Return the XML of several runs, a suite for each."""
+    suites = ET.Element("testsuites")
+    for number, result in enumerate(results, 1):
+        suite = _suite(printable(result))
+        suite.set("name", f"{suite.get('name')}, run {number}")
+        suites.append(suite)
+    return _text(suites)
+
+
+def _text(root: ET.Element) -> str:
+    ET.indent(root)
+    xml = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{xml}\n'
+
+
+def _suite(result: Result) -> ET.Element:
     verdict, slos = result["verdict"], result["slos"]
     name = f"load test {result['run']['profile']}"
     is_invalid = verdict["outcome"] == "INVALID"
@@ -28,10 +48,7 @@ def render(result: Result) -> str:
     for slo in slos:
         case = ET.SubElement(suite, "testcase", classname=name, name=slo["rule"])
         _judge(case, slo, is_invalid=is_invalid)
-    ET.indent(suite)
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
-    )
+    return suite
 
 
 def _judge(case: ET.Element, slo: dict[str, Any], *, is_invalid: bool) -> None:

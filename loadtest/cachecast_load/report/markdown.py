@@ -7,6 +7,7 @@ what is code is quoted as code, and of all else each character that means someth
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from cachecast_load.report import contents
 from cachecast_load.report.contents import Cell, Result, Table, printable
@@ -41,6 +42,13 @@ def render(result: Result) -> str:
         lines.append(f"- {code(result['run']['command'], most=2000)}")
     lines += ["", *(f"- {plain(text)}" for text in contents.limits(result)[:_MAX_LIMITS])]
     return "\n".join([*lines, "", "</details>", ""])
+
+
+def render_several(title: str, found: Sequence[str], tables: Sequence[Table]) -> str:
+    """Return the summary of several runs: a heading, sentences, and tables."""
+    lines = [f"## {plain(title)}", "", *(f"- {plain(text)}" for text in found)]
+    lines += [line for part in tables for line in table(part)]
+    return "\n".join([*lines, ""])
 
 
 def _seconds(result: Result) -> str:

@@ -211,8 +211,13 @@ def percentile_line(result: Result, name: str, label: str, style: int) -> Line:
     return Line(label, points, style, is_dashed=name == "service")
 
 
-def comparison(base: Sequence[Result], new: Sequence[Result]) -> list[Chart]:
-    """Return the latencies of two sides of runs by percentile, a line for each run."""
+def by_percentile(sides: Iterable[tuple[str, Sequence[Result]]]) -> list[Chart]:
+    """Return the latencies of several runs by percentile: a line for each, a colour for a side."""
+    told = [
+        (side, number, run, style)
+        for style, (side, runs) in enumerate(sides)
+        for number, run in enumerate(runs)
+    ]
     drawn = []
     for name, title in (
         ("delivery", "Delivery by percentile"),
@@ -222,15 +227,11 @@ def comparison(base: Sequence[Result], new: Sequence[Result]) -> list[Chart]:
     ):
         lines = [
             # One entry in the legend for each side.
-            replace(
-                percentile_line(run, name, side if number == 0 else "", style),
-                is_dashed=side == "new",
-            )
-            for style, (side, runs) in enumerate((("base", base), ("new", new)))
-            for number, run in enumerate(runs)
+            replace(percentile_line(run, name, "" if number else side, style), is_dashed=style > 0)
+            for side, number, run, style in told
         ]
         drawn.append(percentile_chart(title, lines, y_unit="ms", note="a line for each run"))
-    return drawn
+    return [chart for chart in drawn if not chart.is_empty]
 
 
 def _system(result: Result) -> list[Chart]:

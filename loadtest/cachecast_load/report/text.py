@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -93,6 +93,14 @@ def print_result(result: Result, console: Console) -> None:
     console.print(Text(verdict["outcome"], style=_COLOURS[verdict["outcome"]]))
     for reason in verdict["reasons"]:
         console.print(Text(f"  {reason}"))
+
+
+def print_several(found: Sequence[str], table: Table, console: Console) -> None:
+    """Print what is said of several runs: the table, then the sentences."""
+    print_table(table, console)
+    console.print()
+    for text in found:
+        console.print(Text(text))
 
 
 def _cache_sentence(figures: Mapping[str, float]) -> str:
