@@ -94,6 +94,7 @@ def test_no_percentile_is_claimed_below_the_clocks_error():
     page = render(result_of(facts=Facts(started="", run=7, clock_error_us=2_500)))
     assert "&lt; 2.5" in page
     assert "clocks agree within 2.5 ms" in page
+    assert "Half of the deliveries took less than 2.5 ms, the slowest 3.000 ms." in page
 
 
 class Page(HTMLParser):

@@ -7,6 +7,7 @@ say different things of one run.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -246,18 +247,16 @@ def _latency_sentence(result: Result) -> str:
     known = dict(backed(figures, name))
     what = "deliveries" if name == "delivery" else "first values"
     parts = [
-        f"{words} {_at_most(claim_ms(known[part], error_ms))}"
+        words.format(claim_ms(known[part], error_ms))
         for part, words in (
-            ("p50", f"half of the {what} took"), ("p99", "99 of 100"), ("max", "the slowest"),
+            ("p50", f"half of the {what} took {{}} ms or less"),
+            ("p99", "99 of 100 {} ms or less"),
+            ("max", "the slowest {} ms"),
         )
         if part in known
     ]  # fmt: skip
-    return f"{_capital(', '.join(parts))}."
-
-
-def _at_most(claimed: str) -> str:
-    bound = claimed.removeprefix("< ")
-    return f"{bound} ms or less" if bound == claimed else f"less than {bound} ms"
+    # What clocks cannot tell apart is claimed as a bound already.
+    return re.sub(r"< (\S+) ms( or less)?", r"less than \1 ms", f"{_capital(', '.join(parts))}.")
 
 
 def rates_sentence(figures: Mapping[str, float]) -> str:

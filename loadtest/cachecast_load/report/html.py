@@ -87,6 +87,8 @@ def render_comparison(base: Sequence[Result], new: Sequence[Result]) -> str:
         title="Load tests compared",
         outcome="",
         facts=_facts([*base, *new], f"{len(base)} base and {len(new)} new runs"),
+        asked=[],
+        commands=_commands([*base, *new]),
         found=[comparing.sentence(comparison)],
         limits=comparison.warnings,
         figures=comparing.table(comparison),
@@ -104,13 +106,23 @@ def render_repeats(results: Sequence[Result]) -> str:
         title=f"Load test: {results[0]['run']['profile']}",
         outcome=repeats.outcome(results),
         facts=_facts(results, f"{len(results)} runs"),
+        asked=contents.asked(results[0]),
+        commands=_commands(results),
         found=repeats.sentences(results),
-        limits=contents.limits(results[-1], is_alone=False),
+        limits=contents.limits(max(results, key=_lag), is_alone=False),
         figures=repeats.table(results),
         charts=panels.by_percentile((("runs", results),)),
         runs=contents.runs((str(number), [run]) for number, run in enumerate(results, 1)),
         how=repeats.HOW,
     )
+
+
+def _lag(result: Result) -> float:
+    return float(result["figures"].get("loop_lag.max_ms", 0.0))
+
+
+def _commands(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(run["run"]["command"] for run in results if run["run"]["command"]))
 
 
 def _facts(results: Sequence[Result], count: str) -> list[str]:

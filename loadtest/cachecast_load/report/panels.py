@@ -257,7 +257,8 @@ def _system(result: Result) -> list[Chart]:
         ("queued_bytes", "Target: bytes waiting in queues", "KiB", 2**10),
     ):
         line = Line(title, _points(result["server"], key, scale), 3, is_area=True)
-        drawn.append(line_chart(title, [line], y_unit=unit, note="from its metrics"))
+        lines = [line] if any(y for _, y in line.points) else []
+        drawn.append(line_chart(title, lines, y_unit=unit, note="from its metrics"))
     return drawn
 
 
