@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cachecast_load.measures.rules import Judgement, judge
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
+from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
 from cachecast_load.run.chances import doubt, missed_chances
@@ -236,6 +238,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
         ],
         "run": {
             "profile": plan.profile,
+            "summary": profile_class(plan.profile).summary,
             "run": f"{facts.run:04x}",
             "started": facts.started,
             "measured_s": 0.0,
@@ -266,7 +269,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure must not be quoted without: processor, kernel, interpreter."""
+    """Return what a figure must not be quoted without: version, processor, kernel, interpreter."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -276,6 +279,7 @@ def environment() -> dict[str, Any]:
     except OSError:
         pass
     return {
+        "version": version("cachecast"),
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": platform.release(),
