@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cachecast_load.report import csv, html, junit
-from cachecast_load.report.contents import Result
+from cachecast_load.report.table import Result
 
 
 def write_reports(result: Result, folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from statistics import median
 from cachecast_load.measures.figures import FIGURES, Kind
 from cachecast_load.measures.intervals import MIN_RUNS, Interval, ratio_interval
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
-from cachecast_load.report.contents import Cell, Result, Table, printable
+from cachecast_load.report.table import Cell, Result, Table, printable
 
 SIGNIFICANT = 0.05
 _NEEDED = 4  # on each side: 2 of 70 ways to deal eight runs separate them wholly

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from cachecast_load.measures.figures import FIGURES
-from cachecast_load.report.contents import Result, printable
+from cachecast_load.report.table import Result, printable
 
 
 def summary(result: Result) -> str:

@@ -1,6 +1,6 @@
 """The HTML report: one file, no network, readable on paper, in light and in dark.
 
-What it says comes from `contents` and `panels`; how it looks is in `templates/`. All text is
+What it says comes from `story`, `tables` and `panels`; how it looks is in `templates/`. All text is
 escaped by the templates, and a policy in the page lets no script run but its own.
 """
 
@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cachecast_load.report import compare as comparing
-from cachecast_load.report import contents, panels, repeats
-from cachecast_load.report.contents import Result, printable
+from cachecast_load.report import panels, repeats, story, tables
+from cachecast_load.report.table import Result, printable
 
 _FOLDER = files("cachecast_load.report") / "templates"
 STYLE = (_FOLDER / "report.css").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def render(result: Result, *, head: str = "") -> str:
     facts = [
         sockets[0] if len(sockets) == 1 else f"{len(sockets)} targets",
         f"{begun} UTC" if begun else "",
-        contents.load_sentence(result),
+        story.load_sentence(result),
         f"{round(run['measured_s'], 1):g} s measured",
     ]
     return render_page(
@@ -56,17 +56,17 @@ def render(result: Result, *, head: str = "") -> str:
         run=run,
         outcome=result["verdict"]["outcome"],
         facts=[fact for fact in facts if fact],
-        found=contents.found(result),
-        tiles=contents.headline(result),
-        asked=contents.asked(result),
-        limits=contents.limits(result),
-        knee=contents.trials(result),
-        judged=[contents.objectives(result), contents.ledger(result)],
-        measured=[contents.latencies(result), *contents.nodes(result)],
-        nodes_say=contents.nodes_say(result),
+        found=story.found(result),
+        tiles=story.headline(result),
+        asked=story.asked(result),
+        limits=story.limits(result),
+        knee=tables.trials(result),
+        judged=[tables.objectives(result), tables.ledger(result)],
+        measured=[tables.latencies(result), *tables.nodes(result)],
+        nodes_say=story.nodes_say(result),
         charts=panels.charts(result),
-        counted=[contents.errors(result), contents.counted(result)],
-        machine=contents.machine_sentence(result),
+        counted=[tables.errors(result), tables.counted(result)],
+        machine=story.machine_sentence(result),
         plan=json.dumps(result["plan"], indent=2),
         target=json.dumps(result["target"], indent=2),
     )
@@ -93,7 +93,7 @@ def render_comparison(base: Sequence[Result], new: Sequence[Result]) -> str:
         limits=comparison.warnings,
         figures=comparing.table(comparison),
         charts=panels.by_percentile((("base", base), ("new", new))),
-        runs=contents.runs((("base", base), ("new", new))),
+        runs=tables.runs((("base", base), ("new", new))),
         how=comparing.HOW,
     )
 
@@ -106,13 +106,13 @@ def render_repeats(results: Sequence[Result]) -> str:
         title=f"Load test: {results[0]['run']['profile']}",
         outcome=repeats.outcome(results),
         facts=_facts(results, f"{len(results)} runs"),
-        asked=contents.asked(results[0]),
+        asked=story.asked(results[0]),
         commands=_commands(results),
         found=repeats.sentences(results),
-        limits=contents.limits(max(results, key=_lag), is_alone=False),
+        limits=story.limits(max(results, key=_lag), is_alone=False),
         figures=repeats.table(results),
         charts=panels.by_percentile((("runs", results),)),
-        runs=contents.runs((str(number), [run]) for number, run in enumerate(results, 1)),
+        runs=tables.runs((str(number), [run]) for number, run in enumerate(results, 1)),
         how=repeats.HOW,
     )
 
@@ -128,7 +128,7 @@ def _commands(results: Sequence[Result]) -> list[str]:
 def _facts(results: Sequence[Result], count: str) -> list[str]:
     profiles = sorted({result["run"]["profile"] for result in results})
     began = sorted(result["run"]["started"][:16].replace("T", " ") for result in results)
-    loads = list(dict.fromkeys(map(contents.load_sentence, results)))
+    loads = list(dict.fromkeys(map(story.load_sentence, results)))
     return [", ".join(profiles), count, "; ".join(loads), f"{began[0]} to {began[-1]} UTC"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cachecast_load.report.contents import Result, printable
+from cachecast_load.report.table import Result, printable
 
 
 def render(result: Result) -> str:

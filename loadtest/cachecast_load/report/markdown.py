@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cachecast_load.report import contents
-from cachecast_load.report.contents import Cell, Result, Table, printable
+from cachecast_load.report import story, tables
+from cachecast_load.report.table import Cell, Result, Table, printable
 
 _BADGES = {"PASS": "✅", "FAIL": "❌", "INVALID": "⚠️"}
 _MARKS = {"good": "✅ ", "bad": "❌ ", "doubt": "⚠️ "}
@@ -28,19 +28,19 @@ def render(result: Result) -> str:
     lines = [
         f"## {_BADGES.get(outcome, '')} Load test {plain(result['run']['profile'])}: {outcome}",
         "",
-        f"{plain(contents.load_sentence(result))}, {where}, {_seconds(result)} measured.",
+        f"{plain(story.load_sentence(result))}, {where}, {_seconds(result)} measured.",
         "",
-        *(f"- {plain(text)}" for text in contents.found(result)),
+        *(f"- {plain(text)}" for text in story.found(result)),
     ]
-    lines += table(contents.objectives(result))
-    lines += table(contents.latencies(result))
-    lines += [line for part in contents.nodes(result)[:2] for line in table(part)]
-    lines += table(contents.errors(result, _MAX_ERRORS))
+    lines += table(tables.objectives(result))
+    lines += table(tables.latencies(result))
+    lines += [line for part in tables.nodes(result)[:2] for line in table(part)]
+    lines += table(tables.errors(result, _MAX_ERRORS))
     lines += ["", "<details><summary>What was asked, and what limits this</summary>", ""]
-    lines += [f"- {plain(text)}" for text in contents.asked(result)]
+    lines += [f"- {plain(text)}" for text in story.asked(result)]
     if result["run"]["command"]:
         lines.append(f"- {code(result['run']['command'], most=2000)}")
-    lines += ["", *(f"- {plain(text)}" for text in contents.limits(result)[:_MAX_LIMITS])]
+    lines += ["", *(f"- {plain(text)}" for text in story.limits(result)[:_MAX_LIMITS])]
     return "\n".join([*lines, "", "</details>", ""])
 
 

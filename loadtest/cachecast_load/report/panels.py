@@ -17,7 +17,8 @@ from cachecast_load.report.charts import (
     number,
     percentile_chart,
 )
-from cachecast_load.report.contents import Result, backed, main_latency
+from cachecast_load.report.story import backed, level_unit, main_latency
+from cachecast_load.report.table import Result
 
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 _LOG = "logarithmic"
@@ -162,14 +163,13 @@ def _knee(result: Result) -> list[Chart]:
         for trial in knee["trials"]
         if "delivery.p99_ms" in trial["figures"]
     )
-    unit = "publishes/s" if result["plan"]["shape"]["of"] == "rate" else "subscribers"
     return [
         line_chart(
             "Delivery p99 by level",
             [Line("p99", points, 0)],
             y_unit="ms",
             x_unit="",
-            note=f"{_LOG}; by level in {unit}",
+            note=f"{_LOG}; by level in {level_unit(result)}",
             is_log=True,
             marks=[(knee["best"], "holds")] if knee["best"] else (),
         )

@@ -8,7 +8,7 @@ from statistics import median
 from cachecast_load.measures.intervals import MIN_RUNS, median_interval
 from cachecast_load.measures.verdict import FAIL, INVALID, PASS
 from cachecast_load.report.compare import shown_figures, valid_runs
-from cachecast_load.report.contents import Cell, Result, Table, printable
+from cachecast_load.report.table import Cell, Result, Table, printable
 
 HOW = (
     "Each run counts once. The range is from the least to the greatest of the runs; the interval"

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from cachecast_load.report import contents
-from cachecast_load.report.contents import Cell, Result, Table, printable
+from cachecast_load.report import story, tables
+from cachecast_load.report.table import Cell, Result, Table, printable
 
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
 _TONES = {"good": "green", "bad": "red", "doubt": "yellow", "soft": "dim"}
@@ -68,24 +68,24 @@ def print_result(result: Result, console: Console) -> None:
     """Print latencies, ledger, targets, errors, objectives, and last of all the verdict."""
     result = printable(result)
     figures, verdict = result["figures"], result["verdict"]
-    print_table(contents.latencies(result), console)
+    print_table(tables.latencies(result), console)
     if result["run"]["clock_error_ms"]:
         text = f"delivery is exact to {result['run']['clock_error_ms']:.3g} ms:"
         console.print(Text(f"{text} so far may the generators' clocks differ", style="dim"))
     console.print()
     for title, text in (
-        ("Ledger", contents.ledger_sentence(figures)),
-        ("Rates", contents.rates_sentence(figures)),
+        ("Ledger", story.ledger_sentence(figures)),
+        ("Rates", story.rates_sentence(figures)),
         ("Cache", _cache_sentence(figures)),
         ("Knee", result["knee"]["sentence"] if result["knee"] else ""),
     ):
         if text:
             console.print(Text.assemble((f"{title:<6}", "bold"), "  ", text))
-    for table in contents.nodes(result)[:2]:
+    for table in tables.nodes(result)[:2]:
         print_table(table, console)
-    for text in contents.nodes_say(result):
+    for text in story.nodes_say(result):
         console.print(Text(f"  {text}", style="red"))
-    for table in (contents.errors(result, _MAX_ERRORS), contents.objectives(result)):
+    for table in (tables.errors(result, _MAX_ERRORS), tables.objectives(result)):
         print_table(table, console)
     for note in result["run"]["notes"]:
         console.print(Text(f"note: {note}", style="dim"))
