@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from cachecast_load.crowd.client import OPEN
 from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.plan import orders
@@ -42,20 +44,24 @@ class Presence(Profile):
     slos = (*CLEAN, "presence.wrong == 0", "presence.ghosts == 0", "presence.checked > 0")
 
     @classmethod
+    @override
     def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
         """Rosters are what it is about."""
         return None if feature is Feature.ROSTERS else super().without(plan, kind, feature)
 
+    @override
     def channel_count(self) -> int:
         """As many as keep each within the members that the protocol allows (100)."""
         members = self.plan.behaviour.members_per_channel
         return max(1, -(-self.plan.greatest_subscribers // members))
 
+    @override
     def subscriptions(self, subscriber: int) -> list[int]:
         """All connections of a user are in the same channel."""
         user = subscriber // self.plan.behaviour.connections_per_user
         return [self.base + user % self.channel_count()]
 
+    @override
     def subscribed(self, client: Client, channel: int, data: object) -> None:
         """Take the roster from the success frame and check that it is consistent in itself."""
         presence = data.get("presence") if isinstance(data, dict) else None
@@ -72,6 +78,7 @@ class Presence(Profile):
         if self.user_of(client.number) not in members:
             self._wrong(client, "the newcomer is missing in its own roster")
 
+    @override
     def member_event(
         self, client: Client, channel: int, data: dict[str, Any], *, joined: bool
     ) -> None:
@@ -89,6 +96,7 @@ class Presence(Profile):
         else:
             roster.discard(user)
 
+    @override
     def started(self, block: Block) -> None:
         """Plan the moment at which some leave."""
         behaviour = self.plan.behaviour
@@ -104,6 +112,7 @@ class Presence(Profile):
                 client.leave()
                 block.reactor.call_later(AWAY_S, self.reconnect, client)
 
+    @override
     def draining(self, block: Block) -> None:
         """Compare all rosters at one moment, when everybody should have come to rest."""
         at_us = block.session.to_local(block.order.at_us)

@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from typing_extensions import override
+
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
 from cachecast_load.crowd.profile import Profile
@@ -47,9 +49,11 @@ class _Probe(Profile):
 
     name = "preflight"
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Note that it worked; nothing else is needed."""
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """Do not come back: one attempt tells."""
         del was_open
