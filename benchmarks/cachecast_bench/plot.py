@@ -93,11 +93,12 @@ def plot(result: Result, path: Path) -> None:
         styles = _styles([row.target for one in drawn for row in one.rows])
         for one, (axes,) in zip(drawn, grid, strict=True):
             one.draw(axes, styles)
-        _legend(figure, styles)
-        figure.supxlabel(_fold(conditions(result)), fontsize=7, color=_MUTED)
-        if result.is_invalid:
-            # A picture travels without the table that says why.
-            figure.suptitle("INVALID: not to be relied on", fontsize=10, color=_OURS)
+        if any(one.is_curve for one in drawn):
+            _legend(figure, styles)
+        # A picture travels without the table that says why.
+        warning = "INVALID: not to be relied on\n" if result.is_invalid else ""
+        color = _OURS if warning else _MUTED
+        figure.supxlabel(warning + _fold(conditions(result)), fontsize=7, color=color)
         _save(figure, path, "Cachecast benchmark: " + ", ".join(s.name for s in result.scenarios))
 
 
@@ -141,25 +142,25 @@ class _Drawn:
         self.is_curve = len(xs) > 1
         # One size is a comparison and not a curve of lone dots.
         hidden = {*panel.prefers, *([across] if across and not self.is_curve else [])}
-        self.note = ", ".join(
-            f"{_words(self.rows[0].case[name])} {name}" if name == across else _words(value)
-            for name, value in (self.rows[0].case if self.rows else {}).items()
-            if name in hidden
-        )
+        case = self.rows[0].case if self.rows else {}
+        self.note = _describe({name: value for name, value in case.items() if name in hidden})
         self.hidden = hidden
 
     @property
     def height(self) -> float:
         """Inches that it takes."""
-        n_groups = len({self._label(row) for row in self.rows})
-        return _CURVE if self.is_curve else 0.55 + _BAR * (len(self.rows) + 0.4 * n_groups)
+        if self.is_curve:
+            return _CURVE
+        n_heads = len({self._label(row) for row in self.rows} - {""})
+        return 0.7 + _BAR * (len(self.rows) + n_heads)
 
     def draw(self, axes: Axes, styles: dict[str, dict[str, Any]]) -> None:
         """Draw it."""
         (self._curves if self.is_curve else self._bars)(axes, styles)
-        note = f" ({self.note})" if self.note else ""
-        axes.set_title(
-            f"{self.panel.title}{note}", loc="left", fontsize=10, fontweight="bold", color=_TEXT
+        title = self.panel.title
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_TEXT, pad=16)
+        axes.annotate(
+            self.note, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=8, color=_MUTED
         )
         axes.tick_params(colors=_TEXT, length=0, which="both")
         axes.set_axisbelow(True)
@@ -174,12 +175,14 @@ class _Drawn:
             mine.sort(key=lambda row: _x(row.case[across]))
             xs = [_x(row.case[across]) for row in mine]
             style = styles[target]
-            axes.plot(xs, [row.median(metric) or 0.0 for row in mine], label=target, **style)
+            axes.plot(xs, [row.median(metric) or 0.0 for row in mine], clip_on=False, **style)
             if style["zorder"] > 3:
                 # Nine bands on top of each other would be mud; those of peers are in the table.
                 low = [min(row.values(metric)) for row in mine]
                 high = [max(row.values(metric)) for row in mine]
-                axes.fill_between(xs, low, high, color=style["color"], alpha=0.16, linewidth=0)
+                axes.fill_between(
+                    xs, low, high, color=style["color"], alpha=0.16, linewidth=0, clip_on=False
+                )
         if self.panel.is_log:
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -213,33 +216,31 @@ class _Drawn:
         groups: dict[str, list[Row]] = {}
         for row in self.rows:
             groups.setdefault(self._label(row), []).append(row)
-        most = max(max(row.values(metric)) for row in self.rows)
+        most = max(max(row.values(metric)) for row in self.rows) or 1.0
         at, ticks = 0.0, []
         for label, rows in groups.items():
-            ticks.append((at + (len(rows) - 1) / 2, label))
+            if label:
+                axes.text(0, at + 0.1, label, va="center", fontsize=8, color=_MUTED)
+                at += 1
             for row in rows:
                 value, values = row.median(metric) or 0.0, row.values(metric)
+                ticks.append((at, row.target))
                 color = styles[row.target]["color"]
-                axes.barh(at, value, height=0.78, color=color, alpha=0.85)
+                axes.barh(at, value, height=0.78, color=color, alpha=0.85, clip_on=False)
                 if len(values) > 1:
-                    axes.plot([min(values), max(values)], [at, at], color=_TEXT, linewidth=1.1)
-                text = write(value, form)
+                    ends = [min(values), max(values)]
+                    axes.plot(ends, [at, at], color=_TEXT, linewidth=1.1, clip_on=False)
                 end = max(values) + most * 0.012
-                axes.text(end, at, text, va="center", fontsize=8, color=_TEXT)
+                axes.text(end, at, write(value, form), va="center", fontsize=8, color=_TEXT)
                 at += 1
-            at += 0.4
-        axes.set_ylim(at - 0.8, -0.6)
-        axes.set_xlim(0, most * 1.16 or 1.0)
-        axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
+        axes.set_ylim(at - 0.5, -0.6)
+        axes.set_xlim(0, most * 1.16)
+        axes.set_yticks([y for y, _ in ticks], [target for _, target in ticks])
         axes.set_xticks([])
 
     def _label(self, row: Row) -> str:
-        words = [
-            _words(value) if isinstance(value, str) else f"{_words(value)} {name}"
-            for name, value in row.case.items()
-            if name not in self.hidden
-        ]
-        return ", ".join(words)
+        shown = {name: value for name, value in row.case.items() if name not in self.hidden}
+        return _describe(shown)
 
 
 def _styles(targets: list[str]) -> dict[str, dict[str, Any]]:
@@ -251,7 +252,8 @@ def _styles(targets: list[str]) -> dict[str, dict[str, Any]]:
     for name in names:
         style: dict[str, Any] = {"color": _OURS, "linewidth": 2.4, "zorder": 5, "marker": "o"}
         if name in {"raw loop", "responder"}:
-            style = {"color": _TEXT, "linewidth": 1.4, "zorder": 4, "marker": "."}
+            color = _TEXT if name == "raw loop" else _MUTED
+            style = {"color": color, "linewidth": 1.4, "zorder": 4, "marker": "."}
             style["linestyle"] = (0, (4, 2))
         elif name != "cachecast":
             i = n_peers % len(_PEERS)
@@ -266,8 +268,12 @@ def _x(value: object) -> float:
     return float(str(value).split()[0].replace(",", ""))
 
 
-def _words(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _describe(case: dict[str, Any]) -> str:
+    words = (
+        f"{value:,} {name}" if isinstance(value, int) else str(value)
+        for name, value in case.items()
+    )
+    return ", ".join(word for word in words if word)
 
 
 def _tick(value: float, form: str) -> str:

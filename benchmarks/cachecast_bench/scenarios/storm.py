@@ -119,7 +119,7 @@ class Storm(Scenario):
         bench.on_progress(f"{result.name} {describe_case(case)} {stage.name}")
         sample, discarded = await bench.undisturbed(take)
         sample.is_yardstick = stage.name != "cachecast"
-        sample.metrics["with_value"] = has_values
+        sample.metrics["with_value"] = float(has_values)
         bench.keep(result, case, stage.name, sample, discarded)
 
     def _conclude(self, result: ScenarioResult) -> None:
@@ -157,10 +157,11 @@ class Storm(Scenario):
             row = result.find(public, other)
             share = ratios(row, mine, "cpu_us_per_client")
             meaning = f"CPU of a client that {title} accepts / CPU of one here, {words}"
-            result.add_figure(f"ratio_to_{other}{suffix}", "", "higher", meaning, share)
+            name = other.replace(" ", "_")
+            result.add_figure(f"ratio_to_{name}{suffix}", "", "higher", meaning, share)
             rates = ratios(mine, row, "clients_per_s")
             meaning = f"clients/s / those of {title}, which the load may hold back, {words}"
-            result.add_figure(f"rate_ratio_to_{other}{suffix}", "", "higher", meaning, rates)
+            result.add_figure(f"rate_ratio_to_{name}{suffix}", "", "higher", meaning, rates)
 
 
 async def publish_once(stage: Stage, channel: str) -> None:
