@@ -50,6 +50,8 @@ RETAKE_BUDGET_S, QUICK_RETAKE_BUDGET_S = 120.0, 10.0
 """Time a scenario may spend on samples that it takes again. On a machine that is never quiet a run
 must end all the same, with a verdict that says so."""
 
+_CLOSES = "; closes after each answer, so every publish opens a connection of its own"
+
 MIN_DELAYS_P999 = 1_000
 """Below this a 99.9th percentile is the maximum by another name, and is left out."""
 
@@ -132,7 +134,8 @@ class Bench:
             target.start(self.cores.target, self.certificate) as running,
             open_generator(running.endpoint, core=self.cores.generator) as generator,
         ):
-            self.configurations[running.name] = running.notes
+            closing = _CLOSES if running.endpoint.closes_after_answer else ""
+            self.configurations[running.name] = running.notes + closing
             yield Stage(target, running, generator)
 
     @asynccontextmanager
