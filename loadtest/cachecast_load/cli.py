@@ -10,28 +10,46 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
-from cachecast_load.measures.verdict import HARNESS_FAILED
+from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
 from cachecast_load.plan.model import Behaviour, Load, Plan, PlanError, make_plan, read_toml
 from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
-from cachecast_load.plan.target import ENV, Target, TargetError, make_target, public_hosts
+from cachecast_load.plan.target import (
+    AUTH_BODIES,
+    ENV,
+    Target,
+    TargetError,
+    make_target,
+    public_hosts,
+)
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import compare as comparing
-from cachecast_load.report import read_result, write_reports
-from cachecast_load.report.text import print_result
+from cachecast_load.report import (
+    html,
+    markdown,
+    read_results,
+    repeats,
+    write_repeats,
+    write_reports,
+    write_summary,
+)
+from cachecast_load.report.text import print_result, print_several
 from cachecast_load.run.health import fit_here, room_for
 from cachecast_load.run.preflight import require_metrics
 
 PORT = click.IntRange(1, 65_535)
+_PATH = click.Path(path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Fault(click.ClickException):
@@ -97,6 +115,12 @@ target_options = _options(
         envvar=f"{ENV}_AUTH_ENDPOINT",
         show_envvar=True,
         help="URL that signs subscriptions, instead of signing here.",
+    ),
+    click.option(
+        "--auth-body",
+        type=click.Choice(AUTH_BODIES),
+        envvar=f"{ENV}_AUTH_BODY",
+        help="How the endpoint is asked: as pusher-js does (form, the default), or in JSON.",
     ),
     click.option(
         "--encryption-key",
@@ -299,6 +323,10 @@ def cli() -> None:
 @click.option("--master-port", type=PORT, default=5557, show_default=True, help="Its port.")
 @click.option("--master-bind", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--report", "report_folder", type=click.Path(path_type=Path), help="Write reports.")
+@click.option("--summary", "summary_file", type=_FILE, help="Write a Markdown summary.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs in a row."
+)
 @click.option("--quiet", is_flag=True, help="No live table.")
 @click.option(
     "--live",
@@ -313,45 +341,79 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
         _work(options)
     if options["master"] != bool(options["expect_workers"]):
         raise Fault("--master and --expect-workers N belong together")
+    if options["master"] and options["repeats"] > 1:
+        raise Fault("--repeats needs workers of its own: those of --master leave after one run")
     plan, target = prepare(options)
-    remote = options["expect_workers"] or 0
+    remote, folder = options["expect_workers"] or 0, options["report_folder"]
     processes = max(1, options["workers"] + remote)
     problem = room_for(plan.greatest_subscribers, processes, len(target.sockets))
     problem = problem or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
-    folder = options["report_folder"]
-    if folder:
-        try:  # a run of hours must not end here
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Fault(f"--report {folder}: {error.strerror}") from error
+    _make_folder(folder)
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    try:
-        result = running.run(
-            plan,
-            target,
-            workers=options["workers"],
-            remote=remote,
-            bind=(options["master_bind"], options["master_port"]),
-            command=shown_command(),
-            quiet=options["quiet"],
-            live=options["live"],
-        )
-    except running.AddressError as error:
-        raise Fault(str(error)) from error
     console = Console(highlight=False)
-    print_result(result, console)
+    results: list[dict[str, Any]] = []
+    while len(results) < options["repeats"] and not running.was_interrupted(results):
+        try:
+            result = running.run(
+                plan,
+                target,
+                workers=options["workers"],
+                remote=remote,
+                bind=(options["master_bind"], options["master_port"]),
+                command=shown_command(),
+                quiet=options["quiet"],
+                live=options["live"],
+            )
+        except running.AddressError as error:
+            raise Fault(str(error)) from error
+        results.append(result)
+        print_result(result, console)
+        if folder:
+            own = folder / str(len(results)) if options["repeats"] > 1 else folder
+            _write_report(write_reports, result, own, console)
+    summary = markdown.render(results[0])
+    if options["repeats"] > 1:
+        summary = _report_repeats(results, folder, console)
+    _summarize(summary, options["summary_file"])
+    raise SystemExit(EXIT_CODES[repeats.outcome(results)])
+
+
+def _report_repeats(
+    results: Sequence[dict[str, Any]], folder: Path | None, console: Console
+) -> str:
+    """Print and write what several runs agree on; returns it as Markdown."""
+    said, table = repeats.sentences(results), repeats.table(results)
+    print_several(said, table, console)
+    if folder:
+        _write_report(write_repeats, results, folder, console)
+    return markdown.render_several(repeats.title(results), said, [table])
+
+
+def _make_folder(folder: Path | None) -> None:
+    """Make the folder of the reports before a run of hours begins, and not after it."""
     if folder:
         try:
-            paths = write_reports(result, folder)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Fault(f"the report cannot be written: {error}") from error
-        console.print(f"\nreport: {next(p for p in paths if p.suffix == '.html')}")
-    raise SystemExit(result["verdict"]["exit_code"])
+            raise Fault(f"--report {folder}: {error.strerror}") from error
+
+
+_Given = TypeVar("_Given")
+
+
+def _write_report(
+    write: Callable[[_Given, Path], list[Path]], given: _Given, folder: Path, console: Console
+) -> None:
+    try:
+        paths = write(given, folder)
+    except OSError as error:
+        raise Fault(f"the report cannot be written: {error}") from error
+    console.print(f"\nreport: {next(path for path in paths if path.suffix == '.html')}")
 
 
 @cli.command()
@@ -381,38 +443,86 @@ def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     )
 
 
-@cli.command()
+class _TwoSides(click.Command):
+    """A command whose operands after `--` are the values of its `--to`."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `A1 A2 -- B1 B2 --html FILE` as `A1 A2 --to B1 --to B2 --html FILE`."""
+        if "--" in args:
+            at = args.index("--")
+            rest = args[at + 1 :]
+            ends = next((n for n, word in enumerate(rest) if word.startswith("-")), len(rest))
+            to = [word for path in rest[:ends] for word in ("--to", path)]
+            args = [*args[:at], *to, *rest[ends:]]
+        return super().parse_args(ctx, args)
+
+
+@cli.command(cls=_TwoSides, options_metavar="[OPTIONS]")
 @click.argument("base", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--to", "new", multiple=True, type=click.Path(path_type=Path), help="New results.")
+@click.option("--to", "new", multiple=True, type=click.Path(path_type=Path), help="A new result.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(base: tuple[Path, ...], new: tuple[Path, ...], *, as_json: bool) -> None:
-    """Say what changed between runs: `compare A B`, or `compare A... --to B...` for several."""
+@click.option("--html", "page", type=_FILE, help="Write a page.")
+@click.option("--summary", "summary_file", type=_FILE, help="Write a Markdown summary.")
+@click.option("--fail-if-worse", is_flag=True, help="Exit 1 if a figure is worse.")
+def compare(
+    base: tuple[Path, ...],
+    new: tuple[Path, ...],
+    *,
+    as_json: bool,
+    page: Path | None,
+    summary_file: Path | None,
+    fail_if_worse: bool,
+) -> None:
+    """Say what changed between runs: `compare A B`, or of several `compare A1 A2 A3 -- B1 B2 B3`.
+
+    Each is a result.json, the folder of a report, or a folder of such folders.
+    """
     if not new:
         if len(base) != 2:
-            raise Fault("give two results, or several and --to for each of the new ones")
+            raise Fault("give two results, or several, then -- and the new ones")
         base, new = base[:1], base[1:]
     try:
-        olds = [read_result(path) for path in base]
-        news = [read_result(path) for path in new]
+        olds, news = read_results(base), read_results(new)
+        if page:
+            page.write_text(html.render_comparison(olds, news), encoding="utf-8")
     except (OSError, ValueError) as error:
         raise Fault(str(error)) from error
     comparison = comparing.compare(olds, news)
+    found = [comparing.sentence(comparison), *(f"Note: {text}" for text in comparison.warnings)]
+    table = comparing.table(comparison)
     if as_json:
         click.echo(comparing.to_json(comparison))
     else:
-        comparing.print_comparison(comparison, Console(highlight=False))
+        print_several(found, table, Console(highlight=False))
+    _summarize(markdown.render_several("Load tests compared", found, [table]), summary_file)
+    if fail_if_worse:
+        raise SystemExit(comparison.exit_code)
+
+
+def _summarize(text: str, file: Path | None) -> None:
+    try:
+        write_summary(text, file)
+    except OSError as error:
+        raise Fault(f"the summary cannot be written: {error}") from error
 
 
 @cli.command()
-@click.argument("result", type=click.Path(path_type=Path))
-@click.option("--html", "folder", type=click.Path(path_type=Path), help="Write the reports anew.")
-def show(result: Path, folder: Path | None) -> None:
-    """Print a result again, from its JSON."""
+@click.argument("paths", metavar="RESULT...", nargs=-1, required=True, type=_PATH)
+@click.option("--html", "folder", type=_PATH, help="Write the reports anew.")
+def show(paths: tuple[Path, ...], folder: Path | None) -> None:
+    """Print a result again, from its JSON; of several, what they agree on."""
+    console = Console(highlight=False)
     try:
-        read = read_result(result)
-        print_result(read, Console(highlight=False))
-        if folder:
-            write_reports(read, folder)
+        results = read_results(paths)
+        if len(results) == 1:
+            print_result(results[0], console)
+        else:
+            print_several(repeats.sentences(results), repeats.table(results), console)
+        if folder and len(results) == 1:
+            write_reports(results[0], folder)
+        elif folder:
+            write_repeats(results, folder)
     except (OSError, ValueError) as error:
         raise Fault(str(error)) from error
 
@@ -535,6 +645,7 @@ _TARGET_FIELDS = (
     "secret",
     "ca_file",
     "auth_endpoint",
+    "auth_body",
     "metrics_url",
     "encryption_key",
 )

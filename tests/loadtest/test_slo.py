@@ -2,7 +2,8 @@
 
 import pytest
 
-from cachecast_load.measures.rules import FIGURES, SloError, judge, parse_slo
+from cachecast_load.measures.figures import FIGURES
+from cachecast_load.measures.rules import SloError, judge, parse_slo
 
 
 @pytest.mark.parametrize(

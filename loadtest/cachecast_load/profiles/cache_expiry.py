@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from cachecast_load.crowd.client import OPEN
 from cachecast_load.crowd.profile import Defaults, Profile
 from cachecast_load.plan.model import Plan, PlanError, validate
@@ -45,6 +47,7 @@ class CacheExpiry(Profile):
     }
 
     @classmethod
+    @override
     def fit(cls, plan: Plan) -> Plan:
         """Measure for as long as the TTL takes; refuse what says otherwise, or takes too long."""
         behaviour = plan.behaviour
@@ -72,19 +75,23 @@ class CacheExpiry(Profile):
         return fitted
 
     @classmethod
+    @override
     def explain(cls, plan: Plan) -> list[str]:
         """Say how long it takes, where nobody has."""
         ttl_s, duration_s = plan.behaviour.ttl_s, plan.load.duration_s
         return [f"measures for {duration_s:g} s, for a value lives for {ttl_s:g} s there"]
 
+    @override
     def channel_count(self) -> int:
         """One channel for each pair."""
         return max(1, self.plan.load.subscribers // 2)
 
+    @override
     def published(self) -> list[int]:
         """Nothing on schedule: each channel is published once, by the script."""
         return []
 
+    @override
     def script(self) -> list[tuple[float, int]]:
         """Publish each channel once."""
         return [(self._at_s(k), self.base + k) for k in range(self.channel_count())]
@@ -92,13 +99,16 @@ class CacheExpiry(Profile):
     def _at_s(self, k: int) -> float:
         return 0.2 + _SPREAD_S * k / self.channel_count()
 
+    @override
     def is_ready(self, client: Client) -> bool:
         """Connected is enough."""
         return client.state == OPEN
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Wait: the time to subscribe comes later."""
 
+    @override
     def started(self, block: Block) -> None:
         """Plan every subscription."""
         behaviour, count = self.plan.behaviour, self.channel_count()
@@ -114,6 +124,7 @@ class CacheExpiry(Profile):
         if client.state == OPEN:
             self.authorize(client, channel, self.channel_data(client))
 
+    @override
     def finishing(self, block: Block) -> None:
         """Who still waits for an answer will not get one."""
         for client in self.clients(block):

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cachecast_load.measures.rules import Judgement, judge
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
+from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
 from cachecast_load.run.chances import doubt, missed_chances
@@ -98,6 +100,7 @@ def make_result(
             measured_s=end - begin,
         )
         judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
+    says = nodes["says"] + _lifetimes(plan, figures)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
     )
@@ -117,9 +120,7 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, nodes["says"], facts.aborted)
-        if is_final
-        else _UNDECIDED,
+        "verdict": verdict(reasons, judged, says, facts.aborted) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -132,6 +133,23 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
+    """Say how old cached values were if they did not live as long as was expected of them."""
+    ttl_s = plan.behaviour.ttl_s
+    says = []
+    if figures["cache.expired_served"]:
+        age_s = figures["cache.oldest_value_ms"] / 1000
+        says.append(
+            f"values live longer than {ttl_s:g} s here: one was served at an age of {age_s:.3f} s"
+        )
+    if figures["cache.false_misses"]:
+        age_s = figures["cache.youngest_miss_ms"] / 1000
+        says.append(
+            f"not every value lives for {ttl_s:g} s here: one was gone at an age of {age_s:.3f} s"
+        )
+    return says
 
 
 def _sums(collector: Collector) -> dict[str, Any]:
@@ -176,7 +194,7 @@ def verdict(
     Args:
         reasons: why the run is invalid.
         judged: the objectives.
-        where: what stands out among several targets; explains a failure.
+        where: what stands out, as one of several targets does; explains a failure.
         aborted: why the run was ended because its rules were lost, a failure by itself.
     """
     failed = [j for j in judged if j.outcome == "fail"]
@@ -227,6 +245,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
         ],
         "run": {
             "profile": plan.profile,
+            "summary": profile_class(plan.profile).summary,
             "run": f"{facts.run:04x}",
             "started": facts.started,
             "measured_s": 0.0,
@@ -258,7 +277,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure must not be quoted without: processor, kernel, interpreter."""
+    """Return what a figure must not be quoted without: version, processor, kernel, interpreter."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -268,6 +287,7 @@ def environment() -> dict[str, Any]:
     except OSError:
         pass
     return {
+        "version": version("cachecast"),
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": platform.release(),

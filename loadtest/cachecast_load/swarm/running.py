@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # Locust first: it patches the standard library, and everything imported later must see that.
@@ -102,6 +103,11 @@ def run(
         result = swarm.run_to_end(LiveTable(quiet=quiet).show)
         own.are_done = True
     return result
+
+
+def was_interrupted(results: Sequence[dict[str, Any]]) -> bool:
+    """Return whether the last of the results is of a run that a signal ended."""
+    return bool(results) and _INTERRUPTED in results[-1]["run"]["notes"]
 
 
 def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> int:

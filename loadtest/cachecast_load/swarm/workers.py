@@ -75,6 +75,7 @@ def _start(target: Target, port: int) -> subprocess.Popen[bytes]:
         "HEADERS": "\n".join(f"{name}: {value}" for name, value in target.headers),
         "CA_FILE": target.ca_file,
         "AUTH_ENDPOINT": target.auth_endpoint,
+        "AUTH_BODY": target.auth_body,
         "ENCRYPTION_KEY": base64.b64encode(key).decode() if key else None,
         "INSECURE": None if target.verify else "1",
         "YES": "1",  # the master has asked
