@@ -216,6 +216,16 @@ def test_the_header_has_the_loads_real_extremes(shape, says):
     assert says in render(result_of(shape=shape)).partition("</header>")[0]
 
 
+def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
+    result = result_of()
+    shape = {"kind": "stages", "of": "both", "stages": [[5, 80, 200], [5, 20, 2000]]}
+    result["plan"] = {**result["plan"], "shape": {**result["plan"]["shape"], **shape}}
+    result["stages"] = [[1.0, "rate", 80.0], [1.0, "subscribers", 200]]
+    page = render(result)
+    assert "200 to 2,000 subscribers, 20 to 80 publishes/s" in page
+    assert ">80/s</text>" in page
+
+
 def test_what_never_happened_has_no_chart():
     page = render(result_of())
     assert ">Errors" not in page
