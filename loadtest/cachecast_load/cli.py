@@ -20,8 +20,16 @@ from typing_extensions import override
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
-from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
-from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
+from cachecast_load.plan.model import Behaviour, Load, Plan, PlanError, make_plan, read_toml
+from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
+from cachecast_load.plan.target import (
+    AUTH_BODIES,
+    ENV,
+    Target,
+    TargetError,
+    make_target,
+    public_hosts,
+)
 from cachecast_load.profiles import PROFILES, default_plan, profile_class
 from cachecast_load.report import compare as comparing
 from cachecast_load.report import (
@@ -37,7 +45,6 @@ from cachecast_load.report.text import print_result, print_several
 from cachecast_load.run.health import fit_here, room_for
 from cachecast_load.run.preflight import require_metrics
 
-ENV = "CACHECAST_LOADTEST"
 PORT = click.IntRange(1, 65_535)
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -67,20 +74,23 @@ target_options = _options(
         "url",
         multiple=True,
         envvar=f"{ENV}_TARGET",
+        show_envvar=True,
         help="ws://HOST:PORT of the deployment; once for each of several nodes.",
     ),
     click.option(
         "--api-url",
         multiple=True,
         envvar=f"{ENV}_API_URL",
+        show_envvar=True,
         help="HTTP API, if on another host; several take turns.",
     ),
-    click.option("--app-id", envvar=f"{ENV}_APP_ID", help="The app's id."),
-    click.option("--key", envvar=f"{ENV}_KEY", help="The app's key."),
+    click.option("--app-id", envvar=f"{ENV}_APP_ID", show_envvar=True, help="The app's id."),
+    click.option("--key", envvar=f"{ENV}_KEY", show_envvar=True, help="The app's key."),
     click.option(
         "--secret",
         envvar=f"{ENV}_SECRET",
-        help=f"The app's secret, or @FILE; better in {ENV}_SECRET than on a command line.",
+        show_envvar=True,
+        help="The app's secret, or @FILE; better in its variable than on a command line.",
     ),
     click.option(
         "--header",
@@ -88,57 +98,167 @@ target_options = _options(
         multiple=True,
         help=f"'Name: value' for every request, or @FILE of such lines; or {ENV}_HEADERS.",
     ),
-    click.option("--ca-file", envvar=f"{ENV}_CA_FILE", help="Certificate authority, PEM."),
+    click.option(
+        "--ca-file", envvar=f"{ENV}_CA_FILE", show_envvar=True, help="Certificate authority, PEM."
+    ),
     click.option(
         "--insecure",
         is_flag=True,
         envvar=f"{ENV}_INSECURE",
+        show_envvar=True,
         help="Accept any certificate; the report says so.",
     ),
     click.option(
         "--auth-endpoint",
         envvar=f"{ENV}_AUTH_ENDPOINT",
+        show_envvar=True,
         help="URL that signs subscriptions, instead of signing here.",
+    ),
+    click.option(
+        "--auth-body",
+        type=click.Choice(AUTH_BODIES),
+        envvar=f"{ENV}_AUTH_BODY",
+        help="How the endpoint is asked: as pusher-js does (form, the default), or in JSON.",
     ),
     click.option(
         "--encryption-key",
         envvar=f"{ENV}_ENCRYPTION_KEY",
+        show_envvar=True,
         help="Master key of encrypted channels, base64 or @FILE, where the endpoint grants keys.",
     ),
     click.option(
         "--metrics-url",
         multiple=True,
         envvar=f"{ENV}_METRICS_URL",
+        show_envvar=True,
         help="Prometheus metrics of the target, for server figures; several are added up.",
     ),
     click.option(
-        "--yes", is_flag=True, envvar=f"{ENV}_YES", help="Do not ask before loading a public host."
+        "--yes",
+        is_flag=True,
+        envvar=f"{ENV}_YES",
+        show_envvar=True,
+        help="Do not ask before loading a public host.",
     ),
 )
 
+
+def _own(value: object) -> str:
+    """Return what `--help` says of a default that a profile may have replaced."""
+    return f"{value}, or the profile's own"
+
+
+_LOAD, _BEHAVIOUR = Load(), Behaviour()
 load_options = _options(
-    click.option("--subscribers", type=int, help="How many subscribers."),
-    click.option("--channels", type=int, help="How many channels."),
-    click.option("--rate", type=float, help="Publishes per second, all channels together."),
-    click.option("--payload", "payload_bytes", type=int, help="Bytes of data per event."),
-    click.option("--duration", "duration_s", type=float, help="Seconds to measure."),
-    click.option("--connect-rate", type=float, help="Connects per second while ramping up."),
-    click.option("--seed", type=int, help="Makes channel choice and arrivals repeatable."),
-    click.option("--ttl", "ttl_s", type=float, help="Seconds the target keeps a cached value."),
-    click.option("--joins", "joins_per_s", type=float, help="Joins per second (cache profiles)."),
-    click.option("--kind", "channel_kind", help="Channel kind, such as private-cache-."),
+    click.option(
+        "--subscribers",
+        type=int,
+        show_default=_own(_LOAD.subscribers),
+        help="How many subscribers; at the peak, where a plan's stages say how many.",
+    ),
+    click.option(
+        "--channels", type=int, show_default=_own(_LOAD.channels), help="How many channels."
+    ),
+    click.option(
+        "--rate",
+        type=float,
+        show_default=_own(f"{_LOAD.rate:g}"),
+        help="Publishes per second, all channels together; at the peak, as --subscribers.",
+    ),
+    click.option(
+        "--payload",
+        "payload_bytes",
+        type=int,
+        show_default=_own(_LOAD.payload_bytes),
+        help="Bytes of data per event.",
+    ),
+    click.option(
+        "--duration",
+        "duration_s",
+        type=float,
+        show_default=_own(f"{_LOAD.duration_s:g}"),
+        help="Seconds to measure; a plan's stages are stretched to them.",
+    ),
+    click.option(
+        "--connect-rate",
+        type=float,
+        show_default=_own(f"{_LOAD.connect_rate:g}"),
+        help="Connects per second while ramping up.",
+    ),
+    click.option(
+        "--seed", type=int, show_default="1", help="Makes channel choice and arrivals repeatable."
+    ),
+    click.option(
+        "--ttl",
+        "ttl_s",
+        type=float,
+        show_default="what the target says, or 1800",
+        help="Seconds the target keeps a cached value.",
+    ),
+    click.option(
+        "--joins",
+        "joins_per_s",
+        type=float,
+        show_default=_own(f"{_BEHAVIOUR.joins_per_s:g}"),
+        help="Joins per second (cache profiles).",
+    ),
+    click.option(
+        "--kind",
+        "channel_kind",
+        show_default="the profile's own",
+        help="Channel kind, such as private-cache-.",
+    ),
     click.option(
         "--reconnect-to",
         type=click.Choice(RECONNECTS),
-        help="Where subscribers of several targets come back: the next one (default), or the same.",
+        show_default=_BEHAVIOUR.reconnect_to,
+        help="Where subscribers of several targets come back: the next one, or the same.",
     ),
     click.option("--strict", is_flag=True, default=None, help="Use a full WebSocket client."),
-    click.option("--slo", "slos", multiple=True, help="An objective; replaces the profile's own."),
+    click.option(
+        "--slo",
+        "slos",
+        multiple=True,
+        show_default="the profile's own",
+        help="An objective; replaces the profile's own.",
+    ),
     click.option("--also-slo", "more_slos", multiple=True, help="An objective more."),
 )
 
+# What people who know Locust type, and what it is called here.
+FOREIGN = {
+    "-u/--users": "--subscribers says how many connections there are",
+    "-r/--spawn-rate": "--connect-rate says how many connect per second",
+    "-t/--run-time": "--duration says how many seconds are measured",
+    "-H/--host": "--target says where the deployment is",
+    "--headless": "`run` has no page anyway, and `ui` is the command for one",
+    "--html": "--report FOLDER writes it, with the JSON, CSV and JUnit",
+    "--csv": "--report FOLDER writes it, with the JSON, HTML and JUnit",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+def _refuse_foreign(_context: click.Context, option: click.Parameter, value: object) -> None:
+    if value:
+        names = "/".join(option.opts)
+        raise click.UsageError(f"{option.opts[0]} is Locust's; here {FOREIGN[names]}")
+
+
+foreign_options = _options(
+    *(
+        click.option(
+            *names.split("/"),
+            f"locust_{names.rpartition('--')[2].replace('-', '_')}",
+            hidden=True,
+            expose_value=False,
+            is_flag=names == "--headless",
+            callback=_refuse_foreign,
+        )
+        for names in FOREIGN
+    )
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="cachecast", prog_name="cachecast load")
 def cli() -> None:
     """Load-test a Pusher-compatible deployment, with verdicts that hold."""
@@ -146,9 +266,15 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("profile", required=False)
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Plan in TOML.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Plan in TOML, or the name of one that ships (`cachecast load plans`).",
+)
 @target_options
 @load_options
+@foreign_options
 @click.option("--workers", type=click.IntRange(0), default=0, help="Generator processes here.")
 @click.option("--processes", "workers", type=click.IntRange(0), help="The same as --workers.")
 @click.option("--master", is_flag=True, help="Wait for workers from other machines.")
@@ -165,12 +291,12 @@ def cli() -> None:
 @click.option("--quiet", is_flag=True, help="No live table.")
 def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Run PROFILE (or the one --plan names) and judge it."""
-    # Locust is imported only by the commands that need it: it patches the whole process.
-    from cachecast_load.swarm import running  # noqa: PLC0415
-
+    # Locust is imported only where nothing can be refused any more: it patches the whole process.
     if options["is_worker"]:
         target = _target(options, {})
         _ask(target, is_sure=options["yes"])
+        from cachecast_load.swarm import running  # noqa: PLC0415
+
         raise SystemExit(
             running.work(
                 target, options["master_host"], options["master_port"], quiet=options["quiet"]
@@ -190,6 +316,8 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     _make_folder(folder)
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
+    from cachecast_load.swarm import running  # noqa: PLC0415
+
     console = Console(highlight=False)
     results: list[dict[str, Any]] = []
     while len(results) < options["repeats"] and not running.was_interrupted(results):
@@ -199,7 +327,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
             workers=options["workers"],
             remote=remote,
             bind=(options["master_bind"], options["master_port"]),
-            command=_shown_command(),
+            command=shown_command(),
             quiet=options["quiet"],
         )
         results.append(result)
@@ -249,19 +377,29 @@ def _write_report(
 
 @cli.command()
 @click.argument("profile", required=False)
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Plan in TOML.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Plan in TOML, or the name of one that ships (`cachecast load plans`).",
+)
 @target_options
 @load_options
+@foreign_options
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="Where the page is.")
 @click.option("--web-port", type=PORT, default=8089, show_default=True, help="Its port.")
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
+    plan, target = prepare(options)
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    plan, target = prepare(options)
     web = (options["web_host"], options["web_port"])
-    raise SystemExit(running.serve_page(plan, target, web, autostart=options["autostart"]))
+    raise SystemExit(
+        running.serve_page(
+            plan, target, web, autostart=options["autostart"], command=shown_command()
+        )
+    )
 
 
 class _TwoSides(click.Command):
@@ -360,6 +498,24 @@ def profiles() -> None:
 
 
 @cli.command()
+@click.argument("name", required=False)
+def plans(name: str | None) -> None:
+    """List the plans that ship, or print the one called NAME, to begin one's own with."""
+    if name:
+        try:
+            click.echo(find_plan(Path(name)).read_text(encoding="utf-8"), nl=False)
+        except (PlanError, OSError) as error:
+            raise Fault(str(error)) from error
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("plan")
+    table.add_column("what it is")
+    for found, path in shipped_plans().items():
+        table.add_row(found, summary(path))
+    Console(highlight=False).print(table)
+
+
+@cli.command()
 @click.argument("part", required=False, default="")
 def figures(part: str) -> None:
     """List what an SLO can name, or those with PART in their name."""
@@ -393,7 +549,8 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
         Fault: something is missing, wrong, or not allowed.
     """
     try:
-        document = read_toml(options["plan_file"]) if options["plan_file"] else {}
+        plan_file = options["plan_file"]
+        document = read_toml(find_plan(plan_file)) if plan_file else {}
         name = _profile_name(options, document)
         overrides = dict(options)
         overrides["slos"] = tuple(options["slos"]) or None
@@ -413,7 +570,10 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
 def _profile_name(options: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     name = options["profile"] or document.get("profile")
     if not name:
-        raise PlanError("name a profile or a --plan; `cachecast load profiles` lists them")
+        raise PlanError(
+            "name a profile or a --plan; `cachecast load profiles` and `cachecast load plans` list"
+            " them"
+        )
     return str(name)
 
 
@@ -430,6 +590,7 @@ _TARGET_FIELDS = (
     "secret",
     "ca_file",
     "auth_endpoint",
+    "auth_body",
     "metrics_url",
     "encryption_key",
 )
@@ -494,24 +655,32 @@ def _ask(target: Target, *, is_sure: bool) -> None:
         raise Fault("not run")
 
 
-_HIDDEN = ("--secret", "--header", "--encryption-key")
-_HIDDEN_ASSIGNED = tuple(f"{option}=" for option in _HIDDEN)
+_HIDDEN = ("secret", "header", "encryption-key")
 
 
-def _shown_command() -> str:
-    """Return the command line with every secret left out."""
+def shown_command(program: str = "cachecast load", dashes: str = "--") -> str:
+    """Return the command line, quoted for a shell, with every secret left out.
+
+    Args:
+        program: What was called.
+        dashes: Beginning of our options there.
+    """
     shown: list[str] = []
-    hide = False
-    for word in sys.argv[1:]:
-        if hide:
-            shown.append("...")
-            hide = False
-        elif word.startswith(_HIDDEN_ASSIGNED):
-            shown.append(word.partition("=")[0] + "=...")
-        else:
+    words = iter(sys.argv[1:])
+    for word in words:
+        option, is_assigned, _ = word.partition("=")
+        # Locust takes options that are cut short, too.
+        is_hidden = option.startswith(dashes) and any(
+            f"{dashes}{name}".startswith(option) for name in _HIDDEN
+        )
+        if not is_hidden:
             shown.append(word)
-            hide = word in _HIDDEN
-    return shlex.join(["cachecast", "load", *shown])
+        elif is_assigned:
+            shown.append(f"{option}=...")
+        else:
+            shown += [option, "..."]
+            next(words, None)
+    return f"{program} {shlex.join(shown)}".strip()
 
 
 def main() -> None:

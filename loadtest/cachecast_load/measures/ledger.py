@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 
 MAX_EXAMPLES = 5
+_NOT_SUMS = {"examples", "oldest_us", "youngest_miss_us"}
 UNANSWERED = 0
 FAILED = -1
 NOWHERE = 255  # by which URL a publish went in that failed, or whose fate is not known yet
@@ -225,7 +226,13 @@ class Way:
 
 @dataclass(slots=True)
 class Findings:
-    """The sums of an audit, and the first few cases of each fault by name."""
+    """The sums of an audit, and the first few cases of each fault by name.
+
+    Attributes:
+        oldest_us: the least age that the oldest value served to a joiner can have had.
+        youngest_miss_us: the greatest age that the youngest value a joiner missed can have had;
+            0 where none was missed.
+    """
 
     expected: int = 0
     received: int = 0
@@ -243,6 +250,8 @@ class Findings:
     false_misses: int = 0
     stale_joins: int = 0
     expired_served: int = 0
+    oldest_us: int = 0
+    youngest_miss_us: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, fault: str, text: str) -> None:
@@ -251,10 +260,17 @@ class Findings:
         if len(kept) < MAX_EXAMPLES:
             kept.append(text)
 
+    def note_age(self, *, oldest_us: int = 0, youngest_miss_us: int = 0) -> None:
+        """Keep the age of a value that was served, or of one that was gone, if it is extreme."""
+        self.oldest_us = max(self.oldest_us, oldest_us)
+        if youngest_miss_us:
+            self.youngest_miss_us = min(self.youngest_miss_us or youngest_miss_us, youngest_miss_us)
+
     def add(self, other: Findings) -> None:
         """Add another's sums to these, and its examples as far as there is room."""
+        self.note_age(oldest_us=other.oldest_us, youngest_miss_us=other.youngest_miss_us)
         for entry in fields(self):
-            if entry.name != "examples":
+            if entry.name not in _NOT_SUMS:
                 total = getattr(self, entry.name) + getattr(other, entry.name)
                 setattr(self, entry.name, total)
         for fault, texts in other.examples.items():
@@ -411,6 +427,8 @@ class Auditor:
         due = log.newest_answered(join.asked_us - self.clock_error_us) if log else -1
         if join.seq < 0:
             findings.misses += 1
+            if log and due >= 0:
+                findings.note_age(youngest_miss_us=join.answered_us - log.sent_us[due])
             if log and due >= 0 and join.answered_us < log.sent_us[due] + self._ttl_us:
                 findings.false_misses += 1
                 findings.note("false_miss", self._join_text(join, f"a miss, {due} was cached"))
@@ -421,6 +439,8 @@ class Auditor:
             findings.note("stale_join", self._join_text(join, f"value {join.seq}, {due} was newer"))
         if log and join.seq < len(log.sent_us):
             answered_us = log.answered_us[join.seq]
+            if answered_us > 0:
+                findings.note_age(oldest_us=join.asked_us - answered_us)
             dead_us = answered_us + self._ttl_us + self.clock_error_us
             if answered_us > 0 and join.asked_us > dead_us:
                 findings.expired_served += 1

@@ -19,6 +19,7 @@ from cachecast_load.plan.target import Target
 from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
+from cachecast_load.run.chances import doubt, missed_chances
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
@@ -88,6 +89,16 @@ def make_result(
     conflated = figures["delivery.conflated"] / max(findings.superseded, 1)
     nodes = break_down(target, collector, conflated)
     judged = _judge(plan, director, figures, facts)
+    if is_final and director.knee is None:
+        missed = missed_chances(
+            collector.counts,
+            collector.histograms,
+            findings,
+            server_samples=len(facts.server),
+            measured_s=end - begin,
+        )
+        judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
+    says = nodes["says"] + _lifetimes(plan, figures)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
     )
@@ -99,7 +110,6 @@ def make_result(
     if figures["delivery.lost"]:
         reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
     reasons += _nothing_measured(collector, director)
-    reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -108,7 +118,7 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, nodes["says"]) if is_final else _UNDECIDED,
+        "verdict": verdict(reasons, judged, says) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -121,6 +131,23 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
+    """Say how old cached values were if they did not live as long as was expected of them."""
+    ttl_s = plan.behaviour.ttl_s
+    says = []
+    if figures["cache.expired_served"]:
+        age_s = figures["cache.oldest_value_ms"] / 1000
+        says.append(
+            f"values live longer than {ttl_s:g} s here: one was served at an age of {age_s:.3f} s"
+        )
+    if figures["cache.false_misses"]:
+        age_s = figures["cache.youngest_miss_ms"] / 1000
+        says.append(
+            f"not every value lives for {ttl_s:g} s here: one was gone at an age of {age_s:.3f} s"
+        )
+    return says
 
 
 def _sums(collector: Collector) -> dict[str, Any]:
@@ -162,9 +189,13 @@ def verdict(
     Args:
         reasons: why the run is invalid.
         judged: the objectives.
-        where: what stands out among several targets; explains a failure.
+        where: what stands out, as one of several targets does; explains a failure.
     """
     failed = [j for j in judged if j.outcome == "fail"]
+    undecided: dict[str, list[str]] = {}
+    for j in judged:
+        if j.outcome == "undecided":
+            undecided.setdefault(j.note, []).append(str(j.slo))
     if reasons:
         outcome, why = INVALID, list(reasons)
     elif failed:
@@ -174,6 +205,9 @@ def verdict(
             for j in failed
         ]
         why += where
+    elif undecided:
+        outcome = INVALID
+        why = [f"{note}: cannot say whether {', '.join(r)}" for note, r in undecided.items()]
     else:
         outcome = PASS
         why = [f"all {len(judged)} objectives hold" if judged else "no objectives were set"]
@@ -183,7 +217,7 @@ def verdict(
 def _nothing_measured(collector: Collector, director: Director) -> list[str]:
     if not collector.counts["connects"]:
         what = "no subscriber connected"
-    elif not director.measured_us[0]:
+    elif director.measured_us[1] <= director.measured_us[0]:
         what = "the run ended before measuring began"
     else:
         return []

@@ -83,6 +83,9 @@ def run(
                     f"only {ready} of {count} workers reported within {timeout_s:g} s"
                 )
                 return empty_result(swarm.plan, target, facts)
+        if not quiet:
+            for note in swarm.run.facts.notes:
+                print(note, file=sys.stderr)
         if not quiet and swarm.plan.measured_s >= LONG_S:
             minutes = swarm.plan.measured_s / 60
             print(f"this run measures for {minutes:.0f} minutes", file=sys.stderr)
@@ -114,10 +117,12 @@ def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> 
     return 0
 
 
-def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool) -> int:
+def serve_page(
+    plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool, command: str
+) -> int:
     """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
     try:
-        swarm = open_run(plan, target, command="cachecast load ui")
+        swarm = open_run(plan, target, command=command)
     except PreflightError as error:
         print(f"INVALID  {error}", file=sys.stderr)
         return EXIT_CODES[INVALID]

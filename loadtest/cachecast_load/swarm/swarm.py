@@ -87,19 +87,24 @@ class RunShape(LoadTestShape):
     abstract = False
 
     def __init__(self, swarm: Swarm) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.runner = swarm.environment.runner
         self._swarm = swarm
+        self._is_reset = False
 
     @override
     def reset_time(self) -> None:
         """Begin: Locust calls this at each start, also of a second run from its page."""
-        super().reset_time()
-        self._swarm.renew()
+        super().reset_time()  # type: ignore[no-untyped-call]
+        self._is_reset = True
 
     @override
     def tick(self) -> tuple[int, float] | None:
         """Return (users, spawn rate), None when the run is over."""
+        if self._is_reset:
+            # Here, in the greenlet that asks: making a run takes a moment, and others go on.
+            self._is_reset = False
+            self._swarm.renew()
         run = self._swarm.run
         return None if run.director.is_over else (run.seats.seats, SPAWN_RATE)
 
