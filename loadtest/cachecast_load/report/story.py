@@ -168,8 +168,8 @@ def ledger_sentence(figures: Mapping[str, float]) -> str:
     told = [f"{figures[f.name]:,.0f} {f.title.partition(' (')[0].lower()}" for f in seen]
     if not any(figure.is_fault for figure in seen):
         told.insert(0, "none lost, doubled, out of order or altered")
-    # Who joins gets a cached value, which is owed to nobody.
-    more = ", cached values among them" if received > owed else ""
+    # What was published before a subscription stood, cached values above all, is owed to nobody.
+    more = ", some by who had only just joined" if received > owed else ""
     text = f"{owed:,.0f} events were owed to subscribers and {received:,.0f} received{more}"
     return f"{text}: {', '.join(told)}."
 
