@@ -350,7 +350,9 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     problem = problem or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
-    _make_folder(folder)
+    _make_folder("--report", folder)
+    if options["summary_file"]:
+        _make_folder("--summary", options["summary_file"].parent)
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     from cachecast_load.swarm import running  # noqa: PLC0415
@@ -394,13 +396,13 @@ def _report_repeats(
     return markdown.render_several(repeats.title(results), said, [table])
 
 
-def _make_folder(folder: Path | None) -> None:
-    """Make the folder of the reports before a run of hours begins, and not after it."""
+def _make_folder(option: str, folder: Path | None) -> None:
+    """Make the folder of what is written at the end before a run of hours begins."""
     if folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Fault(f"--report {folder}: {error.strerror}") from error
+            raise Fault(f"{option} {folder}: {error.strerror}") from error
 
 
 _Given = TypeVar("_Given")
