@@ -25,7 +25,7 @@ from cachecast_load.run.result import Facts, empty_result
 from cachecast_load.swarm.exposition import AddressError, Exposition
 from cachecast_load.swarm.links import MasterLink, WorkerLink
 from cachecast_load.swarm.swarm import USERS, Swarm, open_run
-from cachecast_load.swarm.web import extend
+from cachecast_load.swarm.web import extend, offer_form
 from cachecast_load.swarm.workers import Workers, follow_the_master, free_port
 
 __all__ = ["AddressError", "run", "serve_page", "work"]
@@ -141,10 +141,11 @@ def serve_page(
     environment.host = target.socket_urls[0]
     # Locust's page reads the command line again, and these options are not Locust's.
     sys.argv = sys.argv[:1]
+    offer_form(swarm)
     page = environment.create_web_ui(web[0], web[1], delayed_start=True)
     extend(environment, swarm)
     page.start()
-    print(f"Locust's page: http://{web[0]}:{web[1]}/   our charts: /loadtest", flush=True)
+    print(f"Locust's page: http://{web[0]}:{web[1]}/   our report: /loadtest", flush=True)
     assert environment.runner is not None
     if autostart:
         environment.runner.start_shape()
