@@ -442,16 +442,32 @@ def _write_report(
 @foreign_options
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="Where the page is.")
 @click.option("--web-port", type=PORT, default=8089, show_default=True, help="Its port.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    help="Generator processes; with 0 the one of the page, which its charts then hold up.",
+)
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
     plan, target = prepare(options)
+    web = (options["web_host"], options["web_port"])
+    workers = options["workers"]
+    problem = room_for(plan.greatest_subscribers, max(workers, 1), len(target.sockets))
+    problem = problem or fit_here(workers)
+    if problem:
+        raise Fault(problem)
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    web = (options["web_host"], options["web_port"])
     raise SystemExit(
         running.serve_page(
-            plan, target, web, autostart=options["autostart"], command=shown_command()
+            plan,
+            target,
+            web,
+            workers=workers,
+            autostart=options["autostart"],
+            command=shown_command(),
         )
     )
 

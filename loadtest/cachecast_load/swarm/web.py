@@ -53,9 +53,9 @@ _WAITING = "<!doctype html><title>load test</title><p>No run yet: start one on L
 # Fields of Locust's form, and the fields of a plan that they say here; then those of our own.
 _FORM = {"user_count": "subscribers", "spawn_rate": "connect_rate", "run_time": "duration_s"}
 _OWN = {
-    "rate": "publishes per second, all channels together (at the peak, where the plan has stages)",
+    "rate": "publishes per second, all channels together",
     "payload_bytes": "bytes of data per event",
-    "channels": "channels",
+    "channels": "how many there are",
 }
 _WHOLE = ("subscribers", "payload_bytes", "channels")
 _STOPPED = "stopped on the page; what was measured until then is reported"
@@ -160,8 +160,10 @@ class _Pages:
         """Do what a button of Locust's says where that is ours to do."""
         swarm = self._swarm
         button = request.path if request.method == "POST" else ""
-        if button == "/swarm" and not _goes_on(swarm):
-            problem = _take_form(swarm, request.form)
+        if button == "/swarm":
+            problem = "a run goes on: stop it, then start one with other values"
+            if not _goes_on(swarm):
+                problem = _take_form(swarm, request.form)
             host = swarm.environment.host
             answer = {"success": False, "message": problem, "host": host}
             return jsonify(answer) if problem else None
