@@ -28,10 +28,10 @@ from locust.env import Environment
 from locust.util.timespan import parse_timespan
 
 from cachecast_load.plan import orders
-from cachecast_load.plan.model import Plan, PlanError, make_plan
-from cachecast_load.profiles import profile_class
+from cachecast_load.plan.model import PlanError
 from cachecast_load.report import html
 from cachecast_load.report.openmetrics import expose
+from cachecast_load.run.form import filled_in, planned
 from cachecast_load.run.health import room_for
 from cachecast_load.run.live import live_values
 
@@ -50,14 +50,12 @@ _DARK = re.compile(
 )
 _RELOAD = f'<meta http-equiv="refresh" content="{RELOAD_S}">'
 _WAITING = "<!doctype html><title>load test</title><p>No run yet: start one on Locust's page."
-# Fields of Locust's form, and the fields of a plan that they say here; then those of our own.
-_FORM = {"user_count": "subscribers", "spawn_rate": "connect_rate", "run_time": "duration_s"}
+# Fields of our own on Locust's form, beneath its users, spawn rate and run time.
 _OWN = {
     "rate": "publishes per second, all channels together",
     "payload_bytes": "bytes of data per event",
     "channels": "how many there are",
 }
-_WHOLE = ("subscribers", "payload_bytes", "channels")
 _STOPPED = "stopped on the page; what was measured until then is reported"
 
 
@@ -66,7 +64,7 @@ def offer_form(swarm: Swarm) -> None:
 
     def add_arguments(parser: LocustArgumentParser, **_kwargs: object) -> None:
         for name, text in _OWN.items():
-            value = _of_plan(swarm.plan)[name]
+            value = filled_in(swarm.plan)[name]
             parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
 
     events.init_command_line_parser.add_listener(add_arguments)
@@ -75,56 +73,15 @@ def offer_form(swarm: Swarm) -> None:
     _show_plan(swarm)
 
 
-def _of_plan(plan: Plan) -> dict[str, float]:
-    """Return what the form says of a plan, by the plan's names."""
-    load = plan.load
-    return {
-        "subscribers": plan.greatest_subscribers,
-        "connect_rate": load.connect_rate,
-        "duration_s": plan.measured_s,
-        "rate": plan.greatest_rate,
-        "payload_bytes": load.payload_bytes,
-        "channels": load.channels,
-    }
-
-
 def _show_plan(swarm: Swarm) -> None:
     """Fill in the form: Locust reads it from its options."""
-    options, values = swarm.environment.parsed_options, _of_plan(swarm.plan)
+    options, values = swarm.environment.parsed_options, filled_in(swarm.plan)
     if options is not None:
         options.num_users = values["subscribers"]
         options.spawn_rate = f"{values['connect_rate']:g}"
         options.run_time = f"{values['duration_s']:g}s"
         for name in _OWN:
             setattr(options, name, values[name])
-
-
-def planned(plan: Plan, form: Mapping[str, str]) -> Plan:
-    """Return a plan with what a form says of it.
-
-    Args:
-        plan: What stands where the form says nothing.
-        form: Locust's field names or ours, the locustfile's `lt_...` too, and their texts.
-
-    Raises:
-        PlanError: It says something that is no number, or that cannot be run.
-    """
-    before = _of_plan(plan)
-    given: dict[str, float] = {}
-    for field, text in form.items():
-        name = _FORM.get(field, field.removeprefix("lt_"))
-        if name not in before or not text.strip():
-            continue
-        try:
-            value = float(parse_timespan(text)) if name == "duration_s" else float(text)
-        except ValueError:
-            raise PlanError(f"{name} wants a number, not {text!r}") from None
-        if name in _WHOLE and value != int(value):
-            raise PlanError(f"{name} wants a whole number, not {text!r}")
-        # What was left as it stood was not given: a knee search has no duration to be set.
-        if value != before[name]:
-            given[name] = int(value) if name in _WHOLE else value
-    return profile_class(plan.profile).fit(make_plan(plan, {}, given)) if given else plan
 
 
 def extend(environment: Environment, swarm: Swarm) -> None:
@@ -214,7 +171,7 @@ def _take_form(swarm: Swarm, form: Mapping[str, str]) -> str:
     if host and host != swarm.environment.host:
         return "the deployment is set where this page is started: by --target, with its secret"
     try:
-        plan = planned(swarm.plan, form)
+        plan = planned(swarm.plan, form, parse_timespan)
     except PlanError as error:
         return str(error)
     problem = room_for(plan.greatest_subscribers, swarm.processes, len(swarm.target.sockets))
