@@ -26,17 +26,20 @@ derives the same channels, users and schedule from it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
+import msgspec
+
+from cachecast_load.measures.names import suggest
 from cachecast_load.measures.rules import Slo, parse_slo
-from cachecast_load.plan.checks import PlanError, validate
+from cachecast_load.plan.checks import SHAPED, PlanError, validate
 
 __all__ = [
     "Behaviour",
@@ -54,7 +57,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much, of what, for how long. Rates are per second over the whole run."""
+    """How much, of what, for how long. Rates are per second over the whole run.
+
+    A `duration_s` of 0 is for the profile to work out (`Profile.fit`).
+    """
 
     subscribers: int = 1000
     channels: int = 1
@@ -75,12 +81,13 @@ class Shape:
 
     Attributes:
         kind: one of `plan_checks.SHAPES`.
-        of: `rate` or `subscribers`.
+        of: `rate` or `subscribers`, or `both` where stages say both.
         start: the level to begin with; the load's own value when None.
         to: the level to end with, the spike's top, or the knee search's ceiling.
         steps: number of levels of `steps`, most trials of `knee`.
         period_s: of `sine`; length of one trial of `knee`.
-        stages: of `stages`: (seconds, level) pairs, each a straight line to its level.
+        stages: of `stages`: (seconds, level) pairs, each a straight line to its level; of `both`
+            (seconds, rate, subscribers).
     """
 
     kind: str = "constant"
@@ -89,7 +96,7 @@ class Shape:
     to: float | None = None
     steps: int = 5
     period_s: float = 10.0
-    stages: tuple[tuple[float, float], ...] = ()
+    stages: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +171,29 @@ class Plan:
     @property
     def greatest_subscribers(self) -> int:
         """The most subscribers any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "subscribers":
-            return self.load.subscribers
-        levels = [self.load.subscribers, self.shape.start or 0, self.shape.to or 0]
-        levels += [level for _, level in self.shape.stages]
-        return math.ceil(max(levels))
+        # Stages that were stretched to a number are that number, and not a rounding error more.
+        return math.ceil(round(self._greatest("subscribers", self.load.subscribers), 6))
 
     @property
     def greatest_rate(self) -> float:
         """The highest publish rate any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "rate":
-            return self.load.rate
-        levels = [self.load.rate, self.shape.start or 0.0, self.shape.to or 0.0]
-        return max(levels + [level for _, level in self.shape.stages])
+        return self._greatest("rate", self.load.rate)
+
+    def _greatest(self, of: str, base: float) -> float:
+        shape = self.shape
+        if shape.kind == "constant" or shape.of not in (of, "both"):
+            return base
+        column = SHAPED.index(of) + 1 if shape.of == "both" else 1
+        # A stage that is too short is refused by `validate`, which asks this before.
+        stages = [stage[column] for stage in shape.stages if len(stage) > column]
+        return max(base, shape.start or 0.0, shape.to or 0.0, *stages)
 
     @property
     def measured_s(self) -> float:
         """How long the run measures at most."""
         shape = self.shape
         if shape.kind == "stages":
-            return sum(seconds for seconds, _ in shape.stages)
+            return sum(stage[0] for stage in shape.stages)
         if shape.kind == "knee":
             # A trial that does not settle is given `ready_timeout_s` before it is judged.
             return shape.steps * (shape.period_s + self.limits.ready_timeout_s)
@@ -196,27 +206,36 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data for JSON; `from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
-_Section = TypeVar("_Section", Load, Shape, Behaviour, Limits)
 _SECTIONS: dict[str, type[Any]] = {
     "load": Load,
     "shape": Shape,
     "behaviour": Behaviour,
     "limits": Limits,
 }
-_TOP = {"profile", "seed", "strict", "conflation", "block_size", "event_name", "slo", "target"}
+_PLAN = frozenset(entry.name for entry in dataclasses.fields(Plan))
+# A file says whom the plan is for as well, and has its rules in a table.
+_DOCUMENT = _PLAN - {"slos"} | {"slo", "target"}
+# msgspec's names of types, in words for people who write TOML.
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+}
 
 
 def from_dict(data: Mapping[str, Any]) -> Plan:
-    """Rebuild a plan from `Plan.to_dict`; trusts it."""
-    sections = {
-        name: kind(**{key: _tuples(value) for key, value in data[name].items()})
-        for name, kind in _SECTIONS.items()
-    }
-    rest = {key: _tuples(value) for key, value in data.items() if key not in _SECTIONS}
-    return Plan(**rest, **sections)
+    """Rebuild a plan from `Plan.to_dict`.
+
+    Raises:
+        PlanError: another version made it.
+    """
+    return _build(data, _PLAN)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -246,83 +265,109 @@ def make_plan(
     Raises:
         PlanError: an unknown field, a wrong type, or a value that cannot be run.
     """
-    _refuse_unknown(document, _TOP | set(_SECTIONS), "the plan")
-    sections = {}
+    _check_names(document, _DOCUMENT)
+    tree = defaults.to_dict()
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    scales = _taken_out(given, document)
     for name, kind in _SECTIONS.items():
-        table = document.get(name, {})
-        if not isinstance(table, Mapping):
-            raise PlanError(f"[{name}] must be a table")
-        given = _section_values(name, kind, table)
-        given |= {
-            key: value
-            for key, value in (overrides or {}).items()
-            if value is not None and key in kind.__dataclass_fields__
-        }
-        sections[name] = dataclasses.replace(getattr(defaults, name), **given)
-    top = _top_values(document)
-    top |= {
-        key: value
-        for key, value in (overrides or {}).items()
-        if value is not None and key in Plan.__dataclass_fields__ and key not in _SECTIONS
-    }
-    plan = dataclasses.replace(defaults, **sections, **top)
+        known = kind.__dataclass_fields__
+        tree[name] |= document.get(name, {})
+        tree[name] |= {key: value for key, value in given.items() if key in known}
+    mix = tree["behaviour"]["mix"]
+    if isinstance(mix, Mapping):
+        tree["behaviour"]["mix"] = list(mix.items())
+    top = {"slos": document.get("slo", {}).get("rules", tree["slos"]), **document, **given}
+    tree |= {key: top[key] for key in _PLAN - set(_SECTIONS) - {"profile"} if key in top}
+    plan = _build(tree, _PLAN)
+    if scales:
+        validate(plan)
+        plan = _scale(plan, scales)
     validate(plan)
     return plan
 
 
-def _top_values(document: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    hints = get_type_hints(Plan)
-    for key in ("seed", "strict", "conflation", "block_size", "event_name"):
-        if key in document:
-            values[key] = _typed(key, document[key], hints[key])
-    slo = document.get("slo", {})
-    if not isinstance(slo, Mapping) or not isinstance(slo.get("rules", []), list):
-        raise PlanError("[slo] must be a table with rules = ['NAME <= NUMBER', ...]")
-    _refuse_unknown(slo, {"rules"}, "[slo]")
-    if "rules" in slo:
-        values["slos"] = tuple(str(rule) for rule in slo["rules"])
-    return values
+def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the flags that scale the document's stages, and take them out.
+
+    Raises:
+        PlanError: a duration for a search that ends when it has found something.
+    """
+    shape = document.get("shape", {})
+    kind = shape.get("kind")
+    if kind == "knee" and "duration_s" in given:
+        raise PlanError(
+            "a knee search has no duration: it ends when it has found the level, after"
+            " shape.steps trials of shape.period_s seconds at most"
+        )
+    if kind != "stages":
+        return {}
+    names = ("duration_s", *SHAPED) if shape.get("of") == "both" else ("duration_s",)
+    return {name: given.pop(name) for name in names if name in given}
 
 
-def _section_values(name: str, kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    _refuse_unknown(table, set(hints), f"[{name}]")
-    if name == "behaviour" and isinstance(table.get("mix"), Mapping):
-        table = {**table, "mix": [list(pair) for pair in table["mix"].items()]}
-    return {key: _typed(f"{name}.{key}", value, hints[key]) for key, value in table.items()}
+def _scale(plan: Plan, to: Mapping[str, Any]) -> Plan:
+    """Stretch stages to another duration, and those of both to other peaks."""
+    if any(value <= 0 for value in to.values()):
+        raise PlanError(f"{', '.join(to)} must be above 0")
+    peaks = plan.measured_s, plan.greatest_rate, plan.greatest_subscribers
+    factors = [
+        to[name] / peak if name in to and peak else 1.0
+        for name, peak in zip(("duration_s", *SHAPED), peaks, strict=True)
+    ]
+    stages = tuple(
+        tuple(value * factor for value, factor in zip(stage, factors, strict=False))
+        for stage in plan.shape.stages
+    )
+    load = dataclasses.replace(
+        plan.load,
+        rate=plan.load.rate * factors[1],
+        subscribers=max(1, round(plan.load.subscribers * factors[2])),
+    )
+    return dataclasses.replace(
+        plan, load=load, shape=dataclasses.replace(plan.shape, stages=stages)
+    )
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
-    """Return the value if it fits the annotation; an int does where a float is wanted."""
-    kinds = tuple(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool) or float in kinds:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise PlanError(f"{name} wants {_kind_name(kinds[0])}, not {value!r}")
-        return value
-    if not isinstance(value, list) or not all(_is_pair(entry) for entry in value):
-        raise PlanError(f"{name} wants a list of pairs, not {value!r}")
-    return tuple((first, float(second)) for first, second in value)
+def _build(tree: Mapping[str, Any], known: AbstractSet[str]) -> Plan:
+    _check_names(tree, known)
+    try:
+        return msgspec.convert(tree, Plan)
+    except msgspec.ValidationError as error:
+        raise PlanError(_explain(str(error), tree)) from None
 
 
-def _is_pair(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float)
+def _check_names(tree: Mapping[str, Any], known: AbstractSet[str]) -> None:
+    """Refuse what has no meaning: it would be ignored without a word."""
+    _refuse_unknown(tree, known, "the plan")
+    tables = {name: set(kind.__dataclass_fields__) for name, kind in _SECTIONS.items()}
+    for name, fields in {**tables, "slo": {"rules"}}.items():
+        table = tree.get(name, {})
+        if not isinstance(table, Mapping):
+            rest = " with rules = ['NAME <= NUMBER', ...]" if name == "slo" else ""
+            raise PlanError(f"[{name}] must be a table{rest}")
+        _refuse_unknown(table, fields, f"[{name}]")
 
 
-def _kind_name(kind: type[Any]) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names[kind]
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def _refuse_unknown(table: Mapping[str, Any], known: AbstractSet[str], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            hint = suggest(str(key), sorted(known), most=1)
             raise PlanError(f"{where} has no field {key!r}; {hint}")
 
 
-def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+def _explain(text: str, tree: Mapping[str, Any]) -> str:
+    """Turn msgspec's ``Expected `float`, got `str` - at `$.load.rate` `` into a sentence."""
+    rule, _, where = text.partition(" - at ")
+    path, is_inside, _ = where.strip("`").removeprefix("$.").partition("[")
+    value: Any = tree
+    for name in path.split("."):
+        value = value[name]
+    if path == "slos":
+        return f"[slo] wants rules = ['NAME <= NUMBER', ...], not {value!r}"
+    if is_inside:
+        return f"{path} wants a list of pairs, not {value!r}"
+    found = re.match(r"Expected `(\w+)", rule)
+    if found is None:
+        return f"{path}: {rule[0].lower()}{rule[1:]}"
+    wanted = _WANTED.get(found[1], found[1])
+    return f"{path} wants {wanted}, not {value!r}"

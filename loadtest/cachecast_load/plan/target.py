@@ -19,6 +19,9 @@ from urllib.parse import SplitResult, quote, urlsplit
 from cachecast_load.net.transport import Address
 from cachecast_load.pusher.protocol import Credentials
 
+# What begins the name of every environment variable that stands for an option.
+ENV = "CACHECAST_LOADTEST"
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = {
     "host",
@@ -249,9 +252,15 @@ def make_target(
     if not sockets:
         raise TargetError("--target is missing, for example ws://127.0.0.1:6001")
     metrics_urls = split_urls(metrics_url or ())
-    for name, value in (("--app-id", app_id), ("--key", key), ("--secret", secret)):
-        if not value:
-            raise TargetError(f"{name} is missing (or its environment variable)")
+    needed = {"--app-id": app_id, "--key": key, "--secret": secret}
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        variables = (ENV + name.upper()[1:].replace("-", "_") for name in missing)
+        raise TargetError(
+            f"{_listed(missing)} missing: give {'them' if len(missing) > 1 else 'it'}, or set"
+            f" {' and '.join(variables)}, or write {'them' if len(missing) > 1 else 'it'} under"
+            " [target] in a plan"
+        )
     pairs = [_read_header_option(line) for given in headers for line in _header_lines(given)]
     for extra in (auth_endpoint, *metrics_urls):
         if extra:
@@ -272,6 +281,13 @@ def make_target(
         metrics_urls=tuple(dict.fromkeys(metrics_urls)),
         encryption_key=_read_key(encryption_key) if encryption_key else None,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names with their verb: `a is`, `a and b are`, `a, b and c are`."""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    return f"{', '.join(names[:-1])} and {names[-1]} are"
 
 
 def _read_header_option(line: str) -> tuple[str, str]:

@@ -6,7 +6,9 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
 from cachecast_load.pusher.stamp import StampError, read_stamp
 
@@ -24,10 +26,12 @@ class Encrypted(Profile):
     defaults: ClassVar[Defaults] = {"load": {"subscribers": 200, "channels": 10, "rate": 50.0}}
     slos = (*CLEAN, "crypto.failed == 0")
 
+    @override
     def encode(self, channel: int, payload: bytes) -> str:
         """Seal the payload with the channel's key."""
         return self._cipher(channel).seal(payload)
 
+    @override
     def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
         """Open an event; what does not open is the target's fault or a wrong key."""
         tally = client.tally
@@ -48,6 +52,7 @@ class Encrypted(Profile):
         else:
             client.observe(stamp, now_us)
 
+    @override
     def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
         """Use the key the auth endpoint handed out, as an SDK does."""
         super().granted(client, channel, grant)

@@ -11,15 +11,18 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from typing_extensions import override
+
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.session import Session
-from cachecast_load.measures.rules import FIGURES, Slo
+from cachecast_load.measures.figures import FIGURES, Source
+from cachecast_load.measures.rules import Slo
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.plan.target import Target
-from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
+from cachecast_load.plan.target import Target, TargetError
+from cachecast_load.profiles import explain, profile_class
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
 from cachecast_load.run.asking import TIMEOUT_S, ask_channel, publish
@@ -46,9 +49,11 @@ class _Probe(Profile):
 
     name = "preflight"
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Note that it worked; nothing else is needed."""
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """Do not come back: one attempt tells."""
         del was_open
@@ -63,35 +68,35 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
         what they do not support.
 
     Raises:
-        TargetError: a host does not resolve, or TLS cannot be set up.
-        PreflightError: the target cannot be used as given; every URL that cannot is named.
-        PlanError: what the target told does not fit into the plan.
+        PreflightError: The target cannot be used as given, and every URL that cannot is named; or
+            what it told does not fit into the plan.
     """
-    session = open_session(plan, target, secrets.randbelow(1 << 16))
-    notes = check(session)
-    plan, missing = _settle_support(plan, session)
-    plan, lifetimes = settle_ttl(plan, session)
-    return plan, notes + missing + lifetimes
+    try:
+        session = open_session(plan, target, secrets.randbelow(1 << 16))
+        notes = check(session)
+        plan, missing = _settle_support(plan, session)
+        plan, lifetimes = settle_ttl(plan, session)
+    except (TargetError, PlanError, UnsupportedError) as error:
+        raise PreflightError(str(error)) from error
+    return plan, notes + missing + lifetimes + explain(plan)
 
 
 def _settle_support(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     """Return the plan without what the target does not support, and notes that say so.
 
     Raises:
-        PreflightError: the profile has no point without it.
+        UnsupportedError: The profile has no point without it.
     """
     reactor = Reactor()
     try:
         return fit_to_target(plan, session, reactor)
-    except UnsupportedError as error:
-        raise PreflightError(str(error)) from error
     finally:
         reactor.close()
         _forget(session)
 
 
 def _forget(session: Session) -> None:
-    """What was tried is no part of the run."""
+    """Clear a session of what was tried: it is no part of the run."""
     session.recorder.take()
     session.recorder.gauges.clear()
     session.users.clear()
@@ -223,7 +228,7 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> str:
 
 
 def _server_rules(plan: Plan) -> list[Slo]:
-    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
+    return [rule for rule in plan.rules if FIGURES[rule.figure].source is Source.SERVER]
 
 
 def require_metrics(plan: Plan, target: Target) -> None:
@@ -246,9 +251,10 @@ def _check_metrics(session: Session) -> None:
         except scrape.ScrapeError as error:
             raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
         for rule in rules:
-            if scrape.SOURCES[rule.figure] not in found:
-                what = FIGURES[rule.figure].text
-                raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
+            figure = FIGURES[rule.figure]
+            if figure.key not in found:
+                what = f"{url} tells nothing from which to know it ({figure.text})"
+                raise PreflightError(f"{rule}: {what}")
 
 
 def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
@@ -277,7 +283,7 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
                 )
         behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
         plan = profile.fit(dataclasses.replace(plan, behaviour=behaviour))
-    return plan, notes + profile.remarks(plan)
+    return plan, notes
 
 
 def _measure_ttl(session: Session, number: int) -> float | None:

@@ -7,25 +7,26 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import Judgement, judge
+from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
+from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
+from cachecast_load.run.chances import doubt, missed_chances
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
 from cachecast_load.run.health import blind, diagnose
 
 SCHEMA = "cachecast-loadtest/1"
-PASS, FAIL, INVALID = "PASS", "FAIL", "INVALID"
-EXIT_CODES = {PASS: 0, FAIL: 1, INVALID: 2}
 _UNDECIDED = {"outcome": "RUNNING", "exit_code": None, "reasons": ["the run goes on"]}
-HARNESS_FAILED = 3
 
 
 @dataclass(slots=True)
@@ -88,6 +89,15 @@ def make_result(
     conflated = figures["delivery.conflated"] / max(findings.superseded, 1)
     nodes = break_down(target, collector, conflated)
     judged = _judge(plan, director, figures, facts)
+    if is_final and director.knee is None:
+        missed = missed_chances(
+            collector.counts,
+            collector.histograms,
+            findings,
+            server_samples=len(facts.server),
+            measured_s=end - begin,
+        )
+        judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
     says = nodes["says"] + _lifetimes(plan, figures)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
@@ -100,7 +110,6 @@ def make_result(
     if figures["delivery.lost"]:
         reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
     reasons += _nothing_measured(collector, director)
-    reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -183,6 +192,10 @@ def verdict(
         where: what stands out, as one of several targets does; explains a failure.
     """
     failed = [j for j in judged if j.outcome == "fail"]
+    undecided: dict[str, list[str]] = {}
+    for j in judged:
+        if j.outcome == "undecided":
+            undecided.setdefault(j.note, []).append(str(j.slo))
     if reasons:
         outcome, why = INVALID, list(reasons)
     elif failed:
@@ -192,6 +205,9 @@ def verdict(
             for j in failed
         ]
         why += where
+    elif undecided:
+        outcome = INVALID
+        why = [f"{note}: cannot say whether {', '.join(r)}" for note, r in undecided.items()]
     else:
         outcome = PASS
         why = [f"all {len(judged)} objectives hold" if judged else "no objectives were set"]
@@ -201,7 +217,7 @@ def verdict(
 def _nothing_measured(collector: Collector, director: Director) -> list[str]:
     if not collector.counts["connects"]:
         what = "no subscriber connected"
-    elif not director.measured_us[0]:
+    elif director.measured_us[1] <= director.measured_us[0]:
         what = "the run ended before measuring began"
     else:
         return []
@@ -222,6 +238,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
         ],
         "run": {
             "profile": plan.profile,
+            "summary": profile_class(plan.profile).summary,
             "run": f"{facts.run:04x}",
             "started": facts.started,
             "measured_s": 0.0,
@@ -252,7 +269,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure must not be quoted without: processor, kernel, interpreter."""
+    """Return what a figure must not be quoted without: version, processor, kernel, interpreter."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -262,6 +279,7 @@ def environment() -> dict[str, Any]:
     except OSError:
         pass
     return {
+        "version": version("cachecast"),
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": platform.release(),

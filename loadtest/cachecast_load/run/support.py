@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import OPEN, Client
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.plan.features import Feature
 from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.profiles.encrypted import master_cipher
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run.asking import publish
@@ -57,44 +59,53 @@ class _Guest(Profile):
         super().__init__(session.plan, session)
         self.kind = kind
 
+    @override
     def channel_prefix(self, channel: int) -> str:
         """Return the kind that is asked about."""
         del channel
         return self.kind
 
+    @override
     def channel_name(self, channel: int) -> str:
         """Return a name that no run uses."""
         name = f"{self.kind}lt-{self.session.run:04x}-ask-{channel}"
         self._numbers[name] = channel
         return name
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Wait to be told."""
 
+    @override
     def subscribed(self, client: Client, channel: int, data: object) -> None:
         """Remember what came with the confirmation."""
         client.memory.successes[channel] = data
 
+    @override
     def joined(self, client: Client, channel: int, seq: int) -> None:
         """Remember a miss; values come without our stamp."""
         del seq
         client.memory.misses.add(channel)
 
+    @override
     def refused(self, client: Client, code: object, text: str) -> None:
         """Remember an error."""
         client.memory.refusal = f"pusher:error {code}: {text}"
 
+    @override
     def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
         """Remember where an event came."""
         del now_us
         client.memory.channels.add(message["channel"])
 
+    @override
     def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
         """Remember a key."""
         super().granted(client, channel, grant)
         if "shared_secret" in grant:
             client.memory.shared_secrets[channel] = grant["shared_secret"]
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """Do not come back."""
 

@@ -1,4 +1,6 @@
-"""What a profile is: a handful of hooks with sensible defaults. Copy a small one to write your own.
+"""What a profile is to the crowd: a handful of hooks with sensible defaults.
+
+`profiles/` has those that there are; copy a small one to write your own.
 
 A profile says which channels there are, who subscribes to which, and what happens when. It never
 measures: clients, publishers and the ledger do that for every profile alike, so that a new profile
@@ -23,7 +25,7 @@ from cachecast_load.crowd.client import IDLE
 from cachecast_load.net.http11 import make_request
 from cachecast_load.net.reactor import now_us
 from cachecast_load.plan.features import Feature, features_of
-from cachecast_load.plan.model import Plan
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.pusher import protocol as pusher
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Profile:
         prefix: the kind of channel.
         defaults: plan fields that differ from the general defaults, by section.
         slos: rules that hold for any healthy deployment, used when the plan has none.
+        unused: fields of the load that say nothing to this profile, and why.
     """
 
     name: ClassVar[str] = ""
@@ -67,6 +70,7 @@ class Profile:
     prefix: ClassVar[str] = ""
     defaults: ClassVar[Defaults] = {}
     slos: ClassVar[tuple[str, ...]] = CLEAN
+    unused: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         self.plan = plan
@@ -229,15 +233,17 @@ class Profile:
         return (plan, "") if feature is Feature.ROSTERS else None
 
     @classmethod
-    def remarks(cls, plan: Plan) -> list[str]:
-        """Return what the operator should know of a plan before it runs."""
-        del plan
-        return []
-
-    @classmethod
     def fit(cls, plan: Plan) -> Plan:
         """Return the plan with what follows from its other values; may refuse it (`PlanError`)."""
+        if not plan.load.duration_s:
+            raise PlanError("load.duration_s must be above 0")
         return plan
+
+    @classmethod
+    def explain(cls, plan: Plan) -> list[str]:
+        """Return sentences on what a fitted plan does that its values do not say."""
+        del plan
+        return []
 
     def clients(self, block: Block) -> list[Client]:
         """Return the block's clients that run this profile."""
