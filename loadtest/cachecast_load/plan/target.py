@@ -220,6 +220,7 @@ def make_target(
     auth_endpoint: str | None = None,
     metrics_url: str | Sequence[str] | None = None,
     encryption_key: str | None = None,
+    needs_api: bool = True,
 ) -> Target:
     """Build a target from what a user typed.
 
@@ -235,6 +236,7 @@ def make_target(
         auth_endpoint: URL that signs subscriptions.
         metrics_url: URL of Prometheus metrics, or several.
         encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
+        needs_api: whether app id and secret must be there, which only the HTTP API needs.
 
     Raises:
         TargetError: something is missing or malformed.
@@ -243,7 +245,10 @@ def make_target(
     if not sockets:
         raise TargetError("--target is missing, for example ws://127.0.0.1:6001")
     metrics_urls = split_urls(metrics_url or ())
-    for name, value in (("--app-id", app_id), ("--key", key), ("--secret", secret)):
+    needed = [("--key", key)]
+    if needs_api:
+        needed += [("--app-id", app_id), ("--secret", secret)]
+    for name, value in needed:
         if not value:
             raise TargetError(f"{name} is missing (or its environment variable)")
     pairs = [_read_header_option(line) for given in headers for line in _header_lines(given)]
