@@ -16,6 +16,10 @@ Faults of connections: close_code (after the handshake), close_at (that many del
     die_after (deliveries until the process ends), publish_status (answers publishes so),
     subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number),
     stall_at (that many deliveries later the process stands still for stall_s)
+Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of welcoming),
+    protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong signatures do), no_pong,
+    joined_s (frames wait and leave together), limit_bytes (of an event), status_in_body (refusals are
+    HTTP 200), cut_after_s (quiet connections end without a word), respell (blanks into JSON)
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict, deque
+from email.utils import formatdate
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -110,9 +115,12 @@ class Saboteur:
                     key.data.flush()
                 if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
                     self.read(key.data)
+            self.later.sort(key=lambda entry: entry[0])
             while self.later and self.later[0][0] <= time.monotonic():
                 _, peer, message = self.later.pop(0)
-                if peer.sock.fileno() >= 0 and not peer.closing:
+                if message is None and peer.sock.fileno() >= 0:
+                    self.drop(peer)
+                elif peer.sock.fileno() >= 0 and not peer.closing:
                     peer.say(message)
 
     def accept(self):
@@ -170,6 +178,7 @@ class Saboteur:
             elif isinstance(event, h11.EndOfMessage):
                 status, body = self.answer(peer.request, peer.body)
                 headers = [("content-length", str(len(body))), ("content-type", "text/plain")]
+                headers.append(("date", formatdate(self.unix_now(), usegmt=True)))
                 response = h11.Response(status_code=status, headers=headers)
                 out = peer.http.send(response) + peer.http.send(h11.Data(data=body))
                 peer.put(out + peer.http.send(h11.EndOfMessage()))
@@ -192,8 +201,14 @@ class Saboteur:
         if status:
             return status, b"the saboteur says no\n"
         problem = self.verify(request.method.decode(), parts, body)
+        if problem and self.faults.get("status_in_body"):
+            return 200, json.dumps({"error": problem, "code": 401}).encode()
         if problem:
             return 401, problem.encode()
+        if parts.path.endswith("/channels"):
+            return 200, json.dumps({"channels": {}}).encode()
+        if len(body) > self.faults.get("limit_bytes", 2**20):
+            return 413, b"The data content of this event exceeds the allowed maximum\n"
         if parts.path.endswith("/events"):
             event = json.loads(body)
             for channel in event.get("channels") or [event["channel"]]:
@@ -222,8 +237,13 @@ class Saboteur:
             return "Unknown auth_key\n"
         if body and params.get("body_md5") != hashlib.md5(body).hexdigest():
             return "Invalid body_md5\n"
+        if abs(int(params["auth_timestamp"]) - self.unix_now()) > 600:
+            return "Timestamp expired\n"
         plain = "&".join(f"{k}={v}" for k, v in sorted(params.items()))
         return "" if _sign(f"{method}\n{parts.path}\n{plain}") == given else "Invalid signature\n"
+
+    def unix_now(self):
+        return time.time() + self.faults.get("clock_s", 0)
 
     # --- WebSocket ------------------------------------------------------------------------------
 
@@ -247,6 +267,17 @@ class Saboteur:
             text = "App key not in this cluster. Did you forget to specify the cluster?"
             peer.say({"event": "pusher:error", "data": {"code": 4001, "message": text}})
             return self.close(peer, 4001, text)
+        if self.faults.get("mute"):
+            return None
+        code = self.faults.get("refuse_code")
+        spoken = self.faults.get("protocols")
+        if spoken and not any(f"protocol={number}&" in request.path + "&" for number in spoken):
+            code = 4007
+        if code:
+            peer.say({"event": "pusher:error", "data": {"code": code, "message": "no"}})
+            return self.close(peer, code, "no")
+        if self.faults.get("cut_after_s"):
+            self.later.append((time.monotonic() + self.faults["cut_after_s"], peer, None))
         data = json.dumps({"socket_id": peer.socket_id, "activity_timeout": 120})
         peer.say({"event": "pusher:connection_established", "data": data})
         if self.faults.get("close_code") and not self.faults.get("close_at"):
@@ -271,6 +302,8 @@ class Saboteur:
 
     def message(self, peer, message):
         event, data = message["event"], message.get("data")
+        if event == "pusher:ping" and self.faults.get("no_pong"):
+            return
         if event == "pusher:ping":
             peer.say({"event": "pusher:pong", "data": "{}"})
         elif event == "pusher:subscribe":
@@ -286,7 +319,8 @@ class Saboteur:
     def subscribe(self, peer, channel, auth, channel_data):
         if channel.startswith(("private-", "presence-")):
             text = f"{peer.socket_id}:{channel}" + (f":{channel_data}" if channel_data else "")
-            if auth != f"{KEY}:{_sign(text)}" or self.faults.get("subscribe_error"):
+            is_signed = auth == f"{KEY}:{_sign(text)}" or self.faults.get("open_auth")
+            if not is_signed or self.faults.get("subscribe_error"):
                 text = f"Invalid signature: Expected HMAC SHA256 hex digest of {text}"
                 peer.say({"event": "pusher:error", "data": {"code": None, "message": text}})
                 return
@@ -374,6 +408,12 @@ class Saboteur:
             time.sleep(self.faults["stall_s"])
         if self.faults.get("late_events"):
             self.later.append((time.monotonic() + self.faults["late_events"], peer, frame))
+            return
+        if self.faults.get("respell") and frame["data"].startswith("{"):
+            frame = {**frame, "data": json.dumps(json.loads(frame["data"]), indent=1)}
+        if self.faults.get("joined_s"):
+            every = self.faults["joined_s"]
+            self.later.append(((time.monotonic() // every + 1) * every, peer, frame))
             return
         channel = frame["channel"]
         if channel in peer.held:

@@ -15,9 +15,9 @@ from email.utils import parsedate_to_datetime
 
 from cachecast_load.doctor.case import Case, Door
 from cachecast_load.doctor.findings import Finding, note, unknown, works, wrong
-from cachecast_load.doctor.handshake import redirected
+from cachecast_load.doctor.handshake import FORWARDED_REMEDY, redirected
 from cachecast_load.doctor.lines import Answer
-from cachecast_load.doctor.looks import describe, is_page, looks_like, read_json, status_of
+from cachecast_load.doctor.looks import describe, gist, is_page, looks_like, read_json, status_of
 
 #: Seconds by which a signature's timestamp may be off.
 SIGNATURE_S = 600
@@ -147,7 +147,8 @@ def _diagnosed(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:
         yield _no_api(door, answer)
         return
     yield (
-        _by_time(case, door, answer)
+        _by_scheme(door, answer)
+        or _by_time(case, door, answer)
         or _by_path(case, door, answer)
         or _by_comparison(case, door, answer)
     )
@@ -186,6 +187,26 @@ def _no_api(door: Door, answer: Answer) -> Finding:
 def _works_with(case: Case, door: Door, **changed: object) -> bool:
     answer = case.ask(door, "GET", case.path("channels"), **changed)  # type: ignore[arg-type]
     return status_of(answer) == 200 and "channels" in read_json(answer)
+
+
+def _by_scheme(door: Door, answer: Answer) -> Finding | None:
+    """Take a refusal for what it says where it is about TLS, which no other request can prove."""
+    if status_of(answer) != 403 or not re.search(r"\b(TLS|SSL|https)\b", answer.text, re.I):
+        return None
+    if door.endpoint.tls:
+        return wrong(
+            "forwarded.missing-api",
+            f"The HTTP API at {door.url} is reached by TLS, and takes the request for plain text:"
+            f" {gist(answer.text)}",
+            FORWARDED_REMEDY,
+            status=403,
+        )
+    return wrong(
+        "scheme.tls-only-api",
+        f"The HTTP API at {door.url} refuses plain text: {gist(answer.text)}",
+        "Use https:// (wss:// for clients).",
+        status=403,
+    )
 
 
 def _by_time(case: Case, door: Door, answer: Answer) -> Finding | None:
@@ -248,50 +269,41 @@ def _by_path(case: Case, door: Door, answer: Answer) -> Finding | None:
 
 
 def _by_comparison(case: Case, door: Door, answer: Answer) -> Finding:
-    path, given = case.path("channels"), case.credentials
-    stranger = f"{case.mark}x"
-    other_key = case.ask(door, "GET", path, credentials=case.stranger(key=stranger))
-    other_secret = case.ask(door, "GET", path, credentials=case.stranger(secret="wrong"))
-    other_app = case.ask(door, "GET", f"/apps/{stranger}/channels")
-    shown = [given.key, given.app_id, stranger]
+    """Say which of key, secret and app id is wrong, by what wrong ones are told."""
+    path, stranger, url = case.path("channels"), f"{case.mark}x", door.url
+    if _alike(answer, case.fetch(door, f"{door.endpoint.prefix}/{stranger}"), [stranger]):
+        return _no_api(door, answer)
+    shown = [case.credentials.key, case.credentials.app_id, stranger]
     as_key, as_secret, as_app = (
-        _alike(answer, other, shown) for other in (other_key, other_secret, other_app)
+        _alike(answer, other, shown)
+        for other in (
+            case.ask(door, "GET", path, credentials=case.stranger(key=stranger)),
+            case.ask(door, "GET", path, credentials=case.stranger(secret="wrong")),
+            case.ask(door, "GET", f"/apps/{stranger}/channels"),
+        )
     )
-    status, url = status_of(answer), door.url
-    says = f"It says {status}: {answer.text[:120] or 'nothing more'}"
-    socket_knows = case.socket is not None
-    if (
-        as_app
-        and status == 404
-        and not (as_key and as_secret and answer.status == 404 and not answer.body)
-    ):
-        return wrong(
-            "app-id.unknown",
-            f"{url} has no app with the id {given.app_id}. {says}",
-            "Check --app-id; it is the number beside the key, and not the key. If it is right,"
-            " --api-url leads to another deployment or cluster.",
-            status=status,
-        )
-    if as_key and not (as_secret and as_app):
-        knows = (
-            " The sockets know the key, so they belong to another deployment or cluster."
-            if socket_knows
-            else ""
-        )
-        return wrong(
-            "key.unknown-api",
-            f"{url} does not know the key {given.key} for this app.{knows} {says}",
-            "Check --key and --app-id, and that --api-url and --target are of one deployment"
-            " (hosted Pusher: of one cluster).",
-            status=status,
-        )
+    status = status_of(answer)
+    says = f"It says {status}: {gist(answer.text) or 'nothing more'}"
+    # Where nothing makes a difference, what was checked first is unknown; only words can tell what.
+    names_key = bool(re.search(r"auth_key|\bkey\b", answer.text, re.IGNORECASE))
+    names_app = status == 404 or bool(re.search(r"\bapp", answer.text, re.IGNORECASE))
     if as_secret and not as_key:
+        case.blamed.add("secret")
         return wrong(
             "secret.wrong",
             f"The secret is wrong: {url} knows the app and the key, and refuses the signature."
             f" {says}",
-            "Copy the secret again, whole and without blanks; after a key was renewed, its secret"
-            " is another one.",
+            "Copy the secret again, whole and without blanks; a renewed key has a new secret.",
+            status=status,
+        )
+    if as_key and (names_key if as_app else True):
+        return _unknown_key(case, door, says)
+    if as_app and names_app:
+        return wrong(
+            "app-id.unknown",
+            f"{url} has no app with the id {case.credentials.app_id}. {says}",
+            "Check --app-id; it is the number beside the key, and not the key. If it is right,"
+            " --api-url leads to another deployment or cluster.",
             status=status,
         )
     if status == 403:
@@ -303,10 +315,22 @@ def _by_comparison(case: Case, door: Door, answer: Answer) -> Finding:
         )
     return wrong(
         "api.refused",
-        f"{url} refuses signed requests, and answers a wrong key, secret or app id the same way."
-        f" {says}",
+        f"{url} refuses signed requests, and a wrong key, secret or app id the same way. {says}",
         "Check --app-id, --key and --secret in this order, and that --api-url leads to the API.",
         status=status,
+    )
+
+
+def _unknown_key(case: Case, door: Door, says: str) -> Finding:
+    key, url = case.credentials.key, door.url
+    if "key" in case.blamed:
+        return note("key.unknown-api", f"The HTTP API at {url} does not know the key {key} either.")
+    knows = " The sockets do, so they belong to another deployment." if case.socket else ""
+    return wrong(
+        "key.unknown-api",
+        f"{url} does not know the key {key} for this app.{knows} {says}",
+        "Check --key and --app-id, and that --api-url and --target are of one deployment (hosted"
+        " Pusher: of one cluster).",
     )
 
 
@@ -330,15 +354,14 @@ def limits(case: Case) -> Iterator[Finding]:
     batch = {"batch": [{"channel": channel, "name": "doctor", "data": "x" * 10_000}] * 10}
     case.published += 10
     large = case.ask(door, "POST", case.path("batch_events"), json.dumps(batch).encode())
-    refused = [
-        (size, one)
-        for size, one in (
-            ("an event of 10 KB", answer),
-            ("a batch of ten such events (100 KB)", large),
-        )
-        if status_of(one) != 200
-    ]
-    for size, one in refused[:1]:
+    refused = []
+    if status_of(answer) != 200:
+        refused.append(("an event of 10 KB", answer))
+    elif (
+        status_of(large) == 413 or not large.status
+    ):  # other refusals mean that there are no batches
+        refused.append(("a batch of ten events of 10 KB", large))
+    for size, one in refused:
         if is_page(one) or "nginx" in one.headers.get("server", "") or not one.body:
             remedy = (
                 "A proxy's limit is too low. nginx: client_max_body_size 1m; IIS:"
@@ -353,7 +376,8 @@ def limits(case: Case) -> Iterator[Finding]:
             status=one.status,
         )
     if not refused:
-        yield works("limits", "An event of 10 KB and a batch of ten such events are accepted.")
+        and_batch = " and a batch of ten such events are" if status_of(large) == 200 else " is"
+        yield works("limits", f"An event of 10 KB{and_batch} accepted.")
     again = case.ask(door, "GET", case.path("channels"))
     if again.is_last and again.status:
         old = " (and speaks HTTP/1.0)" if again.version == "1.0" else ""

@@ -68,6 +68,7 @@ class Case:
         published: how many events were published.
         cached: cache channels that now have a value of ours.
         peers: every client that was opened.
+        blamed: what was found wrong already, so that what follows from it is not blamed again.
     """
 
     target: Target
@@ -80,6 +81,7 @@ class Case:
     published: int = 0
     cached: list[str] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
+    blamed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.sockets = [Door(endpoint, "ws") for endpoint in self.target.sockets]

@@ -62,6 +62,7 @@ class Outcome:
         connections: how many WebSockets were opened.
         published: how many events were published.
         cached: cache channels that keep a value of ours until it expires there.
+        mark: what is in the name of every channel that was used.
     """
 
     target: Target
@@ -72,6 +73,7 @@ class Outcome:
     connections: int = 0
     published: int = 0
     cached: list[str] = field(default_factory=list)
+    mark: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -113,6 +115,7 @@ def examine(
     outcome.connections = len(case.peers)
     outcome.published = case.published
     outcome.cached = case.cached
+    outcome.mark = case.mark
     return outcome
 
 

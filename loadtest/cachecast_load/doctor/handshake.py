@@ -196,6 +196,8 @@ def _closed(case: Case, door: Door, code: int, message: str) -> Iterator[Finding
         ),
     )
     meaning = meaning.format(key=case.credentials.key)
+    if code == 4001:
+        case.blamed.add("key")
     yield wrong(
         name, f"{url} refuses with {code}: {meaning}.{says}", remedy, code=code, message=message
     )

@@ -73,6 +73,13 @@ def describe(answer: Answer) -> str:
     return " ".join(parts)
 
 
+def gist(text: str) -> str:
+    """Return the beginning of a refusal's text, without the digests that some quote."""
+    return re.split(r",? (?:Expected|but (?:got|you sent)|you should have sent) ", text)[0][
+        :160
+    ].rstrip(":")
+
+
 def is_page(answer: Answer) -> bool:
     """Whether it is a web page, which neither side of the protocol has."""
     kind = answer.headers.get("content-type", "")

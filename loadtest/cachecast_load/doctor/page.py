@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from cachecast_load.doctor.examination import Outcome
 from cachecast_load.doctor.findings import Kind
 
 SCHEMA = "cachecast-doctor/1"
+MAX_WIDTH = 80
 _HEADINGS = {
     Kind.WORKS: ("What works", "green"),
     Kind.ABSENT: ("What does not exist here", "default"),
@@ -25,19 +26,33 @@ _HEADINGS = {
 def print_page(outcome: Outcome, console: Console) -> None:
     """Print the findings by group; what is wrong comes last, where people look first."""
     urls = [*outcome.target.socket_urls, *outcome.target.api_urls]
-    console.print(Text(f"Examined: {', '.join(dict.fromkeys(urls))}"))
+    _print(console, f"Examined: {', '.join(dict.fromkeys(urls))}")
     for kind, (heading, colour) in _HEADINGS.items():
         found = [finding for finding in outcome.findings if finding.kind is kind]
         if not found:
             continue
         console.print(Text(f"\n{heading}", style=f"bold {colour}"))
         for finding in found:
-            console.print(Padding(Text(finding.text), (0, 0, 0, 2)))
+            _print(console, finding.text, "  ", "  ")
             if finding.remedy:
-                console.print(Padding(Text(f"-> {finding.remedy}"), (0, 0, 0, 4)))
+                _print(console, finding.remedy, "    -> ", "       ")
     console.print()
     for sentence in closing(outcome):
-        console.print(Text(sentence))
+        _print(console, sentence)
+
+
+def _print(console: Console, text: str, first: str = "", others: str = "") -> None:
+    # Not by the console: that fills lines up with blanks, and breaks URLs that are longer.
+    lines = textwrap.wrap(
+        text,
+        min(console.width, MAX_WIDTH),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def closing(outcome: Outcome) -> list[str]:
@@ -45,7 +60,7 @@ def closing(outcome: Outcome) -> list[str]:
     n_wrong = sum(finding.kind is Kind.WRONG for finding in outcome.findings)
     verdict = {
         0: "Nothing is wrong.",
-        1: f"{n_wrong} thing{'s are' if n_wrong > 1 else ' is'} wrong.",
+        1: f"{_several(n_wrong, 'thing')} {'is' if n_wrong == 1 else 'are'} wrong.",
         2: "Too little could be examined to say anything.",
     }[outcome.exit_code]
     if not outcome.is_whole:
@@ -53,8 +68,8 @@ def closing(outcome: Outcome) -> list[str]:
             f"Stopped before its end; this is what was found. {verdict if n_wrong else ''}".rstrip()
         )
     did = (
-        f"In {outcome.took_s:.1f} s it opened {outcome.connections} connections and published"
-        f" {outcome.published} events, all named doctor-... and harmless."
+        f"In {outcome.took_s:.1f} s it opened {_several(outcome.connections, 'connection')} and"
+        f" published {_several(outcome.published, 'event')} on channels with {outcome.mark} in their names."
     )
     if outcome.cached:
         did += (
@@ -62,6 +77,10 @@ def closing(outcome: Outcome) -> list[str]:
             " nothing else is left."
         )
     return [did, verdict]
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def to_json(outcome: Outcome) -> str:

@@ -43,11 +43,10 @@ def reach(case: Case) -> Iterator[Finding]:
 
 
 def _reach(case: Case, door: Door) -> Iterator[Finding]:
-    host, url = door.endpoint.host, door.url
+    host = door.endpoint.host
     try:
-        with gevent.Timeout(case.within(_RESOLVE_S)):
-            found = gevent.socket.getaddrinfo(host, door.endpoint.port, type=socket.SOCK_STREAM)
-    except gevent.Timeout:
+        found = _resolve(host, door.endpoint.port, case.within(_RESOLVE_S))
+    except TimeoutError:
         yield wrong(
             "dns.timeout",
             f"The name {host} was not resolved within {_RESOLVE_S:g} s.",
@@ -90,8 +89,23 @@ def _reach(case: Case, door: Door) -> Iterator[Finding]:
         return
     if not case.target.verify:
         yield note(
-            "tls.insecure", f"No certificate of {url} was checked, since --insecure says so."
+            "tls.insecure", f"No certificate of {door.url} was checked, since --insecure says so."
         )
+
+
+def _resolve(host: str, port: int, within_s: float) -> list[Any]:
+    """Look a name up.
+
+    Raises:
+        TimeoutError: it took longer; the look-up goes on in a thread that nobody waits for.
+        OSError: there is no such name.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass  # a name, whose look-up cannot be interrupted
+    with gevent.Timeout(within_s, TimeoutError()):
+        return list(gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _connect(case: Case, family: int, sockaddr: Any) -> str:  # noqa: ANN401 - as `socket` has it

@@ -34,8 +34,9 @@ def several(case: Case) -> Iterator[Finding]:
                 f"Publishing at {api.url} is refused: {describe(answer)}.",
                 "Look into the server's log for the reason.",
             )
-    for _, peer in listening:
-        peer.wait(lambda peer=peer: len(_heard(peer)) == len(apis), case.within(_WAIT_S))  # type: ignore[misc]
+    listening[0][1].wait(
+        lambda: all(len(_heard(peer)) == len(apis) for _, peer in listening), case.within(_WAIT_S)
+    )
     lost = [
         (api, door)
         for api in apis

@@ -260,7 +260,7 @@ def make_target(
     return Target(
         sockets=sockets,
         apis=_parse_endpoints("--api-url", api_url or ()) or sockets,
-        credentials=Credentials(app_id, key, read_secret(secret)),
+        credentials=Credentials(app_id or "", key, read_secret(secret or "")),
         headers=tuple(pairs),
         ca_file=ca_file,
         verify=verify,
