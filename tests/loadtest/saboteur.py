@@ -16,10 +16,11 @@ Faults of connections: close_code (after the handshake), close_at (that many del
     die_after (deliveries until the process ends), publish_status (answers publishes so),
     subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number),
     stall_at (that many deliveries later the process stands still for stall_s)
-Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of welcoming),
-    protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong signatures do), no_pong,
-    joined_s (frames wait and leave together), limit_bytes (of an event), status_in_body (refusals are
-    HTTP 200), cut_after_s (quiet connections end without a word), respell (blanks into JSON)
+Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of
+    welcoming), protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong
+    signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
+    status_in_body (refusals are HTTP 200), cut_after_s (connections end without a word), respell
+    (blanks into JSON)
 """
 
 from __future__ import annotations
@@ -412,8 +413,8 @@ class Saboteur:
         if self.faults.get("respell") and frame["data"].startswith("{"):
             frame = {**frame, "data": json.dumps(json.loads(frame["data"]), indent=1)}
         if self.faults.get("joined_s"):
-            every = self.faults["joined_s"]
-            self.later.append(((time.monotonic() // every + 1) * every, peer, frame))
+            due = self.later[0][0] if self.later else time.monotonic() + self.faults["joined_s"]
+            self.later.append((due, peer, frame))
             return
         channel = frame["channel"]
         if channel in peer.held:

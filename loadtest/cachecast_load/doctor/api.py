@@ -191,7 +191,9 @@ def _works_with(case: Case, door: Door, **changed: object) -> bool:
 
 def _by_scheme(door: Door, answer: Answer) -> Finding | None:
     """Take a refusal for what it says where it is about TLS, which no other request can prove."""
-    if status_of(answer) != 403 or not re.search(r"\b(TLS|SSL|https)\b", answer.text, re.I):
+    if status_of(answer) != 403 or not re.search(
+        r"\b(TLS|SSL|https)\b", answer.text, re.IGNORECASE
+    ):
         return None
     if door.endpoint.tls:
         return wrong(

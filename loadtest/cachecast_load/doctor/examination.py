@@ -45,7 +45,7 @@ PROBES = (
     Probe("batches and queries", (API,), features.queries),
     Probe("limits and kept connections", (API,), api.limits),
     Probe("several targets", (SOCKET, API), several.several),
-    Probe("a quiet connection", (SOCKET,), quiet.quiet),
+    Probe("a quiet connection", (), quiet.quiet),
 )
 
 

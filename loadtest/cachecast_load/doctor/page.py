@@ -69,7 +69,8 @@ def closing(outcome: Outcome) -> list[str]:
         )
     did = (
         f"In {outcome.took_s:.1f} s it opened {_several(outcome.connections, 'connection')} and"
-        f" published {_several(outcome.published, 'event')} on channels with {outcome.mark} in their names."
+        f" published {_several(outcome.published, 'event')} on channels with"
+        f" {outcome.mark} in their names."
     )
     if outcome.cached:
         did += (

@@ -41,6 +41,15 @@ def quiet(case: Case) -> Iterator[Finding]:
     )
     for door, peer in watched:
         yield from _judged(case, door, peer)
+        if not peer.is_over and door.main is not None and door.main.end is not None:
+            end = door.main.end
+            yield wrong(
+                "connection.lost",
+                f"A connection to {door.url} that was in use was lost after {end.after_s:.1f} s"
+                f" ({end.code} {end.reason[:80]}), while a quiet one lives on.",
+                "Look for the time in the logs of the server and of what stands in between.",
+                code=end.code,
+            )
 
 
 def _judged(case: Case, door: Door, peer: Peer) -> Iterator[Finding]:
