@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cachecast_load import doctor
-from cachecast_load.measures.rules import FIGURES
+from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
+from cachecast_load.measures.verdict import HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
 from cachecast_load.plan.model import Plan, PlanError, make_plan, read_toml
 from cachecast_load.plan.target import Target, TargetError, make_target, public_hosts
@@ -27,7 +28,6 @@ from cachecast_load.report import read_result, write_reports
 from cachecast_load.report.text import print_result
 from cachecast_load.run.health import fit_here, room_for
 from cachecast_load.run.preflight import require_metrics
-from cachecast_load.run.result import HARNESS_FAILED
 
 ENV = "CACHECAST_LOADTEST"
 PORT = click.IntRange(1, 65_535)
@@ -264,16 +264,30 @@ def profiles() -> None:
 
 
 @cli.command()
-@click.argument("part", required=False)
-def figures(part: str | None) -> None:
-    """List what an SLO can name."""
+@click.argument("part", required=False, default="")
+def figures(part: str) -> None:
+    """List what an SLO can name, or those with PART in their name."""
+    shown = [figure for figure in FIGURES.values() if part in figure.name]
+    if not shown:
+        raise Fault(f"no figure has {part!r} in its name; `cachecast load figures` lists them all")
+    console = Console(highlight=False)
+    families = {f.group: FAMILIES[f.group].text for f in shown if f.source is Source.HISTOGRAM}
+    if families:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("times", no_wrap=True)
+        table.add_column(f"in milliseconds, each with .{' .'.join(STATISTICS)}, and .count")
+        for name, text in families.items():
+            table.add_row(name, text)
+        console.print(table)
+        console.print()
     table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
-    table.add_column("what it is")
-    for name, figure in FIGURES.items():
-        if not part or part in name:
-            table.add_row(name, figure.text)
-    Console(highlight=False).print(table)
+    for title in ("figure", "unit", "what it is"):
+        table.add_column(title, no_wrap=title == "figure")
+    for figure in shown:
+        if figure.source is not Source.HISTOGRAM:
+            table.add_row(figure.name, figure.unit, figure.text)
+    if table.row_count:
+        console.print(table)
 
 
 @cli.command("doctor")

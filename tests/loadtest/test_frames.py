@@ -49,6 +49,14 @@ def fed_in_pieces(wire, data, cuts):
 
 
 @pytest.mark.parametrize("kind", WIRES)
+def test_a_roster_of_many_thousands_is_no_fault(kind):
+    wire, server = connected(kind)
+    message = b"x" * (4 * 1024 * 1024)
+    server.send_text(message)
+    assert fed_in_pieces(wire, b"".join(server.data_to_send()), [1, 70_000]) == [(TEXT, message)]
+
+
+@pytest.mark.parametrize("kind", WIRES)
 @given(messages=st.lists(texts, max_size=8), cuts=st.lists(st.integers(0, 3000), max_size=12))
 def test_messages_arrive_however_the_bytes_are_cut(kind, messages, cuts):
     wire, server = connected(kind)

@@ -22,6 +22,16 @@ def test_a_plan_survives_json():
     assert from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [({"nodes": 3}, "'nodes'"), ({"load": {"burst": 3}}, "burst"), ({"seed": "x"}, "whole number")],
+)
+def test_a_plan_of_another_version_is_refused_and_not_half_understood(section, words):
+    plain = json.loads(json.dumps(DEFAULT.to_dict()))
+    with pytest.raises(PlanError, match=words):
+        from_dict(plain | section)
+
+
 def test_flags_beat_the_file_and_the_file_beats_the_defaults():
     plan = plan_of("[load]\nrate = 5\nchannels = 3", rate=7.0)
     assert (plan.load.rate, plan.load.channels, plan.load.subscribers) == (7.0, 3, 1000)
@@ -67,7 +77,22 @@ def test_the_default_plan_of_every_profile_can_be_run(name):
         ("[slo]\nrules = 'x'", "rules = ["),
         ("[slo]\nrules = ['delivery.p99 <= 5']", "delivery.p99_ms"),
         ("conflation = 'perhaps'", "metrics, allowed, never"),
-        ("load = 5", "must be a table"),
+        ("[slo]\nrules = [5]", "rules = ["),
+        ("[slo]\nrule = []", "did you mean rules"),
+        ("slo = 5", "rules = ["),
+        ("slos = []", "did you mean slo?"),
+        ("load = 5", "[load] must be a table"),
+        ("seed = 'seven'", "seed wants a whole number, not 'seven'"),
+        ("strict = 1", "strict wants true or false, not 1"),
+        ("[load]\ndistribution = 5", "load.distribution wants a text, not 5"),
+        ("[load]\nrate = true", "load.rate wants a number, not True"),
+        ("[shape]\nto = 'high'", "shape.to wants a number, not 'high'"),
+        ("[shape]\nstages = 7", "shape.stages wants a list, not 7"),
+        ("[shape]\nstages = [[1, 2, 3]]", "a list of pairs, not [[1, 2, 3]]"),
+        ("[shape]\nstages = [[1, 'x']]", "a list of pairs, not [[1, 'x']]"),
+        ("[behaviour]\nmix = { fanout = 'most' }", "behaviour.mix wants a list of pairs"),
+        (f"[load]\nsubscribers = 1{'0' * 400}", "load.subscribers must be a finite number"),
+        (f"[load]\nrate = 1{'0' * 400}", "load.rate"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):

@@ -19,8 +19,8 @@ from cachecast_load.plan.orders import Order
 from cachecast_load.pusher.stamp import Stamp
 
 if TYPE_CHECKING:
+    from cachecast_load.crowd.profile import Profile
     from cachecast_load.crowd.session import Session
-    from cachecast_load.profiles.base import Profile
 
 _ALIVE_EVERY_S = 5.0
 _QUIET_US = 300_000

@@ -18,8 +18,8 @@ from cachecast_load.pusher import protocol as pusher
 from cachecast_load.pusher.stamp import Stamp, make_payload
 
 if TYPE_CHECKING:
+    from cachecast_load.crowd.profile import Profile
     from cachecast_load.crowd.session import Session
-    from cachecast_load.profiles.base import Profile
 
 _HEADERS = [("Content-Type", "application/json")]
 _PRIME_AT_ONCE = 16

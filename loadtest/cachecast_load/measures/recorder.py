@@ -17,22 +17,6 @@ from cachecast_load.measures.ledger import Join, Membership
 MAX_EXAMPLES = 3
 MAX_ERRORS = 200
 
-# Every histogram a run can hold, with what it measures; names are also those of SLOs.
-HISTOGRAMS = {
-    "delivery": "publish's intended time to receipt by a subscriber",
-    "service": "publish's real departure to receipt by a subscriber",
-    "publish": "publish's intended time to the answer of the HTTP API",
-    "publish_service": "publish's real departure to the answer of the HTTP API",
-    "publish_late": "how much later than intended publishes left because of this generator",
-    "connect": "TCP connect to connection_established",
-    "subscribe": "subscribe to subscription_succeeded",
-    "first_value": "subscribe to the first cached value or cache_miss",
-    "join": "intended arrival of a joiner to its first value",
-    "recover": "loss of a connection to its subscriptions being confirmed again",
-    "auth": "request to the auth endpoint to its answer",
-    "loop_lag": "how late this generator's own event loop was",
-}
-
 
 class Tally:
     """Histograms, counts and errors of one thing: of everything, or of one of several targets."""

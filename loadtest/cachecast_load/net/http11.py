@@ -7,18 +7,16 @@ counts: the schedule of an open model does not.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 
-from cachecast_load.net.frames import WireError, read_header, read_status
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from cachecast_load.net.frames import WireError
 from cachecast_load.net.reactor import Reactor, Timer
 from cachecast_load.net.transport import GENERATOR, Address, Connection
 
 MAX_RESPONSE = 4 * 1024 * 1024
-MAX_HEAD = 64 * 1024
-# A negative size, which `int` would take, moved the reader back to the same chunk for ever.
-_HEX = re.compile(rb"[0-9a-fA-F]{1,8}")
 
 # status (0: no answer), body, reason (empty unless status is 0)
 Answer = Callable[[int, bytes, str], None]
@@ -38,96 +36,80 @@ def make_request(
 
 
 class ResponseReader:
-    """Collects one response; `feed` returns it when it is whole."""
+    """Collects one response at a time; `feed` returns it when it is whole."""
 
-    __slots__ = ("_chunked", "_data", "_length", "_status", "_until_close", "keeps_alive")
+    __slots__ = ("_body", "_has_end", "_is_begun", "_parser", "_taken", "_whole", "keeps_alive")
 
     def __init__(self) -> None:
-        self._data = b""
-        self._reset()
-
-    def _reset(self) -> None:
-        self._status = 0
-        self._length = -1
-        self._chunked = False
-        self._until_close = False
+        self._parser = HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._is_begun = False
+        self._has_end = False
+        self._taken = 0
+        self._whole: tuple[int, bytes] | None = None
         self.keeps_alive = True
 
     def feed(self, data: bytes) -> tuple[int, bytes] | None:
         """Take bytes; return (status, body) once the response is complete.
 
+        What follows it was not asked for: the response is good, and `keeps_alive` then says that
+        the connection is not.
+
         Raises:
             WireError: not HTTP, or too large.
         """
-        self._data += data
-        if len(self._data) > MAX_RESPONSE:
-            raise WireError("a response without end")
-        if not self._status and not self._read_head():
+        self._taken += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise WireError("101, which was not asked for") from None
+        except HttpParserError as error:
+            if self._whole is None:
+                raise WireError(f"not HTTP: {str(error).lower()}") from error
+            self.keeps_alive = False
+        if self._whole is None:
+            if self._taken > MAX_RESPONSE:
+                raise WireError(f"a response of more than {MAX_RESPONSE} bytes")
             return None
-        body, rest = self._read_body()
-        if body is None:
-            return None
-        status = self._status
-        alive = self.keeps_alive
-        self._reset()
-        self.keeps_alive = alive
-        self._data = rest
-        return status, body
+        whole, self._whole, self._taken = self._whole, None, 0
+        return whole
 
     def end(self) -> tuple[int, bytes] | None:
         """The peer closed: return what it had begun if that is how its response ends."""
-        if not self._status or not self._until_close:
+        if not self._is_begun or self._has_end:
             return None
-        return self._status, self._data
+        return self._parser.get_status_code(), b"".join(self._body)
 
-    def _read_head(self) -> bool:
-        status = 100
-        while 100 <= status < 200:  # interim answers come before the real one
-            end = self._data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(self._data) > MAX_HEAD:
-                    raise WireError("a response head without end")
-                return False
-            lines = self._data[:end].split(b"\r\n")
-            status = read_status(lines[0])[0]
-            self._data = self._data[end + 4 :]
-        headers = dict(read_header(line) for line in lines[1:])
-        self._status = status
-        self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
-        length = headers.get(b"content-length", b"0" if status in (204, 304) else b"")
-        self._length = int(length) if length.isdigit() else -1
-        connection = headers.get(b"connection", b"").lower()
-        is_old = lines[0].startswith(b"HTTP/1.0 ")
-        self.keeps_alive = connection == b"keep-alive" if is_old else connection != b"close"
-        self._until_close = not self._chunked and self._length < 0
-        if self._until_close and self.keeps_alive:
-            raise WireError("a response without a length")
-        return True
+    # What the parser calls.
 
-    def _read_body(self) -> tuple[bytes | None, bytes]:
-        if self._until_close:
-            return None, self._data
-        if not self._chunked:
-            if len(self._data) < self._length:
-                return None, self._data
-            return self._data[: self._length], self._data[self._length :]
-        parts: list[bytes] = []
-        position = 0
-        while True:
-            line_end = self._data.find(b"\r\n", position)
-            if line_end < 0:
-                return None, self._data
-            digits = self._data[position:line_end].split(b";")[0].strip()
-            if not _HEX.fullmatch(digits):
-                raise WireError("a broken chunked response")
-            size = int(digits, 16)
-            start = line_end + 2
-            if len(self._data) < start + size + 2:
-                return None, self._data
-            parts.append(self._data[start : start + size])
-            position = start + size + 2
-            if size == 0:
-                return b"".join(parts), self._data[position:]
+    def on_message_begin(self) -> None:
+        """A response, perhaps an interim one, begins."""
+        self._body = []
+        self._has_end = False
+        if self._whole is not None:
+            self.keeps_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note whether the response says where it ends."""
+        del value
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._has_end = True
+
+    def on_headers_complete(self) -> None:
+        """From here on the response may end with its connection."""
+        self._is_begun = True
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The response is whole; interim ones come before the real one."""
+        self._is_begun = False
+        status = self._parser.get_status_code()
+        if status >= 200 and self._whole is None:
+            self.keeps_alive = self._parser.should_keep_alive()
+            self._whole = status, b"".join(self._body)
 
 
 class _HttpConnection:
@@ -163,6 +145,11 @@ class _HttpConnection:
     def arrived(self, data: bytes, now_us: int) -> None:
         """Take a part of the response."""
         del now_us
+        if not self.is_busy:
+            # A goodbye (408 and its like), or an answer to nothing: the next would be taken for it.
+            self._connection.close()
+            self._pool.ended(self, alive=False)
+            return
         try:
             response = self._reader.feed(data)
         except WireError as error:

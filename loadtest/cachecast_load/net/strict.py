@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import WebSocketURI
 
-from cachecast_load.net.frames import Message, UpgradeRefusedError, WireError
+from cachecast_load.net.frames import MAX_MESSAGE, Message, UpgradeRefusedError, WireError
 
 
 class StrictWire:
@@ -32,7 +32,7 @@ class StrictWire:
         path, _, query = target.partition("?")
         name, _, port = host.rpartition(":")
         uri = WebSocketURI(secure=False, host=name, port=int(port), path=path, query=query)
-        self._protocol = protocol = ClientProtocol(uri)
+        self._protocol = protocol = ClientProtocol(uri, max_size=MAX_MESSAGE)
         request = protocol.connect()
         del request.headers["Host"]  # assigning would add a second one
         request.headers["Host"] = host

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from cachecast_load.measures.rules import FIGURES, SloError
+from cachecast_load.measures.figures import FIGURES
+from cachecast_load.measures.rules import SloError
 from cachecast_load.pusher import stamp
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def validate(plan: Plan) -> None:
         section = getattr(plan, name)
         for entry in fields(section):
             for value in _numbers(getattr(section, entry.name)):
-                _require(math.isfinite(value), f"{name}.{entry.name} must be a finite number")
+                # A whole number of TOML has no end, and what cannot be a float cannot be compared.
+                is_finite = abs(value) <= sys.float_info.max
+                _require(is_finite, f"{name}.{entry.name} must be a finite number")
                 _require(value >= 0, f"{name}.{entry.name} must not be negative (it is {value:g})")
     _check_load(plan)
     _check_shape(plan)

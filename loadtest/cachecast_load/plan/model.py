@@ -28,12 +28,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
+
+import msgspec
 
 from cachecast_load.measures.rules import Slo, parse_slo
 from cachecast_load.plan.checks import PlanError, validate
@@ -196,27 +199,36 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data for JSON; `from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
-_Section = TypeVar("_Section", Load, Shape, Behaviour, Limits)
 _SECTIONS: dict[str, type[Any]] = {
     "load": Load,
     "shape": Shape,
     "behaviour": Behaviour,
     "limits": Limits,
 }
-_TOP = {"profile", "seed", "strict", "conflation", "block_size", "event_name", "slo", "target"}
+_PLAN = frozenset(entry.name for entry in dataclasses.fields(Plan))
+# A file says whom the plan is for as well, and has its rules in a table.
+_DOCUMENT = _PLAN - {"slos"} | {"slo", "target"}
+# msgspec's names of types, in words for people who write TOML.
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+}
 
 
 def from_dict(data: Mapping[str, Any]) -> Plan:
-    """Rebuild a plan from `Plan.to_dict`; trusts it."""
-    sections = {
-        name: kind(**{key: _tuples(value) for key, value in data[name].items()})
-        for name, kind in _SECTIONS.items()
-    }
-    rest = {key: _tuples(value) for key, value in data.items() if key not in _SECTIONS}
-    return Plan(**rest, **sections)
+    """Rebuild a plan from `Plan.to_dict`.
+
+    Raises:
+        PlanError: another version made it.
+    """
+    return _build(data, _PLAN)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -246,77 +258,44 @@ def make_plan(
     Raises:
         PlanError: an unknown field, a wrong type, or a value that cannot be run.
     """
-    _refuse_unknown(document, _TOP | set(_SECTIONS), "the plan")
-    sections = {}
+    _check_names(document, _DOCUMENT)
+    tree = defaults.to_dict()
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
     for name, kind in _SECTIONS.items():
-        table = document.get(name, {})
-        if not isinstance(table, Mapping):
-            raise PlanError(f"[{name}] must be a table")
-        given = _section_values(name, kind, table)
-        given |= {
-            key: value
-            for key, value in (overrides or {}).items()
-            if value is not None and key in kind.__dataclass_fields__
-        }
-        sections[name] = dataclasses.replace(getattr(defaults, name), **given)
-    top = _top_values(document)
-    top |= {
-        key: value
-        for key, value in (overrides or {}).items()
-        if value is not None and key in Plan.__dataclass_fields__ and key not in _SECTIONS
-    }
-    plan = dataclasses.replace(defaults, **sections, **top)
+        known = kind.__dataclass_fields__
+        tree[name] |= document.get(name, {})
+        tree[name] |= {key: value for key, value in given.items() if key in known}
+    mix = tree["behaviour"]["mix"]
+    if isinstance(mix, Mapping):
+        tree["behaviour"]["mix"] = list(mix.items())
+    top = {"slos": document.get("slo", {}).get("rules", tree["slos"]), **document, **given}
+    tree |= {key: top[key] for key in _PLAN - set(_SECTIONS) - {"profile"} if key in top}
+    plan = _build(tree, _PLAN)
     validate(plan)
     return plan
 
 
-def _top_values(document: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    hints = get_type_hints(Plan)
-    for key in ("seed", "strict", "conflation", "block_size", "event_name"):
-        if key in document:
-            values[key] = _typed(key, document[key], hints[key])
-    slo = document.get("slo", {})
-    if not isinstance(slo, Mapping) or not isinstance(slo.get("rules", []), list):
-        raise PlanError("[slo] must be a table with rules = ['NAME <= NUMBER', ...]")
-    _refuse_unknown(slo, {"rules"}, "[slo]")
-    if "rules" in slo:
-        values["slos"] = tuple(str(rule) for rule in slo["rules"])
-    return values
+def _build(tree: Mapping[str, Any], known: AbstractSet[str]) -> Plan:
+    _check_names(tree, known)
+    try:
+        return msgspec.convert(tree, Plan)
+    except msgspec.ValidationError as error:
+        raise PlanError(_explain(str(error), tree)) from None
 
 
-def _section_values(name: str, kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    _refuse_unknown(table, set(hints), f"[{name}]")
-    if name == "behaviour" and isinstance(table.get("mix"), Mapping):
-        table = {**table, "mix": [list(pair) for pair in table["mix"].items()]}
-    return {key: _typed(f"{name}.{key}", value, hints[key]) for key, value in table.items()}
+def _check_names(tree: Mapping[str, Any], known: AbstractSet[str]) -> None:
+    """Refuse what has no meaning: it would be ignored without a word."""
+    _refuse_unknown(tree, known, "the plan")
+    tables = {name: set(kind.__dataclass_fields__) for name, kind in _SECTIONS.items()}
+    for name, fields in {**tables, "slo": {"rules"}}.items():
+        table = tree.get(name, {})
+        if not isinstance(table, Mapping):
+            rest = " with rules = ['NAME <= NUMBER', ...]" if name == "slo" else ""
+            raise PlanError(f"[{name}] must be a table{rest}")
+        _refuse_unknown(table, fields, f"[{name}]")
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
-    """Return the value if it fits the annotation; an int does where a float is wanted."""
-    kinds = tuple(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool) or float in kinds:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise PlanError(f"{name} wants {_kind_name(kinds[0])}, not {value!r}")
-        return value
-    if not isinstance(value, list) or not all(_is_pair(entry) for entry in value):
-        raise PlanError(f"{name} wants a list of pairs, not {value!r}")
-    return tuple((first, float(second)) for first, second in value)
-
-
-def _is_pair(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], int | float)
-
-
-def _kind_name(kind: type[Any]) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names[kind]
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
+def _refuse_unknown(table: Mapping[str, Any], known: AbstractSet[str], where: str) -> None:
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(str(key), sorted(known), n=1)
@@ -324,5 +303,19 @@ def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> No
             raise PlanError(f"{where} has no field {key!r}; {hint}")
 
 
-def _tuples(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+def _explain(text: str, tree: Mapping[str, Any]) -> str:
+    """Turn msgspec's ``Expected `float`, got `str` - at `$.load.rate` `` into a sentence."""
+    rule, _, where = text.partition(" - at ")
+    path, is_inside, _ = where.strip("`").removeprefix("$.").partition("[")
+    value: Any = tree
+    for name in path.split("."):
+        value = value[name]
+    if path == "slos":
+        return f"[slo] wants rules = ['NAME <= NUMBER', ...], not {value!r}"
+    if is_inside:
+        return f"{path} wants a list of pairs, not {value!r}"
+    found = re.match(r"Expected `(\w+)", rule)
+    if found is None:
+        return f"{path}: {rule[0].lower()}{rule[1:]}"
+    wanted = _WANTED.get(found[1], found[1])
+    return f"{path} wants {wanted}, not {value!r}"

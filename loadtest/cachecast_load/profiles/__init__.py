@@ -1,6 +1,6 @@
 """The profiles, by the names the command line uses.
 
-Each is a small class in a file of its own; `base.Profile` says what the hooks are. To add one,
+Each is a small class in a file of its own; `crowd.profile` says what the hooks are. To add one,
 write the class and enter it here.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.profiles.base import Profile
 from cachecast_load.profiles.cache_expiry import CacheExpiry
 from cachecast_load.profiles.cache_join import CacheJoin
 from cachecast_load.profiles.churn import Churn

@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import Defaults, Profile
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.profiles.base import Defaults, Profile
 from cachecast_load.profiles.cache_join import CACHE_CLEAN
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import random
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import IDLE
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.net.reactor import now_us
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
-from cachecast_load.profiles.base import Defaults, Profile
+from cachecast_load.crowd.profile import Defaults, Profile
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.crowd.schedule import Schedule
 from cachecast_load.measures.ledger import Membership
 from cachecast_load.net.reactor import now_us
 from cachecast_load.plan import orders
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.pusher.stamp import MAX_SEQ, Stamp, make_payload
 

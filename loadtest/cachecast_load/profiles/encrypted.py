@@ -6,7 +6,7 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
 from cachecast_load.pusher.stamp import StampError, read_stamp
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 from cachecast_load.profiles.cache_join import CACHE_CLEAN, CacheJoin
 from cachecast_load.profiles.churn import Churn
 from cachecast_load.profiles.encrypted import Encrypted

@@ -6,8 +6,8 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 from cachecast_load.plan import orders
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, ClassVar
 
 from cachecast_load.crowd.client import OPEN
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block

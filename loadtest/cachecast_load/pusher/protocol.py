@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import override
+
 PROTOCOL = 7
 CLIENT_NAME = "cachecast-loadtest"
 CLIENT_VERSION = "1"
@@ -34,6 +36,7 @@ class Credentials:
     key: str
     secret: str
 
+    @override
     def __repr__(self) -> str:
         return f"Credentials(app_id={self.app_id!r}, key={self.key!r}, secret=...)"
 

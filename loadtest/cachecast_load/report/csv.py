@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from cachecast_load.measures.rules import FIGURES
+from cachecast_load.measures.figures import FIGURES
 
 
 def summary(result: dict[str, Any]) -> str:

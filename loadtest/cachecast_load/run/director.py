@@ -98,6 +98,13 @@ class Director:
             self._stopping = reason
             self.notes.append(reason)
 
+    def cut(self, now_us: int) -> None:
+        """Take note that whoever generates is ended from outside, whatever the phase."""
+        self.notes.append("stopped before its end")
+        begin, end = self.measured_us
+        if begin and begin == end:
+            self.measured_us = (begin, now_us)
+
     def lose_seats(self, reason: str) -> None:
         """End early because a process died: its seats will never report that they finished."""
         self._has_lost_seats = True

@@ -14,14 +14,15 @@ from typing import TypeVar
 
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.session import Session
-from cachecast_load.measures.rules import FIGURES, Slo
+from cachecast_load.measures.figures import FIGURES, Source
+from cachecast_load.measures.rules import Slo
 from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
-from cachecast_load.plan.target import Target
+from cachecast_load.plan.target import Target, TargetError
 from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
 from cachecast_load.run.station import open_session
@@ -63,13 +64,15 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
         The plan with what the target had to tell, and notes: in what several targets differ.
 
     Raises:
-        TargetError: a host does not resolve, or TLS cannot be set up.
-        PreflightError: the target cannot be used as given; every URL that cannot is named.
-        PlanError: what the target told does not fit into the plan.
+        PreflightError: The target cannot be used as given, and every URL that cannot is named; or
+            what it told does not fit into the plan.
     """
-    session = open_session(plan, target, secrets.randbelow(1 << 16))
-    notes = check(session)
-    plan, differing = settle_ttl(plan, session)
+    try:
+        session = open_session(plan, target, secrets.randbelow(1 << 16))
+        notes = check(session)
+        plan, differing = settle_ttl(plan, session)
+    except (TargetError, PlanError) as error:
+        raise PreflightError(str(error)) from error
     return plan, notes + differing
 
 
@@ -192,7 +195,7 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> None:
 
 
 def _server_rules(plan: Plan) -> list[Slo]:
-    return [rule for rule in plan.rules if rule.figure.startswith("server.")]
+    return [rule for rule in plan.rules if FIGURES[rule.figure].source is Source.SERVER]
 
 
 def require_metrics(plan: Plan, target: Target) -> None:
@@ -215,9 +218,10 @@ def _check_metrics(session: Session) -> None:
         except scrape.ScrapeError as error:
             raise PreflightError(f"{rules[0]}: the metrics at {url}: {error}") from error
         for rule in rules:
-            if scrape.SOURCES[rule.figure] not in found:
-                what = FIGURES[rule.figure].text
-                raise PreflightError(f"{rule}: {url} tells nothing from which to know it ({what})")
+            figure = FIGURES[rule.figure]
+            if figure.key not in found:
+                what = f"{url} tells nothing from which to know it ({figure.text})"
+                raise PreflightError(f"{rule}: {what}")
 
 
 def ask_channel(

@@ -12,6 +12,7 @@ from typing import Any
 
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import Judgement, judge
+from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
 from cachecast_load.run import scrape
@@ -22,10 +23,7 @@ from cachecast_load.run.figures import run_figures
 from cachecast_load.run.health import blind, diagnose
 
 SCHEMA = "cachecast-loadtest/1"
-PASS, FAIL, INVALID = "PASS", "FAIL", "INVALID"
-EXIT_CODES = {PASS: 0, FAIL: 1, INVALID: 2}
 _UNDECIDED = {"outcome": "RUNNING", "exit_code": None, "reasons": ["the run goes on"]}
-HARNESS_FAILED = 3
 
 
 @dataclass(slots=True)

@@ -7,16 +7,22 @@ assumed about which of them exist.
 from __future__ import annotations
 
 import http.client
+import math
 import re
+import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from cachecast_load.plan.target import Target, tls_context
 from cachecast_load.run.figures import rss_growth
 
-_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")
 TIMEOUT_S = 2.0
+MAX_PAGE = 16 * 1024 * 1024
+_NAME_END = re.compile(r"[{\s]")
 
 # What we call it -> how targets call it; several series of one name are added up.
 _NAMES = {
@@ -26,14 +32,6 @@ _NAMES = {
     "conflated": re.compile(r"conflated\w*$"),
     "connections": re.compile(r"^\w*connections$|_connected$"),
     "cache_entries": re.compile(r"cache_(entries|values)$"),
-}
-
-
-# Which of them a figure is made of.
-SOURCES = {
-    "server.rss_growth": "rss_bytes",
-    "server.rss_max_bytes": "rss_bytes",
-    "server.cpu_mean": "cpu_seconds",
 }
 
 
@@ -62,7 +60,7 @@ def fetch(target: Target, url: str) -> str:
     """Return the text of one metrics page.
 
     Raises:
-        ScrapeError: unreachable, too slow, or not 200.
+        ScrapeError: unreachable, too slow, too large, or not 200.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -77,32 +75,58 @@ def fetch(target: Target, url: str) -> str:
         path = (parts.path or "/metrics") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers=dict(target.headers))
         response = connection.getresponse()
-        body = response.read().decode("utf-8", "replace")
+        body = _read(response)
     except (OSError, http.client.HTTPException) as error:
         raise ScrapeError(str(error) or type(error).__name__) from error
     finally:
         connection.close()
     if response.status != 200:
         raise ScrapeError(f"HTTP {response.status}")
-    return body
+    return body.decode("utf-8", "replace")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Return the body; the socket's own timeout bounds one read and not a page that trickles in."""
+    end_s = time.monotonic() + TIMEOUT_S
+    body = bytearray()
+    while part := response.read1(65_536):
+        body += part
+        if len(body) > MAX_PAGE:
+            raise ScrapeError(f"the page is longer than {MAX_PAGE} bytes")
+        if time.monotonic() > end_s:
+            raise ScrapeError(f"the page takes longer than {TIMEOUT_S:g} s")
+    return bytes(body)
 
 
 def parse(text: str) -> dict[str, float]:
-    """Reduce a metrics page to our few names."""
+    """Reduce a metrics page to our few names.
+
+    Raises:
+        ScrapeError: it is no Prometheus text.
+    """
+    samples = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    # A sample takes the parser 8 us, a page may have thousands, and meanwhile nothing is received:
+    # only those of interest are parsed, and the first, to see that it is such a page.
+    wanted = samples[:1] + [line for line in samples[1:] if _ours(_NAME_END.split(line, 1)[0])]
     found: dict[str, float] = {}
-    for line in text.splitlines():
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        name = match.group(1).removesuffix("_total") if "conflated" in line else match.group(1)
-        try:
-            value = float(match.group(3))
-        except ValueError:
-            continue
-        for ours, pattern in _NAMES.items():
-            if pattern.search(name):
-                found[ours] = found.get(ours, 0.0) + value
+    try:
+        for family in text_string_to_metric_families("\n".join(wanted)):
+            for sample in family.samples:
+                ours = _ours(sample.name)
+                if ours and math.isfinite(sample.value):
+                    found[ours] = found.get(ours, 0.0) + sample.value
+    except ValueError as error:
+        raise ScrapeError(f"not the text of Prometheus metrics: {str(error)[:80]}") from error
     return found
+
+
+@lru_cache(10_000)
+def _ours(name: str) -> str | None:
+    """Return what we call a metric, None for what is not of interest."""
+    if name.endswith("_created"):
+        return None  # when a counter was made, which is a time, and huge
+    bare = name.removesuffix("_total") if "conflated" in name else name
+    return next((ours for ours, pattern in _NAMES.items() if pattern.search(bare)), None)
 
 
 def server_figures(

@@ -1,4 +1,6 @@
-"""What a profile is: a handful of hooks with sensible defaults. Copy a small one to write your own.
+"""What a profile is to the crowd: a handful of hooks with sensible defaults.
+
+`profiles/` has those that there are; copy a small one to write your own.
 
 A profile says which channels there are, who subscribes to which, and what happens when. It never
 measures: clients, publishers and the ledger do that for every profile alike, so that a new profile
