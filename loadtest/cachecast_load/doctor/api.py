@@ -17,7 +17,15 @@ from cachecast_load.doctor.case import Case, Door
 from cachecast_load.doctor.findings import Finding, note, unknown, works, wrong
 from cachecast_load.doctor.handshake import FORWARDED_REMEDY, redirected
 from cachecast_load.doctor.lines import Answer
-from cachecast_load.doctor.looks import describe, gist, is_page, looks_like, read_json, status_of
+from cachecast_load.doctor.looks import (
+    alike,
+    describe,
+    gist,
+    is_page,
+    looks_like,
+    read_json,
+    status_of,
+)
 
 #: Seconds by which a signature's timestamp may be off.
 SIGNATURE_S = 600
@@ -31,7 +39,7 @@ _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")
 def clock(case: Case) -> Iterator[Finding]:
     """Measure how far the target's clock is from ours, by the Date of its answers."""
     for door in case.apis:
-        if door.address is None:
+        if not case.answers(door):
             continue
         answer = case.fetch(door, f"{door.endpoint.prefix}{case.path('channels')}")
         skew = skew_of(answer)
@@ -71,7 +79,7 @@ def _ahead(skew: float) -> str:
 def signatures(case: Case) -> Iterator[Finding]:
     """Send a signed request to every API, and find out why it is refused, if it is."""
     for door in case.apis:
-        if door.address is None:
+        if not case.answers(door):
             continue
         if not (case.credentials.secret and case.credentials.app_id):
             yield from _unsigned(case, door)
@@ -132,6 +140,13 @@ def _accepted(case: Case, door: Door) -> Iterator[Finding]:
                 "Refusals come as HTTP 200 with the status in the body: libraries that look at the"
                 " status take them for success.",
             )
+    anybody = case.ask(door, "GET", case.path("channels"), credentials=case.stranger(key=case.mark))
+    if status_of(anybody) == 200 and "channels" in read_json(anybody):
+        yield note(
+            "api.any-key",
+            f"The HTTP API at {door.url} does not look at the key, only at app id and secret: a"
+            " wrong key is noticed by clients only.",
+        )
     door.is_usable = True
 
 
@@ -273,11 +288,11 @@ def _by_path(case: Case, door: Door, answer: Answer) -> Finding | None:
 def _by_comparison(case: Case, door: Door, answer: Answer) -> Finding:
     """Say which of key, secret and app id is wrong, by what wrong ones are told."""
     path, stranger, url = case.path("channels"), f"{case.mark}x", door.url
-    if _alike(answer, case.fetch(door, f"{door.endpoint.prefix}/{stranger}"), [stranger]):
+    if alike(answer, case.fetch(door, f"{door.endpoint.prefix}/{stranger}"), [stranger]):
         return _no_api(door, answer)
     shown = [case.credentials.key, case.credentials.app_id, stranger]
     as_key, as_secret, as_app = (
-        _alike(answer, other, shown)
+        alike(answer, other, shown)
         for other in (
             case.ask(door, "GET", path, credentials=case.stranger(key=stranger)),
             case.ask(door, "GET", path, credentials=case.stranger(secret="wrong")),
@@ -289,16 +304,18 @@ def _by_comparison(case: Case, door: Door, answer: Answer) -> Finding:
     # Where nothing makes a difference, what was checked first is unknown; only words can tell what.
     names_key = bool(re.search(r"auth_key|\bkey\b", answer.text, re.IGNORECASE))
     names_app = status == 404 or bool(re.search(r"\bapp", answer.text, re.IGNORECASE))
-    if as_secret and not as_key:
+    names_secret = bool(re.search(r"secret|signature", answer.text, re.IGNORECASE))
+    # Some servers do not look at the key at all (soketi), and refuse a wrong one for its signature.
+    is_key_known = not as_key or (names_secret and not names_key)
+    if as_secret and is_key_known and not (as_app and not names_secret):
         case.blamed.add("secret")
         return wrong(
             "secret.wrong",
-            f"The secret is wrong: {url} knows the app and the key, and refuses the signature."
-            f" {says}",
+            f"The secret is wrong: {url} knows the app, and refuses the signature. {says}",
             "Copy the secret again, whole and without blanks; a renewed key has a new secret.",
             status=status,
         )
-    if as_key and (names_key if as_app else True):
+    if as_key and (names_key or not as_app):
         return _unknown_key(case, door, says)
     if as_app and names_app:
         return wrong(
@@ -334,17 +351,6 @@ def _unknown_key(case: Case, door: Door, says: str) -> Finding:
         "Check --key and --app-id, and that --api-url and --target are of one deployment (hosted"
         " Pusher: of one cluster).",
     )
-
-
-def _alike(one: Answer, other: Answer, shown: list[str]) -> bool:
-    return status_of(one) == status_of(other) and _shape(one, shown) == _shape(other, shown)
-
-
-def _shape(answer: Answer, shown: list[str]) -> str:
-    text = answer.body[:2000].decode("utf-8", "replace")
-    for given in shown:
-        text = text.replace(given, "")
-    return re.sub(r"doctor-\w+|[0-9a-f]{16,}|\d+", "", text)
 
 
 def limits(case: Case) -> Iterator[Finding]:

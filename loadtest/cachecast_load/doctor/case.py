@@ -49,6 +49,11 @@ class Door:
     signs_prefix: bool = False
 
     @property
+    def place(self) -> str:
+        """Host and port, for what two doors of one server have in common."""
+        return f"{self.endpoint.host_header} {self.endpoint.tls}"
+
+    @property
     def url(self) -> str:
         """The URL as people write it."""
         return self.endpoint.url(self.scheme)
@@ -119,6 +124,10 @@ class Case:
             if door.line is not None:
                 door.line.close()
         self.reactor.close()
+
+    def answers(self, door: Door) -> bool:
+        """Whether a door was reached, and speaks HTTP as far as is known."""
+        return door.address is not None and door.place not in self.blamed
 
     # --- WebSockets
 

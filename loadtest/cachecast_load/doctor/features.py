@@ -372,7 +372,7 @@ def cache(case: Case) -> Iterator[Finding]:
     if isinstance(ttl, int | float):
         yield works(
             "cache.info",
-            f"The HTTP API reads cached values (info=cache); they live for {ttl:g} s.",
+            f"The HTTP API reads cached values (info=cache); this one has {ttl:g} s to live.",
             ttl_s=ttl,
         )
     else:

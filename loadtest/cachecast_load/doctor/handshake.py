@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from cachecast_load.doctor.case import Case, Door, app_path
 from cachecast_load.doctor.findings import Finding, absent, note, works, wrong
 from cachecast_load.doctor.lines import Answer, Peer
-from cachecast_load.doctor.looks import describe, is_page, looks_like, read_json
+from cachecast_load.doctor.looks import alike, describe, is_page, looks_like, read_json
 from cachecast_load.pusher import protocol as pusher
 
 HEADERS_REMEDY = (
@@ -132,6 +132,15 @@ def _not_welcomed(case: Case, door: Door, peer: Peer) -> Iterator[Finding]:
             "It is another kind of WebSocket server, or a proxy holds frames back: switch its"
             " buffering off (nginx: proxy_buffering off).",
         )
+    elif peer.is_upgraded and _is_as_for_nobody(case, door, peer):
+        case.blamed.add("key")
+        yield wrong(
+            "key.unknown",
+            f"{url} accepts the WebSocket and ends it at once without a word, as for a key that"
+            f" nobody has: no app there has the key {case.credentials.key}, it seems.",
+            f"{_CLUSTER} If it is right, something ends every WebSocket: look into the logs of the"
+            " server and of what stands before it.",
+        )
     elif peer.is_upgraded:
         yield wrong(
             "upgrade.dropped",
@@ -140,6 +149,7 @@ def _not_welcomed(case: Case, door: Door, peer: Peer) -> Iterator[Finding]:
             "Look into the logs of the server and of the proxy before it.",
         )
     elif peer.end is None:
+        case.blamed.add(door.place)
         yield wrong(
             "upgrade.timeout",
             f"{url} takes the connection and does not answer the upgrade.",
@@ -147,12 +157,23 @@ def _not_welcomed(case: Case, door: Door, peer: Peer) -> Iterator[Finding]:
             " logs.",
         )
     else:
-        yield from _hung_up(door, peer.end.reason)
+        yield _hung_up(case, door, peer.end.reason)
 
 
-def _hung_up(door: Door, reason: str) -> Iterator[Finding]:
+def _hung_up(case: Case, door: Door, reason: str) -> Finding:
+    plain = case.fetch(door, f"{door.endpoint.prefix}/")
+    if plain.status:
+        return wrong(
+            "upgrade.hung-up",
+            f"{door.url} hangs up on the upgrade ({reason}), and answers a plain request with"
+            f" {describe(plain)}: an HTTP server without WebSockets.",
+            "Check the port; with some servers metrics or the HTTP API have one of their own. If it"
+            f" is a proxy: {HEADERS_REMEDY}",
+            looks_like=looks_like(plain),
+        )
+    case.blamed.add(door.place)
     hint = "" if door.endpoint.tls else " If that port speaks TLS, use wss://."
-    yield wrong(
+    return wrong(
         "upgrade.hung-up",
         f"{door.url} takes the connection and hangs up without an answer ({reason}).",
         f"It is no HTTP server, or a firewall cuts it off; look into its log.{hint}",
@@ -236,6 +257,13 @@ def _tls_only(case: Case, door: Door) -> Finding:
     )
 
 
+def _is_as_for_nobody(case: Case, door: Door, peer: Peer) -> bool:
+    """Whether a key that nobody has is treated the same way, and a server so told them apart."""
+    path = pusher.socket_path(door.endpoint.prefix, f"{case.mark}-nobody")
+    nobody = case.connect(door, path=path)
+    return nobody.is_upgraded and bool(peer.end and nobody.end) and _told(peer) == _told(nobody)
+
+
 def _works_at(case: Case, door: Door, prefix: str) -> bool:
     path = pusher.socket_path(prefix, case.credentials.key)
     return case.connect(door, path=path).is_welcome
@@ -252,6 +280,7 @@ def _speaks(case: Case, door: Door, query: str) -> bool:
 def _refused(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:
     url, status = door.url, answer.status
     if not status or _wants_tls(answer):
+        case.blamed.add(door.place)
         yield _no_http(door, answer)
     elif 300 <= status < 400:
         yield redirected(door, answer)
@@ -348,12 +377,12 @@ def _compared(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:
     plain = case.fetch(door, pusher.socket_path(prefix, case.credentials.key))
     nowhere = case.fetch(door, f"{prefix}/{case.mark}")
     names_it = re.search(r"upgrade|websocket", answer.text, re.IGNORECASE) or answer.status == 426
-    sees_no_upgrade = _alike(answer, plain) and not _alike(plain, nowhere)
+    sees_no_upgrade = alike(answer, plain) and not alike(plain, nowhere)
     if names_it or sees_no_upgrade:
         yield wrong(
             "upgrade.headers",
             f"The upgrade does not reach the server behind {url}: it answers {describe(answer)}"
-            + (", exactly as to a plain GET." if _alike(answer, plain) else "."),
+            + (", exactly as to a plain GET." if alike(answer, plain) else "."),
             HEADERS_REMEDY,
             **facts,
         )
@@ -366,12 +395,12 @@ def _compared(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:
             f" headers are lost. {HEADERS_REMEDY}",
             **facts,
         )
-    elif is_page(answer) or looks_like(answer) or _alike(answer, nowhere):
+    elif is_page(answer) or looks_like(answer) or alike(answer, nowhere):
         what = looks_like(answer)
         yield wrong(
             "target.stranger",
             f"This is no Pusher server, or not at this path: {url} answers {describe(answer)}"
-            + (", as to any other path." if _alike(answer, nowhere) and not what else "."),
+            + (", as to any other path." if alike(answer, nowhere) and not what else "."),
             "Check host, port and path of the target. If a proxy stands before the server, route"
             " PREFIX/app/ (WebSockets) and PREFIX/apps/ (HTTP API) to it.",
             looks_like=what,
@@ -384,15 +413,6 @@ def _compared(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:
             f"Look into the server's log. {HEADERS_REMEDY}",
             **facts,
         )
-
-
-def _alike(one: Answer, other: Answer) -> bool:
-    """Whether two answers are the same but for ids, times and the path that they quote."""
-    return one.status == other.status and _shape(one) == _shape(other)
-
-
-def _shape(answer: Answer) -> str:
-    return re.sub(r"/\S*|\d+|[0-9a-f]{6,}", "", answer.body[:2000].decode("utf-8", "replace"))
 
 
 def _has_api(case: Case, door: Door) -> bool:

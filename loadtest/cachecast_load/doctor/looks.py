@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from cachecast_load.doctor.lines import Answer
@@ -78,6 +79,21 @@ def gist(text: str) -> str:
     return re.split(r",? (?:Expected|but (?:got|you sent)|you should have sent) ", text)[0][
         :160
     ].rstrip(":")
+
+
+def alike(one: Answer, other: Answer, hide: Sequence[str] = ()) -> bool:
+    """Whether two answers say the same but for paths, ids, times, and what is to be hidden."""
+    return status_of(one) == status_of(other) and _shape(one, hide) == _shape(other, hide)
+
+
+def _shape(answer: Answer, hide: Sequence[str]) -> str:
+    told = read_json(answer)  # whose fields have no order, and in some servers never the same
+    text = (
+        json.dumps(told, sort_keys=True) if told else answer.body[:2000].decode("utf-8", "replace")
+    )
+    for given in hide:
+        text = text.replace(given, "")
+    return re.sub(r"/\S*|doctor-\w+|[0-9a-f]{16,}|\d+", "", text)
 
 
 def is_page(answer: Answer) -> bool:
