@@ -20,7 +20,7 @@ Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes
     welcoming), protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong
     signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
     status_in_body (refusals are HTTP 200), cut_after_s (connections end without a word), respell
-    (blanks into JSON)
+    (blanks into JSON), drop (right after the upgrade)
 """
 
 from __future__ import annotations
@@ -228,6 +228,8 @@ class Saboteur:
     def authorize(self, form):
         if self.faults.get("auth_status"):
             return self.faults["auth_status"], b"forbidden\n"
+        if "socket_id" not in form:
+            return 400, b"a form is wanted\n"
         text = f"{form['socket_id']}:{form['channel_name']}"
         return 200, json.dumps({"auth": f"{KEY}:{_sign(text)}"}).encode()
 
@@ -264,6 +266,8 @@ class Saboteur:
         peer.put(b"".join(peer.ws.data_to_send()))
         if self.faults.get("garbage"):
             return peer.put(b"\xff\xfe these are not frames \x00\x01")
+        if self.faults.get("drop"):
+            return self.drop(peer)
         if f"/app/{KEY}?" not in request.path:
             text = "App key not in this cluster. Did you forget to specify the cluster?"
             peer.say({"event": "pusher:error", "data": {"code": 4001, "message": text}})

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -105,15 +104,20 @@ def test_without_the_secret_it_says_what_can_be_said(healthy):
 
 
 def test_ctrl_c_gives_what_was_found(healthy):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cachecast_load", "doctor", healthy.url, "--app-id", "4242",
-         "--key", "app-key", "--idle", "60"],
-        env={**os.environ, "CACHECAST_LOADTEST_SECRET": SECRET},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    """The second target takes connections and says nothing: its second one is the upgrade."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cachecast_load", "doctor", healthy.url,
+             f"ws://127.0.0.1:{mute.getsockname()[1]}", "--app-id", "4242", "--key", "app-key"],
+            env={**os.environ, "CACHECAST_LOADTEST_SECRET": SECRET},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        held = [mute.accept()[0] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        for sock in held:
+            sock.close()
     assert process.returncode == 2
     assert "Stopped before its end" in out
     assert "A client is welcome" in out
@@ -181,6 +185,7 @@ SABOTAGE = {
     "refuse 4100": ({"refuse_code": 4100}, "server.full"),
     "refuse 4299": ({"refuse_code": 4299}, "upgrade.refused"),
     "protocols": ({"protocols": [5, 6]}, "protocol.refused"),
+    "dropped": ({"drop": True}, "key.unknown"),
     "garbage": ({"garbage": True}, "upgrade.broken"),
     "mute": ({"mute": True}, "upgrade.silent"),
     "silent": ({"silent": True}, "upgrade.timeout"),
@@ -264,25 +269,49 @@ def test_what_is_not_there_is_no_fault(sabotaged):
     assert {"signin", "batch", "queries", "publish.info"} <= set(names(outcome, Kind.ABSENT))
 
 
+@pytest.mark.parametrize(
+    ("faults", "key", "expected"),
+    [
+        ({}, "app-key", []),
+        ({"auth_status": 403}, "app-key", ["auth.refused"]),
+        ({}, "other-key", ["auth.key"]),
+    ],
+)
+def test_an_auth_endpoint_is_asked_and_its_signature_tried(
+    sabotaged, saboteur, new_engine, faults, key, expected
+):
+    server = saboteur(**faults)
+    url = server.url
+    if key != "app-key":
+        url = new_engine("--app-id", "4242", "--app-key", key, "--app-secret", SECRET).url
+    endpoint = server.url.replace("ws", "http") + "/auth"
+    outcome = look(url, key=key, secret="", auth_endpoint=endpoint)
+    assert [name for name in names(outcome) if name.startswith("auth")] == expected
+    assert ("auth" in names(outcome, Kind.WORKS)) is (not expected)
+
+
+def test_a_wrong_key_closed_without_a_word_is_told_by_comparison(sabotaged):
+    assert "as for a key that nobody has" in the(sabotaged["dropped"].result(), "key.unknown").text
+
+
 # --- what is no Pusher server at all ------------------------------------------------------------
 
 
-def test_another_kind_of_server_is_called_by_its_name(pool):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
+def test_another_kind_of_server_is_called_by_its_name():
+    def banner():
+        with suppress(OSError):  # closed by the test
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    client.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
-        def banner():
-            with suppress(OSError):  # closed by the test
-                while True:
-                    client, _ = listener.accept()
-                    with client:
-                        client.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-
-        served = pool.submit(banner)
-        outcome = look(f"ws://127.0.0.1:{listener.getsockname()[1]}")
-        listener.shutdown(socket.SHUT_RDWR)
-        served.result()
-    assert "port.other" in names(outcome)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as own:
+        own.submit(banner)
+        try:
+            outcome = look(f"ws://127.0.0.1:{listener.getsockname()[1]}")
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    assert names(outcome) == ["port.other"]
     assert "an SSH server" in the(outcome, "port.other").text
 
 
@@ -382,7 +411,10 @@ def test_behind_a_right_proxy_nothing_is_wrong(front):
 
 @pytest.mark.parametrize("name", ["stripped", "kept"])
 def test_a_prefix_does_no_harm_where_the_server_takes_it(front, name):
-    assert names(front.looks[name].result()) == []
+    outcome = front.looks[name].result()
+    assert names(outcome) == []
+    # Which path must be signed is what people ask; our engine takes both where it sees both.
+    assert the(outcome, "prefix").facts["whole_path"] is (name == "kept")
 
 
 def test_a_forgotten_prefix_is_a_wrong_path(front):

@@ -140,6 +140,8 @@ def _accepted(case: Case, door: Door) -> Iterator[Finding]:
                 "Refusals come as HTTP 200 with the status in the body: libraries that look at the"
                 " status take them for success.",
             )
+    if door.endpoint.prefix:
+        yield _signed_path(case, door)
     anybody = case.ask(door, "GET", case.path("channels"), credentials=case.stranger(key=case.mark))
     if status_of(anybody) == 200 and "channels" in read_json(anybody):
         yield note(
@@ -148,6 +150,16 @@ def _accepted(case: Case, door: Door) -> Iterator[Finding]:
             " wrong key is noticed by clients only.",
         )
     door.is_usable = True
+
+
+def _signed_path(case: Case, door: Door) -> Finding:
+    over_all = _works_with(case, door, signs_prefix=True)
+    return works(
+        "prefix",
+        f"Behind '{door.endpoint.prefix}' signatures are taken over the path from /apps/ on,"
+        + (" and over the whole path too." if over_all else " and not over the whole path."),
+        whole_path=over_all,
+    )
 
 
 def _diagnosed(case: Case, door: Door, answer: Answer) -> Iterator[Finding]:

@@ -73,6 +73,8 @@ class Case:
         published: how many events were published.
         cached: cache channels that now have a value of ours.
         peers: every client that was opened.
+        lines: every connection for HTTP requests.
+        delivers: whether an event that was published arrived.
         blamed: what was found wrong already, so that what follows from it is not blamed again.
     """
 
@@ -86,6 +88,8 @@ class Case:
     published: int = 0
     cached: list[str] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
+    lines: list[HttpLine] = field(default_factory=list)
+    delivers: bool = False
     blamed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -120,9 +124,8 @@ class Case:
         """Close every connection."""
         for peer in self.peers:
             peer.close()
-        for door in self.doors:
-            if door.line is not None:
-                door.line.close()
+        for line in self.lines:
+            line.close()
         self.reactor.close()
 
     def answers(self, door: Door) -> bool:
@@ -164,15 +167,16 @@ class Case:
         *,
         method: str = "GET",
         body: bytes = b"",
-        headers: tuple[tuple[str, str], ...] = (),
+        kind: str = "application/json",
     ) -> Answer:
         """Send a request as it stands to a door of either kind and return its answer."""
         assert door.address is not None
         if door.line is None:
             door.line = HttpLine(self.reactor, door.address)
-        extra = (("Content-Type", "application/json"),) if body else ()
+            self.lines.append(door.line)
+        extra = [("Content-Type", kind)] if body else []
         request = make_request(
-            method, path, door.endpoint.host_header, [*extra, *self.target.headers, *headers], body
+            method, path, door.endpoint.host_header, [*extra, *self.target.headers], body
         )
         return door.line.ask(request, self.within())
 

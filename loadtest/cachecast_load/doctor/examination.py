@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cachecast_load.doctor import api, features, handshake, quiet, reach, several
+from cachecast_load.doctor import api, endpoint, features, handshake, quiet, reach, several
 from cachecast_load.doctor.case import Case
 from cachecast_load.doctor.findings import Finding, exit_code
 from cachecast_load.net.reactor import now_us
@@ -17,7 +17,8 @@ from cachecast_load.plan.target import Target
 
 #: Seconds for everything but a longer look at the quiet connection.
 TIME_S = 20.0
-SOCKET, API, SECRET = "a welcome client", "a usable HTTP API", "the secret"
+SOCKET, API = "a welcome client", "a usable HTTP API"
+SECRET, EVENTS = "the secret", "events that arrive"
 
 
 class Probe(NamedTuple):
@@ -37,10 +38,11 @@ PROBES = (
     Probe("protocol versions and unknown keys", (SOCKET,), handshake.versions),
     Probe("kinds of channels", (SOCKET,), features.kinds),
     Probe("events on every kind of channel", (SOCKET, API), features.events),
-    Probe("frames that are held back", (SOCKET, API), features.timing),
-    Probe("the cache", (SOCKET, API), features.cache),
-    Probe("exclusion by socket_id", (SOCKET, API), features.exclusion),
+    Probe("frames that are held back", (SOCKET, API, EVENTS), features.timing),
+    Probe("the cache", (SOCKET, API, EVENTS), features.cache),
+    Probe("exclusion by socket_id", (SOCKET, API, EVENTS), features.exclusion),
     Probe("client events and presence", (SOCKET, SECRET), features.client_events),
+    Probe("the auth endpoint", (SOCKET,), endpoint.endpoint),
     Probe("users", (SOCKET, SECRET), features.users),
     Probe("batches and queries", (API,), features.queries),
     Probe("limits and kept connections", (API,), api.limits),
@@ -126,5 +128,6 @@ def _has(case: Case, needs: tuple[str, ...]) -> bool:
         and case.socket.main.is_welcome,
         API: case.api is not None,
         SECRET: bool(case.credentials.secret),
+        EVENTS: case.delivers,
     }
     return all(has[need] for need in needs)

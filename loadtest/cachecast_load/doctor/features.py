@@ -54,11 +54,12 @@ def subscribe(
     return since
 
 
-def _is_in(peer: Peer, channel: str) -> bool:
+def is_in(peer: Peer, channel: str) -> bool:
+    """Whether a subscription was confirmed."""
     return peer.find(lambda said: said.event == _SUCCEEDED and said.channel == channel) is not None
 
 
-def _refusal(peer: Peer, channel: str, since: int) -> str:
+def refusal(peer: Peer, channel: str, since: int) -> str:
     """Return the words in which a subscription was refused, or an empty text."""
     for said in peer.heard[since:]:
         is_error = said.event == "pusher:error" and said.channel in ("", channel)
@@ -86,8 +87,8 @@ def kinds(case: Case) -> Iterator[Finding]:
     asked = [prefix for prefix in KINDS if has_secret or not pusher.needs_auth(prefix)]
     sinces = {prefix: subscribe(case, peer, _channel(case, prefix)) for prefix in asked}
     first = min(sinces.values())
-    peer.wait(lambda: _n_answered(peer, first) >= len(asked), case.within(_WAIT_S))
-    joined = [prefix for prefix in asked if _is_in(peer, _channel(case, prefix))]
+    peer.wait(lambda: answered(peer, first) >= len(asked), case.within(_WAIT_S))
+    joined = [prefix for prefix in asked if is_in(peer, _channel(case, prefix))]
     if joined:
         yield works(
             "kinds",
@@ -101,7 +102,7 @@ def kinds(case: Case) -> Iterator[Finding]:
     yield from _forged(case, peer)
 
 
-def _n_answered(peer: Peer, since: int) -> int:
+def answered(peer: Peer, since: int) -> int:
     """Count answers to subscriptions; some servers refuse with two frames, some with either."""
     events = [said.event for said in peer.heard[since:]]
     refused = max(events.count("pusher:error"), events.count("pusher:subscription_error"))
@@ -110,7 +111,7 @@ def _n_answered(peer: Peer, since: int) -> int:
 
 def _kinds_refused(case: Case, peer: Peer, refused: list[str], sinces: dict[str, int]) -> Finding:
     names = _names([KINDS[prefix] for prefix in refused])
-    texts = [_refusal(peer, _channel(case, prefix), sinces[prefix]) for prefix in refused]
+    texts = [refusal(peer, _channel(case, prefix), sinces[prefix]) for prefix in refused]
     text = next((one for one in texts if one), "")
     says = f" It says: {text}" if text else " It says nothing."
     signed = [prefix for prefix in KINDS if pusher.needs_auth(prefix)]
@@ -167,10 +168,10 @@ def _forged(case: Case, peer: Peer) -> Iterator[Finding]:
     channel = f"private-{case.mark}-forged"
     since = subscribe(case, peer, channel, secret="wrong")
     peer.wait(
-        lambda: _is_in(peer, channel) or bool(_refusal(peer, channel, since)),
+        lambda: is_in(peer, channel) or bool(refusal(peer, channel, since)),
         case.within(_ABSENT_S),
     )
-    if _is_in(peer, channel):
+    if is_in(peer, channel):
         yield wrong(
             "auth.open",
             "A private channel can be subscribed to with a wrong signature: it is open to anybody.",
@@ -189,7 +190,7 @@ def events(case: Case) -> Iterator[Finding]:
     assert socket.main is not None
     assert api is not None
     peer = socket.main
-    joined = [prefix for prefix in KINDS if _is_in(peer, _channel(case, prefix))]
+    joined = [prefix for prefix in KINDS if is_in(peer, _channel(case, prefix))]
     plain = [_channel(case, prefix) for prefix in joined if "encrypted" not in prefix]
     since, began = len(peer.heard), now_us()
     answer = case.publish(api, plain, DATA, info="subscription_count,user_count")
@@ -218,6 +219,7 @@ def events(case: Case) -> Iterator[Finding]:
     if len(missing) == len(everywhere):
         yield _nothing_came(case, socket, api)
         return
+    case.delivers = True
     first_us = min(said.at_us for said in heard.values() if said is not None) - began
     if missing:
         kinds = [KINDS[name.removesuffix(case.mark)] for name in missing]
@@ -340,7 +342,7 @@ def cache(case: Case) -> Iterator[Finding]:
     assert socket is not None
     assert socket.main is not None
     assert api is not None
-    names = [name for name in case.cached if _is_in(socket.main, name)]
+    names = [name for name in case.cached if is_in(socket.main, name)]
     if not names:
         return
     late = case.connect(socket)
@@ -390,7 +392,7 @@ def exclusion(case: Case) -> Iterator[Finding]:
     assert api is not None
     main, other, channel = socket.main, case.connect(socket), _channel(case, "")
     subscribe(case, other, channel)
-    other.wait(lambda: _is_in(other, channel), case.within(_WAIT_S))
+    other.wait(lambda: is_in(other, channel), case.within(_WAIT_S))
     since = len(main.heard)
     case.publish(api, [channel], DATA, socket_id=main.socket_id)
     got = other.expect(
@@ -421,24 +423,24 @@ def client_events(case: Case) -> Iterator[Finding]:
     names = [
         _channel(case, prefix)
         for prefix in ("private-", "presence-")
-        if _is_in(main, _channel(case, prefix))
+        if is_in(main, _channel(case, prefix))
     ]
     for name in names:
         subscribe(case, other, name, "other")
-    other.wait(lambda: all(_is_in(other, name) for name in names), case.within(_WAIT_S))
+    other.wait(lambda: all(is_in(other, name) for name in names), case.within(_WAIT_S))
     since = len(main.heard)
     for name in names:
         main.say(pusher.client_event_message(name, "client-doctor", DATA))
     other.wait(
         lambda: (
-            bool(_refusal(main, "", since))
+            bool(refusal(main, "", since))
             or all(_event(other, name, 0, "client-doctor") for name in names)
         ),
         case.within(_ABSENT_S),
     )
     got = [name for name in names if _event(other, name, 0, "client-doctor")]
     echoed = [name for name in names if _event(main, name, since, "client-doctor")]
-    text = _refusal(main, "", since)
+    text = refusal(main, "", since)
     yield from _seen_joining(case, main, names)
     other.close()
     if not names:
@@ -511,7 +513,7 @@ def users(case: Case) -> Iterator[Finding]:
     peer.wait(lambda: len(peer.heard) > 1, case.within(_ABSENT_S))
     signed = peer.find(lambda said: said.event == "pusher:signin_success")
     if signed is None:
-        text = _refusal(peer, "", 0)
+        text = refusal(peer, "", 0)
         yield absent(
             "signin",
             f"Users cannot sign in{f': {text}' if text else '; nothing answers pusher:signin'}.",
@@ -522,8 +524,8 @@ def users(case: Case) -> Iterator[Finding]:
     yield works("signin", "Users can sign in.")
     channel = f"#server-to-user-{user}"
     subscribe(case, peer, channel)
-    peer.wait(lambda: _is_in(peer, channel), case.within(_ABSENT_S))
-    if api is not None:
+    peer.wait(lambda: is_in(peer, channel), case.within(_ABSENT_S))
+    if api is not None and case.delivers:
         answer = case.publish(api, [channel], DATA)
         got = peer.expect(lambda said: said.event == "doctor", case.within(_ABSENT_S))
         if got is None:
@@ -558,7 +560,7 @@ def queries(case: Case) -> Iterator[Finding]:
     else:
         yield absent("batch", f"Batches of events are refused: {describe(answer)}.")
     presence = _channel(case, "presence-")
-    if socket is None or socket.main is None or not _is_in(socket.main, presence):
+    if socket is None or socket.main is None or not is_in(socket.main, presence):
         return
     asked: tuple[tuple[str, str, dict[str, str], Callable[[dict[str, Any]], bool]], ...] = (
         (

@@ -101,6 +101,14 @@ class HttpLine:
 
     def ask(self, request: bytes, within_s: float) -> Answer:
         """Send a request and wait for its answer, `within_s` seconds at most."""
+        was_open = self._is_open
+        answer = self._ask(request, within_s)
+        if was_open and answer.fault and not answer.first:
+            # It was closed in the meantime, as keeping connections allows; nobody saw the request.
+            answer = self._ask(request, within_s)
+        return answer
+
+    def _ask(self, request: bytes, within_s: float) -> Answer:
         self._reading, self._first, self._fault = _Reading(), b"", ""
         began_unix, began = time.time(), now_us()
         self._begin(request)

@@ -37,12 +37,13 @@ def reach(case: Case) -> Iterator[Finding]:
         place = (door.endpoint.host, door.endpoint.port, door.endpoint.tls)
         if place not in known:
             known[place] = None
-            yield from _reach(case, door)
+            yield from reach_door(case, door)
             known[place] = door.address
         door.address = known[place]
 
 
-def _reach(case: Case, door: Door) -> Iterator[Finding]:
+def reach_door(case: Case, door: Door) -> Iterator[Finding]:
+    """Find a door's address; it has one afterwards if it can be used at all."""
     host = door.endpoint.host
     try:
         found = _resolve(host, door.endpoint.port, case.within(_RESOLVE_S))

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -32,6 +32,7 @@ _OWN_HEADERS = {
 }
 # A stamp of the ledger says in one byte by which of all URLs an event entered.
 MAX_URLS = 100
+_HOSTED = re.compile(r"ws-([a-z0-9]+)\.pusher\.com")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
@@ -207,6 +208,12 @@ def _parse_endpoints(option: str, given: str | Sequence[str]) -> tuple[Endpoint,
     return endpoints
 
 
+def _api_beside(socket: Endpoint) -> Endpoint:
+    """Return where the HTTP API is if nothing is said: there too, or by hosted Pusher's names."""
+    hosted = _HOSTED.fullmatch(socket.host)
+    return replace(socket, host=f"api-{hosted[1]}.pusher.com") if hosted else socket
+
+
 def make_target(
     *,
     url: str | Sequence[str],
@@ -259,7 +266,7 @@ def make_target(
         raise TargetError(f"--ca-file {ca_file}: there is no such file")
     return Target(
         sockets=sockets,
-        apis=_parse_endpoints("--api-url", api_url or ()) or sockets,
+        apis=_parse_endpoints("--api-url", api_url or ()) or tuple(map(_api_beside, sockets)),
         credentials=Credentials(app_id or "", key, read_secret(secret or "")),
         headers=tuple(pairs),
         ca_file=ca_file,
