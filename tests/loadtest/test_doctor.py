@@ -5,8 +5,10 @@ saboteur makes the rest. Examinations run in this process, which they do not pat
 each other: they wait far longer than they work.
 """
 
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,8 +19,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import trustme
+from rich.console import Console
 
-from cachecast_load.doctor import PROBES, examine, to_json
+from cachecast_load.doctor import PROBES, examine, print_page, to_json
 from cachecast_load.doctor.findings import Kind
 from cachecast_load.doctor.lines import Answer
 from cachecast_load.doctor.looks import looks_like
@@ -313,6 +316,34 @@ def test_another_kind_of_server_is_called_by_its_name():
             listener.shutdown(socket.SHUT_RDWR)
     assert names(outcome) == ["port.other"]
     assert "an SSH server" in the(outcome, "port.other").text
+
+
+def test_nothing_that_a_target_quotes_is_shown_raw():
+    """A server that sends back what it got, and a colour besides."""
+
+    def mirror():
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    body = client.recv(65536) + f" {SECRET} \x1b[31mred\x07".encode()
+                    head = f"HTTP/1.1 400 No\r\nContent-Length: {len(body)}\r\n\r\n"
+                    client.sendall(head.encode() + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as own:
+        own.submit(mirror)
+        try:
+            url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+            outcome = look(url, headers=("X-A: token-of-mine",))
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    shown = io.StringIO()
+    print_page(outcome, Console(file=shown, width=80))
+    assert outcome.exit_code == 1
+    for text in (shown.getvalue(), to_json(outcome)):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]|\\u001b", text)
+        assert SECRET not in text
+        assert "token-of-mine" not in text
 
 
 @pytest.mark.parametrize(

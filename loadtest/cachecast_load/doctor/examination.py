@@ -5,6 +5,7 @@ The table is the list of what is examined; docs/load-testing.md shows it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from cachecast_load.doctor.findings import Finding, exit_code
 from cachecast_load.net.reactor import now_us
 from cachecast_load.plan.target import Target
 
+#: Letters of a secret below which hiding it would garble every sentence.
+MIN_HIDDEN = 4
 #: Seconds for everything but a longer look at the quiet connection.
 TIME_S = 20.0
 SOCKET, API = "a welcome client", "a usable HTTP API"
@@ -107,7 +110,7 @@ def examine(
                 continue
             looking_at(probe.name)
             for finding in probe.look(case):
-                outcome.findings.append(finding)
+                outcome.findings.append(_clean(finding, target))
         outcome.is_whole = True
     except KeyboardInterrupt:
         pass
@@ -119,6 +122,27 @@ def examine(
     outcome.cached = case.cached
     outcome.mark = case.mark
     return outcome
+
+
+def _clean(finding: Finding, target: Target) -> Finding:
+    """Return a finding without what must not be shown, whatever the target quotes in its answers.
+
+    That is the secret, values of headers, and what would steer a terminal.
+    """
+    hidden = [target.credentials.secret, *(value for _, value in target.headers)]
+
+    def clean(text: str) -> str:
+        for one in hidden:
+            if len(one) >= MIN_HIDDEN:
+                text = text.replace(one, "...")
+        return "".join(letter if letter.isprintable() else " " for letter in text)
+
+    facts = {
+        name: clean(value) if isinstance(value, str) else value
+        for name, value in finding.facts.items()
+    }
+    text, remedy = clean(finding.text), clean(finding.remedy)
+    return dataclasses.replace(finding, text=text, remedy=remedy, facts=facts)
 
 
 def _has(case: Case, needs: tuple[str, ...]) -> bool:
