@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from cachecast_load import doctor
 from cachecast_load.measures.figures import FAMILIES, FIGURES, STATISTICS, Source
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED
 from cachecast_load.plan.checks import RECONNECTS
@@ -585,6 +586,49 @@ def figures(part: str) -> None:
         console.print(table)
 
 
+@cli.command("doctor")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@target_options
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(0, 3600),
+    default=doctor.DEFAULT_S,
+    show_default=True,
+    help="Seconds for which a quiet connection is watched; 130 finds what ends those of 120 s.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the findings.")
+def doctor_(
+    targets: tuple[str, ...],
+    idle_s: float,
+    json_file: Path | None,
+    **options: Any,  # noqa: ANN401 - typed by the options above
+) -> None:
+    """Say what the deployment at TARGET can do, and what is wrong with it.
+
+    Before any load: some connections, some events, and a page of sentences. Give what you have: the
+    URL and the key, and the app's id and secret for all of it.
+    """
+    options["url"] = targets or options["url"]
+    target = _target(options, {}, needs_api=False)
+    if json_file is not None:
+        _require_writable(json_file)
+    console = Console(highlight=False)
+    with Console(stderr=True).status("...") as status:
+        outcome = doctor.examine(target, idle_s, lambda name: status.update(f"looking at {name}"))
+    doctor.print_page(outcome, console)
+    if json_file is not None:
+        json_file.write_text(doctor.to_json(outcome), encoding="utf-8")
+    raise SystemExit(outcome.exit_code)
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise Fault(f"--json {path}: {error.strerror}") from error
+
+
 def _work(options: Mapping[str, Any]) -> NoReturn:
     """Generate for a master."""
     if options["live"]:
@@ -657,7 +701,7 @@ _TARGET_FIELDS = (
 _URL_LISTS = ("url", "api_url", "metrics_url")
 
 
-def _target(options: Mapping[str, Any], table: object) -> Target:
+def _target(options: Mapping[str, Any], table: object, *, needs_api: bool = True) -> Target:
     """Build the target from flags over the plan's [target] table."""
     if not isinstance(table, Mapping):
         raise Fault("[target] must be a table")
@@ -670,7 +714,10 @@ def _target(options: Mapping[str, Any], table: object) -> Target:
     verify = table.get("verify", True) and not options.get("insecure")
     try:
         return make_target(
-            **values, headers=tuple(headers or table.get("headers", ())), verify=verify
+            **values,
+            headers=tuple(headers or table.get("headers", ())),
+            verify=verify,
+            needs_api=needs_api,
         )
     except TargetError as error:
         raise Fault(str(error)) from error
