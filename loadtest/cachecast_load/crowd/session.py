@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cachecast_load.crowd.receipts import Receipts
 from cachecast_load.measures.recorder import Recorder
 from cachecast_load.net.reactor import now_us
 from cachecast_load.net.transport import Address
@@ -23,6 +24,7 @@ class Session:
         apis: addresses of its `apis`, in theirs.
         run: 16 bits that mark this run's payloads and channel names.
         offset_us: run clock minus this machine's monotonic clock.
+        receipts: what its subscribers received, until it is entered.
         auth: address of the auth endpoint, where there is one.
     """
 
@@ -35,6 +37,10 @@ class Session:
     orders: OrderBook
     auth: Address | None = None
     offset_us: int = 0
+    receipts: Receipts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.receipts = Receipts(self.recorder)
 
     @property
     def mark(self) -> bytes:
