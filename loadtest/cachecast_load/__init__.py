@@ -31,7 +31,8 @@ How it is built
     swarm/                                   what Locust sees: users, master, workers, its page
     report/                                  text, HTML, JUnit, CSV, comparisons
     run/                                     the run as a whole: director, collector, health, result
-    profiles/  crowd/                        what subscribers do; blocks, clients, publishers
+    profiles/                                what subscribers do, one small class each
+    crowd/                                   blocks, clients, publishers, and what a profile is
     plan/                                    what shall be done, and at what
     pusher/  measures/  net/                 the protocol; pure arithmetic; sockets and bytes
 

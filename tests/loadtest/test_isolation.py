@@ -14,14 +14,7 @@ MODULES = sorted(
     ".".join(("cachecast_load", *path.relative_to(FOLDER).with_suffix("").parts))
     for path in FOLDER.rglob("*.py")
 )
-KNOW_LOCUST = {
-    "cachecast_load.swarm.stats",
-    "cachecast_load.swarm.running",
-    "cachecast_load.swarm.swarm",
-    "cachecast_load.swarm.users",
-    "cachecast_load.swarm.web",
-    "cachecast_load.swarm.links",
-}
+KNOW_LOCUST = {module for module in MODULES if module.startswith("cachecast_load.swarm.")}
 
 
 def imports(module):

@@ -148,7 +148,7 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
     """Other users of a machine can read every command line, but not an environment."""
     program = (
         "import json, subprocess, sys\n"
-        "from cachecast_load.swarm import running\n"
+        "from cachecast_load.swarm import workers\n"
         "from cachecast_load.plan.target import make_target\n"
         "target = make_target(url=['wss://127.0.0.1:1', 'ws://127.0.0.1:2'],\n"
         "    app_id='1', key='k', secret='hush',\n"
@@ -156,8 +156,8 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
         "class Popen:\n"
         "    def __init__(self, command, env, **_):\n"
         "        print(json.dumps([command, env]))\n"
-        "running.subprocess.Popen = Popen\n"
-        "running._start_worker(target, 5)\n"
+        "workers.subprocess.Popen = Popen\n"
+        "workers._start(target, 5)\n"
     )
     monkeypatch.setenv("CACHECAST_LOADTEST_METRICS_URL", "not-for-workers")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -29,7 +29,7 @@ from cachecast_load.pusher.stamp import Stamp, StampError, read_stamp
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block
-    from cachecast_load.profiles.base import Profile
+    from cachecast_load.crowd.profile import Profile
 
 IDLE, CONNECTING, OPEN = 0, 1, 2
 PONG_TIMEOUT_US = 30_000_000

@@ -18,8 +18,8 @@ from cachecast_load.pusher import protocol as pusher
 from cachecast_load.pusher.stamp import Stamp, make_payload
 
 if TYPE_CHECKING:
+    from cachecast_load.crowd.profile import Profile
     from cachecast_load.crowd.session import Session
-    from cachecast_load.profiles.base import Profile
 
 _HEADERS = [("Content-Type", "application/json")]
 _PRIME_AT_ONCE = 16
@@ -231,6 +231,7 @@ class Publisher:
         now_run_us = now_us() + self.session.offset_us
         if fate.is_prime:
             self._priming -= 1
+        status = pusher.meant_status(status, body)
         succeeded = 200 <= status < 300
         if fate.seq >= 0:
             self._sequence.end(fate.channel, fate.seq)

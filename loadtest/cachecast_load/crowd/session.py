@@ -24,8 +24,9 @@ class Session:
         apis: addresses of its `apis`, in theirs.
         run: 16 bits that mark this run's payloads and channel names.
         offset_us: run clock minus this machine's monotonic clock.
-        receipts: what its subscribers received, until it is entered.
         auth: address of the auth endpoint, where there is one.
+        users: subscriber -> who it is, as far as an auth endpoint said so to this process.
+        receipts: what its subscribers received, until it is entered.
     """
 
     plan: Plan
@@ -37,6 +38,7 @@ class Session:
     orders: OrderBook
     auth: Address | None = None
     offset_us: int = 0
+    users: dict[int, str] = field(default_factory=dict)
     receipts: Receipts = field(init=False)
 
     def __post_init__(self) -> None:

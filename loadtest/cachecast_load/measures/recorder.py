@@ -17,22 +17,6 @@ from cachecast_load.measures.ledger import Join, Membership
 MAX_EXAMPLES = 3
 MAX_ERRORS = 200
 
-# Every histogram a run can hold, with what it measures; names are also those of SLOs.
-HISTOGRAMS = {
-    "delivery": "publish's intended time to receipt by a subscriber",
-    "service": "publish's real departure to receipt by a subscriber",
-    "publish": "publish's intended time to the answer of the HTTP API",
-    "publish_service": "publish's real departure to the answer of the HTTP API",
-    "publish_late": "how much later than intended publishes left because of this generator",
-    "connect": "TCP connect to connection_established",
-    "subscribe": "subscribe to subscription_succeeded",
-    "first_value": "subscribe to the first cached value or cache_miss",
-    "join": "intended arrival of a joiner to its first value",
-    "recover": "loss of a connection to its subscriptions being confirmed again",
-    "auth": "request to the auth endpoint to its answer",
-    "loop_lag": "how late this generator's own event loop was",
-}
-
 
 class Tally:
     """Histograms, counts and errors of one thing: of everything, or of one of several targets."""
@@ -117,6 +101,8 @@ class Recorder(Tally):
         self.apis: list[Tally] = _tallies(self, apis)
         self.publishes: list[tuple[int, int, int, int, int]] = []
         self.memberships: list[Membership] = []
+        # Those that go on, as they were at a time: shown now and then where somebody watches.
+        self.shown: list[list[object]] = []
         self.joins: list[Join] = []
         # Levels, by block: connected, subscribed, and so on. They are sent whole, not as
         # differences.
@@ -135,12 +121,14 @@ class Recorder(Tally):
             **parts,
             "publishes": self.publishes,
             "memberships": [membership.to_wire() for membership in self.memberships],
+            "shown": self.shown,
             "joins": [join.to_wire() for join in self.joins],
             "gauges": [dict(levels) for levels in self.gauges.values()],
         }
         self.clear()
         self.publishes = []
         self.memberships = []
+        self.shown = []
         self.joins = []
         return taken
 

@@ -7,9 +7,9 @@ resolution: an hour and a day both fit into a few hundred slots.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
+from cachecast_load.measures.figures import STATISTICS
 from cachecast_load.measures.histogram import Histogram
 
 MAX_SLOTS = 600
@@ -90,16 +90,13 @@ def percentile_figures(name: str, histogram: Histogram) -> dict[str, float]:
     """Return `NAME.p50_ms` and so on, in milliseconds; nothing for an empty histogram."""
     if not histogram.counts:
         return {}
-    p50, p90, p99, p999 = histogram.percentiles((50.0, 90.0, 99.0, 99.9))
-    figures: Mapping[str, float | None] = {
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
-        "p999_ms": p999,
+    figures: dict[str, float | None] = {
         "max_ms": histogram.greatest,
         "min_ms": histogram.least,
         "mean_ms": histogram.mean_us,
     }
-    shown = {f"{name}.{key}": round((us or 0) / 1000, 3) for key, us in figures.items()}
+    asked = {key: percentile for key, percentile in STATISTICS.items() if percentile}
+    figures |= zip(asked, histogram.percentiles(tuple(asked.values())), strict=True)
+    shown = {f"{name}.{key}": round((figures[key] or 0) / 1000, 3) for key in STATISTICS}
     shown[f"{name}.count"] = histogram.count
     return shown

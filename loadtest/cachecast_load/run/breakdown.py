@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cachecast_load.measures.figures import FIGURES
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.recorder import Tally
 from cachecast_load.plan.target import Target
@@ -21,22 +22,15 @@ _MAX_WAYS_TOLD = 4
 # A target whose p99 is so many times that of every other, and so much later, is the slow one.
 _SLOW_FACTOR, _SLOW_MS, _SLOW_COUNT = 3.0, 20.0, 100
 # What is neither a loss nor an error of a connection.
-_OTHER_FAULTS = (
-    "delivery.doubled",
-    "delivery.reordered",
-    "delivery.stale",
-    "delivery.altered",
-    "delivery.misrouted",
-    "delivery.foreign",
-    "cache.stale",
-    "cache.false_misses",
-    "cache.expired_served",
-    "cache.unanswered",
-    "presence.wrong",
-    "presence.ghosts",
-    "client_events.echoed",
-    "crypto.failed",
-)
+_TOLD_APART = {
+    "delivery.lost",
+    "publish.failed",
+    "connect.failed",
+    "subscribe.failed",
+    "closed.unexpected",
+    "errors.count",
+}
+_OTHER_FAULTS = [f.name for f in FIGURES.values() if f.is_fault and f.name not in _TOLD_APART]
 
 
 def break_down(target: Target, collector: Collector, conflated_share: float) -> dict[str, Any]:

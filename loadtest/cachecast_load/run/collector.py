@@ -5,32 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from cachecast_load.measures.figures import FAMILIES, SERIES_COUNTS
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Auditor, Join, Membership
 from cachecast_load.measures.recorder import Tally
 from cachecast_load.measures.series import Series
 
-REPORT_DELAY_S = 0.125  # half of the time between two reports
-_SERIES = (
-    "delivery",
-    "service",
-    "publish",
-    "connect",
-    "subscribe",
-    "first_value",
-    "recover",
-    "loop_lag",
-)
-_RATES = (
-    "frames",
-    "publish_ok",
-    "publish_scheduled",
-    "publish_failed",
-    "connects",
-    "connect_failed",
-    "closed",
-    "subscribes",
-)
+REPORT_S = 0.25
+_DELAY_S = REPORT_S / 2  # from what a report tells of to the report, on average
 
 
 class Collector(Tally):
@@ -48,7 +30,7 @@ class Collector(Tally):
     """
 
     def __init__(
-        self, auditor: Auditor, began_us: int, *, settle_after_us: int = 15_000_000
+        self, auditor: Auditor, began_us: int = 0, *, settle_after_us: int = 15_000_000
     ) -> None:
         super().__init__()
         self.auditor = auditor
@@ -76,12 +58,12 @@ class Collector(Tally):
         second = (now_us - self.began_us) / 1e6
         is_measured = self._is_measured(now_us)
         # A report tells of the moment before it: one made at 5.00 s belongs to the fifth second.
-        slot = self.series.at(max(second - REPORT_DELAY_S, 0.0))
+        slot = self.series.at(max(second - _DELAY_S, 0.0))
         self.add(report)
         for name, wire in report["histograms"].items():
             histogram = Histogram.from_wire(wire)
             self.window.setdefault(name, Histogram()).merge(histogram)
-            if name in _SERIES:
+            if FAMILIES[name].has_series:
                 slot.histograms.setdefault(name, Histogram()).merge(histogram)
         for number, wire in enumerate(report["sockets"]):
             self.sockets.setdefault(number, Tally()).add(wire)
@@ -99,6 +81,7 @@ class Collector(Tally):
         self.auditor.enter_publishes(report["publishes"])
         self.auditor.enter_memberships(Membership.from_wire(wire) for wire in report["memberships"])
         self.auditor.enter_joins(Join(*row) for row in report["joins"])
+        self.auditor.look(map(Membership.from_wire, report["shown"]))
         self._gauges[source] = report["gauges"]
         for name, value in self.levels().items():
             slot.levels[name] = value
@@ -108,7 +91,7 @@ class Collector(Tally):
 
     def _count(self, counts: dict[str, int], slot: Counter[str]) -> None:
         self.window_counts.update(counts)
-        for name in _RATES:
+        for name in SERIES_COUNTS:
             if counts.get(name):
                 slot[name] += counts[name]
 
@@ -118,7 +101,7 @@ class Collector(Tally):
         What left at the very end is answered a moment after it: one report more belongs to it.
         """
         begin_us, end_us = self.measured_us
-        is_over = end_us > begin_us and at_us > end_us + int(3 * REPORT_DELAY_S * 1e6)
+        is_over = end_us > begin_us and at_us > end_us + int(3 * _DELAY_S * 1e6)
         return 0 < begin_us <= at_us and not is_over
 
     def levels(self) -> Counter[str]:

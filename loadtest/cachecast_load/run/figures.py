@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cachecast_load.measures.figures import DRIFT_S, FIGURES, Source, made_of
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.recorder import Tally
-from cachecast_load.measures.rules import DRIFT_S, FIGURES
 from cachecast_load.measures.series import percentile_figures
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.health import cores_used, inside
 
-_PLAIN_COUNTS = {
-    "delivery.altered": "altered",
-    "delivery.misrouted": "misrouted",
-    "publish.failed": "publish_failed",
-    "connect.failed": "connect_failed",
-    "subscribe.failed": "subscribe_failed",
-    "closed.unexpected": "closed",
-    "cache.unanswered": "cache_unanswered",
-    "cache.skipped": "join_skipped",
-    "presence.wrong": "presence_wrong",
-    "presence.checked": "presence_checked",
-    "presence.ghosts": "presence_ghosts",
-    "client_events.refused": "client_events_refused",
-    "crypto.failed": "crypto_failed",
-    "recover.unrecovered": "unrecovered",
-    "slow.closed": "slow_closed",
-    "slow.last_value_missing": "slow_last_value_missing",
-}
+_TALLIED, _AUDITED = made_of(Source.TALLY), made_of(Source.LEDGER)
+# The others are counted at the end of a run, or say nothing of a part of it.
+_OF_WINDOWS = ("publish.failed", "closed.unexpected", "connect.failed")
 
 
 def latency_figures(histograms: Mapping[str, Histogram]) -> dict[str, float]:
@@ -37,6 +22,21 @@ def latency_figures(histograms: Mapping[str, Histogram]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, histogram in histograms.items():
         figures.update(percentile_figures(name, histogram))
+    return figures
+
+
+def window_figures(collector: Collector, seconds: float) -> dict[str, float]:
+    """Return those figures that a stretch can answer whose ledger is still open, by SLO name.
+
+    Args:
+        collector: The sums, with the stretch in its window.
+        seconds: Length of the stretch.
+    """
+    figures, counts = latency_figures(collector.window), collector.window_counts
+    figures["delivery.per_s"] = figures.get("delivery.count", 0) / seconds
+    figures |= {name: counts[_TALLIED[name]] for name in _OF_WINDOWS}
+    if scheduled := counts["publish_scheduled"]:
+        figures["publish.achieved_ratio"] = min(1.0, counts["publish_ok"] / scheduled)
     return figures
 
 
@@ -65,7 +65,7 @@ def part_figures(tally: Tally, findings: Findings, conflated_share: float) -> di
         conflated_share: which share of the replaced updates is conflated and not lost, 0 to 1.
     """
     figures: dict[str, float] = latency_figures(tally.histograms)
-    figures.update({name: tally.counts[key] for name, key in _PLAIN_COUNTS.items()})
+    figures.update({name: tally.counts[key] for name, key in _TALLIED.items()})
     admitted = round(findings.superseded * conflated_share)
     figures.update(_ledger_figures(findings, "metrics", admitted))
     figures["errors.count"] = tally.error_count
@@ -93,7 +93,7 @@ def run_figures(
     """
     counts = collector.counts
     figures: dict[str, float] = latency_figures(collector.histograms)
-    figures.update({name: counts[key] for name, key in _PLAIN_COUNTS.items()})
+    figures.update({name: counts[key] for name, key in _TALLIED.items()})
     figures.update(_ledger_figures(findings, conflation, server.get("server.conflated")))
     seconds = max(stretch_s[1] - stretch_s[0], 1e-9)
     measured = collector.measured_counts
@@ -127,24 +127,14 @@ def _ledger_figures(
     conflated, lost_too = split_superseded(findings, conflation, admitted)
     lost = findings.lost + lost_too
     joins = findings.hits + findings.misses
-    figures: dict[str, float] = {
-        "delivery.expected": findings.expected,
-        "delivery.received": findings.received,
-        "delivery.lost": lost,
-        "delivery.lost_ratio": round(lost / max(findings.expected, 1), 9),
-        "delivery.conflated": conflated,
-        "delivery.doubled": findings.doubled,
-        "delivery.reordered": findings.reordered,
-        "delivery.stale": findings.stale,
-        "delivery.foreign": findings.foreign,
-        "cache.hits": findings.hits,
-        "cache.misses": findings.misses,
-        "cache.stale": findings.stale_joins,
-        "cache.false_misses": findings.false_misses,
-        "cache.expired_served": findings.expired_served,
-        "slow.missed": findings.slow_missed,
-        "client_events.echoed": findings.echoed,
-    }
+    figures: dict[str, float] = {name: getattr(findings, key) for name, key in _AUDITED.items()}
+    figures["delivery.lost"] = lost
+    figures["delivery.lost_ratio"] = round(lost / max(findings.expected, 1), 9)
+    figures["delivery.conflated"] = conflated
+    if findings.oldest_us:
+        figures["cache.oldest_value_ms"] = findings.oldest_us / 1000
+    if findings.youngest_miss_us:
+        figures["cache.youngest_miss_ms"] = findings.youngest_miss_us / 1000
     if joins:
         figures["cache.hit_ratio"] = round(findings.hits / joins, 6)
     return figures

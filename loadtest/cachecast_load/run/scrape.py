@@ -35,14 +35,6 @@ _NAMES = {
 }
 
 
-# Which of them a figure is made of.
-SOURCES = {
-    "server.rss_growth": "rss_bytes",
-    "server.rss_max_bytes": "rss_bytes",
-    "server.cpu_mean": "cpu_seconds",
-}
-
-
 class ScrapeError(Exception):
     """The metrics could not be read; the text says why."""
 

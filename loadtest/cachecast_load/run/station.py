@@ -6,18 +6,19 @@ hands the numbers out, so that any number of workers make exactly one whole run 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cachecast_load.crowd.block import Block
+from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.publisher import Publisher
 from cachecast_load.crowd.session import Session
 from cachecast_load.measures.recorder import Recorder
 from cachecast_load.net.reactor import Reactor, now_us
-from cachecast_load.plan.model import Plan
+from cachecast_load.plan.model import Plan, from_dict
 from cachecast_load.plan.orders import OrderBook
 from cachecast_load.plan.target import Target, parse_endpoint, resolve
 from cachecast_load.profiles import profile_class
-from cachecast_load.profiles.base import Profile
 from cachecast_load.run.health import HealthSampler
 
 BLOCK, PUBLISHER = "block", "publisher"
@@ -87,6 +88,29 @@ class Station:
         self.publishers = publishers
         self.sampler = HealthSampler()
         self._sampled_us = now_us()
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any], target: Target) -> Station:
+        """Build a worker's station of what its master's `to_wire` gave.
+
+        Raises:
+            PlanError: The master's plan is another version's.
+            TargetError: This worker aims at something else, or its target cannot be resolved.
+        """
+        target.require_same(wire["sockets"], wire["apis"])
+        session = open_session(from_dict(wire["plan"]), target, wire["run"])
+        return cls(session, wire["publishers"])
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return as plain data what workers need to take part in this run."""
+        session = self.session
+        return {
+            "plan": session.plan.to_dict(),
+            "run": session.run,
+            "publishers": self.publishers,
+            "sockets": session.target.socket_urls,
+            "apis": session.target.api_urls,
+        }
 
     def make_profile(self) -> Profile:
         """Return a new instance of the plan's profile."""

@@ -5,27 +5,13 @@ Importing this module imports Locust, and that monkey-patches the process.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gevent
-import gevent.socket
 from locust import User, task
 
-from cachecast_load.net.reactor import Reactor
 from cachecast_load.run.station import BLOCK, PUBLISHER
-
-
-def wait_readable(fd: int, timeout_s: float | None) -> None:
-    """Park this greenlet until `fd` is readable or the time is over."""
-    try:
-        gevent.socket.wait_read(fd, timeout=timeout_s)
-    except TimeoutError:
-        pass
-
-
-def give_way() -> None:
-    """Let the other greenlets run."""
-    gevent.sleep(0)
+from cachecast_load.swarm.links import Link
 
 
 class SeatUser(User):
@@ -37,22 +23,9 @@ class SeatUser(User):
     @task
     def drive(self) -> None:
         """Work on a seat; without a free one, wait for the run to end."""
-        swarm: Any = self.environment.loadtest  # type: ignore[attr-defined]
-        station, number = swarm.take_seat(self.kind)
-        if number < 0:
+        link: Link = self.environment.loadtest
+        if not link.drive_seat(self.kind):
             gevent.sleep(0.5)
-            return
-        reactor = Reactor(wait_readable, give_way)
-        seat = station.sit(self.kind, number, reactor)
-        swarm.reactors.append(reactor)
-        try:
-            while not seat.is_finished:
-                seat.turn()
-        finally:
-            # Also when Locust stops us early: what was measured must still be reported.
-            seat.finish()
-            swarm.reactors.remove(reactor)
-            reactor.close()
 
 
 class SubscriberUser(SeatUser):

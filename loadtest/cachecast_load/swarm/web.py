@@ -32,30 +32,36 @@ def extend(environment: Environment, swarm: Swarm) -> None:
         "extended_tables": [{"key": _KEY, "structure": _COLUMNS}],
     }
     app = page.app
+    assert app is not None
 
     @app.route("/loadtest")
     def charts() -> Response:
-        result = swarm.current_result()
+        result = shown(swarm)
         if result is None:
             head = f'<meta http-equiv="refresh" content="{RELOAD_S}">'
             return Response(_WAITING + head, mimetype="text/html")
         head = ""
-        if swarm.result is None:
+        if swarm.run.result is None:
             head = f'<meta http-equiv="refresh" content="{RELOAD_S}">'
         return Response(html.render(result, head=head), mimetype="text/html")
 
     @app.route("/loadtest/result.json")
     def as_json() -> Response:
-        return Response(json.dumps(swarm.current_result()), mimetype="application/json")
+        return Response(json.dumps(shown(swarm)), mimetype="application/json")
 
     @app.after_request
     def add_figures(response: Response) -> Response:
         if request.path != "/stats/requests" or not response.is_json:
             return response
-        rows = figure_rows(swarm.current_result())
+        rows = figure_rows(shown(swarm))
         stats = {**response.get_json(), "extended_stats": [{"key": _KEY, "data": rows}]}
         response.set_data(json.dumps(stats))
         return response
+
+
+def shown(swarm: Swarm) -> dict[str, Any] | None:
+    """Return the last result, or what is known of a run that goes on; None before any."""
+    return swarm.run.glimpse() if swarm.run.has_started else None
 
 
 def figure_rows(result: dict[str, Any] | None) -> list[dict[str, str]]:
