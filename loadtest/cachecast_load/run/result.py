@@ -98,18 +98,7 @@ def make_result(
             measured_s=end - begin,
         )
         judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
-    says = nodes["says"] + _lifetimes(plan, figures)
-    reasons = facts.invalid + diagnose(
-        collector.health, collector.histograms, collector.counts, (begin, end)
-    )
-    if director.knee:
-        # Overload is what a knee search looks for; each trial was judged for itself.
-        reasons = list(facts.invalid)
-        if director.knee.trials and director.knee.trials[-1].is_doubtful and not director.knee.best:
-            reasons.append(director.knee.sentence())
-    if figures["delivery.lost"]:
-        reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
-    reasons += _nothing_measured(collector, director)
+    reasons = _reasons(plan, collector, director, facts, figures, (begin, end))
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -118,7 +107,11 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, says) if is_final else _UNDECIDED,
+        "verdict": (
+            verdict(reasons, judged, nodes["says"] + _lifetimes(plan, figures))
+            if is_final
+            else _UNDECIDED
+        ),
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -131,6 +124,28 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _reasons(
+    plan: Plan,
+    collector: Collector,
+    director: Director,
+    facts: Facts,
+    figures: Mapping[str, float],
+    stretch_s: tuple[float, float],
+) -> list[str]:
+    """Return why the run is INVALID, none where it is not."""
+    reasons = facts.invalid + diagnose(
+        collector.health, collector.histograms, collector.counts, stretch_s
+    )
+    if director.knee:
+        # Overload is what a knee search looks for; each trial was judged for itself.
+        reasons = list(facts.invalid)
+        if director.knee.trials and director.knee.trials[-1].is_doubtful and not director.knee.best:
+            reasons.append(director.knee.sentence())
+    if figures["delivery.lost"]:
+        reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
+    return reasons + _nothing_measured(collector, director)
 
 
 def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
