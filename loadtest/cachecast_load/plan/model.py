@@ -149,7 +149,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete, validated description of a run."""
+    """A complete, validated description of a run.
+
+    Attributes:
+        assumes_ttl: How long cached values live was neither given nor told.
+    """
 
     profile: str
     seed: int = 1
@@ -162,6 +166,7 @@ class Plan:
     conflation: str = "metrics"
     block_size: int = 250
     event_name: str = "lt"
+    assumes_ttl: bool = False
 
     @property
     def rules(self) -> list[Slo]:

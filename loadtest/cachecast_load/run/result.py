@@ -19,7 +19,7 @@ from cachecast_load.plan.target import Target
 from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
-from cachecast_load.run.chances import doubt, missed_chances
+from cachecast_load.run.chances import doubt, missed_chances, unknown_lifetime
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
@@ -97,6 +97,8 @@ def make_result(
             server_samples=len(facts.server),
             measured_s=end - begin,
         )
+        if plan.assumes_ttl:
+            missed |= unknown_lifetime(plan.behaviour.ttl_s, figures)
         judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
     reasons = _reasons(plan, collector, director, facts, figures, (begin, end))
     result = empty_result(plan, target, facts)
