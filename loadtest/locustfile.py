@@ -23,8 +23,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from cachecast_load.cli import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
+from cachecast_load.options import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result
@@ -72,6 +72,8 @@ def _add_option(parser: LocustArgumentParser, option: click.Option) -> None:
         extra["action"] = "store_true"
     elif option.multiple:
         extra |= {"action": "append", "default": []}
+    elif option.name == "abort_after_s":
+        extra |= {"type": float, "nargs": "?", "const": float(str(option.flag_value))}
     else:
         extra["type"] = {"integer": int, "float": float}.get(option.type.name, str)
     if option.name in _SECRET:

@@ -21,6 +21,7 @@ from cachecast_load.measures.series import Series
 from cachecast_load.plan.model import Plan
 from cachecast_load.report import junit, read_result, read_results, write_reports
 from cachecast_load.report.html import render, render_charts
+from cachecast_load.report.story import ledger_sentence
 from cachecast_load.report.text import print_result
 from cachecast_load.run import scrape
 from cachecast_load.run.result import Facts, empty_result
@@ -216,6 +217,45 @@ def test_the_header_has_the_loads_real_extremes(shape, says):
     assert says in render(result_of(shape=shape)).partition("</header>")[0]
 
 
+def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
+    result = result_of()
+    shape = {"kind": "stages", "of": "both", "stages": [[5, 80, 200], [5, 20, 2000]]}
+    result["plan"] = {**result["plan"], "shape": {**result["plan"]["shape"], **shape}}
+    result["stages"] = [[1.0, "rate", 80.0], [1.0, "subscribers", 200]]
+    page = render(result)
+    assert "200 to 2,000 subscribers, 20 to 80 publishes/s" in page
+    assert ">80/s</text>" in page
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({}, ""),
+        (
+            {"expected": 1000, "received": 1000},
+            (
+                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out"
+                " of order or altered."
+            ),
+        ),
+        (
+            {"expected": 10, "received": 12, "conflated": 1},
+            (
+                "10 events were owed to subscribers and 12 received, some by who had only just"
+                " joined: none lost, doubled, out of order or altered, 1 conflated."
+            ),
+        ),
+        (
+            {"expected": 10, "received": 7, "lost": 3, "stale": 1},
+            "10 events were owed to subscribers and 7 received: 3 lost, 1 stale after fresh.",
+        ),
+    ],
+)
+def test_the_ledger_in_a_sentence(figures, says):
+    named = {f"delivery.{name}": value for name, value in figures.items()}
+    assert ledger_sentence(named) == says
+
+
 def test_what_never_happened_has_no_chart():
     page = render(result_of())
     assert ">Errors" not in page
@@ -223,12 +263,15 @@ def test_what_never_happened_has_no_chart():
 
 
 def test_a_run_that_goes_on_has_its_charts():
-    result = result_of()
+    result = result_of(rules=["delivery.p99_ms <= 5"])
     result["verdict"] = {"outcome": "RUNNING", "exit_code": None, "reasons": ["the run goes on"]}
     charts = render_charts(result)
     assert Page(charts).tags.count("svg") >= 4
     assert "<html" not in charts
-    assert "nothing is judged yet" in render(result, head="<meta name='x'>")
+    page = render(result, head="<meta name='x'>")
+    assert "nothing is judged yet" in page
+    assert "1 of 1 hold so far" in page
+    assert "<meta name='x'>" in page
 
 
 @pytest.mark.slow

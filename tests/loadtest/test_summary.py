@@ -90,7 +90,10 @@ def test_a_run_writes_its_summary_even_if_it_never_began(tmp_path):
     assert done.code == 2
     assert "INVALID" in job.read_text()
     assert (tmp_path / "own.md").read_text().strip() == job.read_text().strip()
-    assert run_command(tmp_path, *words, "--summary", tmp_path).code == 3
+    # What could not be written at the end is refused at the beginning.
+    refused = run_command(tmp_path, *words, "--summary", tmp_path / "own.md" / "own.md")
+    assert (refused.code, "--summary" in refused.out) == (3, True)
+    assert "INVALID" not in refused.out
 
 
 def free_port():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cachecast_load.crowd.client import IDLE, OPEN, Client
@@ -16,13 +17,14 @@ from cachecast_load.net.http11 import HttpPool
 from cachecast_load.net.reactor import Reactor, now_us
 from cachecast_load.plan import orders as phases
 from cachecast_load.plan.orders import Order
-from cachecast_load.pusher.stamp import Stamp
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.profile import Profile
     from cachecast_load.crowd.session import Session
 
 _ALIVE_EVERY_S = 5.0
+# Clients whose memberships are shown to the ledger in each tick, ten times a second.
+_SHOWN_AT_ONCE = 10
 _QUIET_US = 300_000
 _BLANK = Order()
 
@@ -49,19 +51,17 @@ class Block:
         self.connected = 0
         self.subscribed = 0
         self.connecting = 0
-        self.frames = 0
-        self.events = 0
         self.memoize = not session.plan.strict
-        self.memo_data = b""
-        self.memo_stamps: list[Stamp] = []
+        self.receipts = session.receipts
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
-        self._last_frames = 0
         self._names: dict[int, bytes] = {}
         self._queue: deque[Client] = deque()
         self._auth_pool: HttpPool | None = None
+        reactor.settle = self.receipts.settle
         self._pacer = Schedule(reactor, self._connect_next)
+        self._round: Iterator[Client] = iter(())
         reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
         reactor.call_later(0, self._tick)
 
@@ -108,12 +108,6 @@ class Block:
             name = self._names[channel] = b'"' + self.profile.channel_name(channel).encode() + b'"'
         return name
 
-    def remember(self, data: bytes, stamps: list[Stamp], tail: bytes) -> None:
-        """Keep what a chunk of whole frames meant, for the next subscriber that gets the same."""
-        if not tail:
-            self.memo_data = data
-            self.memo_stamps = stamps
-
     def turn(self) -> None:
         """Do one bounded piece of work; called for ever by the Locust user."""
         self.reactor.turn(0.1)
@@ -133,6 +127,8 @@ class Block:
             self._obey(before, order)
         if order.phase == phases.DRAIN:
             self._watch_patience()
+        elif order.phase == phases.MEASURE and self.session.plan.is_watched:
+            self._show_some()
         self._report_levels()
         self.reactor.call_later(0.1, self._tick)
 
@@ -142,8 +138,6 @@ class Block:
         return now_us() - self.reactor.busy_at_us < _QUIET_US
 
     def _report_levels(self) -> None:
-        self.recorder.counts["frames"] += self.frames - self._last_frames
-        self._last_frames = self.frames
         ready = 0
         sockets = len(self.session.sockets)
         connected, missing = [0] * sockets, [0] * sockets
@@ -216,6 +210,21 @@ class Block:
         for client in self.clients.values():
             client.check_alive(now)
         self.reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
+
+    def _show_some(self) -> None:
+        """Show the ledger a few memberships as they are: it learns of losses before the end.
+
+        One round through all of them takes a while, so that no turn does.
+        """
+        now_run_us = now_us() + self.offset_us
+        for _ in range(_SHOWN_AT_ONCE):
+            client = next(self._round, None)
+            if client is None:
+                self._round = iter(list(self.clients.values()))
+                return
+            for member in client.memberships.values():
+                member.until_us = now_run_us
+                self.recorder.shown.append(member.to_wire())
 
     def _watch_patience(self) -> None:
         """Finish when the time to drain is over; before that the director says when."""

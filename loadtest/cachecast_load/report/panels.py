@@ -22,6 +22,7 @@ from cachecast_load.report.table import Result
 
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 _LOG = "logarithmic"
+_MAX_STAGES = 12
 
 # A series of a result, what the legend says, and its colour.
 _Names = Iterable[tuple[str, str, int]]
@@ -180,8 +181,10 @@ def _stage_marks(result: Result) -> list[tuple[float, str]]:
     begin = result["run"]["measured_from_s"]
     marks = [(begin, "measuring")] if begin else []
     stages = result["stages"]
-    if 0 < len(stages) <= 12:
-        marks += [(begin + at, number(level)) for at, _of, level in stages]
+    if 0 < len(stages) <= _MAX_STAGES:
+        is_mixed = len({of for _, of, _ in stages}) > 1
+        units = {"rate": "/s" if is_mixed else "", "subscribers": ""}
+        marks += [(begin + at, f"{number(level)}{units[of]}") for at, of, level in stages]
     return marks
 
 

@@ -69,10 +69,14 @@ def load_sentence(result: Result) -> str:
     """Return how much was asked for: `100 subscribers, 20 to 111 publishes/s`."""
     load, shape = result["plan"]["load"], result["plan"]["shape"]
     levels = {"rate": [load["rate"]], "subscribers": [load["subscribers"]]}
+    kinds = ("rate", "subscribers") if shape["of"] == "both" else (shape["of"],)
     if shape["kind"] != "constant":
-        given = [shape["start"], shape["to"], *(level for _, level in shape["stages"])]
-        own = [] if shape["start"] is not None else levels[shape["of"]]
-        levels[shape["of"]] = own + [level for level in given if level is not None]
+        if shape["start"] is not None:
+            levels[kinds[0]] = [shape["start"]]
+        levels[kinds[0]] += [shape["to"]] * (shape["to"] is not None)
+        for _, *stage in shape["stages"]:
+            for kind, level in zip(kinds, stage, strict=True):
+                levels[kind].append(level)
     return f"{_span(levels['subscribers'])} subscribers, {_span(levels['rate'])} publishes/s"
 
 
@@ -118,7 +122,7 @@ def _shape_sentence(result: Result) -> str:
         case "sine":
             return f"Up and down every {shape['period_s']:,.6g} s, for {seconds}."
         case "stages":
-            whole = sum(length for length, _ in shape["stages"])
+            whole = sum(stage[0] for stage in shape["stages"])
             return f"In {len(shape['stages'])} stages, over {whole:,.6g} s."
         case _:
             return (
@@ -164,8 +168,8 @@ def ledger_sentence(figures: Mapping[str, float]) -> str:
     told = [f"{figures[f.name]:,.0f} {f.title.partition(' (')[0].lower()}" for f in seen]
     if not any(figure.is_fault for figure in seen):
         told.insert(0, "none lost, doubled, out of order or altered")
-    # Who joins gets a cached value, which is owed to nobody.
-    more = ", cached values among them" if received > owed else ""
+    # What was published before a subscription stood, cached values above all, is owed to nobody.
+    more = ", some by who had only just joined" if received > owed else ""
     text = f"{owed:,.0f} events were owed to subscribers and {received:,.0f} received{more}"
     return f"{text}: {', '.join(told)}."
 

@@ -52,7 +52,8 @@ def objectives(result: Result) -> Table:
         rows.append((_code(slo["rule"]), Cell(word, tone), value))
     notes = [f"{slo['rule']}: {slo['note']}" for slo in slos if slo["note"]]
     heads = ("Objective", "Verdict", "Measured")
-    note = f"{holding} of {len(slos)} hold"
+    so_far = " so far" if result["verdict"]["outcome"] == "RUNNING" else ""
+    note = f"{holding} of {len(slos)} hold{so_far}"
     return Table("Objectives", heads, rows, note, notes, n_words=2)
 
 
