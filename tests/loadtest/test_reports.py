@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 # What a target, a plan or a file's name may hold: markup, a table's lines, what terminals obey,
 # what XML forbids, and half a character.
 HOSTILE = "</script><img src=x onerror=alert(1)>|`a`|\n|b|[c](http://evil)\x1b[31m\x00\ud800"
+CLEAN = "none lost, doubled, out of order or altered"
+TEN = "10 events were owed to subscribers"
 
 
 def hostile_result():
@@ -233,21 +235,15 @@ def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
         ({}, ""),
         (
             {"expected": 1000, "received": 1000},
-            (
-                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out of"
-                " order or altered."
-            ),
+            f"1,000 events were owed to subscribers and 1,000 received: {CLEAN}.",
         ),
         (
             {"expected": 10, "received": 12, "conflated": 1},
-            (
-                "10 events were owed to subscribers and 12 received, some by who had only just joined:"
-                " none lost, doubled, out of order or altered, 1 conflated."
-            ),
+            f"{TEN} and 12 received, some by who had only just joined: {CLEAN}, 1 conflated.",
         ),
         (
             {"expected": 10, "received": 7, "lost": 3, "stale": 1},
-            "10 events were owed to subscribers and 7 received: 3 lost, 1 stale after fresh.",
+            f"{TEN} and 7 received: 3 lost, 1 stale after fresh.",
         ),
     ],
 )
@@ -282,10 +278,12 @@ def test_the_page_in_a_browser(tmp_path):
         shape={"kind": "steps", "to": 111, "steps": 9},
     )
     result["stages"] = [[second, "rate", 42.75 + second] for second in range(1, 10)]
-    (tmp_path / "report.html").write_text(render(result))
+    documents = [tmp_path / "report.html", tmp_path / "hostile.html"]
+    for document, shown in zip(documents, (result, hostile_result()), strict=True):
+        document.write_text(render(shown))
     program = Path(__file__).with_name("page.py")
     done = subprocess.run(
-        [sys.executable, program, require_chromium(), tmp_path / "report.html"],
+        [sys.executable, program, require_chromium(), *documents],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -293,13 +291,14 @@ def test_the_page_in_a_browser(tmp_path):
         check=True,
     )
     seen = json.loads(done.stdout)
-    for at in seen.values():
+    for name, at in seen.items():
         assert at["complaints"] == at["requests"] == at["hidden"] == at["collisions"] == []
-        assert {"p50", "p90", "p99", "p99.9"} <= set(at["marks"])
+        assert at["width"] == (390 if "narrow" in name else 1240)
         assert at["tip"]
         assert at["printed"] == "rgb(255, 255, 255)"
-    assert seen["narrow"]["width"] == 390
-    assert seen["narrow"]["background"] != seen["wide"]["background"]
+    narrow, wide = seen["report narrow"], seen["report wide"]
+    assert {"p50", "p90", "p99", "p99.9"} <= set(narrow["marks"]) & set(wide["marks"])
+    assert narrow["background"] != wide["background"]
 
 
 def test_every_report_is_written_and_read_back(tmp_path):
