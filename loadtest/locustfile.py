@@ -72,6 +72,8 @@ def _add_option(parser: LocustArgumentParser, option: click.Option) -> None:
         extra["action"] = "store_true"
     elif option.multiple:
         extra |= {"action": "append", "default": []}
+    elif option.name == "abort_after_s":
+        extra |= {"type": float, "nargs": "?", "const": float(str(option.flag_value))}
     else:
         extra["type"] = {"integer": int, "float": float}.get(option.type.name, str)
     if option.name in _SECRET:

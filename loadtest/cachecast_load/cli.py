@@ -5,12 +5,14 @@ Exit codes: 0 all objectives hold, 1 one fails, 2 the run is invalid, 3 the harn
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -143,6 +145,33 @@ target_options = _options(
 )
 
 
+def _address(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, int] | None:
+    """Return host and port of `[HOST:]PORT`."""
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not port.isdecimal() or int(port) > 65_535:
+        raise click.BadParameter(f"{value!r} is no [HOST:]PORT, such as 127.0.0.1:9646")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _grace(_context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """Return seconds; says what to do about a word that was taken for them."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no number of seconds; write {option.opts[0]}=10"
+        ) from None
+    if not 0 <= seconds < math.inf:
+        raise click.BadParameter("it must be 0 or more, and finite")
+    return seconds
+
+
 def _own(value: object) -> str:
     """Return what `--help` says of a default that a profile may have replaced."""
     return f"{value}, or the profile's own"
@@ -223,6 +252,16 @@ load_options = _options(
         help="An objective; replaces the profile's own.",
     ),
     click.option("--also-slo", "more_slos", multiple=True, help="An objective more."),
+    click.option(
+        "--abort-on-fail",
+        "abort_after_s",
+        callback=_grace,
+        is_flag=False,
+        flag_value="10",
+        metavar="[SECONDS]",
+        show_default="never; 10 without a number",
+        help="End the run once an objective has been lost for good for so many seconds.",
+    ),
 )
 
 # What people who know Locust type, and what it is called here.
@@ -289,19 +328,17 @@ def cli() -> None:
     "--repeats", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs in a row."
 )
 @click.option("--quiet", is_flag=True, help="No live table.")
+@click.option(
+    "--live",
+    metavar="[HOST:]PORT",
+    callback=_address,
+    show_default="not served; a port alone is one of 127.0.0.1",
+    help="Serve OpenMetrics of the run there while it goes on.",
+)
 def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Run PROFILE (or the one --plan names) and judge it."""
-    # Locust is imported only where nothing can be refused any more: it patches the whole process.
     if options["is_worker"]:
-        target = _target(options, {})
-        _ask(target, is_sure=options["yes"])
-        from cachecast_load.swarm import running  # noqa: PLC0415
-
-        raise SystemExit(
-            running.work(
-                target, options["master_host"], options["master_port"], quiet=options["quiet"]
-            )
-        )
+        _work(options)
     if options["master"] != bool(options["expect_workers"]):
         raise Fault("--master and --expect-workers N belong together")
     if options["master"] and options["repeats"] > 1:
@@ -323,15 +360,19 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     console = Console(highlight=False)
     results: list[dict[str, Any]] = []
     while len(results) < options["repeats"] and not running.was_interrupted(results):
-        result = running.run(
-            plan,
-            target,
-            workers=options["workers"],
-            remote=remote,
-            bind=(options["master_bind"], options["master_port"]),
-            command=shown_command(),
-            quiet=options["quiet"],
-        )
+        try:
+            result = running.run(
+                plan,
+                target,
+                workers=options["workers"],
+                remote=remote,
+                bind=(options["master_bind"], options["master_port"]),
+                command=shown_command(),
+                quiet=options["quiet"],
+                live=options["live"],
+            )
+        except running.AddressError as error:
+            raise Fault(str(error)) from error
         results.append(result)
         print_result(result, console)
         if folder:
@@ -544,6 +585,19 @@ def figures(part: str) -> None:
         console.print(table)
 
 
+def _work(options: Mapping[str, Any]) -> NoReturn:
+    """Generate for a master."""
+    if options["live"]:
+        raise Fault("--live belongs to the master, which knows the run as a whole")
+    target = _target(options, {})
+    _ask(target, is_sure=options["yes"])
+    # Locust is imported only where nothing can be refused any more: it patches the whole process.
+    from cachecast_load.swarm import running  # noqa: PLC0415
+
+    master = options["master_host"], options["master_port"]
+    raise SystemExit(running.work(target, *master, quiet=options["quiet"]))
+
+
 def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
     """Return plan and target from the values of our options, by their names here.
 
@@ -566,7 +620,8 @@ def prepare(options: Mapping[str, Any]) -> tuple[Plan, Target]:
     except PlanError as error:
         raise Fault(str(error)) from error
     _ask(target, is_sure=options["yes"])
-    return plan, target
+    is_watched = options.get("live") is not None or plan.limits.abort_after_s is not None
+    return dataclasses.replace(plan, is_watched=is_watched), target
 
 
 def _profile_name(options: Mapping[str, Any], document: Mapping[str, Any]) -> str:

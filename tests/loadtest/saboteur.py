@@ -314,7 +314,7 @@ class Saboteur:
         elif event.startswith("client-") and not self.lacks("client_events_told"):
             frame = {"event": event, "channel": message["channel"], "data": data}
             for other in list(self.subscribers[message["channel"]].values()):
-                if other is not peer or self.take("echo"):
+                if other is not peer or (_is_of_a_run(frame["channel"]) and self.take("echo")):
                     self.deliver(other, frame)
 
     def subscribe(self, peer, channel, auth, channel_data):
@@ -374,9 +374,11 @@ class Saboteur:
 
     def replay(self, peer, channel):
         frame = self.cached(channel)
-        if frame is not None and self.take("false_miss"):
+        if frame is None or not _is_of_a_run(channel):
+            pass
+        elif self.take("false_miss"):
             frame = None
-        elif frame is not None and channel in self.before and self.take("old_value"):
+        elif channel in self.before and self.take("old_value"):
             frame = self.before[channel]
         if frame is None and self.lacks("cache_miss"):
             return
@@ -457,6 +459,11 @@ class Saboteur:
             peer.say(frame)
         elif fault == "stale":
             peer.say(self.history[frame["channel"]][-2])
+
+
+def _is_of_a_run(channel):
+    """Whether faults are committed there: what is tried before a run must not use them up."""
+    return "-ask-" not in channel
 
 
 def _sign(text):

@@ -74,8 +74,6 @@ def poor_runs(request, begin, module_saboteur):
     ("profile", "lacks", "options", "words"),
     [
         ("cache-join", "cache", [], "the target does not keep the last value of cache- channels"),
-        ("cache-expiry", "cache", [], "the target does not keep the last value"),
-        ("slow-readers", "cache", [], "the target does not keep the last value"),
         ("cache-expiry", "cache_miss", [], "the target does not send pusher:cache_miss"),
         ("presence", "rosters", [], "the target does not send the roster of presence- channels"),
         ("client-events", "client_events", [], "does not pass client events on (pusher:error 4301"),
@@ -185,7 +183,6 @@ def granted_runs(request, begin, module_saboteur):
         ("presence", "each", "form", 0),
         ("presence", "one", "json", 0),
         ("presence", "each", "json", 2),
-        ("presence", "one", "form", 2),
         ("mixed", "each", "form", 0),
     ],
 )

@@ -261,7 +261,8 @@ class HttpReplies:
     """Counts the HTTP/1.1 answers on one keep-alive connection; called with each piece read.
 
     Raises:
-        PublishError: An answer was not of class 2xx, or not understandable.
+        PublishError: An answer was not of class 2xx, is an error all the same, or not
+            understandable.
     """
 
     __slots__ = ("_data", "_usual")
@@ -283,7 +284,8 @@ class HttpReplies:
             total = end + 4 + (int(length[1]) if length else 0)
             if len(data) < total:
                 break
-            if not data.startswith(b"HTTP/1.1 2"):
+            # There are servers that answer 200 to whatever they refuse (soketi, Centrifugo).
+            if not data.startswith(b"HTTP/1.1 2") or b'"error"' in data[end:total]:
                 raise PublishError(data[:total][:300].decode("latin-1"))
             n_replies += 1
             data = data[total:]

@@ -128,6 +128,11 @@ class Membership:
                 return False
         return False
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What no other membership of the run has in common with it."""
+        return self.subscriber, self.channel, self.since_us
+
     def to_wire(self) -> list[object]:
         """Return the membership as a flat list, for a worker to send."""
         return [getattr(self, name) for name in self.__slots__]
@@ -292,6 +297,8 @@ class Auditor:
         grace_us: how long a publish may take after its answer before a leaving subscriber is
             owed it.
         ttl_us: how long the target keeps a cached value.
+        patience_us: Age from which an event that has not come to a membership that goes on counts
+            as missed; `grace_us` at least.
         clock_error_us: how far the clocks of two generators may disagree.
         is_slow: subscriber number -> whether it reads slowly on purpose; what such a subscriber
             missed is counted apart.
@@ -305,6 +312,7 @@ class Auditor:
         is_cache: Callable[[int], bool],
         grace_us: int,
         ttl_us: int,
+        patience_us: int = 0,
         clock_error_us: int = 0,
         is_slow: Callable[[int], bool] = lambda _subscriber: False,
         socket_name: Callable[[int], str] = lambda _socket: "",
@@ -319,8 +327,40 @@ class Auditor:
         self._socket_name = socket_name
         self._grace_us = grace_us
         self._ttl_us = ttl_us
+        self._patience_us = max(patience_us, grace_us)
         self._memberships: list[Membership] = []
         self._joins: list[Join] = []
+        self._missed: dict[tuple[int, int, int], int] = {}
+
+    @property
+    def lost_so_far(self) -> int:
+        """How many owed events have not come: of what was settled, and of what was looked at."""
+        return self.findings.lost + sum(self._missed.values())
+
+    def look(self, memberships: Iterable[Membership]) -> None:
+        """See what memberships that go on have missed, without settling them.
+
+        What is replaced on a cache channel is not counted: only the end tells it from conflation.
+
+        Args:
+            memberships: As they are just now, with the time as their end.
+        """
+        for member in memberships:
+            log = self.logs.get(member.channel)
+            if log is None or member.subscriber < 0 or self._is_slow(member.subscriber):
+                continue
+            low, high = log.owed(
+                member.since_us + self.clock_error_us,
+                member.until_us - self._patience_us - self.clock_error_us,
+            )
+            missed = 0
+            if high >= low:
+                replaced, never = _missing(member, low, high)
+                missed = log.count(never if self._is_cache(member.channel) else replaced + never)
+            if missed:
+                self._missed[member.key] = missed
+            else:
+                self._missed.pop(member.key, None)
 
     def enter_publishes(self, publishes: Iterable[Sequence[int]]) -> None:
         """Enter (channel, seq, sent_us, answered_us, via) rows as workers report them.
@@ -372,6 +412,7 @@ class Auditor:
         return total
 
     def _judge(self, member: Membership) -> None:
+        self._missed.pop(member.key, None)
         findings = self.by_socket[member.socket]
         if member.subscriber < 0:
             # The sender of a channel's client events: owed nothing, and nothing may come back.

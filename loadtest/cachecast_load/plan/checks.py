@@ -114,6 +114,11 @@ def _check_shape(plan: Plan) -> None:
         _require(shape.of != "both", "only a stages shape is of both, rate and subscribers")
     if shape.kind == "knee":
         _require(bool(plan.slos), "a knee search needs [slo] rules: they say what still counts")
+        _require(
+            plan.limits.abort_after_s is None,
+            "a knee search goes where rules are lost: leave --abort-on-fail (limits.abort_after_s)"
+            " out",
+        )
         _require(shape.period_s >= 1, "a knee's trials (shape.period_s) must last 1 s or more")
 
 

@@ -132,7 +132,10 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings and patience; raising them is a decision, not an accident."""
+    """Ceilings and patience; raising them is a decision, not an accident.
+
+    A run ends early when a rule has been lost for `abort_after_s`; None lets it go on to its end.
+    """
 
     max_rate: float = 20_000.0
     max_connect_rate: float = 5_000.0
@@ -145,11 +148,16 @@ class Limits:
     ready_timeout_s: float = 60.0
     drain_s: float = 30.0
     grace_s: float = 1.0
+    abort_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete, validated description of a run."""
+    """A complete, validated description of a run.
+
+    Attributes:
+        is_watched: Whether the ledger is shown what goes on before it ends: somebody looks.
+    """
 
     profile: str
     seed: int = 1
@@ -162,6 +170,7 @@ class Plan:
     conflation: str = "metrics"
     block_size: int = 250
     event_name: str = "lt"
+    is_watched: bool = False
 
     @property
     def rules(self) -> list[Slo]:
@@ -218,7 +227,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 _PLAN = frozenset(entry.name for entry in dataclasses.fields(Plan))
 # A file says whom the plan is for as well, and has its rules in a table.
-_DOCUMENT = _PLAN - {"slos"} | {"slo", "target"}
+_DOCUMENT = _PLAN - {"slos", "is_watched"} | {"slo", "target"}
 # msgspec's names of types, in words for people who write TOML.
 _WANTED = {
     "int": "a whole number",

@@ -41,6 +41,7 @@ class Facts:
         clock_error_us: error of the worst worker's clock.
         server: samples of the target's metrics.
         notes: what the operator should know; they do not change the verdict.
+        aborted: why the run was ended because its rules were lost; empty where it was not.
         invalid: reasons that make the run INVALID whatever was measured.
     """
 
@@ -51,6 +52,7 @@ class Facts:
     clock_error_us: int = 0
     server: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    aborted: str = ""
     invalid: list[str] = field(default_factory=list)
 
 
@@ -118,7 +120,7 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, says) if is_final else _UNDECIDED,
+        "verdict": verdict(reasons, judged, says, facts.aborted) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -182,7 +184,10 @@ def _judge(
 
 
 def verdict(
-    reasons: Sequence[str], judged: Sequence[Judgement], where: Sequence[str] = ()
+    reasons: Sequence[str],
+    judged: Sequence[Judgement],
+    where: Sequence[str] = (),
+    aborted: str = "",
 ) -> dict[str, Any]:
     """Return outcome, exit code and the sentences that explain them.
 
@@ -190,6 +195,7 @@ def verdict(
         reasons: why the run is invalid.
         judged: the objectives.
         where: what stands out, as one of several targets does; explains a failure.
+        aborted: why the run was ended because its rules were lost, a failure by itself.
     """
     failed = [j for j in judged if j.outcome == "fail"]
     undecided: dict[str, list[str]] = {}
@@ -198,9 +204,10 @@ def verdict(
             undecided.setdefault(j.note, []).append(str(j.slo))
     if reasons:
         outcome, why = INVALID, list(reasons)
-    elif failed:
+    elif failed or aborted:
         outcome = FAIL
-        why = [
+        why = [aborted] if aborted else []
+        why += [
             f"{j.slo} does not hold: {'not measured' if j.value is None else f'{j.value:g}'}"
             for j in failed
         ]
@@ -246,6 +253,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
             "command": facts.command,
             "processes": facts.processes,
             "clock_error_ms": facts.clock_error_us / 1000,
+            "aborted": facts.aborted,
             "notes": facts.notes,
         },
         "plan": plan.to_dict(),

@@ -22,10 +22,13 @@ from cachecast_load.plan.target import Target
 from cachecast_load.report.live import LiveTable
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.run.result import Facts, empty_result
+from cachecast_load.swarm.exposition import AddressError, Exposition
 from cachecast_load.swarm.links import MasterLink, WorkerLink
 from cachecast_load.swarm.swarm import USERS, Swarm, open_run
 from cachecast_load.swarm.web import extend
 from cachecast_load.swarm.workers import Workers, follow_the_master, free_port
+
+__all__ = ["AddressError", "run", "serve_page", "work"]
 
 WORKERS_TIMEOUT_S = 30.0
 REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
@@ -42,6 +45,7 @@ def run(
     bind: tuple[str, int] = ("127.0.0.1", 0),
     command: str = "",
     quiet: bool = False,
+    live: tuple[str, int] | None = None,
 ) -> dict[str, Any]:
     """Run a plan to its end and return its result.
 
@@ -53,6 +57,10 @@ def run(
         bind: Host and port at which the master listens for workers; port 0 for any.
         command: The command line for the report, without secrets.
         quiet: Whether to show no live table.
+        live: Host and port at which to serve metrics while it goes on.
+
+    Raises:
+        AddressError: The address for the metrics cannot be had.
     """
     # Locust logs what the live table shows.
     logging.getLogger("locust").setLevel(logging.WARNING)
@@ -70,7 +78,10 @@ def run(
     except PreflightError as error:
         facts.invalid.append(str(error))
         return empty_result(plan, target, facts)
-    with Workers() as own:
+    with Workers() as own, contextlib.ExitStack() as served:
+        if live:
+            exposition = served.enter_context(Exposition(lambda: swarm.run, *live))
+            print(f"metrics while it runs: {exposition.url}", file=sys.stderr, flush=True)
         _stop_on_interrupt(swarm, own)
         own.start(target, workers, port)
         if remote and not quiet:
