@@ -26,7 +26,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from cachecast_load.cli import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.profiles import PROFILES
-from cachecast_load.report import write_reports
+from cachecast_load.report import markdown, write_reports, write_summary
 from cachecast_load.report.text import print_result
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.swarm.links import WorkerLink
@@ -141,4 +141,5 @@ def _finish(environment: Environment, options: argparse.Namespace, result: dict[
     print_result(result, Console(highlight=False))
     if options.lt_report:
         write_reports(result, Path(options.lt_report))
+    write_summary(markdown.render(result), None)
     environment.process_exit_code = result["verdict"]["exit_code"]

@@ -350,9 +350,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     problem = problem or fit_here(options["workers"])
     if problem:
         raise Fault(problem)
-    _make_folder("--report", folder)
-    if options["summary_file"]:
-        _make_folder("--summary", options["summary_file"].parent)
+    _make_folders(folder, options["summary_file"])
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     from cachecast_load.swarm import running  # noqa: PLC0415
@@ -396,11 +394,12 @@ def _report_repeats(
     return markdown.render_several(repeats.title(results), said, [table])
 
 
-def _make_folder(option: str, folder: Path | None) -> None:
-    """Make the folder of what is written at the end before a run of hours begins."""
-    if folder:
+def _make_folders(report: Path | None, summary: Path | None) -> None:
+    """Make the folders of what is written at the end before a run of hours begins."""
+    for option, folder in (("--report", report), ("--summary", summary and summary.parent)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Fault(f"{option} {folder}: {error.strerror}") from error
 

@@ -211,6 +211,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
         "locust", "-f", "loadtest/locustfile.py", "--headless", "--lt-profile", "fanout",
         "--lt-plan", plan, "--lt-report", tmp_path, "--lt-key", "app-key", "--lt-app-id", "4242",
         "--csv", tmp_path / "locust", CACHECAST_LOADTEST_TARGET=engine.url,
+        GITHUB_STEP_SUMMARY=str(tmp_path / "job.md"),
     )  # fmt: skip
     out, _ = process.communicate(timeout=60)
 
@@ -221,6 +222,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
     assert result["figures"]["delivery.lost"] == 0
     # The same run is in Locust's own statistics.
     assert "event delivered" in (tmp_path / "locust_stats.csv").read_text()
+    assert "--lt-profile fanout" in (tmp_path / "job.md").read_text()
 
 
 def test_locusts_page_shows_our_figures(engine):
