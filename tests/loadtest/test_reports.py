@@ -26,7 +26,7 @@ from cachecast_load.report.text import print_result
 from cachecast_load.run import scrape
 from cachecast_load.run.result import Facts, empty_result
 from tests.e2e.conftest import require_chromium
-from tests.loadtest.conftest import run_command
+from tests.loadtest.conftest import CREDENTIALS, run_command
 from tests.loadtest.results import TARGET, result_of
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +161,39 @@ def test_what_a_target_says_cannot_spoil_a_file_or_a_terminal(tmp_path):
     out.getvalue().encode()
     for name in ("report.html", "junit.xml", "summary.csv", "series.csv"):
         assert not re.search("[\x00\x1b]", (tmp_path / name).read_text())
+
+
+@pytest.fixture
+def rude():
+    """A server that answers everything with 403 and what a terminal would obey; its port."""
+    program = """
+import http.server
+class Rude(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(403, "no \\x1b[31mentry")
+        self.end_headers()
+    do_POST = do_GET
+server = http.server.HTTPServer(("127.0.0.1", 0), Rude)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        yield int(server.stdout.readline())
+        server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "ui"])
+def test_what_a_target_answers_at_the_door_is_not_obeyed(rude, tmp_path, command):
+    target = ["--target", f"ws://127.0.0.1:{rude}", *CREDENTIALS]
+    done = run_command(tmp_path, command, "fanout", *target)
+    assert done.code == 2
+    assert "entry" in done.out
+    assert "\\x1b[31m" in done.out
+    assert "\x1b" not in done.out
 
 
 def test_an_invalid_run_with_a_hostile_reason_is_xml():
