@@ -186,10 +186,9 @@ server.serve_forever()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "ui"])
-def test_what_a_target_answers_at_the_door_is_not_obeyed(rude, tmp_path, command):
+def test_what_a_target_answers_at_the_door_is_not_obeyed(rude, tmp_path):
     target = ["--target", f"ws://127.0.0.1:{rude}", *CREDENTIALS]
-    done = run_command(tmp_path, command, "fanout", *target)
+    done = run_command(tmp_path, "ui", "fanout", *target)
     assert done.code == 2
     assert "entry" in done.out
     assert "\\x1b[31m" in done.out
@@ -367,23 +366,6 @@ def test_a_folder_of_reports_stands_for_all_of_them(tmp_path):
     assert (
         len(read_results([tmp_path / "base" / "1", tmp_path / "base" / "2" / "result.json"])) == 2
     )
-
-
-@pytest.mark.slow
-def test_the_command_in_a_report_can_be_given_to_a_shell(tmp_path):
-    words = [
-        "run",
-        "fanout",
-        "--target",
-        "ws://127.0.0.1:1",
-        "--app-id",
-        "4242",
-        "--key",
-        "app-key",
-    ]
-    words += ["--also-slo", "delivery.p99_ms <= 100", "--report", str(tmp_path)]
-    shown = run_command(tmp_path, *words, "--secret", "app-secret").result["run"]["command"]
-    assert shlex.split(shown) == ["cachecast", "load", *words, "--secret", "..."]
 
 
 def test_what_is_no_result_is_refused(tmp_path):
