@@ -19,13 +19,13 @@ class Collector(Tally):
     """Adds reports up: itself the sum of everything, with a tally for each of several targets.
 
     Attributes:
-        sockets: a tally for each target, by its number; empty where there is only one.
-        apis: the same for the URLs of the HTTP API.
+        sockets: A tally for each target, by its number; empty where there is only one.
+        apis: A tally for each URL of the HTTP API; empty where there is only one.
 
     Args:
-        auditor: judges what the reports say of publishes and memberships.
-        began_us: run clock at the beginning, second 0 of the series.
-        settle_after_us: age at which a ledger entry is judged: by then every process must have
+        auditor: Judge of what the reports say of publishes and memberships.
+        began_us: Run clock at the beginning, second 0 of the series.
+        settle_after_us: Age at which a ledger entry is judged: by then every process must have
             reported the fate of each publish of that time.
     """
 
@@ -51,9 +51,9 @@ class Collector(Tally):
         """Add one report of one process.
 
         Args:
-            source: which process.
-            report: what its `Recorder.take` gave, perhaps with `health`.
-            now_us: run clock.
+            source: Name of the process.
+            report: What its `Recorder.take` gave, perhaps with `health`.
+            now_us: Run clock when it was made, microseconds.
         """
         second = (now_us - self.began_us) / 1e6
         is_measured = self._is_measured(now_us)

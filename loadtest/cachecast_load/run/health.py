@@ -153,10 +153,10 @@ def diagnose(
     """Say in which ways the generator, and not the target, limited the run.
 
     Args:
-        health: samples by process, each with `t_s`.
-        histograms: the run's, `loop_lag`, `publish_late` and `delivery` among them.
-        counts: the run's counts.
-        measured_s: first and last second of the measured stretch.
+        health: Samples by process, each with `t_s`.
+        histograms: Histograms of the run, `loop_lag`, `publish_late` and `delivery` among them.
+        counts: Counts of the run.
+        measured_s: First and last second of the measured stretch.
 
     Returns:
         One sentence for each, with what to do; empty when the figures can be believed.

@@ -34,15 +34,15 @@ class Facts:
     """What a result needs besides the sums.
 
     Attributes:
-        started: wall time in ISO 8601.
-        run: the run's mark.
-        command: the command line, without secrets.
-        processes: generator processes.
-        clock_error_us: error of the worst worker's clock.
-        server: samples of the target's metrics.
-        notes: what the operator should know; they do not change the verdict.
-        aborted: why the run was ended because its rules were lost; empty where it was not.
-        invalid: reasons that make the run INVALID whatever was measured.
+        started: Wall time in ISO 8601.
+        run: The run's mark.
+        command: The command line, without secrets.
+        processes: Number of generator processes.
+        clock_error_us: Error of the worst worker's clock.
+        server: Samples of the target's metrics.
+        notes: Sentences that the operator should know; they do not change the verdict.
+        aborted: Reason why the run was ended with its rules lost; empty where it was not.
+        invalid: Reasons that make the run INVALID whatever was measured.
     """
 
     started: str
@@ -68,11 +68,11 @@ def make_result(
     """Judge a run and describe it completely.
 
     Args:
-        plan: what was asked for.
-        target: what was aimed at.
-        collector: the sums.
-        director: phases and notes.
-        facts: the rest.
+        plan: What was asked for.
+        target: What was aimed at.
+        collector: The sums.
+        director: Phases and notes.
+        facts: What is known besides.
         is_final: False for a run that goes on: nothing is judged, nothing is closed.
     """
     auditor = collector.auditor
@@ -192,10 +192,10 @@ def verdict(
     """Return outcome, exit code and the sentences that explain them.
 
     Args:
-        reasons: why the run is invalid.
-        judged: the objectives.
-        where: what stands out, as one of several targets does; explains a failure.
-        aborted: why the run was ended because its rules were lost, a failure by itself.
+        reasons: Sentences on why the run is invalid.
+        judged: Objectives, each with its outcome.
+        where: What stands out, as one of several targets does; explains a failure.
+        aborted: Reason why the run was ended with its rules lost, a failure by itself.
     """
     failed = [j for j in judged if j.outcome == "fail"]
     undecided: dict[str, list[str]] = {}
