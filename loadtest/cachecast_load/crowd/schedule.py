@@ -46,7 +46,8 @@ class Schedule:
         Args:
             per_s: Calls per second.
             from_us: Time at which the new rate begins; a call already planned later is moved
-                forward or back in proportion, so that a change of rate makes neither a gap nor a burst.
+                forward or back in proportion, so that a change of rate makes neither a gap
+                nor a burst.
             phase: Part of an interval to wait before the first call, 0 to 1, so that
                 several schedules of one run do not fire in step.
         """
