@@ -5,7 +5,7 @@ import pytest
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import judge, parse_slo
-from cachecast_load.run.chances import doubt, missed_chances
+from cachecast_load.run.chances import doubt, missed_chances, unknown_lifetime
 from cachecast_load.run.result import verdict
 
 
@@ -95,3 +95,22 @@ def test_a_rule_that_failed_outweighs_one_that_nothing_is_known_of():
     assert verdict([], both[:1])["reasons"] == [
         "no cache channel was joined: cannot say whether cache.hits > 0"
     ]
+
+
+@pytest.mark.parametrize(
+    ("oldest_ms", "youngest_ms", "words"),
+    [
+        (250_000.0, 301_000.0, "between 250.000 and 301.000 s would explain"),
+        (None, 2_500.0, "between 0.000 and 2.500 s would explain"),
+        (1_800_500.0, None, "1800.500 s or more would explain"),
+        # Something older was served than was gone: that is no matter of lifetimes.
+        (2_000.0, 1_999.0, None),
+    ],
+)
+def test_a_lifetime_that_was_only_assumed_condemns_nobody(oldest_ms, youngest_ms, words):
+    figures = {"cache.oldest_value_ms": oldest_ms, "cache.youngest_miss_ms": youngest_ms}
+    known = {name: value for name, value in figures.items() if value is not None}
+    doubts = unknown_lifetime(1800.0, known)
+    assert bool(doubts) == bool(words)
+    assert not doubts or {"cache.expired_served", "cache.false_misses"} <= set(doubts)
+    assert all(words in text and "--ttl" in text for text in doubts.values())

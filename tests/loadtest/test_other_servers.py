@@ -119,10 +119,12 @@ def test_a_profile_that_can_do_without_says_what_it_did_without(
 
 @pytest.fixture(scope="module")
 def expiry_runs(begin, module_saboteur):
-    return {
+    mute = module_saboteur(lacks=["lifetime"], ttl=1).url
+    runs = {
         ttl_s: begin("cache-expiry", module_saboteur(ttl=ttl_s).url, untimed(plan))
         for ttl_s, plan in ((5, TWO_S), (1, TWO_S), (2, UNTOLD))
     }
+    return {**runs, "untold": begin("cache-join", mute, UNTOLD, "--rate", "1", "--duration", "2")}
 
 
 def test_cache_expiry_says_how_old_the_values_were_that_it_saw(expiry_runs):
@@ -139,6 +141,14 @@ def test_cache_expiry_says_how_young_the_value_was_that_it_missed(expiry_runs):
     assert 1000 < done.figures["cache.youngest_miss_ms"] < 2000
     text = " ".join(done.result["verdict"]["reasons"])
     assert "not every value lives for 2 s here: one was gone at" in text or done.code == 2
+
+
+def test_a_lifetime_that_is_not_told_is_nobodys_fault(expiry_runs):
+    done = expiry_runs["untold"].result()
+    assert done.code == 2, done.out
+    assert failed(done) == []
+    if not done.was_disturbed:
+        assert "how long values live is not told" in " ".join(done.result["verdict"]["reasons"])
 
 
 def test_a_run_that_lasts_as_long_as_values_live_says_so(expiry_runs):

@@ -156,6 +156,7 @@ class Plan:
     """A complete, validated description of a run.
 
     Attributes:
+        assumes_ttl: How long cached values live was neither given nor told.
         is_watched: Whether the ledger is shown what goes on before it ends: somebody looks.
     """
 
@@ -170,6 +171,7 @@ class Plan:
     conflation: str = "metrics"
     block_size: int = 250
     event_name: str = "lt"
+    assumes_ttl: bool = False
     is_watched: bool = False
 
     @property

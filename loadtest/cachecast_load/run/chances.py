@@ -6,6 +6,7 @@ was ended before or because the profile never does, it is not the target that fa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -13,6 +14,9 @@ from cachecast_load.measures.figures import FIGURES
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import Judgement
+
+# What a value's lifetime decides.
+_BY_LIFETIME = ("cache.expired_served", "cache.false_misses", "cache.hits", "cache.misses")
 
 
 def missed_chances(
@@ -75,6 +79,30 @@ def missed_chances(
         elif measured_s < figure.needs_s:
             missed[name] = f"{measured_s:.0f} s were measured, it takes {figure.needs_s:g} s"
     return missed
+
+
+def unknown_lifetime(ttl_s: float, figures: Mapping[str, float]) -> dict[str, str]:
+    """Return figure -> why nobody can judge it where the lifetime of cached values is assumed.
+
+    Where a value was served that was older than one that was gone, no lifetime explains it, and
+    nothing is returned.
+
+    Args:
+        ttl_s: What was assumed, in seconds.
+        figures: The run's.
+    """
+    oldest_ms = figures.get("cache.oldest_value_ms", 0.0)
+    youngest_ms = figures.get("cache.youngest_miss_ms", math.inf)
+    if oldest_ms >= youngest_ms:
+        return {}
+    least = f"{oldest_ms / 1000:.3f} s or more"
+    if youngest_ms < math.inf:
+        least = f"between {oldest_ms / 1000:.3f} and {youngest_ms / 1000:.3f} s"
+    note = (
+        f"how long values live is not told, and {least} would explain what was seen, not"
+        f" {ttl_s:g} s (give --ttl)"
+    )
+    return dict.fromkeys(_BY_LIFETIME, note)
 
 
 def doubt(

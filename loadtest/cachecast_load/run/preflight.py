@@ -281,6 +281,7 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
                     "not supported: info=cache (how long values are kept is not told; taken as"
                     f" {ttl_s:g} s, --ttl says otherwise)"
                 )
+                plan = dataclasses.replace(plan, assumes_ttl=True)
         behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
         plan = profile.fit(dataclasses.replace(plan, behaviour=behaviour))
     return plan, notes

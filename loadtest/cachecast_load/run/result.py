@@ -19,7 +19,7 @@ from cachecast_load.plan.target import Target
 from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
-from cachecast_load.run.chances import doubt, missed_chances
+from cachecast_load.run.chances import doubt, missed_chances, unknown_lifetime
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
@@ -99,19 +99,11 @@ def make_result(
             server_samples=len(facts.server),
             measured_s=end - begin,
         )
+        if plan.assumes_ttl:
+            missed |= unknown_lifetime(plan.behaviour.ttl_s, figures)
         judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
     says = nodes["says"] + _lifetimes(plan, figures)
-    reasons = facts.invalid + diagnose(
-        collector.health, collector.histograms, collector.counts, (begin, end)
-    )
-    if director.knee:
-        # Overload is what a knee search looks for; each trial was judged for itself.
-        reasons = list(facts.invalid)
-        if director.knee.trials and director.knee.trials[-1].is_doubtful and not director.knee.best:
-            reasons.append(director.knee.sentence())
-    if figures["delivery.lost"]:
-        reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
-    reasons += _nothing_measured(collector, director)
+    reasons = _reasons(plan, collector, director, facts, figures, (begin, end))
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -133,6 +125,28 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _reasons(
+    plan: Plan,
+    collector: Collector,
+    director: Director,
+    facts: Facts,
+    figures: Mapping[str, float],
+    stretch_s: tuple[float, float],
+) -> list[str]:
+    """Return why the run is INVALID, none where it is not."""
+    reasons = facts.invalid + diagnose(
+        collector.health, collector.histograms, collector.counts, stretch_s
+    )
+    if director.knee:
+        # Overload is what a knee search looks for; each trial was judged for itself.
+        reasons = list(facts.invalid)
+        if director.knee.trials and director.knee.trials[-1].is_doubtful and not director.knee.best:
+            reasons.append(director.knee.sentence())
+    if figures["delivery.lost"]:
+        reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
+    return reasons + _nothing_measured(collector, director)
 
 
 def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
