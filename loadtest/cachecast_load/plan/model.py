@@ -279,7 +279,8 @@ def make_plan(
     _check_names(document, _DOCUMENT)
     tree = defaults.to_dict()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    scales = _taken_out(given, document)
+    shape = tree["shape"] | document.get("shape", {})
+    scales = _taken_out(given, shape)
     for name, kind in _SECTIONS.items():
         known = kind.__dataclass_fields__
         tree[name] |= document.get(name, {})
@@ -297,13 +298,12 @@ def make_plan(
     return plan
 
 
-def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the flags that scale the document's stages, and take them out.
+def _taken_out(given: dict[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the flags that scale a shape's stages, and take them out.
 
     Raises:
         PlanError: A duration for a search that ends when it has found something.
     """
-    shape = document.get("shape", {})
     kind = shape.get("kind")
     if kind == "knee" and "duration_s" in given:
         raise PlanError(
