@@ -29,6 +29,7 @@ How it is built
 
     cli  locustfile                          commands
     swarm/                                   what Locust sees: users, master, workers, its page
+    doctor/                                  before any load: what works, and what is wrong
     report/                                  text, HTML, JUnit, CSV, comparisons
     run/                                     the run as a whole: director, collector, health, result
     profiles/                                what subscribers do, one small class each

@@ -26,7 +26,7 @@ from cachecast_load.doctor.findings import Kind
 from cachecast_load.doctor.lines import Answer
 from cachecast_load.doctor.looks import looks_like
 from cachecast_load.plan.target import make_target
-from tests.loadtest.conftest import SECRET, start_engine, start_saboteur
+from tests.loadtest.conftest import ROOT, SECRET, start_engine, start_saboteur
 from tests.loadtest.proxies import free_port, haproxy, nginx
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -703,8 +703,34 @@ def test_a_forwarded_scheme_that_is_missing_or_believed_from_anybody(tmp_path, n
     assert names(forged) == ["forwarded.forged", "scheme.tls-only-api"]
 
 
-# --- the table is the documentation -------------------------------------------------------------
+# --- the page in the documentation --------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "load-testing.md").read_text().split("## Before any load: the doctor")[1]
 
 
-def test_every_probe_has_a_name_of_its_own():
+def spoken(page):
+    """What a page says, without its numbers and where its lines end."""
+    return re.sub(r"\d+(\.\d+)*", "N", re.sub(r"doctor-[0-9a-f]+", "", " ".join(page.split())))
+
+
+def test_the_guides_sample_is_what_the_guides_proxy_makes_it_say(healthy, tmp_path):
+    server, sample = re.findall(r"```(?:nginx|text)\n(.*?)```", GUIDE, re.DOTALL)[:2]
+    port = free_port()
+    for given, here in (
+        ("127.0.0.1:8080", f"127.0.0.1:{port}"),
+        ("http://127.0.0.1:6001", healthy.url.replace("ws", "http")),
+        ("read_timeout 20s", "read_timeout 2s"),
+    ):
+        assert given in server
+        server = server.replace(given, here)
+    shown = io.StringIO()
+    with nginx(tmp_path, server, [port]):
+        print_page(look(f"ws://127.0.0.1:{port}", idle_s=30), Console(file=shown, width=80))
+    assert spoken(shown.getvalue()) == spoken(sample)
+    assert max(map(len, sample.splitlines())) <= 80
+
+
+def test_the_guide_names_every_probe_in_its_order():
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", GUIDE, re.MULTILINE)
+    assert rows[1:][: len(PROBES)] == [probe.name for probe in PROBES]
     assert len({probe.name for probe in PROBES}) == len(PROBES)
