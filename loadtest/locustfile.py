@@ -23,8 +23,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from cachecast_load.cli import Fault, load_options, prepare, target_options
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
+from cachecast_load.options import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result
@@ -36,6 +36,12 @@ from cachecast_load.swarm.web import extend
 
 __all__ = ["PublisherUser", "SubscriberUser"]
 
+# Options of Locust's that would be ignored without a word, and what to give instead.
+_LOCUSTS = {
+    "num_users": "-u says nothing here: --lt-subscribers says how many connections there are",
+    "spawn_rate": "-r says nothing here: --lt-connect-rate says how many connect per second",
+    "run_time": "-t says nothing here: --lt-duration says how many seconds are measured",
+}
 _SECRET = ("secret", "headers", "encryption_key")
 
 
@@ -66,6 +72,8 @@ def _add_option(parser: LocustArgumentParser, option: click.Option) -> None:
         extra["action"] = "store_true"
     elif option.multiple:
         extra |= {"action": "append", "default": []}
+    elif option.name == "abort_after_s":
+        extra |= {"type": float, "nargs": "?", "const": float(str(option.flag_value))}
     else:
         extra["type"] = {"integer": int, "float": float}.get(option.type.name, str)
     if option.name in _SECRET:
@@ -79,6 +87,9 @@ def set_up(environment: Environment, **_kwargs: object) -> None:
     options = environment.parsed_options
     if options is None:
         return
+    for name, words in _LOCUSTS.items():
+        if getattr(options, name) is not None:
+            _give_up(f"{words} (what Locust spawns are blocks and publishers)", HARNESS_FAILED)
     try:
         plan, target = prepare(_values(options))
     except Fault as error:
@@ -100,7 +111,7 @@ def set_up(environment: Environment, **_kwargs: object) -> None:
             target,
             environment=environment,
             processes=processes,
-            command="locust -f loadtest/locustfile.py",
+            command=shown_command("locust", "--lt-"),
             on_result=lambda result: _finish(environment, options, result),
         )
     except PreflightError as error:

@@ -105,3 +105,23 @@ def test_encryption_is_the_one_of_the_official_library():
 
 def _quoted(text):
     return json.dumps(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "means"),
+    [
+        (200, b"{}", 200),
+        (200, b'{"ok":true}', 200),
+        (200, b'{"error":"The secret authentication failed","code":401}', 401),
+        (200, b'{"error":"no","code":4001}', 400),
+        (202, b'{"error":"no"}', 400),
+        # What somebody published is nobody's error.
+        (200, b'{"cache":{"data":"{\\"error\\":1}","ttl":3}}', 200),
+        (200, b'"error"', 200),
+        (200, b'an "error"', 200),
+        (413, b'{"error":"no","code":401}', 413),
+        (0, b"", 0),
+    ],
+)
+def test_an_answer_may_mean_another_status(status, body, means):
+    assert pusher.meant_status(status, body) == means

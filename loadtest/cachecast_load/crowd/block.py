@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cachecast_load.crowd.client import IDLE, OPEN, Client
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from cachecast_load.crowd.session import Session
 
 _ALIVE_EVERY_S = 5.0
+# Clients whose memberships are shown to the ledger in each tick, ten times a second.
+_SHOWN_AT_ONCE = 10
 _QUIET_US = 300_000
 _BLANK = Order()
 
@@ -62,6 +65,7 @@ class Block:
         self._queue: deque[Client] = deque()
         self._auth_pool: HttpPool | None = None
         self._pacer = Schedule(reactor, self._connect_next)
+        self._round: Iterator[Client] = iter(())
         reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
         reactor.call_later(0, self._tick)
 
@@ -133,6 +137,8 @@ class Block:
             self._obey(before, order)
         if order.phase == phases.DRAIN:
             self._watch_patience()
+        elif order.phase == phases.MEASURE and self.session.plan.is_watched:
+            self._show_some()
         self._report_levels()
         self.reactor.call_later(0.1, self._tick)
 
@@ -216,6 +222,21 @@ class Block:
         for client in self.clients.values():
             client.check_alive(now)
         self.reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
+
+    def _show_some(self) -> None:
+        """Show the ledger a few memberships as they are: it learns of losses before the end.
+
+        One round through all of them takes a while, so that no turn does.
+        """
+        now_run_us = now_us() + self.offset_us
+        for _ in range(_SHOWN_AT_ONCE):
+            client = next(self._round, None)
+            if client is None:
+                self._round = iter(list(self.clients.values()))
+                return
+            for member in client.memberships.values():
+                member.until_us = now_run_us
+                self.recorder.shown.append(member.to_wire())
 
     def _watch_patience(self) -> None:
         """Finish when the time to drain is over; before that the director says when."""

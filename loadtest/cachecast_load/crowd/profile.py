@@ -19,12 +19,13 @@ import random
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from cachecast_load.crowd.client import IDLE
 from cachecast_load.net.http11 import make_request
 from cachecast_load.net.reactor import now_us
-from cachecast_load.plan.model import Plan
+from cachecast_load.plan.features import Feature, features_of
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.pusher import protocol as pusher
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cachecast_load.crowd.client import Client
     from cachecast_load.crowd.session import Session
     from cachecast_load.plan.orders import Order
+    from cachecast_load.plan.target import Target
 
 CLEAN = (
     "delivery.lost == 0",
@@ -60,6 +62,7 @@ class Profile:
         prefix: the kind of channel.
         defaults: plan fields that differ from the general defaults, by section.
         slos: rules that hold for any healthy deployment, used when the plan has none.
+        unused: fields of the load that say nothing to this profile, and why.
     """
 
     name: ClassVar[str] = ""
@@ -67,6 +70,7 @@ class Profile:
     prefix: ClassVar[str] = ""
     defaults: ClassVar[Defaults] = {}
     slos: ClassVar[tuple[str, ...]] = CLEAN
+    unused: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         self.plan = plan
@@ -170,8 +174,12 @@ class Profile:
         return pusher.presence_data(self.user_of(client.number))
 
     def user_of(self, subscriber: int) -> str:
-        """Return the user id of a subscriber; several subscribers may be one user."""
-        return f"u{subscriber // self.plan.behaviour.connections_per_user}"
+        """Return the user id of a subscriber; several subscribers may be one user.
+
+        It is what an auth endpoint granted last, and the plan's where none did.
+        """
+        granted = self.session.users.get(subscriber)
+        return granted or f"u{subscriber // self.plan.behaviour.connections_per_user}"
 
     def subscribed(self, client: Client, channel: int, data: object) -> None:
         """A subscription was confirmed; `data` is what came with it."""
@@ -210,9 +218,32 @@ class Profile:
         """The block is about to close everything: last look."""
 
     @classmethod
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """Return what a run meets at its target, by the kinds of its channels."""
+        kind = plan.behaviour.channel_kind or cls.prefix
+        return {kind: features_of(kind)}
+
+    @classmethod
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Return the plan that does without a feature and what it then leaves out, in words.
+
+        None where the profile has no point without it.
+        """
+        del kind
+        return (plan, "") if feature is Feature.ROSTERS else None
+
+    @classmethod
     def fit(cls, plan: Plan) -> Plan:
         """Return the plan with what follows from its other values; may refuse it (`PlanError`)."""
+        if not plan.load.duration_s:
+            raise PlanError("load.duration_s must be above 0")
         return plan
+
+    @classmethod
+    def explain(cls, plan: Plan) -> list[str]:
+        """Return sentences on what a fitted plan does that its values do not say."""
+        del plan
+        return []
 
     def clients(self, block: Block) -> list[Client]:
         """Return the block's clients that run this profile."""
@@ -251,46 +282,75 @@ class Profile:
         if endpoint is None or not pusher.needs_auth(name):
             client.subscribe(channel, channel_data=channel_data)
             return
-        parts = urlsplit(endpoint)
-        body = f"socket_id={client.socket_id}&channel_name={quote(name, safe='')}"
+        asked = {"socket_id": client.socket_id, "channel_name": name}
         if channel_data is not None:
-            body += f"&user_id={quote(self.user_of(client.number), safe='')}"
-        request = make_request(
-            "POST",
-            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-            parts.netloc,
-            [("Content-Type", "application/x-www-form-urlencoded"), *self.session.target.headers],
-            body.encode(),
-        )
+            # A proposal: an endpoint that knows its users by other means decides for itself.
+            asked["user_id"] = self.user_of(client.number)
+        request = _auth_request(self.session.target, endpoint, asked)
         asked_us = now_us()
         socket_id = client.socket_id
 
         def answer(status: int, response: bytes, reason: str) -> None:
             tally = client.tally
             tally.histograms["auth"].record(now_us() - asked_us)
-            grant = _read_grant(status, response)
+            grant, fault = _read_grant(name, status, response)
             if grant is None:
                 tally.counts["subscribe_failed"] += 1
                 text = reason or response.decode("utf-8", "replace")
-                tally.error(f"auth endpoint: {f'HTTP {status}' if status else reason}", text)
+                tally.error(f"auth endpoint: {fault or reason}", text)
             elif client.socket_id == socket_id:
-                self.granted(channel, grant)
+                self.granted(client, channel, grant)
                 client.subscribe(channel, str(grant["auth"]), grant.get("channel_data"))
 
         client.block.auth_pool().send(lambda: request, answer)
 
-    def granted(self, channel: int, grant: dict[str, Any]) -> None:
-        """The auth endpoint said yes; `grant` may hold a `shared_secret`."""
+    def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
+        """The auth endpoint said yes: note who it says this is, and what else it gave."""
+        del channel
+        user = _granted_user(grant)
+        if user is not None:
+            self.session.users[client.number] = user
 
 
-def _read_grant(status: int, response: bytes) -> dict[str, Any] | None:
+def _auth_request(target: Target, endpoint: str, asked: dict[str, str]) -> bytes:
+    """Return the request of an auth endpoint, as an SDK sends it."""
+    parts = urlsplit(endpoint)
+    if target.auth_body == "json":
+        kind, body = "application/json", json.dumps(asked)
+    else:
+        kind, body = "application/x-www-form-urlencoded", urlencode(asked)
+    # Frameworks answer an error with a page, or a redirection to one, unless they are told.
+    ours = {"content-type": kind, "accept": "application/json"}
+    given = {name.lower() for name, _ in target.headers}
+    headers = [(name, value) for name, value in ours.items() if name not in given]
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return make_request("POST", path, parts.netloc, [*headers, *target.headers], body.encode())
+
+
+def _read_grant(name: str, status: int, response: bytes) -> tuple[dict[str, Any] | None, str]:
+    """Return what an auth endpoint granted, or None and what an SDK would miss in it."""
     if not 200 <= status < 300:
-        return None
+        return None, f"HTTP {status}" if status else ""
     try:
         grant = json.loads(response)
     except ValueError:
+        return None, f"HTTP {status}, not JSON"
+    if not isinstance(grant, dict) or not isinstance(grant.get("auth"), str):
+        return None, f"HTTP {status} without auth"
+    if name.startswith("presence-") and _granted_user(grant) is None:
+        return None, "no channel_data with a user_id for a presence channel"
+    if name.startswith("private-encrypted-") and not isinstance(grant.get("shared_secret"), str):
+        return None, "no shared_secret for an encrypted channel"
+    return grant, ""
+
+
+def _granted_user(grant: Mapping[str, Any]) -> str | None:
+    """Return the user id within a grant's `channel_data`: others will see this subscriber by it."""
+    data = grant.get("channel_data")
+    try:
+        return str(json.loads(data)["user_id"]) if isinstance(data, str) else None
+    except (ValueError, KeyError, TypeError):
         return None
-    return grant if isinstance(grant, dict) and isinstance(grant.get("auth"), str) else None
 
 
 def _zipf_sample(rng: random.Random, weights: list[float], count: int) -> list[int]:

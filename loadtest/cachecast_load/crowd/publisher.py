@@ -231,6 +231,7 @@ class Publisher:
         now_run_us = now_us() + self.session.offset_us
         if fate.is_prime:
             self._priming -= 1
+        status = pusher.meant_status(status, body)
         succeeded = 200 <= status < 300
         if fate.seq >= 0:
             self._sequence.end(fate.channel, fate.seq)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cachecast_load.measures.recorder import Recorder
 from cachecast_load.net.reactor import now_us
@@ -24,6 +24,7 @@ class Session:
         run: 16 bits that mark this run's payloads and channel names.
         offset_us: run clock minus this machine's monotonic clock.
         auth: address of the auth endpoint, where there is one.
+        users: subscriber -> who it is, as far as an auth endpoint said so to this process.
     """
 
     plan: Plan
@@ -35,6 +36,7 @@ class Session:
     orders: OrderBook
     auth: Address | None = None
     offset_us: int = 0
+    users: dict[int, str] = field(default_factory=dict)
 
     @property
     def mark(self) -> bytes:

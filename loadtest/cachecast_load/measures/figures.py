@@ -265,6 +265,15 @@ _SINGLE = (
         "joins answered with a value past its lifetime",
         "Value past its lifetime",
     ),
+    Figure(
+        "cache.oldest_value_ms", Kind.TIME, "ms", "age of the oldest value that a join was given"
+    ),
+    Figure(
+        "cache.youngest_miss_ms",
+        Kind.TIME,
+        "ms",
+        "age of the youngest value that a join was told is not there",
+    ),
     _fault(
         "cache.unanswered",
         _T,

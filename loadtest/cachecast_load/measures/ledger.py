@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 
 MAX_EXAMPLES = 5
+_NOT_SUMS = {"examples", "oldest_us", "youngest_miss_us"}
 UNANSWERED = 0
 FAILED = -1
 NOWHERE = 255  # by which URL a publish went in that failed, or whose fate is not known yet
@@ -126,6 +127,11 @@ class Membership:
             if high < seq:
                 return False
         return False
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What no other membership of the run has in common with it."""
+        return self.subscriber, self.channel, self.since_us
 
     def to_wire(self) -> list[object]:
         """Return the membership as a flat list, for a worker to send."""
@@ -225,7 +231,13 @@ class Way:
 
 @dataclass(slots=True)
 class Findings:
-    """The sums of an audit, and the first few cases of each fault by name."""
+    """The sums of an audit, and the first few cases of each fault by name.
+
+    Attributes:
+        oldest_us: the least age that the oldest value served to a joiner can have had.
+        youngest_miss_us: the greatest age that the youngest value a joiner missed can have had;
+            0 where none was missed.
+    """
 
     expected: int = 0
     received: int = 0
@@ -243,6 +255,8 @@ class Findings:
     false_misses: int = 0
     stale_joins: int = 0
     expired_served: int = 0
+    oldest_us: int = 0
+    youngest_miss_us: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, fault: str, text: str) -> None:
@@ -251,10 +265,17 @@ class Findings:
         if len(kept) < MAX_EXAMPLES:
             kept.append(text)
 
+    def note_age(self, *, oldest_us: int = 0, youngest_miss_us: int = 0) -> None:
+        """Keep the age of a value that was served, or of one that was gone, if it is extreme."""
+        self.oldest_us = max(self.oldest_us, oldest_us)
+        if youngest_miss_us:
+            self.youngest_miss_us = min(self.youngest_miss_us or youngest_miss_us, youngest_miss_us)
+
     def add(self, other: Findings) -> None:
         """Add another's sums to these, and its examples as far as there is room."""
+        self.note_age(oldest_us=other.oldest_us, youngest_miss_us=other.youngest_miss_us)
         for entry in fields(self):
-            if entry.name != "examples":
+            if entry.name not in _NOT_SUMS:
                 total = getattr(self, entry.name) + getattr(other, entry.name)
                 setattr(self, entry.name, total)
         for fault, texts in other.examples.items():
@@ -276,6 +297,8 @@ class Auditor:
         grace_us: how long a publish may take after its answer before a leaving subscriber is
             owed it.
         ttl_us: how long the target keeps a cached value.
+        patience_us: Age from which an event that has not come to a membership that goes on counts
+            as missed; `grace_us` at least.
         clock_error_us: how far the clocks of two generators may disagree.
         is_slow: subscriber number -> whether it reads slowly on purpose; what such a subscriber
             missed is counted apart.
@@ -289,6 +312,7 @@ class Auditor:
         is_cache: Callable[[int], bool],
         grace_us: int,
         ttl_us: int,
+        patience_us: int = 0,
         clock_error_us: int = 0,
         is_slow: Callable[[int], bool] = lambda _subscriber: False,
         socket_name: Callable[[int], str] = lambda _socket: "",
@@ -303,8 +327,40 @@ class Auditor:
         self._socket_name = socket_name
         self._grace_us = grace_us
         self._ttl_us = ttl_us
+        self._patience_us = max(patience_us, grace_us)
         self._memberships: list[Membership] = []
         self._joins: list[Join] = []
+        self._missed: dict[tuple[int, int, int], int] = {}
+
+    @property
+    def lost_so_far(self) -> int:
+        """How many owed events have not come: of what was settled, and of what was looked at."""
+        return self.findings.lost + sum(self._missed.values())
+
+    def look(self, memberships: Iterable[Membership]) -> None:
+        """See what memberships that go on have missed, without settling them.
+
+        What is replaced on a cache channel is not counted: only the end tells it from conflation.
+
+        Args:
+            memberships: As they are just now, with the time as their end.
+        """
+        for member in memberships:
+            log = self.logs.get(member.channel)
+            if log is None or member.subscriber < 0 or self._is_slow(member.subscriber):
+                continue
+            low, high = log.owed(
+                member.since_us + self.clock_error_us,
+                member.until_us - self._patience_us - self.clock_error_us,
+            )
+            missed = 0
+            if high >= low:
+                replaced, never = _missing(member, low, high)
+                missed = log.count(never if self._is_cache(member.channel) else replaced + never)
+            if missed:
+                self._missed[member.key] = missed
+            else:
+                self._missed.pop(member.key, None)
 
     def enter_publishes(self, publishes: Iterable[Sequence[int]]) -> None:
         """Enter (channel, seq, sent_us, answered_us, via) rows as workers report them.
@@ -356,6 +412,7 @@ class Auditor:
         return total
 
     def _judge(self, member: Membership) -> None:
+        self._missed.pop(member.key, None)
         findings = self.by_socket[member.socket]
         if member.subscriber < 0:
             # The sender of a channel's client events: owed nothing, and nothing may come back.
@@ -411,6 +468,8 @@ class Auditor:
         due = log.newest_answered(join.asked_us - self.clock_error_us) if log else -1
         if join.seq < 0:
             findings.misses += 1
+            if log and due >= 0:
+                findings.note_age(youngest_miss_us=join.answered_us - log.sent_us[due])
             if log and due >= 0 and join.answered_us < log.sent_us[due] + self._ttl_us:
                 findings.false_misses += 1
                 findings.note("false_miss", self._join_text(join, f"a miss, {due} was cached"))
@@ -421,6 +480,8 @@ class Auditor:
             findings.note("stale_join", self._join_text(join, f"value {join.seq}, {due} was newer"))
         if log and join.seq < len(log.sent_us):
             answered_us = log.answered_us[join.seq]
+            if answered_us > 0:
+                findings.note_age(oldest_us=join.asked_us - answered_us)
             dead_us = answered_us + self._ttl_us + self.clock_error_us
             if answered_us > 0 and join.asked_us > dead_us:
                 findings.expired_served += 1

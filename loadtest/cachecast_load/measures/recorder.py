@@ -101,6 +101,8 @@ class Recorder(Tally):
         self.apis: list[Tally] = _tallies(self, apis)
         self.publishes: list[tuple[int, int, int, int, int]] = []
         self.memberships: list[Membership] = []
+        # Those that go on, as they were at a time: shown now and then where somebody watches.
+        self.shown: list[list[object]] = []
         self.joins: list[Join] = []
         # Levels, by block: connected, subscribed, and so on. They are sent whole, not as
         # differences.
@@ -119,12 +121,14 @@ class Recorder(Tally):
             **parts,
             "publishes": self.publishes,
             "memberships": [membership.to_wire() for membership in self.memberships],
+            "shown": self.shown,
             "joins": [join.to_wire() for join in self.joins],
             "gauges": [dict(levels) for levels in self.gauges.values()],
         }
         self.clear()
         self.publishes = []
         self.memberships = []
+        self.shown = []
         self.joins = []
         return taken
 

@@ -6,7 +6,6 @@ The registry (`figures`) knows each name with the range it can take: a rule that
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from cachecast_load.measures.figures import FIGURES, Figure
+from cachecast_load.measures.names import nearest, suggest
 
 _RULE = re.compile(
     r"\s*([a-z_]+(?:\.[a-z0-9_]+)?)\s*(<=|>=|==|<|>)\s*([-+0-9.a-z_%]+)\s*$", re.IGNORECASE
@@ -111,19 +111,22 @@ def _check_range(text: str, figure: Figure, comparison: str, limit: float) -> No
 
 def _unknown(name: str) -> str:
     group, _, figure = name.partition(".")
-    same_group = [known for known in FIGURES if known.startswith(f"{group}.")]
-    if not figure or not same_group:
-        groups = sorted({known.split(".")[0] for known in FIGURES})
-        near = difflib.get_close_matches(name, FIGURES, n=3, cutoff=0.5)
+    same_group = [known.partition(".")[2] for known in FIGURES if known.startswith(f"{group}.")]
+    if not same_group or not figure:
+        groups = sorted({known.group for known in FIGURES.values()})
+        meant = [f"{near}.{figure}" for near in nearest(group, groups)]
+        near = [known for known in meant if known in FIGURES]
+        if not figure:
+            near = nearest(f".{group}", FIGURES)
         hint = f"did you mean {', '.join(near)}?" if near else f"groups are {', '.join(groups)}"
-        return f"no figure is called {name!r}; {hint}"
+        return f"no figure is called {name!r}; {hint} (`cachecast load figures` explains them)"
     bare = re.sub(r"_(us|s|sec|ns)$", "_ms", figure)
     if f"{group}.{bare}" in FIGURES:
         return f"{name!r} has a unit that is not used here; write {group}.{bare}, in milliseconds"
     if f"{group}.{figure}_ms" in FIGURES:
         return f"{name!r} lacks its unit; write {group}.{figure}_ms"
-    near = difflib.get_close_matches(name, same_group, n=3, cutoff=0.4) or same_group[:6]
-    return f"no figure is called {name!r}; did you mean {', '.join(near)}?"
+    hint = suggest(figure, same_group, f"of {group} there are")
+    return f"no figure is called {name!r}; {hint}"
 
 
 def _unit(figure: Figure) -> str:

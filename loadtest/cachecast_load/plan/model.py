@@ -26,7 +26,6 @@ derives the same channels, users and schedule from it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import tomllib
@@ -38,8 +37,9 @@ from typing import Any
 
 import msgspec
 
+from cachecast_load.measures.names import suggest
 from cachecast_load.measures.rules import Slo, parse_slo
-from cachecast_load.plan.checks import PlanError, validate
+from cachecast_load.plan.checks import SHAPED, PlanError, validate
 
 __all__ = [
     "Behaviour",
@@ -57,7 +57,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much, of what, for how long. Rates are per second over the whole run."""
+    """How much, of what, for how long. Rates are per second over the whole run.
+
+    A `duration_s` of 0 is for the profile to work out (`Profile.fit`).
+    """
 
     subscribers: int = 1000
     channels: int = 1
@@ -78,12 +81,13 @@ class Shape:
 
     Attributes:
         kind: one of `plan_checks.SHAPES`.
-        of: `rate` or `subscribers`.
+        of: `rate` or `subscribers`, or `both` where stages say both.
         start: the level to begin with; the load's own value when None.
         to: the level to end with, the spike's top, or the knee search's ceiling.
         steps: number of levels of `steps`, most trials of `knee`.
         period_s: of `sine`; length of one trial of `knee`.
-        stages: of `stages`: (seconds, level) pairs, each a straight line to its level.
+        stages: of `stages`: (seconds, level) pairs, each a straight line to its level; of `both`
+            (seconds, rate, subscribers).
     """
 
     kind: str = "constant"
@@ -92,7 +96,7 @@ class Shape:
     to: float | None = None
     steps: int = 5
     period_s: float = 10.0
-    stages: tuple[tuple[float, float], ...] = ()
+    stages: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,10 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings and patience; raising them is a decision, not an accident."""
+    """Ceilings and patience; raising them is a decision, not an accident.
+
+    A run ends early when a rule has been lost for `abort_after_s`; None lets it go on to its end.
+    """
 
     max_rate: float = 20_000.0
     max_connect_rate: float = 5_000.0
@@ -141,11 +148,16 @@ class Limits:
     ready_timeout_s: float = 60.0
     drain_s: float = 30.0
     grace_s: float = 1.0
+    abort_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete, validated description of a run."""
+    """A complete, validated description of a run.
+
+    Attributes:
+        is_watched: Whether the ledger is shown what goes on before it ends: somebody looks.
+    """
 
     profile: str
     seed: int = 1
@@ -158,6 +170,7 @@ class Plan:
     conflation: str = "metrics"
     block_size: int = 250
     event_name: str = "lt"
+    is_watched: bool = False
 
     @property
     def rules(self) -> list[Slo]:
@@ -167,26 +180,29 @@ class Plan:
     @property
     def greatest_subscribers(self) -> int:
         """The most subscribers any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "subscribers":
-            return self.load.subscribers
-        levels = [self.load.subscribers, self.shape.start or 0, self.shape.to or 0]
-        levels += [level for _, level in self.shape.stages]
-        return math.ceil(max(levels))
+        # Stages that were stretched to a number are that number, and not a rounding error more.
+        return math.ceil(round(self._greatest("subscribers", self.load.subscribers), 6))
 
     @property
     def greatest_rate(self) -> float:
         """The highest publish rate any moment of the run can ask for."""
-        if self.shape.kind == "constant" or self.shape.of != "rate":
-            return self.load.rate
-        levels = [self.load.rate, self.shape.start or 0.0, self.shape.to or 0.0]
-        return max(levels + [level for _, level in self.shape.stages])
+        return self._greatest("rate", self.load.rate)
+
+    def _greatest(self, of: str, base: float) -> float:
+        shape = self.shape
+        if shape.kind == "constant" or shape.of not in (of, "both"):
+            return base
+        column = SHAPED.index(of) + 1 if shape.of == "both" else 1
+        # A stage that is too short is refused by `validate`, which asks this before.
+        stages = [stage[column] for stage in shape.stages if len(stage) > column]
+        return max(base, shape.start or 0.0, shape.to or 0.0, *stages)
 
     @property
     def measured_s(self) -> float:
         """How long the run measures at most."""
         shape = self.shape
         if shape.kind == "stages":
-            return sum(seconds for seconds, _ in shape.stages)
+            return sum(stage[0] for stage in shape.stages)
         if shape.kind == "knee":
             # A trial that does not settle is given `ready_timeout_s` before it is judged.
             return shape.steps * (shape.period_s + self.limits.ready_timeout_s)
@@ -211,7 +227,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 _PLAN = frozenset(entry.name for entry in dataclasses.fields(Plan))
 # A file says whom the plan is for as well, and has its rules in a table.
-_DOCUMENT = _PLAN - {"slos"} | {"slo", "target"}
+_DOCUMENT = _PLAN - {"slos", "is_watched"} | {"slo", "target"}
 # msgspec's names of types, in words for people who write TOML.
 _WANTED = {
     "int": "a whole number",
@@ -261,6 +277,7 @@ def make_plan(
     _check_names(document, _DOCUMENT)
     tree = defaults.to_dict()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    scales = _taken_out(given, document)
     for name, kind in _SECTIONS.items():
         known = kind.__dataclass_fields__
         tree[name] |= document.get(name, {})
@@ -271,8 +288,53 @@ def make_plan(
     top = {"slos": document.get("slo", {}).get("rules", tree["slos"]), **document, **given}
     tree |= {key: top[key] for key in _PLAN - set(_SECTIONS) - {"profile"} if key in top}
     plan = _build(tree, _PLAN)
+    if scales:
+        validate(plan)
+        plan = _scale(plan, scales)
     validate(plan)
     return plan
+
+
+def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the flags that scale the document's stages, and take them out.
+
+    Raises:
+        PlanError: a duration for a search that ends when it has found something.
+    """
+    shape = document.get("shape", {})
+    kind = shape.get("kind")
+    if kind == "knee" and "duration_s" in given:
+        raise PlanError(
+            "a knee search has no duration: it ends when it has found the level, after"
+            " shape.steps trials of shape.period_s seconds at most"
+        )
+    if kind != "stages":
+        return {}
+    names = ("duration_s", *SHAPED) if shape.get("of") == "both" else ("duration_s",)
+    return {name: given.pop(name) for name in names if name in given}
+
+
+def _scale(plan: Plan, to: Mapping[str, Any]) -> Plan:
+    """Stretch stages to another duration, and those of both to other peaks."""
+    if any(value <= 0 for value in to.values()):
+        raise PlanError(f"{', '.join(to)} must be above 0")
+    peaks = plan.measured_s, plan.greatest_rate, plan.greatest_subscribers
+    factors = [
+        to[name] / peak if name in to and peak else 1.0
+        for name, peak in zip(("duration_s", *SHAPED), peaks, strict=True)
+    ]
+    stages = tuple(
+        tuple(value * factor for value, factor in zip(stage, factors, strict=False))
+        for stage in plan.shape.stages
+    )
+    load = dataclasses.replace(
+        plan.load,
+        rate=plan.load.rate * factors[1],
+        subscribers=max(1, round(plan.load.subscribers * factors[2])),
+    )
+    return dataclasses.replace(
+        plan, load=load, shape=dataclasses.replace(plan.shape, stages=stages)
+    )
 
 
 def _build(tree: Mapping[str, Any], known: AbstractSet[str]) -> Plan:
@@ -298,8 +360,7 @@ def _check_names(tree: Mapping[str, Any], known: AbstractSet[str]) -> None:
 def _refuse_unknown(table: Mapping[str, Any], known: AbstractSet[str], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            hint = suggest(str(key), sorted(known), most=1)
             raise PlanError(f"{where} has no field {key!r}; {hint}")
 
 

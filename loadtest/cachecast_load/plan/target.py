@@ -19,6 +19,9 @@ from urllib.parse import SplitResult, quote, urlsplit
 from cachecast_load.net.transport import Address
 from cachecast_load.pusher.protocol import Credentials
 
+# What begins the name of every environment variable that stands for an option.
+ENV = "CACHECAST_LOADTEST"
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = {
     "host",
@@ -32,6 +35,8 @@ _OWN_HEADERS = {
 }
 # A stamp of the ledger says in one byte by which of all URLs an event entered.
 MAX_URLS = 100
+# How an auth endpoint is asked: as pusher-js does, or as what frameworks' own HTTP clients send.
+AUTH_BODIES = ("form", "json")
 _HOSTED = re.compile(r"ws-([a-z0-9]+)\.pusher\.com")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
@@ -73,6 +78,7 @@ class Target:
         ca_file: certificate authority to trust besides the system's.
         verify: False accepts any certificate; the report says so.
         auth_endpoint: where subscriptions are signed instead of here.
+        auth_body: how it is asked, one of `AUTH_BODIES`.
         metrics_urls: Prometheus texts, scraped each second and added up.
         encryption_key: master key of encrypted channels; None makes one for the run.
     """
@@ -84,6 +90,7 @@ class Target:
     ca_file: str | None = None
     verify: bool = True
     auth_endpoint: str | None = None
+    auth_body: str = "form"
     metrics_urls: tuple[str, ...] = ()
     encryption_key: bytes | None = field(default=None, repr=False)
 
@@ -225,6 +232,7 @@ def make_target(
     ca_file: str | None = None,
     verify: bool = True,
     auth_endpoint: str | None = None,
+    auth_body: str | None = None,
     metrics_url: str | Sequence[str] | None = None,
     encryption_key: str | None = None,
     needs_api: bool = True,
@@ -241,6 +249,7 @@ def make_target(
         ca_file: PEM file.
         verify: whether certificates are checked.
         auth_endpoint: URL that signs subscriptions.
+        auth_body: how it is asked, `form` or `json`.
         metrics_url: URL of Prometheus metrics, or several.
         encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
         needs_api: whether app id and secret must be there, which only the HTTP API needs.
@@ -252,16 +261,23 @@ def make_target(
     if not sockets:
         raise TargetError("--target is missing, for example ws://127.0.0.1:6001")
     metrics_urls = split_urls(metrics_url or ())
-    needed = [("--key", key)]
+    needed = {"--key": key}
     if needs_api:
-        needed += [("--app-id", app_id), ("--secret", secret)]
-    for name, value in needed:
-        if not value:
-            raise TargetError(f"{name} is missing (or its environment variable)")
+        needed = {"--app-id": app_id, **needed, "--secret": secret}
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        variables = (ENV + name.upper()[1:].replace("-", "_") for name in missing)
+        raise TargetError(
+            f"{_listed(missing)} missing: give {'them' if len(missing) > 1 else 'it'}, or set"
+            f" {' and '.join(variables)}, or write {'them' if len(missing) > 1 else 'it'} under"
+            " [target] in a plan"
+        )
     pairs = [_read_header_option(line) for given in headers for line in _header_lines(given)]
     for extra in (auth_endpoint, *metrics_urls):
         if extra:
             parse_endpoint(extra, is_resource=True)
+    if auth_body and auth_body not in AUTH_BODIES:
+        raise TargetError(f"--auth-body {auth_body!r} is not one of {', '.join(AUTH_BODIES)}")
     if ca_file and not Path(ca_file).is_file():
         raise TargetError(f"--ca-file {ca_file}: there is no such file")
     return Target(
@@ -272,9 +288,17 @@ def make_target(
         ca_file=ca_file,
         verify=verify,
         auth_endpoint=auth_endpoint,
+        auth_body=auth_body or AUTH_BODIES[0],
         metrics_urls=tuple(dict.fromkeys(metrics_urls)),
         encryption_key=_read_key(encryption_key) if encryption_key else None,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names with their verb: `a is`, `a and b are`, `a, b and c are`."""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    return f"{', '.join(names[:-1])} and {names[-1]} are"
 
 
 def _read_header_option(line: str) -> tuple[str, str]:

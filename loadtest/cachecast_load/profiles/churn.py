@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from cachecast_load.crowd.client import OPEN
 from cachecast_load.crowd.profile import Defaults, Profile
 
@@ -26,12 +28,14 @@ class Churn(Profile):
         "behaviour": {"churn_per_s": 50.0, "disconnect_share": 0.5},
     }
 
+    @override
     def started(self, block: Block) -> None:
         """Begin to churn."""
         self._churning = block.every(
             self.plan.behaviour.churn_per_s, lambda _intended_us: self._disturb(block)
         )
 
+    @override
     def draining(self, block: Block) -> None:
         """Let everybody settle."""
         del block

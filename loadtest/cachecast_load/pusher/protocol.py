@@ -129,6 +129,24 @@ def event_body(channel: str, name: str, data: str) -> bytes:
     return _compact({"name": name, "channels": [channel], "data": data})
 
 
+def meant_status(status: int, body: bytes) -> int:
+    """Return the HTTP status that an answer of the HTTP API means.
+
+    There are servers (soketi) that answer 200 to whatever they refuse, and say in the body what it
+    should have been.
+    """
+    if not 200 <= status < 300 or b'"error"' not in body:
+        return status
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return status
+    if not isinstance(answer, dict) or "error" not in answer:
+        return status
+    code = answer.get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 400
+
+
 def signed_target(
     credentials: Credentials,
     method: str,

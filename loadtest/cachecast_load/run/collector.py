@@ -81,6 +81,7 @@ class Collector(Tally):
         self.auditor.enter_publishes(report["publishes"])
         self.auditor.enter_memberships(Membership.from_wire(wire) for wire in report["memberships"])
         self.auditor.enter_joins(Join(*row) for row in report["joins"])
+        self.auditor.look(map(Membership.from_wire, report["shown"]))
         self._gauges[source] = report["gauges"]
         for name, value in self.levels().items():
             slot.levels[name] = value

@@ -15,7 +15,7 @@ from cachecast_load.plan import orders as phases
 from cachecast_load.plan.knee import REST_S, SETTLE_SHARE, KneeSearch, Trial
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.orders import Order
-from cachecast_load.plan.shapes import TimedShape
+from cachecast_load.plan.shapes import Level, TimedShape
 
 PRIME_TIMEOUT_S = 30.0
 LOST_SEATS_PATIENCE_S = 6.0
@@ -87,6 +87,11 @@ class Director:
         return self.order.phase == phases.DONE
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether the run was told to end before its plan did."""
+        return bool(self._stopping)
+
+    @property
     def trial_level(self) -> float:
         """The rate, or the number of subscribers, that a knee search tries."""
         order = self.order
@@ -100,7 +105,7 @@ class Director:
 
     def cut(self, now_us: int) -> None:
         """Take note that whoever generates is ended from outside, whatever the phase."""
-        self.notes.append("stopped before its end")
+        self.stop("stopped before its end")
         begin, end = self.measured_us
         if begin and begin == end:
             self.measured_us = (begin, now_us)
@@ -133,7 +138,7 @@ class Director:
         self._phase_us = now_us
         if phase == phases.DRAIN:
             self._drain_us = now_us
-        rate, subscribers = self._levels(self._first_level())
+        rate, subscribers = self._first_level()
         if phase == phases.MEASURE:
             now_us += ANNOUNCE_US
             self.measured_us = (now_us, now_us)
@@ -154,21 +159,15 @@ class Director:
         if phase == phases.MEASURE and self.knee:
             self._next_trial(now_us)
 
-    def _first_level(self) -> float:
+    def _first_level(self) -> Level:
         if self.knee:
-            return self.knee.next_level() or self.shape.base
-        return self.shape.level_at(0.0) or 0.0
+            return self.shape.level(self.knee.next_level() or self.shape.base)
+        return self.shape.load_at(0.0) or self.shape.level(0.0)
 
-    def _levels(self, level: float) -> tuple[float, int]:
-        load = self.plan.load
-        if self.plan.shape.of == "subscribers":
-            return load.rate, round(level)
-        return level, load.subscribers
-
-    def _set_level(self, level: float, now_us: int) -> None:
-        rate, subscribers = self._levels(level)
+    def _set_level(self, level: Level, now_us: int) -> None:
+        rate, subscribers = level
         order = self.order
-        if rate == order.rate and subscribers == order.subscribers:
+        if level == (order.rate, order.subscribers):
             return
         # A ramp is sent as steps of one percent: each order costs every process a moment.
         near = abs(rate - order.rate) <= _LEVEL_STEP * max(order.rate, 1.0)
@@ -177,7 +176,11 @@ class Director:
         self.order = replace(
             order, number=order.number + 1, rate=rate, subscribers=subscribers, at_us=now_us
         )
-        self.stages.append(((now_us - self.measured_us[0]) / 1e6, self.plan.shape.of, level))
+        second = (now_us - self.measured_us[0]) / 1e6
+        if rate != order.rate:
+            self.stages.append((second, "rate", rate))
+        if subscribers != order.subscribers:
+            self.stages.append((second, "subscribers", float(subscribers)))
 
     def _prime(self, now_us: int, levels: Mapping[str, int]) -> None:
         # Publishers say how much is left once they exist; silence is not "nothing left".
@@ -212,7 +215,7 @@ class Director:
         if self.knee:
             self._follow_trial(now_us, levels)
             return
-        level = self.shape.level_at(max(now_us - self.measured_us[0], 0) / 1e6)
+        level = self.shape.load_at(max(now_us - self.measured_us[0], 0) / 1e6)
         if level is None:
             self._enter(phases.DRAIN, now_us)
         else:
@@ -224,7 +227,7 @@ class Director:
         if level is None:
             self._enter(phases.DRAIN, now_us)
             return
-        self._set_level(level, now_us)
+        self._set_level(self.shape.level(level), now_us)
         self._trial_us = now_us
         self._trial_stage = "settle"
 

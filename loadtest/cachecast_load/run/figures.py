@@ -131,6 +131,10 @@ def _ledger_figures(
     figures["delivery.lost"] = lost
     figures["delivery.lost_ratio"] = round(lost / max(findings.expected, 1), 9)
     figures["delivery.conflated"] = conflated
+    if findings.oldest_us:
+        figures["cache.oldest_value_ms"] = findings.oldest_us / 1000
+    if findings.youngest_miss_us:
+        figures["cache.youngest_miss_ms"] = findings.youngest_miss_us / 1000
     if joins:
         figures["cache.hit_ratio"] = round(findings.hits / joins, 6)
     return figures

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
+
+from typing_extensions import override
 
 from cachecast_load.crowd.block import Block
 from cachecast_load.crowd.client import Client
@@ -18,17 +19,17 @@ from cachecast_load.crowd.profile import Profile
 from cachecast_load.crowd.session import Session
 from cachecast_load.measures.figures import FIGURES, Source
 from cachecast_load.measures.rules import Slo
-from cachecast_load.net.http11 import HttpPool, make_request
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.plan.target import Target, TargetError
-from cachecast_load.profiles import profile_class
+from cachecast_load.profiles import explain, profile_class
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.run import scrape
+from cachecast_load.run.asking import TIMEOUT_S, ask_channel, publish
 from cachecast_load.run.station import open_session
+from cachecast_load.run.support import UnsupportedError, fit_to_target
 
 DEFAULT_TTL_S = 1800.0
-_TIMEOUT_S = 10.0
 _REMEDIES = {
     4000: "use wss:// (the app accepts TLS only)",
     4001: "check --key (and the cluster, for hosted Pusher)",
@@ -48,9 +49,11 @@ class _Probe(Profile):
 
     name = "preflight"
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Note that it worked; nothing else is needed."""
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """Do not come back: one attempt tells."""
         del was_open
@@ -61,7 +64,8 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
     """Find out whether the target can be tested, and what it has to tell.
 
     Returns:
-        The plan with what the target had to tell, and notes: in what several targets differ.
+        The plan with what the target had to tell, and notes: in what several targets differ, and
+        what they do not support.
 
     Raises:
         PreflightError: The target cannot be used as given, and every URL that cannot is named; or
@@ -70,17 +74,39 @@ def survey(plan: Plan, target: Target) -> tuple[Plan, list[str]]:
     try:
         session = open_session(plan, target, secrets.randbelow(1 << 16))
         notes = check(session)
-        plan, differing = settle_ttl(plan, session)
-    except (TargetError, PlanError) as error:
+        plan, missing = _settle_support(plan, session)
+        plan, lifetimes = settle_ttl(plan, session)
+    except (TargetError, PlanError, UnsupportedError) as error:
         raise PreflightError(str(error)) from error
-    return plan, notes + differing
+    return plan, notes + missing + lifetimes + explain(plan)
+
+
+def _settle_support(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
+    """Return the plan without what the target does not support, and notes that say so.
+
+    Raises:
+        UnsupportedError: The profile has no point without it.
+    """
+    reactor = Reactor()
+    try:
+        return fit_to_target(plan, session, reactor)
+    finally:
+        reactor.close()
+        _forget(session)
+
+
+def _forget(session: Session) -> None:
+    """Clear a session of what was tried: it is no part of the run."""
+    session.recorder.take()
+    session.recorder.gauges.clear()
+    session.users.clear()
 
 
 def check(session: Session) -> list[str]:
     """Connect to every target, and ask every HTTP API about a channel with a signed request.
 
     Returns:
-        A sentence for each thing in which several targets differ.
+        A sentence for each thing in which several targets differ, or that one does not support.
 
     Raises:
         PreflightError: one of them failed.
@@ -93,14 +119,15 @@ def check(session: Session) -> list[str]:
             target.socket_urls,
             lambda number: _check_socket(session, reactor, number),
         )
-        _each("API URLs", target.api_urls, lambda number: _check_api(session, reactor, number))
+        api_notes = _each(
+            "API URLs", target.api_urls, lambda number: _check_api(session, reactor, number)
+        )
         _check_metrics(session)
     finally:
         reactor.close()
-        # What the probe did is no part of the run.
-        session.recorder.take()
-        session.recorder.gauges.clear()
-    return _differences("the activity timeout", timeouts)
+        _forget(session)
+    notes = [note for note in dict.fromkeys(api_notes.values()) if note]
+    return notes + _differences("the activity timeout", timeouts)
 
 
 _Told = TypeVar("_Told")
@@ -147,7 +174,7 @@ def _check_socket(session: Session, reactor: Reactor, number: int) -> float:
     block = Block(session, profile, reactor, 0)
     client = Client(0, block, profile)
     client.connect(socket=number)
-    timeout_s = min(_TIMEOUT_S, session.plan.limits.connect_timeout_s) + 1.0
+    timeout_s = min(TIMEOUT_S, session.plan.limits.connect_timeout_s) + 1.0
     reactor.run_until(lambda: bool(client.socket_id) or client.memory is not None, timeout_s)
     # A refusal may follow the handshake (4009) a moment later.
     reactor.run_until(lambda: client.memory is not None, 0.05)
@@ -174,9 +201,14 @@ def _tls_remedy(text: str) -> str:
     return ""
 
 
-def _check_api(session: Session, reactor: Reactor, number: int) -> None:
-    answer = ask_channel(session, reactor, number, f"lt-{session.run:04x}-preflight", "")
-    status, body, reason = answer
+def _check_api(session: Session, reactor: Reactor, number: int) -> str:
+    """Send signed requests; return a note of what the API does not support, if there is any."""
+    channel, note = f"lt-{session.run:04x}-preflight", ""
+    status, body, reason = ask_channel(session, reactor, number, channel, "")
+    if status in (404, 405, 501):
+        # Is it this question that is not known there, or all of the app?
+        note = f"not supported: GET of a channel's state (HTTP {status})"
+        status, body, reason = publish(session, reactor, number, channel, "preflight")
     url = session.target.api_urls[number]
     if not status:
         remedy = _tls_remedy(reason)
@@ -190,8 +222,9 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> None:
         hint = {400: "check --key", 403: "the app is disabled or over its quota"}
         advice = hint.get(status, "check --app-id, and --api-url if the API is on another host")
         raise PreflightError(f"HTTP API at {url} answers {status}: {advice}. {text}")
-    if status >= 500:
+    if not 200 <= status < 300:
         raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
+    return note
 
 
 def _server_rules(plan: Plan) -> list[Slo]:
@@ -224,29 +257,6 @@ def _check_metrics(session: Session) -> None:
                 raise PreflightError(f"{rule}: {what}")
 
 
-def ask_channel(
-    session: Session, reactor: Reactor, number: int, channel: str, info: str
-) -> tuple[int, bytes, str]:
-    """GET one channel at one of the APIs; returns (status or 0, body, reason)."""
-    target, api = session.target, session.target.apis[number]
-    path = target.api_path("channels", channel)
-    query = {"info": info} if info else {}
-    signed = pusher.signed_target(
-        target.credentials, "GET", path, b"", int(time.time()), query, api.prefix
-    )
-    request = make_request("GET", signed, api.host_header, list(target.headers), b"")
-    return _ask(session, reactor, number, request)
-
-
-def _ask(session: Session, reactor: Reactor, number: int, request: bytes) -> tuple[int, bytes, str]:
-    pool = HttpPool(reactor, session.apis[number], limit=1, timeout_s=_TIMEOUT_S)
-    got: list[tuple[int, bytes, str]] = []
-    pool.send(lambda: request, lambda status, body, reason: got.append((status, body, reason)))
-    reactor.run_until(lambda: bool(got), _TIMEOUT_S + 1.0)
-    pool.close()
-    return got[0] if got else (0, b"", "no answer")
-
-
 def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     """Return the plan with the target's real cache lifetime where it names none, and notes.
 
@@ -257,36 +267,31 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     Raises:
         PlanError: the lifetime does not fit into the plan.
     """
-    if plan.behaviour.ttl_s:
-        return plan, []
     profile = profile_class(plan.profile)
     notes: list[str] = []
-    kind = plan.behaviour.channel_kind or profile.prefix
-    ttl_s = DEFAULT_TTL_S
-    if pusher.is_cache_channel(kind) or plan.profile == "mixed":
-        told = {
-            url: _measure_ttl(session, number) for number, url in enumerate(session.target.api_urls)
-        }
-        notes = _differences("the lifetime of cached values", told)
-        ttl_s = min(known or DEFAULT_TTL_S for known in told.values())
-    behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
-    return profile.fit(dataclasses.replace(plan, behaviour=behaviour)), notes
+    if not plan.behaviour.ttl_s:
+        ttl_s = DEFAULT_TTL_S
+        if any(pusher.is_cache_channel(kind) for kind in profile.features(plan)):
+            urls = session.target.api_urls
+            told = {url: _measure_ttl(session, number) for number, url in enumerate(urls)}
+            notes = _differences("the lifetime of cached values", told)
+            ttl_s = min(known or DEFAULT_TTL_S for known in told.values())
+            if not any(told.values()):
+                notes.append(
+                    "not supported: info=cache (how long values are kept is not told; taken as"
+                    f" {ttl_s:g} s, --ttl says otherwise)"
+                )
+        behaviour = dataclasses.replace(plan.behaviour, ttl_s=ttl_s)
+        plan = profile.fit(dataclasses.replace(plan, behaviour=behaviour))
+    return plan, notes
 
 
 def _measure_ttl(session: Session, number: int) -> float | None:
     """Publish to a cache channel and read its lifetime in seconds; None if the target is mute."""
-    target, api = session.target, session.target.apis[number]
     channel = f"cache-lt-{session.run:04x}-ttl-{number}"
-    path = target.api_path("events")
-    body = pusher.event_body(channel, session.plan.event_name, "ttl")
-    signed = pusher.signed_target(
-        target.credentials, "POST", path, body, int(time.time()), prefix=api.prefix
-    )
-    headers = [("Content-Type", "application/json"), *target.headers]
-    request = make_request("POST", signed, api.host_header, headers, body)
     reactor = Reactor()
     try:
-        if _ask(session, reactor, number, request)[0] != 200:
+        if not 200 <= publish(session, reactor, number, channel, "ttl")[0] < 300:
             return None
         status, answer, _ = ask_channel(session, reactor, number, channel, "cache")
     finally:

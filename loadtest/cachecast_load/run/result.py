@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from cachecast_load.measures.rules import Judgement, judge
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
+from cachecast_load.profiles import profile_class
 from cachecast_load.run import scrape
 from cachecast_load.run.breakdown import break_down
+from cachecast_load.run.chances import doubt, missed_chances
 from cachecast_load.run.collector import Collector
 from cachecast_load.run.director import Director
 from cachecast_load.run.figures import run_figures
@@ -38,6 +41,7 @@ class Facts:
         clock_error_us: error of the worst worker's clock.
         server: samples of the target's metrics.
         notes: what the operator should know; they do not change the verdict.
+        aborted: why the run was ended because its rules were lost; empty where it was not.
         invalid: reasons that make the run INVALID whatever was measured.
     """
 
@@ -48,6 +52,7 @@ class Facts:
     clock_error_us: int = 0
     server: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    aborted: str = ""
     invalid: list[str] = field(default_factory=list)
 
 
@@ -86,6 +91,16 @@ def make_result(
     conflated = figures["delivery.conflated"] / max(findings.superseded, 1)
     nodes = break_down(target, collector, conflated)
     judged = _judge(plan, director, figures, facts)
+    if is_final and director.knee is None:
+        missed = missed_chances(
+            collector.counts,
+            collector.histograms,
+            findings,
+            server_samples=len(facts.server),
+            measured_s=end - begin,
+        )
+        judged = doubt(judged, missed, is_cut_short=director.is_cut_short)
+    says = nodes["says"] + _lifetimes(plan, figures)
     reasons = facts.invalid + diagnose(
         collector.health, collector.histograms, collector.counts, (begin, end)
     )
@@ -97,7 +112,6 @@ def make_result(
     if figures["delivery.lost"]:
         reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
     reasons += _nothing_measured(collector, director)
-    reasons += [f"{j.slo}: {j.note}" for j in judged if j.outcome == "undecided"]
     result = empty_result(plan, target, facts)
     result["run"] |= {
         "measured_s": round(max(end - begin, 0.0), 3),
@@ -106,7 +120,7 @@ def make_result(
     }
     return {
         **result,
-        "verdict": verdict(reasons, judged, nodes["says"]) if is_final else _UNDECIDED,
+        "verdict": verdict(reasons, judged, says, facts.aborted) if is_final else _UNDECIDED,
         "slos": [
             {"rule": str(j.slo), "value": j.value, "outcome": j.outcome, "note": j.note}
             for j in judged
@@ -119,6 +133,23 @@ def make_result(
         "server": scrape.rows(facts.server),
         **_sums(collector),
     }
+
+
+def _lifetimes(plan: Plan, figures: Mapping[str, float]) -> list[str]:
+    """Say how old cached values were if they did not live as long as was expected of them."""
+    ttl_s = plan.behaviour.ttl_s
+    says = []
+    if figures["cache.expired_served"]:
+        age_s = figures["cache.oldest_value_ms"] / 1000
+        says.append(
+            f"values live longer than {ttl_s:g} s here: one was served at an age of {age_s:.3f} s"
+        )
+    if figures["cache.false_misses"]:
+        age_s = figures["cache.youngest_miss_ms"] / 1000
+        says.append(
+            f"not every value lives for {ttl_s:g} s here: one was gone at an age of {age_s:.3f} s"
+        )
+    return says
 
 
 def _sums(collector: Collector) -> dict[str, Any]:
@@ -153,25 +184,37 @@ def _judge(
 
 
 def verdict(
-    reasons: Sequence[str], judged: Sequence[Judgement], where: Sequence[str] = ()
+    reasons: Sequence[str],
+    judged: Sequence[Judgement],
+    where: Sequence[str] = (),
+    aborted: str = "",
 ) -> dict[str, Any]:
     """Return outcome, exit code and the sentences that explain them.
 
     Args:
         reasons: why the run is invalid.
         judged: the objectives.
-        where: what stands out among several targets; explains a failure.
+        where: what stands out, as one of several targets does; explains a failure.
+        aborted: why the run was ended because its rules were lost, a failure by itself.
     """
     failed = [j for j in judged if j.outcome == "fail"]
+    undecided: dict[str, list[str]] = {}
+    for j in judged:
+        if j.outcome == "undecided":
+            undecided.setdefault(j.note, []).append(str(j.slo))
     if reasons:
         outcome, why = INVALID, list(reasons)
-    elif failed:
+    elif failed or aborted:
         outcome = FAIL
-        why = [
+        why = [aborted] if aborted else []
+        why += [
             f"{j.slo} does not hold: {'not measured' if j.value is None else f'{j.value:g}'}"
             for j in failed
         ]
         why += where
+    elif undecided:
+        outcome = INVALID
+        why = [f"{note}: cannot say whether {', '.join(r)}" for note, r in undecided.items()]
     else:
         outcome = PASS
         why = [f"all {len(judged)} objectives hold" if judged else "no objectives were set"]
@@ -181,7 +224,7 @@ def verdict(
 def _nothing_measured(collector: Collector, director: Director) -> list[str]:
     if not collector.counts["connects"]:
         what = "no subscriber connected"
-    elif not director.measured_us[0]:
+    elif director.measured_us[1] <= director.measured_us[0]:
         what = "the run ended before measuring began"
     else:
         return []
@@ -202,6 +245,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
         ],
         "run": {
             "profile": plan.profile,
+            "summary": profile_class(plan.profile).summary,
             "run": f"{facts.run:04x}",
             "started": facts.started,
             "measured_s": 0.0,
@@ -209,6 +253,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
             "command": facts.command,
             "processes": facts.processes,
             "clock_error_ms": facts.clock_error_us / 1000,
+            "aborted": facts.aborted,
             "notes": facts.notes,
         },
         "plan": plan.to_dict(),
@@ -232,7 +277,7 @@ def empty_result(plan: Plan, target: Target, facts: Facts) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure must not be quoted without: processor, kernel, interpreter."""
+    """Return what a figure must not be quoted without: version, processor, kernel, interpreter."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -242,6 +287,7 @@ def environment() -> dict[str, Any]:
     except OSError:
         pass
     return {
+        "version": version("cachecast"),
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": platform.release(),

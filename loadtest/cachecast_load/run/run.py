@@ -14,7 +14,7 @@ from typing import Any
 from cachecast_load.measures.ledger import Auditor
 from cachecast_load.measures.rules import judge
 from cachecast_load.plan.model import Plan
-from cachecast_load.plan.orders import Order
+from cachecast_load.plan.orders import MEASURE, Order
 from cachecast_load.plan.target import Target
 from cachecast_load.run import scrape
 from cachecast_load.run.collector import Collector
@@ -23,9 +23,11 @@ from cachecast_load.run.figures import window_figures
 from cachecast_load.run.health import diagnose
 from cachecast_load.run.result import Facts, make_result
 from cachecast_load.run.station import SeatPlan, Station, open_session, publishers_for
+from cachecast_load.run.watch import Watch, look_ahead
 
 HERE = "local"
 LOST_AFTER_S = 6.0
+LOOK_US = 1_000_000
 # By this long after a publish was answered its worker has reported it, or is lost.
 REPORTED_S = 5.0
 
@@ -76,6 +78,7 @@ class Run:
                 is_cache=profile.is_cache,
                 grace_us=int(plan.limits.grace_s * 1e6),
                 ttl_us=int(plan.behaviour.ttl_s * 1e6),
+                patience_us=int((plan.limits.abort_after_s or 0.0) * 1e6),
                 is_slow=profile.is_slow,
                 socket_name=self._socket_name,
             ),
@@ -95,6 +98,9 @@ class Run:
         self.result: dict[str, Any] | None = None
         self._heard: dict[str, int] = {}
         self._has_scrape_failed = False
+        grace_s = plan.limits.abort_after_s
+        self._watch = None if grace_s is None else Watch(plan.rules, grace_s)
+        self._looked_us = 0
 
     @property
     def mark(self) -> int:
@@ -134,6 +140,7 @@ class Run:
         """Look at the run; returns the order that holds from now on, None if the last one does."""
         now = self.now()
         self._look_for_lost(now)
+        self._look_ahead(now)
         before = self.director.order.number
         levels = self.collector.levels() | {"slowest_us": self.collector.slowest_us}
         order = self.director.step(now, levels)
@@ -189,6 +196,23 @@ class Run:
                 self.collector.forget(source)
                 self.facts.invalid.append(text)
                 self.director.lose_seats(f"ended early: worker {source} was lost")
+
+    def _look_ahead(self, now: int) -> None:
+        """End the run if it is watched and its rules are lost; looks once a second."""
+        order, begin = self.director.order, self.director.measured_us[0]
+        if self._watch is None or order.phase != MEASURE or now - self._looked_us < LOOK_US:
+            return
+        self._looked_us = now
+        elapsed_s = (now - begin) / 1e6
+        if elapsed_s <= 0:
+            return
+        rate = self.collector.measured_counts["publish_scheduled"] / elapsed_s
+        outlook = look_ahead(self.plan, elapsed_s, rate, self.facts.clock_error_us / 1000)
+        why = self._watch.look(self.collector, outlook)
+        if why:
+            planned_s = self.plan.measured_s
+            self.facts.aborted = f"ended early, after {elapsed_s:.0f} s of {planned_s:g}: {why}"
+            self.stop(self.facts.aborted)
 
     def _judge_trial(self, seconds: float) -> tuple[tuple[str, ...], dict[str, float], bool]:
         """Judge a knee trial's window by those of the rules that a window can answer."""

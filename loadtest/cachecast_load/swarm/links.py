@@ -58,7 +58,7 @@ class Link(ABC):
         self._environment = environment
         self._runner = environment.runner
         self._generator: AsyncResult[Generator] = AsyncResult()
-        environment.loadtest = self
+        environment.loadtest = self  # type: ignore[attr-defined]  # where its users find it
 
     @abstractmethod
     def give(self, order: Order) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # Locust first: it patches the standard library, and everything imported later must see that.
@@ -21,10 +22,13 @@ from cachecast_load.plan.target import Target
 from cachecast_load.report.live import LiveTable
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.run.result import Facts, empty_result
+from cachecast_load.swarm.exposition import AddressError, Exposition
 from cachecast_load.swarm.links import MasterLink, WorkerLink
 from cachecast_load.swarm.swarm import USERS, Swarm, open_run
 from cachecast_load.swarm.web import extend
 from cachecast_load.swarm.workers import Workers, follow_the_master, free_port
+
+__all__ = ["AddressError", "run", "serve_page", "work"]
 
 WORKERS_TIMEOUT_S = 30.0
 REMOTE_TIMEOUT_S = 120.0  # somebody starts them by hand
@@ -41,6 +45,7 @@ def run(
     bind: tuple[str, int] = ("127.0.0.1", 0),
     command: str = "",
     quiet: bool = False,
+    live: tuple[str, int] | None = None,
 ) -> dict[str, Any]:
     """Run a plan to its end and return its result.
 
@@ -52,6 +57,10 @@ def run(
         bind: Host and port at which the master listens for workers; port 0 for any.
         command: The command line for the report, without secrets.
         quiet: Whether to show no live table.
+        live: Host and port at which to serve metrics while it goes on.
+
+    Raises:
+        AddressError: The address for the metrics cannot be had.
     """
     # Locust logs what the live table shows.
     logging.getLogger("locust").setLevel(logging.WARNING)
@@ -69,7 +78,10 @@ def run(
     except PreflightError as error:
         facts.invalid.append(str(error))
         return empty_result(plan, target, facts)
-    with Workers() as own:
+    with Workers() as own, contextlib.ExitStack() as served:
+        if live:
+            exposition = served.enter_context(Exposition(lambda: swarm.run, *live))
+            print(f"metrics while it runs: {exposition.url}", file=sys.stderr, flush=True)
         _stop_on_interrupt(swarm, own)
         own.start(target, workers, port)
         if remote and not quiet:
@@ -82,12 +94,20 @@ def run(
                     f"only {ready} of {count} workers reported within {timeout_s:g} s"
                 )
                 return empty_result(swarm.plan, target, facts)
+        if not quiet:
+            for note in swarm.run.facts.notes:
+                print(note, file=sys.stderr)
         if not quiet and swarm.plan.measured_s >= LONG_S:
             minutes = swarm.plan.measured_s / 60
             print(f"this run measures for {minutes:.0f} minutes", file=sys.stderr)
         result = swarm.run_to_end(LiveTable(quiet=quiet).show)
         own.are_done = True
     return result
+
+
+def was_interrupted(results: Sequence[dict[str, Any]]) -> bool:
+    """Return whether the last of the results is of a run that a signal ended."""
+    return bool(results) and _INTERRUPTED in results[-1]["run"]["notes"]
 
 
 def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> int:
@@ -108,10 +128,12 @@ def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> 
     return 0
 
 
-def serve_page(plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool) -> int:
+def serve_page(
+    plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool, command: str
+) -> int:
     """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
     try:
-        swarm = open_run(plan, target, command="cachecast load ui")
+        swarm = open_run(plan, target, command=command)
     except PreflightError as error:
         print(f"INVALID  {error}", file=sys.stderr)
         return EXIT_CODES[INVALID]

@@ -87,7 +87,7 @@ class RunShape(LoadTestShape):
     abstract = False
 
     def __init__(self, swarm: Swarm) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.runner = swarm.environment.runner
         self._swarm = swarm
         self._is_reset = False
@@ -95,7 +95,7 @@ class RunShape(LoadTestShape):
     @override
     def reset_time(self) -> None:
         """Begin: Locust calls this at each start, also of a second run from its page."""
-        super().reset_time()
+        super().reset_time()  # type: ignore[no-untyped-call]
         self._is_reset = True
 
     @override

@@ -32,6 +32,7 @@ def extend(environment: Environment, swarm: Swarm) -> None:
         "extended_tables": [{"key": _KEY, "structure": _COLUMNS}],
     }
     app = page.app
+    assert app is not None
 
     @app.route("/loadtest")
     def charts() -> Response:

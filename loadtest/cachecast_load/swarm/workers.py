@@ -13,9 +13,8 @@ import gevent
 import gevent.socket
 
 from cachecast_load.measures.verdict import HARNESS_FAILED
-from cachecast_load.plan.target import Target
+from cachecast_load.plan.target import ENV, Target
 
-ENV = "CACHECAST_LOADTEST"
 LIFELINE = f"{ENV}_LIFELINE"  # set for workers whose stdin ends with their master
 END_S = 5.0
 
@@ -76,6 +75,7 @@ def _start(target: Target, port: int) -> subprocess.Popen[bytes]:
         "HEADERS": "\n".join(f"{name}: {value}" for name, value in target.headers),
         "CA_FILE": target.ca_file,
         "AUTH_ENDPOINT": target.auth_endpoint,
+        "AUTH_BODY": target.auth_body,
         "ENCRYPTION_KEY": base64.b64encode(key).decode() if key else None,
         "INSECURE": None if target.verify else "1",
         "YES": "1",  # the master has asked
