@@ -17,7 +17,6 @@ from cachecast_load.net.http11 import HttpPool
 from cachecast_load.net.reactor import Reactor, now_us
 from cachecast_load.plan import orders as phases
 from cachecast_load.plan.orders import Order
-from cachecast_load.pusher.stamp import Stamp
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.profile import Profile
@@ -52,18 +51,15 @@ class Block:
         self.connected = 0
         self.subscribed = 0
         self.connecting = 0
-        self.frames = 0
-        self.events = 0
         self.memoize = not session.plan.strict
-        self.memo_data = b""
-        self.memo_stamps: list[Stamp] = []
+        self.receipts = session.receipts
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
-        self._last_frames = 0
         self._names: dict[int, bytes] = {}
         self._queue: deque[Client] = deque()
         self._auth_pool: HttpPool | None = None
+        reactor.settle = self.receipts.settle
         self._pacer = Schedule(reactor, self._connect_next)
         self._round: Iterator[Client] = iter(())
         reactor.call_later(_ALIVE_EVERY_S, self._check_alive)
@@ -112,12 +108,6 @@ class Block:
             name = self._names[channel] = b'"' + self.profile.channel_name(channel).encode() + b'"'
         return name
 
-    def remember(self, data: bytes, stamps: list[Stamp], tail: bytes) -> None:
-        """Keep what a chunk of whole frames meant, for the next subscriber that gets the same."""
-        if not tail:
-            self.memo_data = data
-            self.memo_stamps = stamps
-
     def turn(self) -> None:
         """Do one bounded piece of work; called for ever by the Locust user."""
         self.reactor.turn(0.1)
@@ -148,8 +138,6 @@ class Block:
         return now_us() - self.reactor.busy_at_us < _QUIET_US
 
     def _report_levels(self) -> None:
-        self.recorder.counts["frames"] += self.frames - self._last_frames
-        self._last_frames = self.frames
         ready = 0
         sockets = len(self.session.sockets)
         connected, missing = [0] * sockets, [0] * sockets

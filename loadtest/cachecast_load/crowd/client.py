@@ -130,6 +130,7 @@ class Client:
 
     def subscribe(self, channel: int, auth: str = "", channel_data: str | None = None) -> None:
         """Ask for a channel; an `auth` made elsewhere may be given, otherwise it is made here."""
+        self.block.receipts.settle()
         name = self.profile.channel_name(channel)
         if not auth and pusher.needs_auth(name):
             credentials = self.block.session.target.credentials
@@ -176,37 +177,34 @@ class Client:
         self.connection.send(request)
 
     def arrived(self, data: bytes, now_us: int) -> None:
-        """Take received bytes.
-
-        All subscribers of a channel get the same bytes, so what the last chunk meant is remembered:
-        for all but the first of a sweep, parsing is one comparison.
-        """
+        """Take received bytes; for all but the first of a row, that is one comparison."""
         self.heard_us = now_us
-        block = self.block
-        if data == block.memo_data and not self.wire.tail and self.state == OPEN:
-            stamps = block.memo_stamps
-            block.frames += len(stamps)
-        else:
-            had_tail = bool(self.wire.tail)
-            try:
-                messages = self.wire.feed(data)
-            except WireError as error:
-                self._broke(error)
-                return
-            block.frames += len(messages)
-            stamps = []
-            for opcode, payload in messages:
-                stamp = self._stamp_of(payload) if opcode == TEXT else None
-                if stamp is not None:
-                    stamps.append(stamp)
-                    self.observe(stamp, now_us)
-                elif not self._other(opcode, payload, now_us):
-                    return
-            if block.memoize and len(stamps) == len(messages) and not had_tail:
-                block.remember(data, stamps, self.wire.tail)
+        block, wire = self.block, self.wire
+        # Who waits for a first value, or reads slowly on purpose, has more to say of it.
+        if (
+            self.state == OPEN
+            and not (wire.tail or self.asks or self.is_slow)
+            and block.receipts.hold(self, data, now_us)
+        ):
             return
-        for stamp in stamps:
-            self.observe(stamp, now_us)
+        block.receipts.settle()
+        is_whole = not wire.tail
+        try:
+            messages = wire.feed(data)
+        except WireError as error:
+            self._broke(error)
+            return
+        block.recorder.counts["frames"] += len(messages)
+        stamps: list[Stamp] = []
+        for opcode, payload in messages:
+            stamp = self._stamp_of(payload) if opcode == TEXT else None
+            if stamp is not None:
+                stamps.append(stamp)
+                self.observe(stamp, now_us)
+            elif not self._other(opcode, payload, now_us):
+                return
+        if block.memoize and stamps and len(stamps) == len(messages) and is_whole and not wire.tail:
+            block.receipts.remember(data, stamps)
 
     def lost(self, reason: str) -> None:
         """The connection ended without a close frame."""
@@ -221,7 +219,6 @@ class Client:
             self._stray(channel)
             return
         member.observe(seq, floor, sent_us)
-        self.block.events += 1
         run_us = now_us + self.block.offset_us
         if self.asks:
             asked_us = self.asks.pop(channel, None)
@@ -451,6 +448,7 @@ class Client:
             self._end_membership(channel)
 
     def _end_membership(self, channel: int) -> None:
+        self.block.receipts.settle()
         member = self.memberships.pop(channel, None)
         if member is not None:
             member.until_us = now_us() + self.block.offset_us

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from cachecast_load.crowd.receipts import Receipts
 from cachecast_load.measures.recorder import Recorder
 from cachecast_load.net.reactor import now_us
 from cachecast_load.net.transport import Address
@@ -25,6 +26,7 @@ class Session:
         offset_us: run clock minus this machine's monotonic clock.
         auth: address of the auth endpoint, where there is one.
         users: subscriber -> who it is, as far as an auth endpoint said so to this process.
+        receipts: what its subscribers received, until it is entered.
     """
 
     plan: Plan
@@ -37,6 +39,10 @@ class Session:
     auth: Address | None = None
     offset_us: int = 0
     users: dict[int, str] = field(default_factory=dict)
+    receipts: Receipts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.receipts = Receipts(self.recorder)
 
     @property
     def mark(self) -> bytes:

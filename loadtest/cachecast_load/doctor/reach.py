@@ -12,9 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
-import gevent
-import gevent.socket
-
 from cachecast_load.doctor.case import Case, Door
 from cachecast_load.doctor.findings import Finding, note, works, wrong
 from cachecast_load.net.transport import Address
@@ -105,6 +102,10 @@ def _resolve(host: str, port: int, within_s: float) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # a name, whose look-up cannot be interrupted
+    # Not before it is needed: who only imports this (every command does) has no hub started.
+    import gevent  # noqa: PLC0415
+    import gevent.socket  # noqa: PLC0415
+
     with gevent.Timeout(within_s, TimeoutError()):
         return list(gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 

@@ -12,7 +12,7 @@ second, shipping it and merging it then cost what was recorded and not what coul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 SUB_BUCKET_BITS = 10
 SUB_BUCKETS = 1 << SUB_BUCKET_BITS
@@ -75,6 +75,28 @@ class Histogram:
             self.least = value_us
         if value_us > self.greatest:  # noqa: PLR1730
             self.greatest = value_us
+
+    def record_since(self, since_us: int, times_us: Sequence[int]) -> None:
+        """Count how long after `since_us` each of some times was, as `record` would one by one."""
+        values = [at_us - since_us for at_us in times_us]
+        least, greatest = min(values), max(values)
+        if least < 0 or greatest > MAX_US:
+            for value in values:
+                self.record(value)
+            return
+        self.total += sum(values)
+        self.least = min(self.least, least)
+        self.greatest = max(self.greatest, greatest)
+        # What is recorded together mostly lies within one doubling: the same shift for all.
+        shift = max(greatest.bit_length() - SUB_BUCKET_BITS - 1, 0)
+        if least.bit_length() == greatest.bit_length() or not shift:
+            base = shift << SUB_BUCKET_BITS
+            buckets = [base + (value >> shift) for value in values]
+        else:
+            buckets = [bucket_of(value) for value in values]
+        counts = self.counts
+        for bucket in buckets:
+            counts[bucket] = counts.get(bucket, 0) + 1
 
     def clear(self) -> None:
         """Forget every value; whoever holds `record` may go on using it."""

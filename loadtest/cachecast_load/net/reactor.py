@@ -66,6 +66,8 @@ class Reactor:
         pause: lets other greenlets run; None when there are none.
 
     Attributes:
+        settle: called after a row of handlers, before a timer or another greenlet runs: what
+            handlers put off, to do it together, is done then.
         busy_at_us: when a socket last had something for us. Only a look that finds nothing lets
             it grow old, so a loop that got no turn for seconds does not mistake that for silence.
     """
@@ -84,6 +86,7 @@ class Reactor:
         self._alarm = _Alarm()
         self._alarm_us = 0
         self._behind_since_us = 0
+        self.settle: Callable[[], None] = _nothing
         self.busy_at_us = now_us()
         self._epoll.register(self._alarm.fd, READ)
         self._handlers[self._alarm.fd] = self._alarm_rang
@@ -123,7 +126,7 @@ class Reactor:
             else:
                 self._wait(self._epoll.fileno(), max_wait_s)
                 ready = self._epoll.poll(0, BATCH)
-        handlers = self._handlers
+        handlers, timers = self._handlers, self._timers
         began_us = now_us()
         end_us = began_us + BUDGET_US
         is_behind = False
@@ -136,12 +139,14 @@ class Reactor:
             handler(events)
             now = time.monotonic_ns() // 1000
             # Timers are publishes: they must not wait for the end of a sweep over 256 sockets.
-            if self._timers and self._timers[0][0] <= now:
+            if timers and timers[0][0] <= now:
+                self.settle()
                 self._fire()
             if now > end_us and handled >= LEAST:
                 is_behind = True
                 break  # epoll reports the others again, and hands them out in turn
         self._behind_since_us = (self._behind_since_us or began_us) if is_behind else 0
+        self.settle()
         self._fire()
         if self._pause is not None:
             self._pause()
@@ -218,6 +223,10 @@ class _Alarm:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
+
+
+def _nothing() -> None:
+    """Settle nothing."""
 
 
 def _unpatched_epoll() -> select.epoll:

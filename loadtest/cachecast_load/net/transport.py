@@ -130,7 +130,7 @@ class Connection:
 
     def read_some(self, limit: int) -> int:
         """Read at most `limit` bytes now (a reader slow on purpose); returns how many."""
-        return self._receive(limit) if self._owner is not None else 0
+        return self._receive(limit)
 
     def _connecting(self, _events: int) -> None:
         error = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
@@ -168,13 +168,13 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & WRITE and self._pending:
             self._flush()
-        if events & ~WRITE and self._owner is not None and self._watched & READ:
-            self._receive(_READ_SIZE)
-        elif events & ~(READ | WRITE) and self._owner is not None:
-            # The peer hung up while we hold back: read, or epoll reports it for ever.
+        # Where the peer hung up while we hold back: read, or epoll reports it for ever.
+        if (events & ~WRITE and self._watched & READ) or events & ~(READ | WRITE):
             self._receive(_READ_SIZE)
 
     def _receive(self, limit: int) -> int:
+        if self._owner is None:
+            return 0
         try:
             data = self.sock.recv(limit)
         except BlockingIOError:
@@ -186,10 +186,10 @@ class Connection:
         if not data:
             self._fail(CLOSED)
             return 0
-        if self._tls is not None:
-            self._decrypt(data, now_us)
-        elif self._owner is not None:
+        if self._tls is None:
             self._owner.arrived(data, now_us)
+        else:
+            self._decrypt(data, now_us)
         return len(data)
 
     def _decrypt(self, data: bytes, now_us: int) -> None:
