@@ -30,7 +30,7 @@ How it is built
     cli  locustfile                          commands
     options                                  what the user says, turned into plan and target
     swarm/                                   what Locust sees: users, links, workers, its page
-    doctor/                                  one look at a deployment before any load
+    doctor/                                  before any load: what works, and what is wrong
     report/                                  text, HTML, JUnit, CSV, comparisons
     run/                                     the run as a whole: director, collector, health, result
     profiles/                                what subscribers do, one small class each

@@ -113,9 +113,7 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     remote, folder = options["expect_workers"] or 0, options["report_folder"]
     processes = max(1, options["workers"] + remote)
     _require_room(plan, target, processes, options["workers"])
-    _make_folder("--report", folder)
-    if options["summary_file"]:
-        _make_folder("--summary", options["summary_file"].parent)
+    _make_folders(folder, options["summary_file"])
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     from cachecast_load.swarm import running  # noqa: PLC0415
@@ -178,11 +176,12 @@ def _report_repeats(
     return markdown.render_several(repeats.title(results), said, [table])
 
 
-def _make_folder(option: str, folder: Path | None) -> None:
-    """Make the folder of what is written at the end before a run of hours begins."""
-    if folder:
+def _make_folders(report: Path | None, summary: Path | None) -> None:
+    """Make the folders of what is written at the end before a run of hours begins."""
+    for option, folder in (("--report", report), ("--summary", summary and summary.parent)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Fault(f"{option} {folder}: {error.strerror}") from error
 

@@ -212,6 +212,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
         "locust", "-f", "loadtest/locustfile.py", "--headless", "--lt-profile", "fanout",
         "--lt-plan", plan, "--lt-report", tmp_path, "--lt-key", "app-key", "--lt-app-id", "4242",
         "--csv", tmp_path / "locust", CACHECAST_LOADTEST_TARGET=engine.url,
+        GITHUB_STEP_SUMMARY=str(tmp_path / "job.md"),
     )  # fmt: skip
     out, _ = process.communicate(timeout=60)
 
@@ -222,6 +223,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
     assert result["figures"]["delivery.lost"] == 0
     # The same run is in Locust's own statistics.
     assert "event delivered" in (tmp_path / "locust_stats.csv").read_text()
+    assert "--lt-profile fanout" in (tmp_path / "job.md").read_text()
 
 
 def test_locusts_page_shows_our_figures(engine):
@@ -263,7 +265,7 @@ def test_somebody_sets_values_on_the_page_starts_looks_and_stops(engine, tmp_pat
         page = f"http://127.0.0.1:{web_port}"
         _poll(page, lambda text: "templateArgs" in text)
         done = subprocess.run(
-            [sys.executable, "-m", "tests.loadtest.page", chromium, page, str(tmp_path)],
+            [sys.executable, "-m", "tests.loadtest.locust_page", chromium, page, str(tmp_path)],
             capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -172,6 +172,11 @@ def diagnose(
             f"{counts['out_of_sockets']} connections could not be opened for lack of descriptors or"
             " local ports here; use --workers, several machines, or raise the limits"
         )
+    if counts.get("reports_lost"):
+        reasons.append(
+            f"{counts['reports_lost']} reports of generator processes did not arrive, so sums are"
+            " too low; look at the network between master and workers, and at the load of both"
+        )
     if counts.get("undrained"):
         reasons.append(
             "events were still arriving when the time to drain was over, so what is missing cannot"

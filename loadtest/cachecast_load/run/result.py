@@ -13,6 +13,7 @@ from typing import Any
 
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import Judgement, judge
+from cachecast_load.measures.samples import Samples
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
@@ -50,7 +51,7 @@ class Facts:
     command: str = ""
     processes: int = 1
     clock_error_us: int = 0
-    server: list[dict[str, float]] = field(default_factory=list)
+    server: Samples = field(default_factory=Samples)
     notes: list[str] = field(default_factory=list)
     aborted: str = ""
     invalid: list[str] = field(default_factory=list)

@@ -88,6 +88,7 @@ class Station:
         self.publishers = publishers
         self.sampler = HealthSampler()
         self._sampled_us = now_us()
+        self._reports = 0
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], target: Target) -> Station:
@@ -125,7 +126,8 @@ class Station:
 
     def report(self) -> dict[str, Any]:
         """Return what was measured since the last report, once a second with the health."""
-        report = self.session.recorder.take()
+        report = {"number": self._reports, **self.session.recorder.take()}
+        self._reports += 1
         now = now_us()
         if now - self._sampled_us >= 1_000_000:
             self._sampled_us = now

@@ -21,6 +21,7 @@ from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
 from cachecast_load.report.live import LiveTable
+from cachecast_load.report.table import printable
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.run.result import Facts, empty_result
 from cachecast_load.swarm.exposition import AddressError, Exposition
@@ -163,7 +164,7 @@ def serve_page(
             command=command,
         )
     except PreflightError as error:
-        print(f"INVALID  {error}", file=sys.stderr)
+        print(f"INVALID  {printable(str(error))}", file=sys.stderr)
         return EXIT_CODES[INVALID]
     environment = swarm.environment
     environment.host = target.socket_urls[0]
