@@ -21,7 +21,7 @@ What it does not know, by name in the list `lacks`: cache, cache_miss, lifetime,
 Other habits: errors_as_ok (200 with the error in the body, as soketi answers), own_users (its auth
     endpoint chooses the user ids: "each" request another, "one" for everybody), auth_body ("json":
     no other request is understood), own_keys (the endpoint grants keys of another master key),
-    no_keys (it grants none)
+    no_keys (it grants none), answers_page (a status: a web site is where the API should be)
 Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of
     welcoming), protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong
     signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
@@ -209,6 +209,8 @@ class Saboteur:
             return 200, f"cachecast_conflated_total {admitted}\n".encode()
         if parts.path == "/auth":
             return self.authorize(body)
+        if self.faults.get("answers_page"):
+            return self.faults["answers_page"], b"<html><body>Welcome!</body></html>"
         status = self.faults.get("publish_status")
         if status:
             return status, b"the saboteur says no\n"

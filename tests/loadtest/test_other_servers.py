@@ -172,6 +172,20 @@ def test_an_error_inside_of_a_200_is_an_error(run, saboteur, tmp_path, options):
     assert ("check --secret" if options else "413") in done.out
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (200, "answers with something else than JSON: is this the API"),
+        (301, "redirects (301): give the URL that it redirects to"),
+    ],
+)
+def test_a_web_site_is_not_taken_for_an_api(run, saboteur, status, words):
+    """Behind a proxy with a path too few: every publish would be answered and none delivered."""
+    done = run("fanout", saboteur(answers_page=status).url, "--duration", 1)
+    assert done.code == 2
+    assert words in done.result["verdict"]["reasons"][0]
+
+
 # --- auth endpoints -------------------------------------------------------------------------------
 
 

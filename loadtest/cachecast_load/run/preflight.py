@@ -222,9 +222,25 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> str:
         hint = {400: "check --key", 403: "the app is disabled or over its quota"}
         advice = hint.get(status, "check --app-id, and --api-url if the API is on another host")
         raise PreflightError(f"HTTP API at {url} answers {status}: {advice}. {text}")
+    if 300 <= status < 400:
+        raise PreflightError(
+            f"HTTP API at {url} redirects ({status}): give the URL that it redirects to"
+        )
     if not 200 <= status < 300:
         raise PreflightError(f"HTTP API at {url} answers {status}. {text}")
+    if not note and not _is_object(body):
+        raise PreflightError(
+            f"HTTP API at {url} answers with something else than JSON: is this the API, or a web"
+            f" site (--api-url)? {text[:80]}"
+        )
     return note
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except ValueError:
+        return False
 
 
 def _server_rules(plan: Plan) -> list[Slo]:
