@@ -26,6 +26,8 @@ _ALIVE_EVERY_S = 5.0
 # Clients whose memberships are shown to the ledger in each tick, ten times a second.
 _SHOWN_AT_ONCE = 10
 _QUIET_US = 300_000
+# Between two looks at every client for the levels: reports leave as often.
+_LEVELS_US = 200_000
 _BLANK = Order()
 
 
@@ -53,6 +55,7 @@ class Block:
         self.connecting = 0
         self.memoize = not session.plan.strict
         self.receipts = session.receipts
+        self._levels_us = 0
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
@@ -129,7 +132,9 @@ class Block:
             self._watch_patience()
         elif order.phase == phases.MEASURE and self.session.plan.is_watched:
             self._show_some()
-        self._report_levels()
+        if now_us() >= self._levels_us:
+            self._report_levels()
+            self._levels_us = now_us() + _LEVELS_US
         self.reactor.call_later(0.1, self._tick)
 
     @property
