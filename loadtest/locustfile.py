@@ -23,8 +23,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from cachecast_load.cli import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
+from cachecast_load.options import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result

@@ -22,6 +22,11 @@ Other habits: errors_as_ok (200 with the error in the body, as soketi answers), 
     endpoint chooses the user ids: "each" request another, "one" for everybody), auth_body ("json":
     no other request is understood), own_keys (the endpoint grants keys of another master key),
     no_keys (it grants none)
+Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of
+    welcoming), protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong
+    signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
+    status_in_body (refusals are HTTP 200), cut_after_s (connections end without a word), respell
+    (blanks into JSON), drop (right after the upgrade)
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict, deque
+from email.utils import formatdate
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -118,9 +124,12 @@ class Saboteur:
                     key.data.flush()
                 if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
                     self.read(key.data)
+            self.later.sort(key=lambda entry: entry[0])
             while self.later and self.later[0][0] <= time.monotonic():
                 _, peer, message = self.later.pop(0)
-                if peer.sock.fileno() >= 0 and not peer.closing:
+                if message is None and peer.sock.fileno() >= 0:
+                    self.drop(peer)
+                elif peer.sock.fileno() >= 0 and not peer.closing:
                     peer.say(message)
 
     def accept(self):
@@ -181,6 +190,7 @@ class Saboteur:
                     error = {"error": body.decode().strip(), "code": status}
                     status, body = 200, json.dumps(error).encode()
                 headers = [("content-length", str(len(body))), ("content-type", "text/plain")]
+                headers.append(("date", formatdate(self.unix_now(), usegmt=True)))
                 response = h11.Response(status_code=status, headers=headers)
                 out = peer.http.send(response) + peer.http.send(h11.Data(data=body))
                 peer.put(out + peer.http.send(h11.EndOfMessage()))
@@ -203,8 +213,14 @@ class Saboteur:
         if status:
             return status, b"the saboteur says no\n"
         problem = self.verify(request.method.decode(), parts, body)
+        if problem and self.faults.get("status_in_body"):
+            return 200, json.dumps({"error": problem, "code": 401}).encode()
         if problem:
             return 401, problem.encode()
+        if parts.path.endswith("/channels"):
+            return 200, json.dumps({"channels": {}}).encode()
+        if len(body) > self.faults.get("limit_bytes", 2**20):
+            return 413, b"The data content of this event exceeds the allowed maximum\n"
         if parts.path.endswith("/events"):
             event = json.loads(body)
             for channel in event.get("channels") or [event["channel"]]:
@@ -230,6 +246,8 @@ class Saboteur:
                 return 400, b"not JSON\n"
         else:
             form = dict(parse_qsl(body.decode()))
+        if "socket_id" not in form:
+            return 400, b"a form is wanted\n"
         channel = form["channel_name"]
         text, grant = f"{form['socket_id']}:{channel}", {}
         if channel.startswith("presence-"):
@@ -253,8 +271,13 @@ class Saboteur:
             return "Unknown auth_key\n"
         if body and params.get("body_md5") != hashlib.md5(body).hexdigest():
             return "Invalid body_md5\n"
+        if abs(int(params["auth_timestamp"]) - self.unix_now()) > 600:
+            return "Timestamp expired\n"
         plain = "&".join(f"{k}={v}" for k, v in sorted(params.items()))
         return "" if _sign(f"{method}\n{parts.path}\n{plain}") == given else "Invalid signature\n"
+
+    def unix_now(self):
+        return time.time() + self.faults.get("clock_s", 0)
 
     # --- WebSocket ------------------------------------------------------------------------------
 
@@ -274,10 +297,23 @@ class Saboteur:
         peer.put(b"".join(peer.ws.data_to_send()))
         if self.faults.get("garbage"):
             return peer.put(b"\xff\xfe these are not frames \x00\x01")
+        if self.faults.get("drop"):
+            return self.drop(peer)
         if f"/app/{KEY}?" not in request.path:
             text = "App key not in this cluster. Did you forget to specify the cluster?"
             peer.say({"event": "pusher:error", "data": {"code": 4001, "message": text}})
             return self.close(peer, 4001, text)
+        if self.faults.get("mute"):
+            return None
+        code = self.faults.get("refuse_code")
+        spoken = self.faults.get("protocols")
+        if spoken and not any(f"protocol={number}&" in request.path + "&" for number in spoken):
+            code = 4007
+        if code:
+            peer.say({"event": "pusher:error", "data": {"code": code, "message": "no"}})
+            return self.close(peer, code, "no")
+        if self.faults.get("cut_after_s"):
+            self.later.append((time.monotonic() + self.faults["cut_after_s"], peer, None))
         data = json.dumps({"socket_id": peer.socket_id, "activity_timeout": 120})
         peer.say({"event": "pusher:connection_established", "data": data})
         if self.faults.get("close_code") and not self.faults.get("close_at"):
@@ -302,6 +338,8 @@ class Saboteur:
 
     def message(self, peer, message):
         event, data = message["event"], message.get("data")
+        if event == "pusher:ping" and self.faults.get("no_pong"):
+            return
         if event == "pusher:ping":
             peer.say({"event": "pusher:pong", "data": "{}"})
         elif event == "pusher:subscribe":
@@ -320,7 +358,8 @@ class Saboteur:
     def subscribe(self, peer, channel, auth, channel_data):
         if channel.startswith(("private-", "presence-")):
             text = f"{peer.socket_id}:{channel}" + (f":{channel_data}" if channel_data else "")
-            if auth != f"{KEY}:{_sign(text)}" or self.faults.get("subscribe_error"):
+            is_signed = auth == f"{KEY}:{_sign(text)}" or self.faults.get("open_auth")
+            if not is_signed or self.faults.get("subscribe_error"):
                 text = f"Invalid signature: Expected HMAC SHA256 hex digest of {text}"
                 peer.say({"event": "pusher:error", "data": {"code": None, "message": text}})
                 return
@@ -420,6 +459,12 @@ class Saboteur:
             time.sleep(self.faults["stall_s"])
         if self.faults.get("late_events"):
             self.later.append((time.monotonic() + self.faults["late_events"], peer, frame))
+            return
+        if self.faults.get("respell") and frame["data"].startswith("{"):
+            frame = {**frame, "data": json.dumps(json.loads(frame["data"]), indent=1)}
+        if self.faults.get("joined_s"):
+            due = self.later[0][0] if self.later else time.monotonic() + self.faults["joined_s"]
+            self.later.append((due, peer, frame))
             return
         channel = frame["channel"]
         if channel in peer.held:

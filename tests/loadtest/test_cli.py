@@ -5,7 +5,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from cachecast_load.cli import cli, shown_command
+from cachecast_load.cli import cli
+from cachecast_load.options import shown_command
 
 NOWHERE = ["--target", "ws://127.0.0.1:1"]
 

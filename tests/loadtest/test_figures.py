@@ -15,7 +15,9 @@ from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.series import percentile_figures
 
-SOURCES = sorted(Path(cachecast_load.__file__).parent.rglob("*.py"))
+ROOT = Path(cachecast_load.__file__).parent
+#: The findings of a doctor have names of the same form.
+SOURCES = sorted(set(ROOT.rglob("*.py")) - set(ROOT.glob("doctor/*.py")))
 GROUPS = "|".join(sorted({figure.group for figure in FIGURES.values()}))
 #: What the conflation policy asks of the server; no rule can name it.
 NO_FIGURES = {"server.conflated"}

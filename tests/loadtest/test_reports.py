@@ -234,15 +234,15 @@ def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
         (
             {"expected": 1000, "received": 1000},
             (
-                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out of"
-                " order or altered."
+                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out"
+                " of order or altered."
             ),
         ),
         (
             {"expected": 10, "received": 12, "conflated": 1},
             (
-                "10 events were owed to subscribers and 12 received, some by who had only just joined:"
-                " none lost, doubled, out of order or altered, 1 conflated."
+                "10 events were owed to subscribers and 12 received, some by who had only just"
+                " joined: none lost, doubled, out of order or altered, 1 conflated."
             ),
         ),
         (

@@ -87,6 +87,20 @@ def test_one_url_stays_as_it_is():
     assert made.api_urls == ["http://api:80"]
 
 
+def test_hosted_pusher_has_its_api_under_another_name():
+    hosted = target(url="wss://ws-eu.pusher.com")
+    assert hosted.api_urls == ["https://api-eu.pusher.com:443"]
+    assert target(url="wss://ws-eu.pusher.com.example.test").api_urls[0].startswith("https://ws-eu")
+    assert target(url="wss://ws-eu.pusher.com", api_url="http://h").api_urls == ["http://h:80"]
+
+
+def test_without_the_api_only_the_key_is_needed():
+    made = target(app_id="", secret="", needs_api=False)
+    assert (made.credentials.app_id, made.credentials.secret) == ("", "")
+    with pytest.raises(TargetError, match="--key is missing"):
+        target(key="", needs_api=False)
+
+
 def test_metrics_of_several_nodes_are_kept_in_order_and_each_once():
     urls = ["http://a/m", "http://b/m?x=1,2", "http://a/m"]
     assert target(metrics_url=urls).metrics_urls == ("http://a/m", "http://b/m?x=1,2")

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -37,6 +37,7 @@ _OWN_HEADERS = {
 MAX_URLS = 100
 # How an auth endpoint is asked: as pusher-js does, or as what frameworks' own HTTP clients send.
 AUTH_BODIES = ("form", "json")
+_HOSTED = re.compile(r"ws-([a-z0-9]+)\.pusher\.com")
 _BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SOCKET_SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 
@@ -214,6 +215,12 @@ def _parse_endpoints(option: str, given: str | Sequence[str]) -> tuple[Endpoint,
     return endpoints
 
 
+def _api_beside(socket: Endpoint) -> Endpoint:
+    """Return where the HTTP API is if nothing is said: there too, or by hosted Pusher's names."""
+    hosted = _HOSTED.fullmatch(socket.host)
+    return replace(socket, host=f"api-{hosted[1]}.pusher.com") if hosted else socket
+
+
 def make_target(
     *,
     url: str | Sequence[str],
@@ -228,6 +235,7 @@ def make_target(
     auth_body: str | None = None,
     metrics_url: str | Sequence[str] | None = None,
     encryption_key: str | None = None,
+    needs_api: bool = True,
 ) -> Target:
     """Build a target from what a user typed.
 
@@ -244,6 +252,7 @@ def make_target(
         auth_body: how it is asked, `form` or `json`.
         metrics_url: URL of Prometheus metrics, or several.
         encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
+        needs_api: whether app id and secret must be there, which only the HTTP API needs.
 
     Raises:
         TargetError: something is missing or malformed.
@@ -252,7 +261,9 @@ def make_target(
     if not sockets:
         raise TargetError("--target is missing, for example ws://127.0.0.1:6001")
     metrics_urls = split_urls(metrics_url or ())
-    needed = {"--app-id": app_id, "--key": key, "--secret": secret}
+    needed = {"--key": key}
+    if needs_api:
+        needed = {"--app-id": app_id, **needed, "--secret": secret}
     missing = [name for name, value in needed.items() if not value]
     if missing:
         variables = (ENV + name.upper()[1:].replace("-", "_") for name in missing)
@@ -271,8 +282,8 @@ def make_target(
         raise TargetError(f"--ca-file {ca_file}: there is no such file")
     return Target(
         sockets=sockets,
-        apis=_parse_endpoints("--api-url", api_url or ()) or sockets,
-        credentials=Credentials(app_id, key, read_secret(secret)),
+        apis=_parse_endpoints("--api-url", api_url or ()) or tuple(map(_api_beside, sockets)),
+        credentials=Credentials(app_id or "", key, read_secret(secret or "")),
         headers=tuple(pairs),
         ca_file=ca_file,
         verify=verify,
