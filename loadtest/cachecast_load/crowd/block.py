@@ -1,4 +1,4 @@
-"""A block: some hundreds of subscribers on one epoll loop, driven by one Locust user.
+"""A block: some hundreds of subscribers on the loop of their process, held by one Locust user.
 
 The block knows its share of the run (every `blocks`-th subscriber, from its own index on), brings
 it up at a bounded pace, follows the orders and lets the profile say what its clients do.
@@ -110,10 +110,6 @@ class Block:
         if name is None:
             name = self._names[channel] = b'"' + self.profile.channel_name(channel).encode() + b'"'
         return name
-
-    def turn(self) -> None:
-        """Do one bounded piece of work; called for ever by the Locust user."""
-        self.reactor.turn(0.1)
 
     def wanted(self, subscribers: int) -> int:
         """Return how many of the run's subscribers are this block's."""
