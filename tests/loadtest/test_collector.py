@@ -112,9 +112,9 @@ def test_a_report_that_does_not_arrive_is_noticed_and_one_that_comes_twice_count
             recorder.counts["frames"] += 10
             collector.collect("w1", {"number": number, **recorder.take()}, 1_000_000)
 
-    tell(0, 1, 1, 0, 2)
+    tell(1, 2, 2, 0, 3)
     assert (collector.counts["frames"], collector.counts["reports_lost"]) == (30, 0)
-    tell(5, 4)
+    tell(6, 5)
     assert (collector.counts["frames"], collector.counts["reports_lost"]) == (40, 2)
 
 
