@@ -1,4 +1,4 @@
-"""A block: some hundreds of subscribers on one epoll loop, driven by one Locust user.
+"""A block: some hundreds of subscribers on the loop of their process, held by one Locust user.
 
 The block knows its share of the run (every `blocks`-th subscriber, from its own index on), brings
 it up at a bounded pace, follows the orders and lets the profile say what its clients do.
@@ -26,6 +26,8 @@ _ALIVE_EVERY_S = 5.0
 # Clients whose memberships are shown to the ledger in each tick, ten times a second.
 _SHOWN_AT_ONCE = 10
 _QUIET_US = 300_000
+# Between two looks at every client for the levels: reports leave as often.
+_LEVELS_US = 200_000
 _BLANK = Order()
 
 
@@ -53,6 +55,7 @@ class Block:
         self.connecting = 0
         self.memoize = not session.plan.strict
         self.receipts = session.receipts
+        self._levels_us = 0
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
@@ -108,10 +111,6 @@ class Block:
             name = self._names[channel] = b'"' + self.profile.channel_name(channel).encode() + b'"'
         return name
 
-    def turn(self) -> None:
-        """Do one bounded piece of work; called for ever by the Locust user."""
-        self.reactor.turn(0.1)
-
     def wanted(self, subscribers: int) -> int:
         """Return how many of the run's subscribers are this block's."""
         blocks = self.session.plan.blocks
@@ -129,7 +128,9 @@ class Block:
             self._watch_patience()
         elif order.phase == phases.MEASURE and self.session.plan.is_watched:
             self._show_some()
-        self._report_levels()
+        if now_us() >= self._levels_us:
+            self._report_levels()
+            self._levels_us = now_us() + _LEVELS_US
         self.reactor.call_later(0.1, self._tick)
 
     @property

@@ -92,10 +92,6 @@ class Publisher:
         self._schedule = Schedule(reactor, self._publish, rng)
         reactor.call_later(0, self._tick)
 
-    def turn(self) -> None:
-        """Do one bounded piece of work; called for ever by the Locust user."""
-        self.reactor.turn(0.1)
-
     def finish(self) -> None:
         """Stop and close. Safe to call twice."""
         if self.is_finished:

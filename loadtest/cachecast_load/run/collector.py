@@ -43,7 +43,7 @@ class Collector(Tally):
         self.window_counts: Counter[str] = Counter()
         self.series = Series()
         self.health: dict[str, Samples] = {}
-        self._expected: Counter[str] = Counter()
+        self._expected: dict[str, int] = {}
         self._gauges: dict[str, list[dict[str, int]]] = {}
         self.measured_counts: Counter[str] = Counter()
         # Run clock at the beginning and the end of measuring; equal while it goes on, 0 before.
@@ -95,7 +95,9 @@ class Collector(Tally):
 
     def _is_next(self, source: str, report: dict[str, Any]) -> bool:
         """Count the reports that should have come before; False for one that has, or that late."""
-        expected = self._expected[source]
+        # A worker may begin to report before its master begins to listen.
+        first = report.get("number", 0)
+        expected = self._expected.setdefault(source, first)
         number = report.get("number", expected)
         if number < expected:
             return False

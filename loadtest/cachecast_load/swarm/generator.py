@@ -9,6 +9,8 @@ import gevent
 import gevent.socket
 from locust.stats import RequestStats
 
+from cachecast_load.crowd.block import Block
+from cachecast_load.crowd.publisher import Publisher
 from cachecast_load.net.reactor import Reactor, now_us
 from cachecast_load.plan.orders import MEASURE
 from cachecast_load.run.collector import REPORT_S
@@ -38,6 +40,7 @@ class Generator:
         # One loop for all seats: gevent looks only each 5 ms at the descriptors of parked greenlets
         # while others are busy, and here a publisher's timers ring between two sockets' events.
         self._reactor = Reactor(_wait_readable, _give_way)
+        self._seats: list[Block | Publisher] = []
         self._loop = gevent.spawn(self._turn)
         self._greenlets = [
             self._loop,
@@ -48,12 +51,12 @@ class Generator:
     def drive(self, kind: str, number: int) -> None:
         """Hold a seat to its end, in the greenlet of a Locust user."""
         seat = self.station.sit(kind, number, self._reactor)
+        self._seats.append(seat)
         try:
-            while not seat.is_finished:
-                # The loop ends before its seats only by a fault, which is raised here.
+            while not seat.is_finished and not self._loop.dead:
                 self._loop.join(_LOOK_S)
-                if self._loop.exception is not None:
-                    raise self._loop.exception
+            if self._loop.exception is not None:
+                raise self._loop.exception  # a fault, which Locust then tells
         finally:
             # Also when Locust stops us early: what was measured must still be reported.
             seat.finish()
@@ -67,6 +70,8 @@ class Generator:
     def end(self) -> None:
         """Stop reporting, with a last report."""
         gevent.killall(self._greenlets)
+        for seat in self._seats:
+            seat.finish()
         self._reactor.close()
         self.report()
 

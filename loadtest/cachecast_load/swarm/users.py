@@ -1,4 +1,4 @@
-"""The Locust users: each drives one seat (a block of sockets, or a publisher) in its greenlet.
+"""The Locust users: each holds one seat (a block of sockets, or a publisher) to its end.
 
 Importing this module imports Locust, and that monkey-patches the process.
 """
