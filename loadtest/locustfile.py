@@ -26,7 +26,8 @@ from locust.runners import MasterRunner, WorkerRunner
 from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.options import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.profiles import PROFILES
-from cachecast_load.report import write_reports
+from cachecast_load.report import markdown, write_reports, write_summary
+from cachecast_load.report.table import printable
 from cachecast_load.report.text import print_result
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.swarm.links import WorkerLink
@@ -131,7 +132,7 @@ def _values(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _give_up(text: str, code: int) -> NoReturn:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -141,4 +142,5 @@ def _finish(environment: Environment, options: argparse.Namespace, result: dict[
     print_result(result, Console(highlight=False))
     if options.lt_report:
         write_reports(result, Path(options.lt_report))
+    write_summary(markdown.render(result), None)
     environment.process_exit_code = result["verdict"]["exit_code"]

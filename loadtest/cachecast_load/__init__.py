@@ -28,7 +28,9 @@ How it is built
 ---------------
 
     cli  locustfile                          commands
-    swarm/                                   what Locust sees: users, master, workers, its page
+    options                                  what the user says, turned into plan and target
+    swarm/                                   what Locust sees: users, links, workers, its page
+    doctor/                                  before any load: what works, and what is wrong
     report/                                  text, HTML, JUnit, CSV, comparisons
     run/                                     the run as a whole: director, collector, health, result
     profiles/                                what subscribers do, one small class each
@@ -36,7 +38,20 @@ How it is built
     plan/                                    what shall be done, and at what
     pusher/  measures/  net/                 the protocol; pure arithmetic; sockets and bytes
 
-Everything below `swarm` runs without Locust, on any reactor, which is how most of it is tested.
+How a run goes, from the command line to the report:
+
+1. `options.prepare` reads plan and target. `swarm.open_run` has the target surveyed (`preflight`)
+   and makes a **Run** (`run.run`), which is whole from here on: seats, collector, director, facts.
+2. Locust starts its users. Each takes a seat through a **link** (`swarm.links`: the run is here,
+   or elsewhere), and the **generator** of its process works on it and reports four times a second.
+3. Ten times a second the swarm asks `Run.step` for the order that holds, and the link gives it to
+   the generators; their reports come back to `Run.collect`.
+4. `Run.finish` closes the ledger and judges: one plain dict (`run.result`), of which every report
+   is drawn.
+
+What a figure is called, says and is made of stands in one registry (`measures.figures`).
+
+All but `swarm` runs without Locust, on any reactor, which is how most of it is tested.
 Nothing here imports the engine: a harness that shares code with its target shares its mistakes.
 
 What makes the figures true

@@ -113,39 +113,48 @@ def run(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     remote, folder = options["expect_workers"] or 0, options["report_folder"]
     processes = max(1, options["workers"] + remote)
     _require_room(plan, target, processes, options["workers"])
-    _make_folder("--report", folder)
-    if options["summary_file"]:
-        _make_folder("--summary", options["summary_file"].parent)
+    _make_folders(folder, options["summary_file"])
     if options["workers"] and options["master_port"] == 5557 and not options["master"]:
         options["master_port"] = 0  # own workers only: any free port
     from cachecast_load.swarm import running  # noqa: PLC0415
 
     console = Console(highlight=False)
-    results: list[dict[str, Any]] = []
-    while len(results) < options["repeats"] and not running.was_interrupted(results):
-        try:
-            result = running.run(
-                plan,
-                target,
-                workers=options["workers"],
-                remote=remote,
-                bind=(options["master_bind"], options["master_port"]),
-                command=shown_command(),
-                quiet=options["quiet"],
-                live=options["live"],
-            )
-        except running.AddressError as error:
-            raise Fault(str(error)) from error
-        results.append(result)
-        print_result(result, console)
-        if folder:
-            own = folder / str(len(results)) if options["repeats"] > 1 else folder
-            _write_report(write_reports, result, own, console)
+    try:
+        results = _run_all(plan, target, options, remote, console)
+    except running.AddressError as error:
+        raise Fault(str(error)) from error
     summary = markdown.render(results[0])
     if options["repeats"] > 1:
         summary = _report_repeats(results, folder, console)
     _summarize(summary, options["summary_file"])
     raise SystemExit(EXIT_CODES[repeats.outcome(results)])
+
+
+def _run_all(
+    plan: Plan, target: Target, options: Mapping[str, Any], remote: int, console: Console
+) -> list[dict[str, Any]]:
+    """Run the plan as often as asked for, and print and write what came of each run."""
+    from cachecast_load.swarm import running  # noqa: PLC0415
+
+    results: list[dict[str, Any]] = []
+    while len(results) < options["repeats"] and not running.was_interrupted(results):
+        result = running.run(
+            plan,
+            target,
+            workers=options["workers"],
+            remote=remote,
+            bind=(options["master_bind"], options["master_port"]),
+            command=shown_command(),
+            quiet=options["quiet"],
+            live=options["live"],
+        )
+        results.append(result)
+        print_result(result, console)
+        folder = options["report_folder"]
+        if folder:
+            own = folder / str(len(results)) if options["repeats"] > 1 else folder
+            _write_report(write_reports, result, own, console)
+    return results
 
 
 def _require_room(plan: Plan, target: Target, processes: int, here: int) -> None:
@@ -167,11 +176,12 @@ def _report_repeats(
     return markdown.render_several(repeats.title(results), said, [table])
 
 
-def _make_folder(option: str, folder: Path | None) -> None:
-    """Make the folder of what is written at the end before a run of hours begins."""
-    if folder:
+def _make_folders(report: Path | None, summary: Path | None) -> None:
+    """Make the folders of what is written at the end before a run of hours begins."""
+    for option, folder in (("--report", report), ("--summary", summary and summary.parent)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Fault(f"{option} {folder}: {error.strerror}") from error
 
@@ -202,16 +212,29 @@ def _write_report(
 @foreign_options
 @click.option("--web-host", default="127.0.0.1", show_default=True, help="Where the page is.")
 @click.option("--web-port", type=PORT, default=8089, show_default=True, help="Its port.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    help="Generator processes; with 0 the one of the page, which its charts then hold up.",
+)
 @click.option("--autostart", is_flag=True, help="Begin at once, without a click.")
 def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     """Open Locust's own web page, with this tool's charts beside it."""
     plan, target = prepare(options)
+    web = (options["web_host"], options["web_port"])
+    workers = options["workers"]
+    _require_room(plan, target, max(workers, 1), workers)
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    web = (options["web_host"], options["web_port"])
     raise SystemExit(
         running.serve_page(
-            plan, target, web, autostart=options["autostart"], command=shown_command()
+            plan,
+            target,
+            web,
+            workers=workers,
+            autostart=options["autostart"],
+            command=shown_command(),
         )
     )
 

@@ -49,28 +49,24 @@ def _all_of(*options: _Decorator) -> _Decorator:
     return decorate
 
 
+def _told(*names: str, **attributes: Any) -> _Decorator:  # noqa: ANN401 - click's
+    """Make an option that a variable may give, too: `--api-url` is CACHECAST_LOADTEST_API_URL."""
+    variable = ENV + names[0].removeprefix("-").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **attributes)
+
+
 target_options = _all_of(
-    click.option(
+    _told(
         "--target",
         "url",
         multiple=True,
-        envvar=f"{ENV}_TARGET",
-        show_envvar=True,
         help="ws://HOST:PORT of the deployment; once for each of several nodes.",
     ),
-    click.option(
-        "--api-url",
-        multiple=True,
-        envvar=f"{ENV}_API_URL",
-        show_envvar=True,
-        help="HTTP API, if on another host; several take turns.",
-    ),
-    click.option("--app-id", envvar=f"{ENV}_APP_ID", show_envvar=True, help="The app's id."),
-    click.option("--key", envvar=f"{ENV}_KEY", show_envvar=True, help="The app's key."),
-    click.option(
+    _told("--api-url", multiple=True, help="HTTP API, if on another host; several take turns."),
+    _told("--app-id", help="The app's id."),
+    _told("--key", help="The app's key."),
+    _told(
         "--secret",
-        envvar=f"{ENV}_SECRET",
-        show_envvar=True,
         help="The app's secret, or @FILE; better in its variable than on a command line.",
     ),
     click.option(
@@ -79,48 +75,24 @@ target_options = _all_of(
         multiple=True,
         help=f"'Name: value' for every request, or @FILE of such lines; or {ENV}_HEADERS.",
     ),
-    click.option(
-        "--ca-file", envvar=f"{ENV}_CA_FILE", show_envvar=True, help="Certificate authority, PEM."
-    ),
-    click.option(
-        "--insecure",
-        is_flag=True,
-        envvar=f"{ENV}_INSECURE",
-        show_envvar=True,
-        help="Accept any certificate; the report says so.",
-    ),
-    click.option(
-        "--auth-endpoint",
-        envvar=f"{ENV}_AUTH_ENDPOINT",
-        show_envvar=True,
-        help="URL that signs subscriptions, instead of signing here.",
-    ),
-    click.option(
+    _told("--ca-file", help="Certificate authority, PEM."),
+    _told("--insecure", is_flag=True, help="Accept any certificate; the report says so."),
+    _told("--auth-endpoint", help="URL that signs subscriptions, instead of signing here."),
+    _told(
         "--auth-body",
         type=click.Choice(AUTH_BODIES),
-        envvar=f"{ENV}_AUTH_BODY",
         help="How the endpoint is asked: as pusher-js does (form, the default), or in JSON.",
     ),
-    click.option(
+    _told(
         "--encryption-key",
-        envvar=f"{ENV}_ENCRYPTION_KEY",
-        show_envvar=True,
         help="Master key of encrypted channels, base64 or @FILE, where the endpoint grants keys.",
     ),
-    click.option(
+    _told(
         "--metrics-url",
         multiple=True,
-        envvar=f"{ENV}_METRICS_URL",
-        show_envvar=True,
         help="Prometheus metrics of the target, for server figures; several are added up.",
     ),
-    click.option(
-        "--yes",
-        is_flag=True,
-        envvar=f"{ENV}_YES",
-        show_envvar=True,
-        help="Do not ask before loading a public host.",
-    ),
+    _told("--yes", is_flag=True, help="Do not ask before loading a public host."),
 )
 
 

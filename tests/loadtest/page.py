@@ -1,9 +1,9 @@
-"""Chromium with one report, as a reader sees it; a program of its own (see tests/e2e/browser.py).
+"""Chromium with reports, as a reader sees it; a program of its own (see tests/e2e/browser.py).
 
-    page.py CHROMIUM DOCUMENT
+    page.py CHROMIUM DOCUMENT...
 
-Prints what it found as JSON: for each width what is out of sight and which labels collide, the
-colours in light, dark and print, and everything that the page complained of.
+Prints what it found as JSON, for each document and width: what is out of sight, which labels
+collide, the colours on the screen and in print, and everything that the page complained of.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ def look(browser: Browser, document: str, width: int, scheme: str) -> dict[str, 
     return {**seen, "complaints": complaints, "requests": requests[1:]}
 
 
-def main(executable: str, document: str) -> None:
+def main(executable: str, *documents: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         seen = {
-            "narrow": look(browser, document, 390, "light"),
-            "wide": look(browser, document, 1240, "dark"),
+            f"{Path(document).stem} {name}": look(browser, document, width, scheme)
+            for document in documents
+            for name, width, scheme in (("narrow", 390, "light"), ("wide", 1240, "dark"))
         }
         print(json.dumps(seen))
         browser.close()

@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from cachecast_load.cli import cli
 from cachecast_load.report import markdown, write_reports
 from cachecast_load.report.compare import compare, permutation_p, sentence, table
 from cachecast_load.report.html import render_comparison
 from cachecast_load.run.result import Facts
-from tests.loadtest.conftest import run_command
 from tests.loadtest.results import result_of
 
 SLOW = [(2000 + 10 * i,) for i in range(5)]
@@ -106,24 +107,30 @@ def test_a_comparison_is_a_table_in_the_summary_of_a_job():
     assert "| `delivery.p99_ms` | not enough runs | 3 | 9 |" in text
 
 
-@pytest.mark.slow
 def test_the_ways_to_name_two_sides(tmp_path):
     for side, latencies in (("a", FAST), ("b", SLOW)):
         for number, latency in enumerate(latencies):
             write_reports(result_of(latency), tmp_path / side / str(number))
     a, b = (sorted((tmp_path / side).iterdir()) for side in "ab")
-    files = ["--html", tmp_path / "page.html", "--summary", tmp_path / "job.md"]
+    page, job = tmp_path / "page.html", tmp_path / "job.md"
 
     def told(*words, code=0):
-        done = run_command(tmp_path, "compare", *words, "--json")
-        assert done.code == code, done.out
-        found = json.loads(done.out)
+        done = CliRunner().invoke(cli, ["compare", *map(str, words), "--json"])
+        assert done.exit_code == code, done.output
+        found = json.loads(done.output)
         return found["base_runs"], found["new_runs"]
 
     assert told(a[0], b[0]) == (1, 1)
     assert told(tmp_path / "a", tmp_path / "b", "--fail-if-worse", code=1) == (5, 5)
     assert told(*a[:3], "--to", b[0], "--to", b[1], "--fail-if-worse", code=2) == (3, 2)
-    assert told(*a, "--", *b, *files) == (5, 5)
-    assert "Worse: delivery.p50_ms" in (tmp_path / "page.html").read_text()
-    assert "❌ worse" in (tmp_path / "job.md").read_text()
-    assert run_command(tmp_path, "compare", a[0]).code == 3
+    assert told(*a, "--", *b, "--html", page, "--summary", job) == (5, 5)
+    assert told("--html", page, a[0], "--", b[0] / "result.json") == (1, 1)
+    assert "❌ worse" in job.read_text()
+    assert "cannot be said" in page.read_text()
+    printed = CliRunner().invoke(cli, ["compare", str(a[0]), str(b[0])]).output
+    assert "delivery.p99_ms" in printed
+    assert "one run each" in printed
+
+    alone = CliRunner().invoke(cli, ["compare", str(a[0])])
+    assert (alone.exit_code, "then -- and the new ones" in alone.output) == (3, True)
+    assert CliRunner().invoke(cli, ["compare", str(a[0]), str(tmp_path / "no")]).exit_code == 3

@@ -23,10 +23,12 @@ from rich.console import Console
 
 from cachecast_load.doctor import PROBES, examine, print_page, to_json
 from cachecast_load.doctor.findings import Kind
-from cachecast_load.doctor.lines import Answer
+from cachecast_load.doctor.lines import Answer, HttpLine
 from cachecast_load.doctor.looks import looks_like
+from cachecast_load.net.reactor import Reactor
+from cachecast_load.net.transport import Address
 from cachecast_load.plan.target import make_target
-from tests.loadtest.conftest import SECRET, start_engine, start_saboteur
+from tests.loadtest.conftest import ROOT, SECRET, start_engine, start_saboteur
 from tests.loadtest.proxies import free_port, haproxy, nginx
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -281,7 +283,7 @@ def test_what_is_not_there_is_no_fault(sabotaged):
     ],
 )
 def test_an_auth_endpoint_is_asked_and_its_signature_tried(
-    sabotaged, saboteur, new_engine, faults, key, expected
+    saboteur, new_engine, faults, key, expected
 ):
     server = saboteur(**faults)
     url = server.url
@@ -319,14 +321,15 @@ def test_another_kind_of_server_is_called_by_its_name():
 
 
 def test_nothing_that_a_target_quotes_is_shown_raw():
-    """A server that sends back what it got, and a colour besides."""
+    """A server that sends back what it was told, and a colour besides."""
 
     def mirror():
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
                 with client:
-                    body = client.recv(65536) + f" {SECRET} \x1b[31mred\x07".encode()
+                    client.recv(65536)
+                    body = f"{SECRET} token-of-mine \x1b[31mred\x07 \x85".encode()
                     head = f"HTTP/1.1 400 No\r\nContent-Length: {len(body)}\r\n\r\n"
                     client.sendall(head.encode() + body)
 
@@ -344,6 +347,27 @@ def test_nothing_that_a_target_quotes_is_shown_raw():
         assert not re.search(r"[\x00-\x09\x0b-\x1f]|\\u001b", text)
         assert SECRET not in text
         assert "token-of-mine" not in text
+
+
+def test_a_kept_connection_that_has_ended_is_opened_again():
+    def one_each():
+        for _ in range(2):
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    reactor = Reactor()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as own:
+        served = own.submit(one_each)
+        line = HttpLine(reactor, Address(socket.AF_INET, listener.getsockname(), "127.0.0.1"))
+        request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+        answers = [line.ask(request, 30.0) for _ in range(2)]
+        line.close()
+        served.result()
+    reactor.close()
+    assert [answer.status for answer in answers] == [200, 200]
+    assert line.n_opened == 2
 
 
 @pytest.mark.parametrize(
@@ -703,8 +727,34 @@ def test_a_forwarded_scheme_that_is_missing_or_believed_from_anybody(tmp_path, n
     assert names(forged) == ["forwarded.forged", "scheme.tls-only-api"]
 
 
-# --- the table is the documentation -------------------------------------------------------------
+# --- the page in the documentation --------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "load-testing.md").read_text().split("## Before any load: the doctor")[1]
 
 
-def test_every_probe_has_a_name_of_its_own():
+def spoken(page):
+    """What a page says, without its numbers and where its lines end."""
+    return re.sub(r"\d+(\.\d+)*", "N", re.sub(r"doctor-[0-9a-f]+", "", " ".join(page.split())))
+
+
+def test_the_guides_sample_is_what_the_guides_proxy_makes_it_say(healthy, tmp_path):
+    server, sample = re.findall(r"```(?:nginx|text)\n(.*?)```", GUIDE, re.DOTALL)[:2]
+    port = free_port()
+    for given, here in (
+        ("127.0.0.1:8080", f"127.0.0.1:{port}"),
+        ("http://127.0.0.1:6001", healthy.url.replace("ws", "http")),
+        ("read_timeout 20s", "read_timeout 2s"),
+    ):
+        assert given in server
+        server = server.replace(given, here)
+    shown = io.StringIO()
+    with nginx(tmp_path, server, [port]):
+        print_page(look(f"ws://127.0.0.1:{port}", idle_s=30), Console(file=shown, width=80))
+    assert spoken(shown.getvalue()) == spoken(sample)
+    assert max(map(len, sample.splitlines())) <= 80
+
+
+def test_the_guide_names_every_probe_in_its_order():
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", GUIDE, re.MULTILINE)
+    assert rows[1:][: len(PROBES)] == [probe.name for probe in PROBES]
     assert len({probe.name for probe in PROBES}) == len(PROBES)

@@ -13,7 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from cachecast_load.profiles import PROFILES
-from tests.loadtest.conftest import chosen
+from tests.e2e.conftest import require_chromium
+from tests.loadtest.conftest import ROOT, chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -211,6 +212,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
         "locust", "-f", "loadtest/locustfile.py", "--headless", "--lt-profile", "fanout",
         "--lt-plan", plan, "--lt-report", tmp_path, "--lt-key", "app-key", "--lt-app-id", "4242",
         "--csv", tmp_path / "locust", CACHECAST_LOADTEST_TARGET=engine.url,
+        GITHUB_STEP_SUMMARY=str(tmp_path / "job.md"),
     )  # fmt: skip
     out, _ = process.communicate(timeout=60)
 
@@ -221,6 +223,7 @@ def test_a_locustfile_for_people_who_know_locust(engine, tmp_path, plan):
     assert result["figures"]["delivery.lost"] == 0
     # The same run is in Locust's own statistics.
     assert "event delivered" in (tmp_path / "locust_stats.csv").read_text()
+    assert "--lt-profile fanout" in (tmp_path / "job.md").read_text()
 
 
 def test_locusts_page_shows_our_figures(engine):
@@ -249,6 +252,59 @@ def test_locusts_page_shows_our_figures(engine):
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert "Traceback" not in out, out
+
+
+def test_somebody_sets_values_on_the_page_starts_looks_and_stops(engine, tmp_path):
+    chromium, web_port = require_chromium(), free_port()
+    process = start(
+        "cachecast_load", "ui", "fanout", "--target", engine.url, "--app-id", "4242",
+        "--key", "app-key", "--subscribers", 20, "--rate", 5, "--duration", 300,
+        "--web-port", web_port,
+    )  # fmt: skip
+    try:
+        page = f"http://127.0.0.1:{web_port}"
+        _poll(page, lambda text: "templateArgs" in text)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.loadtest.locust_page", chromium, page, str(tmp_path)],
+            capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        seen = json.loads(done.stdout)
+        result = _poll(f"{page}/loadtest/result.json", _finished)
+        metrics = urlopen(f"{page}/loadtest/metrics").read().decode()
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+
+    assert "Traceback" not in out, out
+    assert seen["complaints"] == []
+    assert seen["form"] == {"userCount": "20", "spawnRate": "1000", "rate": "5"}
+    assert "raise max_rate" in seen["refused"]
+    assert "30 of 30 subscribers" in seen["strip"]
+    assert seen["canvases"] >= 3
+    # The chart of users in Locust's own report shows subscribers, too.
+    assert 30 in [row["user_count"][1] for row in seen["history"]]
+    assert max(row["current_rps"][1] for row in seen["history"]) > 0
+    assert (result["plan"]["load"]["subscribers"], result["plan"]["load"]["rate"]) == (30, 15)
+    assert "stopped on the page" in " ".join(result["run"]["notes"])
+    assert result["figures"]["delivery.lost"] == 0
+    assert seen["badge"] == result["verdict"]["outcome"] != "FAIL"
+    assert seen["report"] == "Load test: fanout"
+    assert metrics.endswith("# EOF\n")
+
+
+def test_the_plan_of_a_day_is_run(command, engine, tmp_path):
+    """As it ships, but in seconds: people come and go, bursts and all."""
+    done = command(
+        "run", "--plan", "production", "--duration", 12, "--subscribers", 80, "--rate", 60,
+        "--target", engine.url, "--app-id", "4242", "--key", "app-key", "--report", tmp_path,
+        "--quiet",
+    )  # fmt: skip
+    assert done.code == 0 or done.was_disturbed, done.out
+    assert [fault for fault in FAULTS if done.figures[f"delivery.{fault}"]] == []
+    levels = [level for _, of, level in done.result["stages"] if of == "subscribers"]
+    assert min(levels) < 30 < 70 < max(levels)
+    assert {of for _, of, _ in done.result["stages"]} == {"rate", "subscribers"}
 
 
 def _figures(text):

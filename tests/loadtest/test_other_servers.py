@@ -43,7 +43,9 @@ def assert_clean(done):
     assert done.code == 0 or done.was_disturbed, done.out
     rules = failed(done)
     if done.was_disturbed:
+        # Too little happened; and a roster is compared at a time by which all should have come.
         rules = [rule for rule in rules if not rule.endswith(" > 0")]
+        rules = [rule for rule in rules if not rule.startswith("presence.wrong ")]
     assert rules == [], done.out
 
 

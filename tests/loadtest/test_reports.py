@@ -26,13 +26,15 @@ from cachecast_load.report.text import print_result
 from cachecast_load.run import scrape
 from cachecast_load.run.result import Facts, empty_result
 from tests.e2e.conftest import require_chromium
-from tests.loadtest.conftest import run_command
+from tests.loadtest.conftest import CREDENTIALS, run_command
 from tests.loadtest.results import TARGET, result_of
 
 ROOT = Path(__file__).parents[2]
 # What a target, a plan or a file's name may hold: markup, a table's lines, what terminals obey,
 # what XML forbids, and half a character.
 HOSTILE = "</script><img src=x onerror=alert(1)>|`a`|\n|b|[c](http://evil)\x1b[31m\x00\ud800"
+CLEAN = "none lost, doubled, out of order or altered"
+TEN = "10 events were owed to subscribers"
 
 
 def hostile_result():
@@ -161,6 +163,38 @@ def test_what_a_target_says_cannot_spoil_a_file_or_a_terminal(tmp_path):
         assert not re.search("[\x00\x1b]", (tmp_path / name).read_text())
 
 
+@pytest.fixture
+def rude():
+    """A server that answers everything with 403 and what a terminal would obey; its port."""
+    program = """
+import http.server
+class Rude(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(403, "no \\x1b[31mentry")
+        self.end_headers()
+    do_POST = do_GET
+server = http.server.HTTPServer(("127.0.0.1", 0), Rude)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        yield int(server.stdout.readline())
+        server.kill()
+
+
+@pytest.mark.slow
+def test_what_a_target_answers_at_the_door_is_not_obeyed(rude, tmp_path):
+    target = ["--target", f"ws://127.0.0.1:{rude}", *CREDENTIALS]
+    done = run_command(tmp_path, "ui", "fanout", *target)
+    assert done.code == 2
+    assert "entry" in done.out
+    assert "\\x1b[31m" in done.out
+    assert "\x1b" not in done.out
+
+
 def test_an_invalid_run_with_a_hostile_reason_is_xml():
     facts = Facts(started="", run=7, invalid=[HOSTILE])
     suite = ET.fromstring(junit.render(result_of(facts=facts)).encode())
@@ -233,21 +267,15 @@ def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
         ({}, ""),
         (
             {"expected": 1000, "received": 1000},
-            (
-                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out"
-                " of order or altered."
-            ),
+            f"1,000 events were owed to subscribers and 1,000 received: {CLEAN}.",
         ),
         (
             {"expected": 10, "received": 12, "conflated": 1},
-            (
-                "10 events were owed to subscribers and 12 received, some by who had only just"
-                " joined: none lost, doubled, out of order or altered, 1 conflated."
-            ),
+            f"{TEN} and 12 received, some by who had only just joined: {CLEAN}, 1 conflated.",
         ),
         (
             {"expected": 10, "received": 7, "lost": 3, "stale": 1},
-            "10 events were owed to subscribers and 7 received: 3 lost, 1 stale after fresh.",
+            f"{TEN} and 7 received: 3 lost, 1 stale after fresh.",
         ),
     ],
 )
@@ -282,10 +310,12 @@ def test_the_page_in_a_browser(tmp_path):
         shape={"kind": "steps", "to": 111, "steps": 9},
     )
     result["stages"] = [[second, "rate", 42.75 + second] for second in range(1, 10)]
-    (tmp_path / "report.html").write_text(render(result))
+    documents = [tmp_path / "report.html", tmp_path / "hostile.html"]
+    for document, shown in zip(documents, (result, hostile_result()), strict=True):
+        document.write_text(render(shown))
     program = Path(__file__).with_name("page.py")
     done = subprocess.run(
-        [sys.executable, program, require_chromium(), tmp_path / "report.html"],
+        [sys.executable, program, require_chromium(), *documents],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -293,13 +323,14 @@ def test_the_page_in_a_browser(tmp_path):
         check=True,
     )
     seen = json.loads(done.stdout)
-    for at in seen.values():
+    for name, at in seen.items():
         assert at["complaints"] == at["requests"] == at["hidden"] == at["collisions"] == []
-        assert {"p50", "p90", "p99", "p99.9"} <= set(at["marks"])
+        assert at["width"] == (390 if "narrow" in name else 1240)
         assert at["tip"]
         assert at["printed"] == "rgb(255, 255, 255)"
-    assert seen["narrow"]["width"] == 390
-    assert seen["narrow"]["background"] != seen["wide"]["background"]
+    narrow, wide = seen["report narrow"], seen["report wide"]
+    assert {"p50", "p90", "p99", "p99.9"} <= set(narrow["marks"]) & set(wide["marks"])
+    assert narrow["background"] != wide["background"]
 
 
 def test_every_report_is_written_and_read_back(tmp_path):
@@ -335,23 +366,6 @@ def test_a_folder_of_reports_stands_for_all_of_them(tmp_path):
     assert (
         len(read_results([tmp_path / "base" / "1", tmp_path / "base" / "2" / "result.json"])) == 2
     )
-
-
-@pytest.mark.slow
-def test_the_command_in_a_report_can_be_given_to_a_shell(tmp_path):
-    words = [
-        "run",
-        "fanout",
-        "--target",
-        "ws://127.0.0.1:1",
-        "--app-id",
-        "4242",
-        "--key",
-        "app-key",
-    ]
-    words += ["--also-slo", "delivery.p99_ms <= 100", "--report", str(tmp_path)]
-    shown = run_command(tmp_path, *words, "--secret", "app-secret").result["run"]["command"]
-    assert shlex.split(shown) == ["cachecast", "load", *words, "--secret", "..."]
 
 
 def test_what_is_no_result_is_refused(tmp_path):

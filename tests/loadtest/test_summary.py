@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -81,15 +82,20 @@ def test_a_summary_is_appended_to_that_of_the_job(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_writes_its_summary_even_if_it_never_began(tmp_path):
+def test_a_run_that_never_began_has_a_summary_and_a_command_for_a_shell(tmp_path):
     words = ["run", "fanout", "--target", "ws://127.0.0.1:1", "--app-id", "1", "--key", "k"]
+    words += ["--also-slo", "delivery.p99_ms <= 100", "--report", str(tmp_path / "report")]
+    words += ["--summary", str(tmp_path / "own.md")]
     job = tmp_path / "job.md"
     done = run_command(
-        tmp_path, *words, "--summary", tmp_path / "own.md", GITHUB_STEP_SUMMARY=str(job)
+        tmp_path / "report", *words, "--secret", "app-secret", GITHUB_STEP_SUMMARY=str(job)
     )
     assert done.code == 2
     assert "INVALID" in job.read_text()
     assert (tmp_path / "own.md").read_text().strip() == job.read_text().strip()
+    shown = done.result["run"]["command"]
+    assert shlex.split(shown) == ["cachecast", "load", *words, "--secret", "..."]
+
     # What could not be written at the end is refused at the beginning.
     refused = run_command(tmp_path, *words, "--summary", tmp_path / "own.md" / "own.md")
     assert (refused.code, "--summary" in refused.out) == (3, True)

@@ -33,10 +33,10 @@ class Block:
     """One share of the subscribers.
 
     Args:
-        session: what the process shares.
-        profile: what subscribers do.
-        reactor: this block's own loop.
-        index: which share, 0 to `plan.blocks` - 1.
+        session: What the blocks of this process share.
+        profile: What its subscribers do.
+        reactor: This block's own loop.
+        index: Number of the share, 0 to `plan.blocks` - 1.
     """
 
     def __init__(self, session: Session, profile: Profile, reactor: Reactor, index: int) -> None:

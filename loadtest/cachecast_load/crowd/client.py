@@ -41,14 +41,14 @@ class Client:
     """A subscriber slot: it keeps its number over reconnects.
 
     Attributes:
-        number: its number in the whole run, from 0.
-        memberships: channel number -> what it saw since its subscription was confirmed.
-        pending: channel name -> (channel number, when asked), until answered.
-        asks: channel number -> when asked, for cache channels, until value or miss.
-        socket: which of the targets its connection goes to, or went to last.
-        tally: where what happens there is counted.
-        attempts: connections begun so far.
-        memory: the profile's own, for whatever it has to remember of this client.
+        number: Number in the whole run, from 0.
+        memberships: Channel number -> what it saw since its subscription was confirmed.
+        pending: Channel name -> (channel number, when asked), until answered.
+        asks: Channel number -> when asked, for cache channels, until value or miss.
+        socket: Number of the target that its connection goes to, or went to last.
+        tally: Tally of that target.
+        attempts: Number of connections begun so far.
+        memory: Whatever the profile has to remember of this client.
     """
 
     __slots__ = (
@@ -104,8 +104,8 @@ class Client:
         """Begin a connection attempt now; its outcome reaches the profile.
 
         Args:
-            receive_buffer: bytes that the kernel holds for a reader slow on purpose.
-            socket: which of the targets; by default as the session spreads them.
+            receive_buffer: Bytes that the kernel holds for a reader slow on purpose.
+            socket: Number of the target; by default as the session spreads them.
         """
         block = self.block
         if socket is None:

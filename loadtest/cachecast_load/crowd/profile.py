@@ -57,12 +57,12 @@ class Profile:
     """Subscribers that connect, listen, and come back when they lose their connection.
 
     Attributes:
-        name: what the command line calls it.
-        summary: one line for `profiles`.
-        prefix: the kind of channel.
-        defaults: plan fields that differ from the general defaults, by section.
-        slos: rules that hold for any healthy deployment, used when the plan has none.
-        unused: fields of the load that say nothing to this profile, and why.
+        name: Name at the command line.
+        summary: One line for `cachecast load profiles`.
+        prefix: Kind of channel, as its names begin.
+        defaults: Plan fields that differ from the general defaults, by section.
+        slos: Rules that hold for any healthy deployment, used when the plan has none.
+        unused: Fields of the load that say nothing to this profile, and why.
     """
 
     name: ClassVar[str] = ""

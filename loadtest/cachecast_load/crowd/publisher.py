@@ -50,11 +50,11 @@ class Publisher:
     """One share of the channels, published to at its share of the rate.
 
     Args:
-        session: what the process shares.
-        profile: names and encodes.
-        reactor: this publisher's own loop.
-        index: which share of `count`: channels are dealt out in turn.
-        count: how many publishers the run has.
+        session: What the blocks of this process share.
+        profile: What names channels and encodes payloads.
+        reactor: This publisher's own loop.
+        index: Number among `count`; channels are dealt out in turn.
+        count: Number of publishers in the run.
     """
 
     def __init__(

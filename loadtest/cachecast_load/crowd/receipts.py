@@ -24,7 +24,7 @@ class Receipts:
     """The newest chunk of this process, and who received it.
 
     Args:
-        recorder: where it is entered.
+        recorder: Where receipts are entered.
     """
 
     __slots__ = ("_data", "_held", "_recorder", "_stamps")

@@ -20,9 +20,9 @@ class Schedule:
     """Calls `call(intended_us)` at a rate that may change while it runs.
 
     Args:
-        reactor: whose timers fire the calls; times are its clock's.
-        call: gets the time it was meant for.
-        rng: for Poisson arrivals; None for equal distances.
+        reactor: Loop whose timers fire the calls; times are its clock's.
+        call: Function that gets the time it was meant for, microseconds.
+        rng: Source of Poisson arrivals; None for equal distances.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class Schedule:
         """Go on at another rate; 0 stops.
 
         Args:
-            per_s: calls per second.
-            from_us: when the new rate begins; a call already planned later is moved forward or
-                back in proportion, so that a change of rate makes neither a gap nor a burst.
-            phase: 0 to 1, which part of an interval to wait before the first call, so that
+            per_s: Calls per second.
+            from_us: Time at which the new rate begins; a call already planned later is moved
+                forward or back in proportion, so that a change of rate makes neither a gap
+                nor a burst.
+            phase: Part of an interval to wait before the first call, 0 to 1, so that
                 several schedules of one run do not fire in step.
         """
         if per_s <= 0:

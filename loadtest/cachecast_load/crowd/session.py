@@ -20,13 +20,13 @@ class Session:
     """One process's part in a run.
 
     Attributes:
-        sockets: addresses of the target's `sockets`, in their order.
-        apis: addresses of its `apis`, in theirs.
-        run: 16 bits that mark this run's payloads and channel names.
-        offset_us: run clock minus this machine's monotonic clock.
-        auth: address of the auth endpoint, where there is one.
-        users: subscriber -> who it is, as far as an auth endpoint said so to this process.
-        receipts: what its subscribers received, until it is entered.
+        sockets: Addresses of the target's `sockets`, in their order.
+        apis: Addresses of its `apis`, in theirs.
+        run: Mark of this run's payloads and channel names, 16 bits.
+        offset_us: Run clock minus this machine's monotonic clock.
+        auth: Address of the auth endpoint, where there is one.
+        users: Subscriber -> user id, as far as an auth endpoint told it this process.
+        receipts: Receipts of its subscribers that are not entered yet.
     """
 
     plan: Plan

@@ -4,7 +4,7 @@ One connection of each kind and a few events, and a page of plain sentences, eac
 remedy. The target may be any server of the Pusher protocol, or what somebody took for one.
 
     examination   the table of probes, done in order
-    reach  handshake  api  features  endpoint  quiet  several
+    reach  handshake  api  channels  events  people  requests  endpoint  quiet  several
                   the probes: small functions that yield findings
     case          what they share: doors, clients, the time that is left
     lines         connections that remember everything they were told

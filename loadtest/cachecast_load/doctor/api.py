@@ -7,7 +7,6 @@ changed: what is refused in the same words as a wrong secret is refused for its 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,7 +30,6 @@ from cachecast_load.doctor.looks import (
 SIGNATURE_S = 600
 #: Seconds of difference that are worth a word.
 SKEW_NOTED_S = 30
-_BODY_BYTES = 10_240
 _SIGNED_PATH = re.compile(r'HmacSHA256Hex\("(?:GET|POST)\\?n?\s*(/[^\s\\]*)')
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d")
 
@@ -363,48 +361,3 @@ def _unknown_key(case: Case, door: Door, says: str) -> Finding:
         "Check --key and --app-id, and that --api-url and --target are of one deployment (hosted"
         " Pusher: of one cluster).",
     )
-
-
-def limits(case: Case) -> Iterator[Finding]:
-    """Publish as much as Pusher allows, and see whether connections are kept."""
-    door = case.api
-    assert door is not None
-    channel = f"{case.mark}-large"
-    answer = case.publish(door, [channel], "x" * _BODY_BYTES)
-    batch = {"batch": [{"channel": channel, "name": "doctor", "data": "x" * 10_000}] * 10}
-    case.published += 10
-    large = case.ask(door, "POST", case.path("batch_events"), json.dumps(batch).encode())
-    refused = []
-    if status_of(answer) != 200:
-        refused.append(("an event of 10 KB", answer))
-    elif (
-        status_of(large) == 413 or not large.status
-    ):  # other refusals mean that there are no batches
-        refused.append(("a batch of ten events of 10 KB", large))
-    for size, one in refused:
-        if is_page(one) or "nginx" in one.headers.get("server", "") or not one.body:
-            remedy = (
-                "A proxy's limit is too low. nginx: client_max_body_size 1m; IIS:"
-                " maxAllowedContentLength."
-            )
-        else:
-            remedy = "The server's own limit is lower than Pusher's: raise it (event, batch, body)."
-        yield wrong(
-            "limit.body",
-            f"{door.url} refuses {size}: {describe(one)}. Pusher allows it.",
-            remedy,
-            status=one.status,
-        )
-    if not refused:
-        and_batch = " and a batch of ten such events are" if status_of(large) == 200 else " is"
-        yield works("limits", f"An event of 10 KB{and_batch} accepted.")
-    again = case.ask(door, "GET", case.path("channels"))
-    if again.is_last and again.status:
-        old = " (and speaks HTTP/1.0)" if again.version == "1.0" else ""
-        yield note(
-            "api.closes",
-            f"{door.url} closes the connection after each answer{old}: every publish pays for a"
-            " new one.",
-            "Let the proxy keep connections of clients (nginx: keepalive_timeout 65s); some"
-            " servers never do.",
-        )

@@ -18,6 +18,8 @@ from cachecast_load.plan.target import Endpoint, Target
 from cachecast_load.pusher import protocol as pusher
 from cachecast_load.pusher.protocol import Credentials
 
+#: What is published.
+DATA = '{"from":"cachecast load doctor","harmless":true}'
 #: Seconds that one answer may take.
 PATIENCE_S = 5.0
 

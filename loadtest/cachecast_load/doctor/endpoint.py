@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlencode, urlsplit
 
 from cachecast_load.doctor.case import Case, Door
-from cachecast_load.doctor.features import answered, is_in, refusal
+from cachecast_load.doctor.channels import answered, is_in, refusal
 from cachecast_load.doctor.findings import Finding, note, works, wrong
 from cachecast_load.doctor.lines import Answer
 from cachecast_load.doctor.looks import describe, gist, read_json

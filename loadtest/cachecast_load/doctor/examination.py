@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cachecast_load.doctor import api, endpoint, features, handshake, quiet, reach, several
+from cachecast_load.doctor import (
+    api,
+    channels,
+    endpoint,
+    events,
+    handshake,
+    people,
+    quiet,
+    reach,
+    requests,
+    several,
+)
 from cachecast_load.doctor.case import Case
 from cachecast_load.doctor.findings import Finding, exit_code
 from cachecast_load.net.reactor import now_us
@@ -37,18 +48,18 @@ PROBES = (
     Probe("the upgrade", (), handshake.upgrade),
     Probe("clocks", (), api.clock),
     Probe("signatures, key, app id and path", (), api.signatures),
-    Probe("pings", (SOCKET,), features.heartbeat),
+    Probe("pings", (SOCKET,), channels.heartbeat),
     Probe("protocol versions and unknown keys", (SOCKET,), handshake.versions),
-    Probe("kinds of channels", (SOCKET,), features.kinds),
-    Probe("events on every kind of channel", (SOCKET, API), features.events),
-    Probe("frames that are held back", (SOCKET, API, EVENTS), features.timing),
-    Probe("the cache", (SOCKET, API, EVENTS), features.cache),
-    Probe("exclusion by socket_id", (SOCKET, API, EVENTS), features.exclusion),
-    Probe("client events and presence", (SOCKET, SECRET), features.client_events),
+    Probe("kinds of channels", (SOCKET,), channels.kinds),
+    Probe("events on every kind of channel", (SOCKET, API), events.events),
+    Probe("frames that are held back", (SOCKET, API, EVENTS), events.timing),
+    Probe("the cache", (SOCKET, API, EVENTS), events.cache),
+    Probe("exclusion by socket_id", (SOCKET, API, EVENTS), events.exclusion),
+    Probe("client events and presence", (SOCKET, SECRET), people.client_events),
     Probe("the auth endpoint", (SOCKET,), endpoint.endpoint),
-    Probe("users", (SOCKET, SECRET), features.users),
-    Probe("batches and queries", (API,), features.queries),
-    Probe("limits and kept connections", (API,), api.limits),
+    Probe("users", (SOCKET, SECRET), people.users),
+    Probe("batches and queries", (API,), requests.queries),
+    Probe("limits and kept connections", (API,), requests.limits),
     Probe("several targets", (SOCKET, API), several.several),
     Probe("a quiet connection", (), quiet.quiet),
 )

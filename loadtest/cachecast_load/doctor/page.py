@@ -69,7 +69,7 @@ def closing(outcome: Outcome) -> list[str]:
         )
     did = (
         f"In {outcome.took_s:.1f} s it opened {_several(outcome.connections, 'connection')} and"
-        f" published {_several(outcome.published, 'event')} on channels with"
+        f" sent {_several(outcome.published, 'event')} to channels with"
         f" {outcome.mark} in their names."
     )
     if outcome.cached:

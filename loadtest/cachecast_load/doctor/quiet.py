@@ -12,7 +12,7 @@ from typing import Any
 
 from cachecast_load.doctor.case import Case, Door
 from cachecast_load.doctor.findings import Finding, note, works, wrong
-from cachecast_load.doctor.lines import Peer
+from cachecast_load.doctor.lines import End, Peer
 from cachecast_load.net.reactor import now_us
 from cachecast_load.pusher import protocol as pusher
 
@@ -54,73 +54,78 @@ def quiet(case: Case) -> Iterator[Finding]:
 
 def _judged(case: Case, door: Door, peer: Peer) -> Iterator[Finding]:
     timeout_s = peer.activity_timeout_s or 120.0
-    quiet_s = ((now_us() - peer.heard[0].at_us) / 1e6) if peer.end is None else peer.end.after_s
-    url = door.url
     if peer.end is None:
-        since = len(peer.heard)
-        peer.say(pusher.PING)
-        if peer.expect(lambda said: said.event == "pusher:pong", case.within(3.0), since) is None:
-            how = "was closed at its first ping" if peer.is_over else "no longer answers"
-            yield wrong(
-                "idle.dead",
-                f"After {quiet_s:.0f} s of silence the connection to {url} {how}.",
-                f"Something in between forgets silent connections. {_REMEDY}",
-                quiet_s=round(quiet_s, 1),
-            )
-            return
-        yield works(
-            "idle",
-            f"A quiet connection to {url} lives on after {quiet_s:.0f} s, and its ping is"
-            " answered.",
-            quiet_s=round(quiet_s, 1),
-            pings=peer.pings,
-        )
-        if quiet_s < timeout_s:
-            yield note(
-                "idle.short",
-                f"Clients are silent for up to {timeout_s:g} s there; what ends connections"
-                f" between {quiet_s:.0f} and {timeout_s:g} s was not looked for.",
-                "Look once with --idle"
-                f" {timeout_s + BEYOND_S:.0f}.{_SIXTY if timeout_s > 60 else ''}",
-            )
-        return
-    code, reason = peer.end.code, peer.end.reason
-    facts: dict[str, Any] = {
-        "quiet_s": round(quiet_s, 1),
-        "code": code,
-        "activity_timeout_s": timeout_s,
-    }
-    if code != 1006:
-        if quiet_s < timeout_s:
-            yield wrong(
-                "idle.closed",
-                f"{url} itself closes a quiet connection after {quiet_s:.1f} s with {code}"
-                f" ({reason[:80] or 'no reason'}); clients may be silent for {timeout_s:g} s.",
-                "Raise the server's own idle limit above the activity timeout that it tells.",
-                **facts,
-            )
-        else:
-            yield works(
-                "idle",
-                f"{url} closes a client that neither speaks nor pings after {quiet_s:.0f} s, with"
-                f" {code}; that is later than its activity timeout of {timeout_s:g} s.",
-                **facts,
-            )
-        return
-    if quiet_s < timeout_s:
-        how = "a reset (RST)" if "reset" in reason else "the end of the TCP connection (FIN)"
-        yield wrong(
-            "idle.proxy",
-            f"A quiet connection to {url} is cut after {quiet_s:.1f} s, by {how} without a close"
-            f" frame (1006). Clients are silent for up to {timeout_s:g} s: a proxy's idle timeout"
-            " is below the activity timeout.",
-            _REMEDY,
-            **facts,
-        )
+        yield from _lives(case, door, peer, timeout_s)
+    elif peer.end.code == 1006:
+        yield _cut(door.url, peer.end, timeout_s)
     else:
-        yield note(
-            "idle.cut",
-            f"A quiet connection to {url} is cut after {quiet_s:.0f} s without a close frame;"
-            f" clients ping after {timeout_s:g} s, so they do not feel it.",
-            **facts,
+        yield _closed(door.url, peer.end, timeout_s)
+
+
+def _lives(case: Case, door: Door, peer: Peer, timeout_s: float) -> Iterator[Finding]:
+    quiet_s, since, url = (now_us() - peer.heard[0].at_us) / 1e6, len(peer.heard), door.url
+    peer.say(pusher.PING)
+    if peer.expect(lambda said: said.event == "pusher:pong", case.within(3.0), since) is None:
+        how = "was closed at its first ping" if peer.is_over else "no longer answers"
+        yield wrong(
+            "idle.dead",
+            f"After {quiet_s:.0f} s of silence the connection to {url} {how}.",
+            f"Something in between forgets silent connections. {_REMEDY}",
+            quiet_s=round(quiet_s, 1),
         )
+        return
+    yield works(
+        "idle",
+        f"A quiet connection to {url} lives on after {quiet_s:.0f} s, and its ping is answered.",
+        quiet_s=round(quiet_s, 1),
+        pings=peer.pings,
+    )
+    if quiet_s < timeout_s:
+        yield note(
+            "idle.short",
+            f"Clients are silent for up to {timeout_s:g} s there; what ends connections between"
+            f" {quiet_s:.0f} and {timeout_s:g} s was not looked for.",
+            f"Look once with --idle {timeout_s + BEYOND_S:.0f}.{_SIXTY if timeout_s > 60 else ''}",
+        )
+
+
+def _cut(url: str, end: End, timeout_s: float) -> Finding:
+    """Say what an end without a close frame means."""
+    if end.after_s >= timeout_s:
+        return note(
+            "idle.cut",
+            f"A quiet connection to {url} is cut after {end.after_s:.0f} s without a close frame;"
+            f" clients ping after {timeout_s:g} s, so they do not feel it.",
+            **_facts(end, timeout_s),
+        )
+    how = "a reset (RST)" if "reset" in end.reason else "the end of the TCP connection (FIN)"
+    return wrong(
+        "idle.proxy",
+        f"A quiet connection to {url} is cut after {end.after_s:.1f} s, by {how} without a close"
+        f" frame (1006). Clients are silent for up to {timeout_s:g} s: a proxy's idle timeout is"
+        " below the activity timeout.",
+        _REMEDY,
+        **_facts(end, timeout_s),
+    )
+
+
+def _closed(url: str, end: End, timeout_s: float) -> Finding:
+    """Say what a close frame means."""
+    if end.after_s >= timeout_s:
+        return works(
+            "idle",
+            f"{url} closes a client that neither speaks nor pings after {end.after_s:.0f} s, with"
+            f" {end.code}; that is later than its activity timeout of {timeout_s:g} s.",
+            **_facts(end, timeout_s),
+        )
+    return wrong(
+        "idle.closed",
+        f"{url} itself closes a quiet connection after {end.after_s:.1f} s with {end.code}"
+        f" ({end.reason[:80] or 'no reason'}); clients may be silent for {timeout_s:g} s.",
+        "Raise the server's own idle limit above the activity timeout that it tells.",
+        **_facts(end, timeout_s),
+    )
+
+
+def _facts(end: End, timeout_s: float) -> dict[str, Any]:
+    return {"quiet_s": round(end.after_s, 1), "code": end.code, "activity_timeout_s": timeout_s}

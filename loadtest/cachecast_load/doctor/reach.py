@@ -256,7 +256,15 @@ def _distrust(
             " Encrypt is free). Browsers refuse it without a word.",
             **facts,
         )
-    if n_sent == 1 and code != _SELF_SIGNED_CHAIN:
+    has_chain = n_sent > 1 or code == _SELF_SIGNED_CHAIN
+    return _stranger(case, url, issuer, facts, has_chain=has_chain)
+
+
+def _stranger(
+    case: Case, url: str, issuer: str, facts: dict[str, Any], *, has_chain: bool
+) -> Finding:
+    """Say what to do about an authority that is not known here."""
+    if not has_chain:
         return wrong(
             "tls.incomplete",
             f"{url} sends one certificate only, and its issuer '{issuer}' is not known here: the"

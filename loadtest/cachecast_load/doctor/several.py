@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cachecast_load.doctor.case import Case, Door
-from cachecast_load.doctor.features import subscribe
+from cachecast_load.doctor.channels import subscribe
 from cachecast_load.doctor.findings import Finding, note, works, wrong
 from cachecast_load.doctor.lines import Peer
 from cachecast_load.doctor.looks import describe, status_of

@@ -154,19 +154,11 @@ SERIES_COUNTS = (
 )
 
 
-def _count(name: str, key: str, text: str, source: Source, title: str) -> Figure:
+def _count(name: str, source: Source, key: str, title: str, text: str) -> Figure:
     return Figure(name, Kind.COUNT, "", text, source, key, title)
 
 
-def _tally(name: str, key: str, text: str, title: str = "") -> Figure:
-    return _count(name, key, text, Source.TALLY, title)
-
-
-def _ledger(name: str, key: str, text: str, title: str = "") -> Figure:
-    return _count(name, key, text, Source.LEDGER, title)
-
-
-def _fault(name: str, source: Source, key: str, text: str, title: str = "") -> Figure:
+def _fault(name: str, source: Source, key: str, title: str, text: str) -> Figure:
     return Figure(name, Kind.COUNT, "", text, source, key, title, is_fault=True)
 
 
@@ -178,220 +170,105 @@ def _share(name: str, text: str) -> Figure:
     return Figure(name, Kind.SHARE, "", text, high=1.0)
 
 
-def _growth(name: str, text: str, needs_s: float, source: Source, key: str) -> Figure:
+def _time(name: str, text: str) -> Figure:
+    return Figure(name, Kind.TIME, "ms", text)
+
+
+def _level(name: str, source: Source, key: str, unit: str, text: str) -> Figure:
+    return Figure(name, Kind.LEVEL, unit, text, source, key)
+
+
+def _growth(name: str, source: Source, key: str, needs_s: float, text: str) -> Figure:
     return Figure(name, Kind.LEVEL, "", text, source, key, needs_s=needs_s)
 
 
-_T, _L = Source.TALLY, Source.LEDGER
-# In the order in which `figures` and reports show them.
+_T, _L, _S, _R = Source.TALLY, Source.LEDGER, Source.SERVER, Source.RUN
+# In the order in which `figures` and reports show them: name, source, name there, title, text.
+# What is lost holds what was replaced by a newer value and is not admitted by the target.
+# fmt: off
 _SINGLE = (
-    _ledger("delivery.expected", "expected", "events owed to subscribers", "Owed to subscribers"),
-    _ledger("delivery.received", "received", "events received by subscribers", "Received"),
-    # With what was replaced and the target does not admit.
-    _fault("delivery.lost", Source.RUN, "", "owed events that were never received", "Lost"),
+    _count("delivery.expected", _L, "expected", "Owed to subscribers",
+           "events owed to subscribers"),
+    _count("delivery.received", _L, "received", "Received", "events received by subscribers"),
+    _fault("delivery.lost", _R, "", "Lost", "owed events that were never received"),
     _share("delivery.lost_ratio", "lost over owed"),
-    Figure(
-        "delivery.conflated",
-        Kind.COUNT,
-        "",
-        "cache-channel updates replaced by a newer one, as the target admits",
-        title="Conflated (the target says so)",
-    ),
-    _fault("delivery.doubled", _L, "doubled", "events received twice in a row", "Doubled"),
-    _fault(
-        "delivery.reordered",
-        _L,
-        "reordered",
-        "events received after one that was published later",
-        "Reordered",
-    ),
-    _fault(
-        "delivery.stale", _L, "stale", "old values received after newer ones", "Stale after fresh"
-    ),
-    _fault("delivery.altered", _T, "altered", "events whose bytes were changed", "Altered"),
-    _fault(
-        "delivery.misrouted",
-        _T,
-        "misrouted",
-        "events that arrived on a wrong channel",
-        "On a wrong channel",
-    ),
-    _fault("delivery.foreign", _L, "foreign", "events that nobody published", "From nobody"),
+    _count("delivery.conflated", _R, "", "Conflated (the target says so)",
+           "cache-channel updates replaced by a newer one, as the target admits"),
+    _fault("delivery.doubled", _L, "doubled", "Doubled", "events received twice in a row"),
+    _fault("delivery.reordered", _L, "reordered", "Reordered",
+           "events received after one that was published later"),
+    _fault("delivery.stale", _L, "stale", "Stale after fresh",
+           "old values received after newer ones"),
+    _fault("delivery.altered", _T, "altered", "Altered", "events whose bytes were changed"),
+    _fault("delivery.misrouted", _T, "misrouted", "On a wrong channel",
+           "events that arrived on a wrong channel"),
+    _fault("delivery.foreign", _L, "foreign", "From nobody", "events that nobody published"),
     _rate("delivery.per_s", "events received while measuring"),
     _rate("publish.per_s", "publishes answered with success while measuring"),
     _rate("publish.offered_per_s", "publishes the schedule asked for"),
-    _fault("publish.failed", _T, "publish_failed", "publishes refused, unanswered or never sent"),
+    _fault("publish.failed", _T, "publish_failed", "",
+           "publishes refused, unanswered or never sent"),
     _share("publish.achieved_ratio", "publishes answered with success over publishes scheduled"),
-    _fault(
-        "connect.failed",
-        _T,
-        "connect_failed",
-        "connection attempts that did not end in connection_established",
-    ),
+    _fault("connect.failed", _T, "connect_failed", "",
+           "connection attempts that did not end in connection_established"),
     _share("connect.failed_ratio", "failed connection attempts over all"),
     _rate("connect.per_s", "connections established until all were there"),
-    _fault("subscribe.failed", _T, "subscribe_failed", "subscriptions refused"),
-    _fault(
-        "closed.unexpected",
-        _T,
-        "closed",
-        "established connections that ended without our doing",
-    ),
-    _ledger(
-        "cache.hits", "hits", "joins answered with a cached value", "Joins answered with a value"
-    ),
-    _ledger(
-        "cache.misses", "misses", "joins answered with cache_miss", "Joins answered with cache_miss"
-    ),
+    _fault("subscribe.failed", _T, "subscribe_failed", "", "subscriptions refused"),
+    _fault("closed.unexpected", _T, "closed", "",
+           "established connections that ended without our doing"),
+    _count("cache.hits", _L, "hits", "Joins answered with a value",
+           "joins answered with a cached value"),
+    _count("cache.misses", _L, "misses", "Joins answered with cache_miss",
+           "joins answered with cache_miss"),
     _share("cache.hit_ratio", "hits over joins"),
-    _fault(
-        "cache.stale",
-        _L,
-        "stale_joins",
-        "joins answered with a value that was not the newest",
-        "Value was not the newest",
-    ),
-    _fault(
-        "cache.false_misses",
-        _L,
-        "false_misses",
-        "joins answered with cache_miss although a value was cached",
-        "Miss although a value was cached",
-    ),
-    _fault(
-        "cache.expired_served",
-        _L,
-        "expired_served",
-        "joins answered with a value past its lifetime",
-        "Value past its lifetime",
-    ),
-    Figure(
-        "cache.oldest_value_ms", Kind.TIME, "ms", "age of the oldest value that a join was given"
-    ),
-    Figure(
-        "cache.youngest_miss_ms",
-        Kind.TIME,
-        "ms",
-        "age of the youngest value that a join was told is not there",
-    ),
-    _fault(
-        "cache.unanswered",
-        _T,
-        "cache_unanswered",
-        "joins that got neither a value nor cache_miss",
-        "No answer",
-    ),
-    _tally(
-        "cache.skipped",
-        "join_skipped",
-        "joins the generator could not start for lack of free subscribers",
-    ),
-    _tally("presence.checked", "presence_checked", "rosters compared", "Rosters compared"),
-    _fault(
-        "presence.wrong",
-        _T,
-        "presence_wrong",
-        "rosters that differed from who was there",
-        "Rosters wrong",
-    ),
-    _fault(
-        "presence.ghosts",
-        _T,
-        "presence_ghosts",
-        "member events that contradict what the subscriber had been told",
-        "Contradictory member events",
-    ),
-    _fault(
-        "client_events.echoed",
-        _L,
-        "echoed",
-        "client events that came back to their sender",
-        "Client events echoed",
-    ),
-    _fault(
-        "client_events.refused",
-        _T,
-        "client_events_refused",
-        "client events answered with pusher:error",
-        "Client events refused",
-    ),
-    _fault(
-        "crypto.failed",
-        _T,
-        "crypto_failed",
-        "encrypted payloads that could not be opened",
-        "Encrypted payloads that did not open",
-    ),
-    _fault(
-        "recover.unrecovered",
-        _T,
-        "unrecovered",
-        "dropped connections that were not back at the end",
-        "Connections not back at the end",
-    ),
-    Figure("recover.total_ms", Kind.TIME, "ms", "from the drop until the last connection was back"),
-    _tally(
-        "slow.closed",
-        "slow_closed",
-        "slow readers closed by the target",
-        "Slow readers closed by the target",
-    ),
-    _ledger(
-        "slow.missed",
-        "slow_missed",
-        "events that slow readers missed",
-        "Events slow readers missed",
-    ),
-    _fault(
-        "slow.last_value_missing",
-        _T,
-        "slow_last_value_missing",
-        "slow readers that did not end with the newest value",
-        "Slow readers without the newest value",
-    ),
-    _fault("errors.count", Source.RUN, "", "errors of any kind"),
-    _growth(
-        "soak.latency_drift",
-        "p99 of the last tenth over p99 of the first tenth",
-        DRIFT_S,
-        Source.RUN,
-        "",
-    ),
-    Figure(
-        "server.rss_max_bytes",
-        Kind.LEVEL,
-        "bytes",
-        "greatest resident memory of the target",
-        Source.SERVER,
-        "rss_bytes",
-    ),
-    _growth(
-        "server.rss_growth",
-        "the target's memory at the end over that at the start",
-        GROWTH_S,
-        Source.SERVER,
-        "rss_bytes",
-    ),
-    Figure(
-        "server.cpu_mean",
-        Kind.LEVEL,
-        "cores",
-        "processor use of the target",
-        Source.SERVER,
-        "cpu_seconds",
-    ),
-    _growth(
-        "generator.rss_growth",
-        "the generator's memory at the end over that at the start",
-        GROWTH_S,
-        Source.RUN,
-        "",
-    ),
+    _fault("cache.stale", _L, "stale_joins", "Value was not the newest",
+           "joins answered with a value that was not the newest"),
+    _fault("cache.false_misses", _L, "false_misses", "Miss although a value was cached",
+           "joins answered with cache_miss although a value was cached"),
+    _fault("cache.expired_served", _L, "expired_served", "Value past its lifetime",
+           "joins answered with a value past its lifetime"),
+    _time("cache.oldest_value_ms", "age of the oldest value that a join was given"),
+    _time("cache.youngest_miss_ms", "age of the youngest value that a join was told is not there"),
+    _fault("cache.unanswered", _T, "cache_unanswered", "No answer",
+           "joins that got neither a value nor cache_miss"),
+    _count("cache.skipped", _T, "join_skipped", "",
+           "joins the generator could not start for lack of free subscribers"),
+    _count("presence.checked", _T, "presence_checked", "Rosters compared", "rosters compared"),
+    _fault("presence.wrong", _T, "presence_wrong", "Rosters wrong",
+           "rosters that differed from who was there"),
+    _fault("presence.ghosts", _T, "presence_ghosts", "Contradictory member events",
+           "member events that contradict what the subscriber had been told"),
+    _fault("client_events.echoed", _L, "echoed", "Client events echoed",
+           "client events that came back to their sender"),
+    _fault("client_events.refused", _T, "client_events_refused", "Client events refused",
+           "client events answered with pusher:error"),
+    _fault("crypto.failed", _T, "crypto_failed", "Encrypted payloads that did not open",
+           "encrypted payloads that could not be opened"),
+    _fault("recover.unrecovered", _T, "unrecovered", "Connections not back at the end",
+           "dropped connections that were not back at the end"),
+    _time("recover.total_ms", "from the drop until the last connection was back"),
+    _count("slow.closed", _T, "slow_closed", "Slow readers closed by the target",
+           "slow readers closed by the target"),
+    _count("slow.missed", _L, "slow_missed", "Events slow readers missed",
+           "events that slow readers missed"),
+    _fault("slow.last_value_missing", _T, "slow_last_value_missing",
+           "Slow readers without the newest value",
+           "slow readers that did not end with the newest value"),
+    _fault("errors.count", _R, "", "", "errors of any kind"),
+    _growth("soak.latency_drift", _R, "", DRIFT_S,
+            "p99 of the last tenth over p99 of the first tenth"),
+    _level("server.rss_max_bytes", _S, "rss_bytes", "bytes",
+           "greatest resident memory of the target"),
+    _growth("server.rss_growth", _S, "rss_bytes", GROWTH_S,
+            "the target's memory at the end over that at the start"),
+    _level("server.cpu_mean", _S, "cpu_seconds", "cores", "processor use of the target"),
+    _growth("generator.rss_growth", _R, "", GROWTH_S,
+            "the generator's memory at the end over that at the start"),
     _rate("generator.frames_per_s", "WebSocket frames received"),
-    _rate(
-        "generator.capacity_per_s", "frames per second of processor time: what one core could take"
-    ),
+    _rate("generator.capacity_per_s",
+          "frames per second of processor time: what one core could take"),
 )
+# fmt: on
 
 
 def _of_family(family: Family) -> Iterator[Figure]:

@@ -30,7 +30,7 @@ def validate(plan: Plan) -> None:
     """Refuse what cannot be run.
 
     Raises:
-        PlanError: the first fault found, named with its field and what would do.
+        PlanError: The first fault found, named with its field and what would do.
     """
     for name in ("load", "shape", "behaviour", "limits"):
         section = getattr(plan, name)

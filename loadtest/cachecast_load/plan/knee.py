@@ -24,11 +24,11 @@ class Trial:
     """One level that was tried, and what came of it.
 
     Attributes:
-        level: rate or number of subscribers.
-        holds: whether every rule held.
-        failed: the rules that did not.
-        figures: a few figures of the trial, by SLO name.
-        is_doubtful: the generator was the bottleneck.
+        level: Rate, or number of subscribers.
+        holds: Whether every rule held.
+        failed: The rules that did not.
+        figures: Some figures of the trial, by SLO name.
+        is_doubtful: Whether the generator was the bottleneck.
     """
 
     level: float
@@ -42,10 +42,10 @@ class KneeSearch:
     """Proposes levels and takes verdicts; knows no clock.
 
     Args:
-        start: first level.
-        ceiling: highest level to try.
-        max_trials: most trials.
-        whole: levels are whole numbers (subscribers).
+        start: First level.
+        ceiling: Highest level to try.
+        max_trials: Greatest number of trials.
+        whole: Whether levels are whole numbers (subscribers).
     """
 
     def __init__(self, start: float, ceiling: float, max_trials: int, *, whole: bool) -> None:

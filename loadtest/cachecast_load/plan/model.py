@@ -80,14 +80,14 @@ class Shape:
     """How the load changes while it is measured.
 
     Attributes:
-        kind: one of `plan_checks.SHAPES`.
+        kind: One of `checks.SHAPES`.
         of: `rate` or `subscribers`, or `both` where stages say both.
-        start: the level to begin with; the load's own value when None.
-        to: the level to end with, the spike's top, or the knee search's ceiling.
-        steps: number of levels of `steps`, most trials of `knee`.
-        period_s: of `sine`; length of one trial of `knee`.
-        stages: of `stages`: (seconds, level) pairs, each a straight line to its level; of `both`
-            (seconds, rate, subscribers).
+        start: The level to begin with; the load's own value when None.
+        to: The level to end with, the spike's top, or the knee search's ceiling.
+        steps: Number of levels of `steps`, most trials of `knee`.
+        period_s: Period of `sine`, length of one trial of `knee`, seconds.
+        stages: Stages of `stages`: (seconds, level) pairs, each a straight line to its level; of
+            `both` (seconds, rate, subscribers).
     """
 
     kind: str = "constant"
@@ -244,7 +244,7 @@ def from_dict(data: Mapping[str, Any]) -> Plan:
     """Rebuild a plan from `Plan.to_dict`.
 
     Raises:
-        PlanError: another version made it.
+        PlanError: Another version made it.
     """
     return _build(data, _PLAN)
 
@@ -253,7 +253,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a plan file.
 
     Raises:
-        PlanError: it cannot be read or is not TOML.
+        PlanError: It cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -269,17 +269,18 @@ def make_plan(
     """Lay a TOML document and then flags over a profile's defaults, and validate the result.
 
     Args:
-        defaults: the profile's plan.
-        document: parsed TOML.
-        overrides: field name -> value from flags; None means not given.
+        defaults: The profile's plan.
+        document: Parsed TOML.
+        overrides: Field name -> value from flags; None means not given.
 
     Raises:
-        PlanError: an unknown field, a wrong type, or a value that cannot be run.
+        PlanError: An unknown field, a wrong type, or a value that cannot be run.
     """
     _check_names(document, _DOCUMENT)
     tree = defaults.to_dict()
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    scales = _taken_out(given, document)
+    shape = tree["shape"] | document.get("shape", {})
+    scales = _taken_out(given, shape)
     for name, kind in _SECTIONS.items():
         known = kind.__dataclass_fields__
         tree[name] |= document.get(name, {})
@@ -297,13 +298,12 @@ def make_plan(
     return plan
 
 
-def _taken_out(given: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the flags that scale the document's stages, and take them out.
+def _taken_out(given: dict[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the flags that scale a shape's stages, and take them out.
 
     Raises:
-        PlanError: a duration for a search that ends when it has found something.
+        PlanError: A duration for a search that ends when it has found something.
     """
-    shape = document.get("shape", {})
     kind = shape.get("kind")
     if kind == "knee" and "duration_s" in given:
         raise PlanError(

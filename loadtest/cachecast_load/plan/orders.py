@@ -21,13 +21,13 @@ class Order:
     """The state everybody shall be in.
 
     Attributes:
-        number: grows with every order.
-        phase: one of the phases above.
-        rate: publishes per second, over the whole run.
-        subscribers: how many shall be connected, over the whole run.
-        at_us: run clock when this level began.
-        measure_us: run clock when measuring began, 0 before.
-        all_present: every subscriber was subscribed when the order was given.
+        number: Number that grows with every order.
+        phase: One of the phases above.
+        rate: Publishes per second, over the whole run.
+        subscribers: Number that shall be connected, over the whole run.
+        at_us: Run clock when this level began, microseconds.
+        measure_us: Run clock when measuring began, microseconds; 0 before.
+        all_present: Whether every subscriber was subscribed when the order was given.
     """
 
     number: int = 0

@@ -24,7 +24,7 @@ def find_plan(given: Path) -> Path:
     """Return the file a user means: one of theirs, or one that ships, by its bare name.
 
     Raises:
-        PlanError: a bare name that is neither.
+        PlanError: A bare name that is neither.
     """
     plans = shipped_plans()
     if given.exists() or given.suffix or given.parent != Path():

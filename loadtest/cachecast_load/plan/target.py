@@ -71,16 +71,16 @@ class Target:
     """Everything needed to talk to one deployment, which may be several nodes.
 
     Attributes:
-        sockets: where WebSockets connect, one for each `--target`.
-        apis: where publishes go; the same hosts unless given apart.
-        credentials: app id, key and secret.
-        headers: sent with every upgrade and request (an ingress may want some).
-        ca_file: certificate authority to trust besides the system's.
+        sockets: Endpoints that WebSockets connect to, one for each `--target`.
+        apis: Endpoints that publishes go to; the same hosts unless given apart.
+        credentials: App id, key and secret.
+        headers: Fields sent with every upgrade and request (an ingress may want some).
+        ca_file: Certificate authority to trust besides the system's.
         verify: False accepts any certificate; the report says so.
-        auth_endpoint: where subscriptions are signed instead of here.
-        auth_body: how it is asked, one of `AUTH_BODIES`.
+        auth_endpoint: URL where subscriptions are signed instead of here.
+        auth_body: Form in which it is asked, one of `AUTH_BODIES`.
         metrics_urls: Prometheus texts, scraped each second and added up.
-        encryption_key: master key of encrypted channels; None makes one for the run.
+        encryption_key: Master key of encrypted channels; None makes one for the run.
     """
 
     sockets: tuple[Endpoint, ...]
@@ -118,7 +118,7 @@ class Target:
         One and one is a matter of taste: a worker may reach the only target by another name.
 
         Raises:
-            TargetError: they differ; the text has the URLs of both.
+            TargetError: They differ; the text has the URLs of both.
         """
         for option, ours, theirs in (
             ("--target", self.socket_urls, sockets),
@@ -162,7 +162,7 @@ def parse_endpoint(url: str, *, is_resource: bool = False) -> Endpoint:
     """Take a base URL apart, or the URL of one resource, which may have a query.
 
     Raises:
-        TargetError: no scheme, an unknown one, no host, or an impossible port.
+        TargetError: No scheme, an unknown one, no host, or an impossible port.
     """
     try:
         parts: SplitResult = urlsplit(url)
@@ -198,7 +198,7 @@ def _parse_endpoints(option: str, given: str | Sequence[str]) -> tuple[Endpoint,
     """Take several base URLs apart.
 
     Raises:
-        TargetError: one cannot be used, is there twice, or there are too many.
+        TargetError: One cannot be used, is there twice, or there are too many.
     """
     endpoints = tuple(parse_endpoint(url) for url in split_urls(given))
     for endpoint in endpoints:
@@ -240,22 +240,22 @@ def make_target(
     """Build a target from what a user typed.
 
     Args:
-        url: base URL of the WebSocket side, or several (see `split_urls`).
-        app_id: the app's id, for the HTTP API.
-        key: the app's key.
-        secret: the app's secret, or `@PATH` of a file that holds it.
-        api_url: base URL of the HTTP API, or several, where it is not the same host.
+        url: Base URL of the WebSocket side, or several (see `split_urls`).
+        app_id: The app's id, for the HTTP API.
+        key: The app's key.
+        secret: The app's secret, or `@PATH` of a file that holds it.
+        api_url: Base URL of the HTTP API, or several, where it is not the same host.
         headers: `Name: value` lines; `@PATH` is a file of them.
         ca_file: PEM file.
-        verify: whether certificates are checked.
+        verify: Whether certificates are checked.
         auth_endpoint: URL that signs subscriptions.
-        auth_body: how it is asked, `form` or `json`.
+        auth_body: Form in which it is asked, `form` or `json`.
         metrics_url: URL of Prometheus metrics, or several.
-        encryption_key: base64 of 32 bytes, or `@PATH` of a file that holds it.
-        needs_api: whether app id and secret must be there, which only the HTTP API needs.
+        encryption_key: Base64 of 32 bytes, or `@PATH` of a file that holds it.
+        needs_api: Whether app id and secret must be there, which only the HTTP API needs.
 
     Raises:
-        TargetError: something is missing or malformed.
+        TargetError: Something is missing or malformed.
     """
     sockets = _parse_endpoints("--target", url)
     if not sockets:
@@ -330,7 +330,7 @@ def read_secret(given: str) -> str:
     """Return the secret itself; `@PATH` reads the first line of a file.
 
     Raises:
-        TargetError: the file cannot be read or is empty.
+        TargetError: The file cannot be read or is empty.
     """
     if not given.startswith("@"):
         return given
@@ -353,7 +353,7 @@ def resolve(endpoint: Endpoint, target: Target) -> Address:
     """Look the host up once and prepare TLS.
 
     Raises:
-        TargetError: the name does not resolve, or the CA file cannot be used.
+        TargetError: The name does not resolve, or the CA file cannot be used.
     """
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
@@ -368,7 +368,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
     """Return how to check the target's certificates.
 
     Raises:
-        TargetError: the CA file cannot be used.
+        TargetError: The CA file cannot be used.
     """
     try:
         context = ssl.create_default_context(cafile=target.ca_file)
@@ -386,7 +386,7 @@ def public_hosts(target: Target) -> list[str]:
     A name with several addresses is public if one is.
 
     Raises:
-        TargetError: a name does not resolve.
+        TargetError: A name does not resolve.
     """
     return [host for host in target.hosts() if not _is_near(host)]
 

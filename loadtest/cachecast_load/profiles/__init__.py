@@ -49,7 +49,7 @@ def profile_class(name: str) -> type[Profile]:
     """Return a profile by name.
 
     Raises:
-        PlanError: there is none; the text names near ones.
+        PlanError: There is none; the text names near ones.
     """
     found = PROFILES.get(name)
     if found is None:
@@ -77,7 +77,7 @@ def default_plan(name: str) -> Plan:
     """Return the plan a profile runs when nothing else is said.
 
     Raises:
-        PlanError: there is no such profile.
+        PlanError: There is no such profile.
     """
     profile = profile_class(name)
     plan = Plan(profile=name, slos=profile.slos)

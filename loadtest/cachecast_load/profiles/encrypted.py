@@ -75,8 +75,8 @@ def master_cipher(session: Session, channel: str) -> ChannelCipher:
     """Return a channel's cipher under the master key; the run has its own where none was given.
 
     Args:
-        session: knows the master key.
-        channel: full name.
+        session: What holds the master key.
+        channel: Full name of the channel.
     """
     key = session.target.encryption_key
     if key is None:

@@ -40,7 +40,8 @@ def render(result: Result) -> str:
     lines += [f"- {plain(text)}" for text in story.asked(result)]
     if result["run"]["command"]:
         lines.append(f"- {code(result['run']['command'], most=2000)}")
-    lines += ["", *(f"- {plain(text)}" for text in story.limits(result)[:_MAX_LIMITS])]
+    lines += ["", "What limits this:", ""]
+    lines += [f"- {plain(text)}" for text in story.limits(result)[:_MAX_LIMITS]]
     return "\n".join([*lines, "", "</details>", ""])
 
 

@@ -6,7 +6,7 @@ run does nothing else than without. Every sample has the labels `run` and `profi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry
@@ -76,15 +76,18 @@ _LEVELS = (
 )
 
 
-def expose(run: Run, accept: str = "") -> tuple[bytes, str]:
+def expose(
+    run: Run, accept: str = "", pause: Callable[[], None] = lambda: None
+) -> tuple[bytes, str]:
     """Return the metrics page of a run and its content type.
 
     Args:
         run: The run; not started yet, going on or over.
         accept: The `Accept` header. OpenMetrics is answered unless it wants only the older text.
+        pause: Called between two families: others may do their work there.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_RunCollector(run))
+    registry.register(_RunCollector(run, pause))
     if "text/plain" in accept and "openmetrics" not in accept:
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
@@ -95,13 +98,19 @@ def expose(run: Run, accept: str = "") -> tuple[bytes, str]:
 class _RunCollector(Collector):
     """Hands a run's figures to the encoder, one family after the other."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, pause: Callable[[], None]) -> None:
         self._run = run
+        self._pause = pause
         self._names = ["run", "profile"]
         self._values = [f"{run.mark:04x}", run.plan.profile]
 
     @override
     def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            yield family
+            self._pause()
+
+    def _families(self) -> Iterator[Metric]:
         yield self._info()
         yield self._phase()
         yield from self._levels()

@@ -23,6 +23,7 @@ from cachecast_load.report.table import Result
 _CURVE = (0, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99, 99.995, 99.999)
 _LOG = "logarithmic"
 _MAX_STAGES = 12
+_MAX_LINES = 10  # five colours, each as a line and as dashes
 
 # A series of a result, what the legend says, and its colour.
 _Names = Iterable[tuple[str, str, int]]
@@ -139,19 +140,24 @@ def _load(result: Result) -> list[Chart]:
 
 
 def _nodes(result: Result) -> list[Chart]:
-    urls = [entry["url"] for entry in result["nodes"]["targets"]]
-    if len(urls) < 2:
+    targets = list(enumerate(result["nodes"]["targets"]))
+    if len(targets) < 2:
         return []
-    latency = [(f"delivery.{n}.p99_ms", url, n) for n, url in enumerate(urls)]
-    levels = [(f"connected.{n}", url, n) for n, url in enumerate(urls)]
+    targets.sort(key=lambda target: -target[1]["figures"].get("delivery.p99_ms", 0))
+    shown = sorted(targets[:_MAX_LINES], key=lambda target: target[0])
+    note = f"the {len(shown)} slowest of {len(targets)}" if len(shown) < len(targets) else ""
+    named = [(number, entry["url"], place) for place, (number, entry) in enumerate(shown)]
+    latency = [(f"delivery.{n}.p99_ms", url, style) for n, url, style in named]
+    levels = [(f"connected.{n}", url, style) for n, url, style in named]
     # Targets that do the same are seen as two lines all the same.
     p99, connected = (
         [replace(line, is_dashed=line.style % 2 == 1) for line in lines]
         for lines in (_over_time(result, latency), _filled(result, levels))
     )
+    log = f"{_LOG}; {note}" if note else _LOG
     return [
-        line_chart("Delivery p99 by target", p99, y_unit="ms", note=_LOG, is_log=True),
-        line_chart("Connections by target", connected, y_unit=""),
+        line_chart("Delivery p99 by target", p99, y_unit="ms", note=log, is_log=True),
+        line_chart("Connections by target", connected, y_unit="", note=note),
     ]
 
 
@@ -253,7 +259,8 @@ def _system(result: Result) -> list[Chart]:
             Line(f"process {n}", _points(samples, key), n)
             for n, samples in enumerate(result["generator"].values())
         ]
-        drawn.append(line_chart(title, lines, y_unit=unit, note=note))
+        hidden = f"; the first {_MAX_LINES} of {len(lines)}" if len(lines) > _MAX_LINES else ""
+        drawn.append(line_chart(title, lines[:_MAX_LINES], y_unit=unit, note=f"{note}{hidden}"))
     for key, title, unit, scale in (
         ("rss_bytes", "Target: resident memory", "MiB", 2**20),
         ("cpu", "Target: processor", "cores", 1),

@@ -216,7 +216,7 @@ def limits(result: Result, *, is_alone: bool = True) -> list[str]:
         return [*says, "Nothing was measured."]
     if result["verdict"]["outcome"] == "INVALID":
         says.append("The run is INVALID: its figures describe the generator as much as the target.")
-    says += [text for text in (_lag_sentence(figures), _clock_sentence(run)) if text]
+    says += [text for text in (_lag_sentence(result), _clock_sentence(run)) if text]
     if all(_is_here(url) for url in target["sockets"]):
         says.append("Target and generator shared one machine, and took processor from each other.")
     if not target["verify"]:
@@ -233,12 +233,14 @@ def limits(result: Result, *, is_alone: bool = True) -> list[str]:
     return says
 
 
-def _lag_sentence(figures: Mapping[str, float]) -> str:
-    if "loop_lag.p99_ms" not in figures:
+def _lag_sentence(result: Result) -> str:
+    known = claimed(result, "loop_lag")
+    if not known:
         return ""
+    p99 = f" (p99 {known['p99']} ms)" if "p99" in known else ""
     return (
-        f"The generator's own event loop was up to {claim_ms(figures['loop_lag.max_ms'], 0)} ms"
-        f" late (p99 {claim_ms(figures['loop_lag.p99_ms'], 0)} ms); that is part of every latency."
+        f"The generator's own event loop was up to {known['max']} ms late{p99}; that is part of"
+        " every latency."
     )
 
 

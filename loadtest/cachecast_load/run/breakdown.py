@@ -37,9 +37,9 @@ def break_down(target: Target, collector: Collector, conflated_share: float) -> 
     """Return the figures of each of several targets and API URLs as plain data.
 
     Args:
-        target: what was aimed at.
-        collector: the sums.
-        conflated_share: which share of the replaced updates is conflated and not lost, 0 to 1.
+        target: What was aimed at.
+        collector: The sums.
+        conflated_share: Share of the replaced updates that is conflated and not lost, 0 to 1.
 
     Returns:
         `targets` and `apis` with one entry for each URL, `ways` with one for each pair of them that

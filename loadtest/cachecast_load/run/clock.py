@@ -39,7 +39,7 @@ def estimate_offset(probes: Iterable[tuple[int, int, int]]) -> Offset:
     """Estimate the offset from (asked, theirs, answered): local, remote and local clock.
 
     Raises:
-        ValueError: no probe was answered.
+        ValueError: No probe was answered.
     """
     best: Offset | None = None
     for asked_us, theirs_us, answered_us in probes:

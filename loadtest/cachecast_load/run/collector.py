@@ -9,6 +9,7 @@ from cachecast_load.measures.figures import FAMILIES, SERIES_COUNTS
 from cachecast_load.measures.histogram import Histogram
 from cachecast_load.measures.ledger import Auditor, Join, Membership
 from cachecast_load.measures.recorder import Tally
+from cachecast_load.measures.samples import Samples
 from cachecast_load.measures.series import Series
 
 REPORT_S = 0.25
@@ -19,13 +20,13 @@ class Collector(Tally):
     """Adds reports up: itself the sum of everything, with a tally for each of several targets.
 
     Attributes:
-        sockets: a tally for each target, by its number; empty where there is only one.
-        apis: the same for the URLs of the HTTP API.
+        sockets: A tally for each target, by its number; empty where there is only one.
+        apis: A tally for each URL of the HTTP API; empty where there is only one.
 
     Args:
-        auditor: judges what the reports say of publishes and memberships.
-        began_us: run clock at the beginning, second 0 of the series.
-        settle_after_us: age at which a ledger entry is judged: by then every process must have
+        auditor: Judge of what the reports say of publishes and memberships.
+        began_us: Run clock at the beginning, second 0 of the series.
+        settle_after_us: Age at which a ledger entry is judged: by then every process must have
             reported the fate of each publish of that time.
     """
 
@@ -41,7 +42,8 @@ class Collector(Tally):
         self.window: dict[str, Histogram] = {}
         self.window_counts: Counter[str] = Counter()
         self.series = Series()
-        self.health: dict[str, list[dict[str, float]]] = {}
+        self.health: dict[str, Samples] = {}
+        self._expected: Counter[str] = Counter()
         self._gauges: dict[str, list[dict[str, int]]] = {}
         self.measured_counts: Counter[str] = Counter()
         # Run clock at the beginning and the end of measuring; equal while it goes on, 0 before.
@@ -51,10 +53,12 @@ class Collector(Tally):
         """Add one report of one process.
 
         Args:
-            source: which process.
-            report: what its `Recorder.take` gave, perhaps with `health`.
-            now_us: run clock.
+            source: Name of the process.
+            report: What its `Recorder.take` gave, perhaps with `health`.
+            now_us: Run clock when it was made, microseconds.
         """
+        if not self._is_next(source, report):
+            return
         second = (now_us - self.began_us) / 1e6
         is_measured = self._is_measured(now_us)
         # A report tells of the moment before it: one made at 5.00 s belongs to the fifth second.
@@ -86,8 +90,19 @@ class Collector(Tally):
         for name, value in self.levels().items():
             slot.levels[name] = value
         if "health" in report:
-            self.health.setdefault(source, []).append({"t_s": second, **report["health"]})
+            self.health.setdefault(source, Samples()).add({"t_s": second, **report["health"]})
         self.auditor.settle(now_us - self._settle_after_us)
+
+    def _is_next(self, source: str, report: dict[str, Any]) -> bool:
+        """Count the reports that should have come before; False for one that has, or that late."""
+        expected = self._expected[source]
+        number = report.get("number", expected)
+        if number < expected:
+            return False
+        self._expected[source] = number + 1
+        if number > expected:
+            self.counts["reports_lost"] += number - expected
+        return True
 
     def _count(self, counts: dict[str, int], slot: Counter[str]) -> None:
         self.window_counts.update(counts)

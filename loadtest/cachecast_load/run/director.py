@@ -36,12 +36,12 @@ class Director:
     """Phases, levels and the knee search of one run.
 
     Args:
-        plan: the plan.
-        expected_ready: subscribers at a level -> how many must be ready before measuring.
-        seats: how many blocks and publishers must report that they finished.
-        has_primes: whether values are published before anybody subscribes.
-        begin_window: called when a trial's judged part begins.
-        judge_trial: called at its end, with its length in seconds.
+        plan: What is to be walked through.
+        expected_ready: Number of subscribers -> number that must be ready before measuring.
+        seats: Number of blocks and publishers that must report that they finished.
+        has_primes: Whether values are published before anybody subscribes.
+        begin_window: Function called when a trial's judged part begins.
+        judge_trial: Function called at the end of that part, with its length in seconds.
     """
 
     def __init__(

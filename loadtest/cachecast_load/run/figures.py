@@ -60,9 +60,9 @@ def part_figures(tally: Tally, findings: Findings, conflated_share: float) -> di
     """Return the figures of one of several targets, by SLO name.
 
     Args:
-        tally: what was measured there.
-        findings: what the audit found among its subscribers.
-        conflated_share: which share of the replaced updates is conflated and not lost, 0 to 1.
+        tally: What was measured there.
+        findings: What the audit found among its subscribers.
+        conflated_share: Share of the replaced updates that is conflated and not lost, 0 to 1.
     """
     figures: dict[str, float] = latency_figures(tally.histograms)
     figures.update({name: tally.counts[key] for name, key in _TALLIED.items()})
@@ -84,12 +84,12 @@ def run_figures(
     """Return every figure of a finished run, by SLO name.
 
     Args:
-        collector: the sums.
-        findings: what the audit found.
-        conflation: the plan's policy.
-        server: figures from the target's metrics, `server.*` and `server.conflated`.
-        stretch_s: first and last second of the measured stretch.
-        ready_after_s: how long connecting took; None when it was never complete.
+        collector: The sums.
+        findings: What the audit found.
+        conflation: Policy of the plan, one of `CONFLATION`.
+        server: Figures from the target's metrics, `server.*` and `server.conflated`.
+        stretch_s: First and last second of the measured stretch.
+        ready_after_s: Seconds that connecting took; None when it was never complete.
     """
     counts = collector.counts
     figures: dict[str, float] = latency_figures(collector.histograms)

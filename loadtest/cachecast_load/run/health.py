@@ -153,10 +153,10 @@ def diagnose(
     """Say in which ways the generator, and not the target, limited the run.
 
     Args:
-        health: samples by process, each with `t_s`.
-        histograms: the run's, `loop_lag`, `publish_late` and `delivery` among them.
-        counts: the run's counts.
-        measured_s: first and last second of the measured stretch.
+        health: Samples by process, each with `t_s`.
+        histograms: Histograms of the run, `loop_lag`, `publish_late` and `delivery` among them.
+        counts: Counts of the run.
+        measured_s: First and last second of the measured stretch.
 
     Returns:
         One sentence for each, with what to do; empty when the figures can be believed.
@@ -171,6 +171,11 @@ def diagnose(
         reasons.append(
             f"{counts['out_of_sockets']} connections could not be opened for lack of descriptors or"
             " local ports here; use --workers, several machines, or raise the limits"
+        )
+    if counts.get("reports_lost"):
+        reasons.append(
+            f"{counts['reports_lost']} reports of generator processes did not arrive, so sums are"
+            " too low; look at the network between master and workers, and at the load of both"
         )
     if counts.get("undrained"):
         reasons.append(

@@ -109,7 +109,7 @@ def check(session: Session) -> list[str]:
         A sentence for each thing in which several targets differ, or that one does not support.
 
     Raises:
-        PreflightError: one of them failed.
+        PreflightError: One of them failed.
     """
     reactor = Reactor()
     target = session.target
@@ -137,7 +137,7 @@ def _each(what: str, urls: list[str], look: Callable[[int], _Told]) -> dict[str,
     """Look at each of several URLs by its number and return what each told.
 
     Raises:
-        PreflightError: some failed; the text names all of them, and says that others did not.
+        PreflightError: Some failed; the text names all of them, and says that others did not.
     """
     told: dict[str, _Told] = {}
     faults: list[str] = []
@@ -251,7 +251,7 @@ def require_metrics(plan: Plan, target: Target) -> None:
     """Refuse objectives about the target itself where it is not said how to ask it.
 
     Raises:
-        PlanError: there is such an objective and no metrics URL.
+        PlanError: There is such an objective and no metrics URL.
     """
     rules = _server_rules(plan)
     if rules and not target.metrics_urls:
@@ -281,7 +281,7 @@ def settle_ttl(plan: Plan, session: Session) -> tuple[Plan, list[str]]:
     one.
 
     Raises:
-        PlanError: the lifetime does not fit into the plan.
+        PlanError: The lifetime does not fit into the plan.
     """
     profile = profile_class(plan.profile)
     notes: list[str] = []

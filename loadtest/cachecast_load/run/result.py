@@ -13,6 +13,7 @@ from typing import Any
 
 from cachecast_load.measures.ledger import Findings
 from cachecast_load.measures.rules import Judgement, judge
+from cachecast_load.measures.samples import Samples
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
@@ -34,15 +35,15 @@ class Facts:
     """What a result needs besides the sums.
 
     Attributes:
-        started: wall time in ISO 8601.
-        run: the run's mark.
-        command: the command line, without secrets.
-        processes: generator processes.
-        clock_error_us: error of the worst worker's clock.
-        server: samples of the target's metrics.
-        notes: what the operator should know; they do not change the verdict.
-        aborted: why the run was ended because its rules were lost; empty where it was not.
-        invalid: reasons that make the run INVALID whatever was measured.
+        started: Wall time in ISO 8601.
+        run: The run's mark.
+        command: The command line, without secrets.
+        processes: Number of generator processes.
+        clock_error_us: Error of the worst worker's clock.
+        server: Samples of the target's metrics.
+        notes: Sentences that the operator should know; they do not change the verdict.
+        aborted: Reason why the run was ended with its rules lost; empty where it was not.
+        invalid: Reasons that make the run INVALID whatever was measured.
     """
 
     started: str
@@ -50,7 +51,7 @@ class Facts:
     command: str = ""
     processes: int = 1
     clock_error_us: int = 0
-    server: list[dict[str, float]] = field(default_factory=list)
+    server: Samples = field(default_factory=Samples)
     notes: list[str] = field(default_factory=list)
     aborted: str = ""
     invalid: list[str] = field(default_factory=list)
@@ -68,11 +69,11 @@ def make_result(
     """Judge a run and describe it completely.
 
     Args:
-        plan: what was asked for.
-        target: what was aimed at.
-        collector: the sums.
-        director: phases and notes.
-        facts: the rest.
+        plan: What was asked for.
+        target: What was aimed at.
+        collector: The sums.
+        director: Phases and notes.
+        facts: What is known besides.
         is_final: False for a run that goes on: nothing is judged, nothing is closed.
     """
     auditor = collector.auditor
@@ -206,10 +207,10 @@ def verdict(
     """Return outcome, exit code and the sentences that explain them.
 
     Args:
-        reasons: why the run is invalid.
-        judged: the objectives.
-        where: what stands out, as one of several targets does; explains a failure.
-        aborted: why the run was ended because its rules were lost, a failure by itself.
+        reasons: Sentences on why the run is invalid.
+        judged: Objectives, each with its outcome.
+        where: What stands out, as one of several targets does; explains a failure.
+        aborted: Reason why the run was ended with its rules lost, a failure by itself.
     """
     failed = [j for j in judged if j.outcome == "fail"]
     undecided: dict[str, list[str]] = {}

@@ -156,7 +156,7 @@ class Run:
                 self._has_scrape_failed = True
                 self.facts.notes.append(str(error))
             return
-        self.facts.server.append({"t_s": round(self._second(), 3), **told})
+        self.facts.server.add({"t_s": round(self._second(), 3), **told})
 
     def stop(self, reason: str) -> None:
         """End early but in order: what was measured is reported."""

@@ -43,7 +43,7 @@ def sample(target: Target) -> dict[str, float]:
     """Return what all metrics pages of the target tell, added up.
 
     Raises:
-        ScrapeError: one could not be read; a sum without it would be a step and not a figure.
+        ScrapeError: One could not be read; a sum without it would be a step and not a figure.
     """
     total: dict[str, float] = {}
     for url in target.metrics_urls:
@@ -60,7 +60,7 @@ def fetch(target: Target, url: str) -> str:
     """Return the text of one metrics page.
 
     Raises:
-        ScrapeError: unreachable, too slow, too large, or not 200.
+        ScrapeError: Unreachable, too slow, too large, or not 200.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -102,7 +102,7 @@ def parse(text: str) -> dict[str, float]:
     """Reduce a metrics page to our few names.
 
     Raises:
-        ScrapeError: it is no Prometheus text.
+        ScrapeError: It is no Prometheus text.
     """
     samples = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     # A sample takes the parser 8 us, a page may have thousands, and meanwhile nothing is received:

@@ -28,8 +28,8 @@ class SeatPlan:
     """The master's list of free seats.
 
     Args:
-        blocks: how many blocks the run has.
-        publishers: how many publishers.
+        blocks: Number of blocks in the run.
+        publishers: Number of publishers.
     """
 
     def __init__(self, blocks: int, publishers: int) -> None:
@@ -60,7 +60,7 @@ def open_session(plan: Plan, target: Target, run: int) -> Session:
     """Resolve the target and make what the blocks of this process share.
 
     Raises:
-        TargetError: a host does not resolve, or TLS cannot be set up.
+        TargetError: A host does not resolve, or TLS cannot be set up.
     """
     auth = parse_endpoint(target.auth_endpoint, is_resource=True) if target.auth_endpoint else None
     return Session(
@@ -79,8 +79,8 @@ class Station:
     """Builds the seats of one process.
 
     Args:
-        session: what they share.
-        publishers: how many publishers the whole run has.
+        session: What its seats share.
+        publishers: Number of publishers in the whole run.
     """
 
     def __init__(self, session: Session, publishers: int) -> None:
@@ -88,6 +88,7 @@ class Station:
         self.publishers = publishers
         self.sampler = HealthSampler()
         self._sampled_us = now_us()
+        self._reports = 0
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], target: Target) -> Station:
@@ -125,7 +126,8 @@ class Station:
 
     def report(self) -> dict[str, Any]:
         """Return what was measured since the last report, once a second with the health."""
-        report = self.session.recorder.take()
+        report = {"number": self._reports, **self.session.recorder.take()}
+        self._reports += 1
         now = now_us()
         if now - self._sampled_us >= 1_000_000:
             self._sampled_us = now

@@ -117,7 +117,7 @@ def fit_to_target(plan: Plan, session: Session, reactor: Reactor) -> tuple[Plan,
         The plan that does without, and a note for each thing that is missing.
 
     Raises:
-        UnsupportedError: the profile has no point without it, or the auth endpoint is of no use.
+        UnsupportedError: The profile has no point without it, or the auth endpoint is of no use.
     """
     notes: list[str] = []
     for kind, wanted in profile_class(plan.profile).features(plan).items():
@@ -135,9 +135,9 @@ class _Asking:
     """The guests on channels of one kind, and what they find.
 
     Args:
-        session: a run mark of its own keeps these channels apart from the run's.
-        reactor: turned while something is waited for.
-        kind: of channel.
+        session: Session of its own, whose mark keeps these channels apart from the run's.
+        reactor: Loop that is turned while something is waited for.
+        kind: Kind of channel.
     """
 
     def __init__(self, session: Session, reactor: Reactor, kind: str) -> None:
@@ -152,7 +152,7 @@ class _Asking:
         """Return what of these is missing, and how it showed.
 
         Raises:
-            UnsupportedError: the auth endpoint does not grant what such channels need.
+            UnsupportedError: The auth endpoint does not grant what such channels need.
         """
         if not wanted:
             return {}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import gevent
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
@@ -41,6 +43,7 @@ class Exposition:
     def __init__(self, run: Callable[[], Run], host: str, port: int) -> None:
         self._run = run
         self._made: dict[str, tuple[float, bytes, str]] = {}
+        self._making = BoundedSemaphore(1)
         self._server = WSGIServer(
             (host, port), self._answer, log=None, error_log=None, spawn=Pool(_MOST_AT_ONCE)
         )
@@ -67,12 +70,13 @@ class Exposition:
     def page(self, accept: str = "") -> tuple[bytes, str]:
         """Return the page and its content type; the last one if that is younger than a second."""
         form = "text" if "text/plain" in accept and "openmetrics" not in accept else "openmetrics"
-        made_s, body, content_type = self._made.get(form, (0.0, b"", ""))
-        now_s = time.monotonic()
-        if not body or now_s - made_s >= FRESH_S:
-            body, content_type = expose(self._run(), accept)
-            self._made[form] = now_s, body, content_type
-        return body, content_type
+        with self._making:
+            made_s, body, content_type = self._made.get(form, (-FRESH_S, b"", ""))
+            now_s = time.monotonic()
+            if now_s - made_s >= FRESH_S:
+                body, content_type = expose(self._run(), accept, lambda: gevent.sleep(0))
+                self._made[form] = now_s, body, content_type
+            return body, content_type
 
     def _answer(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         status, body, content_type = "200 OK", _WHERE, "text/plain; charset=utf-8"

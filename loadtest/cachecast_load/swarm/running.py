@@ -20,12 +20,13 @@ from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.target import Target
 from cachecast_load.report.live import LiveTable
+from cachecast_load.report.table import printable
 from cachecast_load.run.preflight import PreflightError
 from cachecast_load.run.result import Facts, empty_result
 from cachecast_load.swarm.exposition import AddressError, Exposition
 from cachecast_load.swarm.links import MasterLink, WorkerLink
 from cachecast_load.swarm.swarm import USERS, Swarm, open_run
-from cachecast_load.swarm.web import extend
+from cachecast_load.swarm.web import extend, offer_form
 from cachecast_load.swarm.workers import Workers, follow_the_master, free_port
 
 __all__ = ["AddressError", "run", "serve_page", "work"]
@@ -129,31 +130,67 @@ def work(target: Target, master_host: str, master_port: int, *, quiet: bool) -> 
 
 
 def serve_page(
-    plan: Plan, target: Target, web: tuple[str, int], *, autostart: bool, command: str
+    plan: Plan,
+    target: Target,
+    web: tuple[str, int],
+    *,
+    workers: int = 1,
+    autostart: bool = False,
+    command: str = "",
 ) -> int:
-    """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code."""
+    """Serve Locust's page with our charts until Ctrl-C; returns the last run's exit code.
+
+    Args:
+        plan: What its form begins with.
+        target: What to aim at.
+        web: Host and port of the page.
+        workers: Generator processes. With 0 this one generates, and each look at the page is a
+            moment in which it does not.
+        autostart: Whether to begin at once, without a click.
+        command: The command line for the report, without secrets.
+    """
+    port = free_port()
     try:
-        swarm = open_run(plan, target, command=command)
+        swarm = open_run(
+            plan,
+            target,
+            bind=("127.0.0.1", port) if workers else None,
+            processes=max(workers, 1),
+            command=command,
+        )
     except PreflightError as error:
-        print(f"INVALID  {error}", file=sys.stderr)
+        print(f"INVALID  {printable(str(error))}", file=sys.stderr)
         return EXIT_CODES[INVALID]
     environment = swarm.environment
     environment.host = target.socket_urls[0]
     # Locust's page reads the command line again, and these options are not Locust's.
     sys.argv = sys.argv[:1]
-    page = environment.create_web_ui(web[0], web[1], delayed_start=True)
-    extend(environment, swarm)
-    page.start()
-    print(f"Locust's page: http://{web[0]}:{web[1]}/   our charts: /loadtest", flush=True)
-    assert environment.runner is not None
-    if autostart:
-        environment.runner.start_shape()
+    offer_form(swarm)
     stopped = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, stopped.set)
-    stopped.wait()
-    environment.runner.quit()
-    page.stop()
+    with Workers() as own:
+        own.start(target, workers, port)
+        if isinstance(swarm.link, MasterLink):
+            ready = swarm.link.wait_for_workers(workers, WORKERS_TIMEOUT_S)
+            if ready < workers:
+                print(
+                    f"only {ready} of {workers} workers reported within {WORKERS_TIMEOUT_S:g} s",
+                    file=sys.stderr,
+                )
+                return HARNESS_FAILED
+        page = environment.create_web_ui(web[0], web[1], delayed_start=True)
+        extend(environment, swarm)
+        page.start()
+        print(f"Locust's page: http://{web[0]}:{web[1]}/   our report: /loadtest", flush=True)
+        assert environment.runner is not None
+        if autostart:
+            environment.runner.start_shape()
+        stopped.wait()
+        with contextlib.suppress(gevent.GreenletExit):
+            environment.runner.quit()
+        own.are_done = True
+        page.stop()
     result = swarm.run.result
     return int(result["verdict"]["exit_code"]) if result else 0
 

@@ -85,6 +85,8 @@ class RunShape(LoadTestShape):
     """Number of users that a run needs; the levels themselves travel in orders."""
 
     abstract = False
+    # The form of Locust's page has a number of users and a rate: there a user is a subscriber.
+    use_common_options = True
 
     def __init__(self, swarm: Swarm) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -116,6 +118,7 @@ class Swarm:
         run: The run that goes on; before a start the next one, after the end the last.
         link: Where it meets those who generate.
         plan: What the next run shall do.
+        processes: Generator processes there will be.
 
     Args:
         environment: Locust's, with its runner.
@@ -141,7 +144,7 @@ class Swarm:
         self.environment = environment
         self.plan = plan
         self.target = target
-        self._processes = processes
+        self.processes = processes
         self._command = command
         self._notes = notes
         self._on_result = on_result
@@ -183,7 +186,7 @@ class Swarm:
         run = Run(
             self.plan,
             self.target,
-            processes=self._processes,
+            processes=self.processes,
             command=self._command,
             notes=self._notes,
         )
