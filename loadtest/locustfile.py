@@ -43,6 +43,7 @@ _LOCUSTS = {
     "spawn_rate": "-r says nothing here: --lt-connect-rate says how many connect per second",
     "run_time": "-t says nothing here: --lt-duration says how many seconds are measured",
 }
+_ON_THE_PAGE = ("rate", "payload_bytes", "channels")
 _SECRET = ("secret", "headers", "encryption_key")
 
 
@@ -58,9 +59,13 @@ OPTIONS: list[click.Option] = list(reversed(_described.__click_params__))  # typ
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
     """Add our options to Locust's command line and, but for secrets, to its page."""
-    parser.add_argument("--lt-profile", choices=sorted(PROFILES), help="profile (fanout)")
-    parser.add_argument("--lt-plan", default="", help="plan in TOML")
-    parser.add_argument("--lt-report", default="", help="folder for the reports")
+    parser.add_argument(
+        "--lt-profile", choices=sorted(PROFILES), help="profile (fanout)", include_in_web_ui=False
+    )
+    parser.add_argument("--lt-plan", default="", help="plan in TOML", include_in_web_ui=False)
+    parser.add_argument(
+        "--lt-report", default="", help="folder for the reports", include_in_web_ui=False
+    )
     for option in OPTIONS:
         _add_option(parser, option)
 
@@ -77,8 +82,11 @@ def _add_option(parser: LocustArgumentParser, option: click.Option) -> None:
         extra |= {"type": float, "nargs": "?", "const": float(str(option.flag_value))}
     else:
         extra["type"] = {"integer": int, "float": float}.get(option.type.name, str)
+    # The page's form sets these; its own fields set users, spawn rate and run time, and what was
+    # given beside them is settled when it opens.
+    extra["include_in_web_ui"] = option.name in _ON_THE_PAGE
     if option.name in _SECRET:
-        extra |= {"is_secret": True, "include_in_web_ui": False}
+        extra["is_secret"] = True
     parser.add_argument(f"--lt-{option.opts[0].removeprefix('--')}", **extra)
 
 

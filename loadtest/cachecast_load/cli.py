@@ -227,8 +227,8 @@ def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
     _require_room(plan, target, max(workers, 1), workers)
     from cachecast_load.swarm import running  # noqa: PLC0415
 
-    raise SystemExit(
-        running.serve_page(
+    try:
+        code = running.serve_page(
             plan,
             target,
             web,
@@ -236,7 +236,9 @@ def ui(**options: Any) -> None:  # noqa: ANN401 - typed by the options above
             autostart=options["autostart"],
             command=shown_command(),
         )
-    )
+    except running.AddressError as error:
+        raise Fault(str(error)) from error
+    raise SystemExit(code)
 
 
 class _TwoSides(click.Command):

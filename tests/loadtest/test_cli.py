@@ -27,6 +27,10 @@ def said(*arguments, **environment):
         (["run", "fanout", "--spawn-rate", "5"], "-r is Locust's; here --connect-rate says"),
         (["run", "fanout", "-H", "http://x"], "-H is Locust's; here --target says"),
         (["run", "fanout", "--headless"], "--headless is Locust's; here `run` has no page"),
+        (["run", "--abort-on-fail", "fanout"], "'fanout' is no number of seconds; write --abort"),
+        (["run", "fanout", "--abort-on-fail=inf"], "must be 0 or more"),
+        (["run", "fanout", "--live", "x"], "is no [HOST:]PORT, such as 127.0.0.1:9646"),
+        (["run", "--worker", "--live", "1"], "--live belongs to the master"),
         (["ui", "fanout", "-t", "5s"], "-t is Locust's; here --duration says"),
     ],
 )

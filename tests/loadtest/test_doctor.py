@@ -24,7 +24,7 @@ from rich.console import Console
 from cachecast_load.doctor import PROBES, examine, print_page, to_json
 from cachecast_load.doctor.findings import Kind
 from cachecast_load.doctor.lines import Answer, HttpLine
-from cachecast_load.doctor.looks import looks_like
+from cachecast_load.doctor.looks import alike, looks_like
 from cachecast_load.net.reactor import Reactor
 from cachecast_load.net.transport import Address
 from cachecast_load.plan.target import make_target
@@ -359,6 +359,7 @@ def test_a_kept_connection_that_has_ended_is_opened_again():
 
     reactor = Reactor()
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as own:
+        listener.settimeout(20)
         served = own.submit(one_each)
         line = HttpLine(reactor, Address(socket.AF_INET, listener.getsockname(), "127.0.0.1"))
         request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -385,6 +386,15 @@ def test_a_kept_connection_that_has_ended_is_opened_again():
 def test_servers_are_known_by_what_they_say(answer, words):
     assert words in looks_like(answer)
     assert words or not looks_like(answer)
+
+
+def test_answers_are_compared_without_what_differs_by_itself():
+    one = Answer(status=404, body=b'{"status":404,"error":"no app ka, request 5f3a9bc0d1e2f3a4"}')
+    same = Answer(status=404, body=b'{"error":"no app kb, request 00a9bc0d1e2f3a4b","status":404}')
+    assert alike(one, same, ["ka", "kb"])
+    assert not alike(one, same)
+    assert not alike(one, Answer(status=404, body=b'{"error":"no key ka","status":404}'), ["ka"])
+    assert not alike(Answer(status=400), Answer(status=404))
 
 
 def test_nobody_there_and_no_such_name_are_told_apart(command):
@@ -510,7 +520,7 @@ def test_an_idle_timeout_below_the_activity_timeout_is_measured(front):
     outcome = front.looks["short"].result()
     found = the(outcome, "idle.proxy")
     assert found.facts["code"] == 1006
-    assert 0.9 < found.facts["quiet_s"] < 4
+    assert 0.9 < found.facts["quiet_s"] < 15
     assert found.facts["activity_timeout_s"] == 45
     assert "proxy_read_timeout" in found.remedy
     # It does not wait for what has ended already.

@@ -9,7 +9,7 @@ import sys
 import pytest
 import trustme
 
-from tests.loadtest.conftest import ROOT, chosen
+from tests.loadtest.conftest import CREDENTIALS, ROOT, chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -215,6 +215,19 @@ def test_mistakes_at_the_command_line_end_in_a_sentence_and_three(command, argum
     done = command(*arguments)
     assert done.code == 3, done.out
     assert words in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [(["ui"], "give another --web-host or --web-port"), (["run"], "give another address, or port")],
+)
+def test_an_address_that_is_taken_is_named_with_a_remedy(command, saboteur, words, remedy):
+    url = saboteur().url
+    port = url.rpartition(":")[2]
+    option = {"ui": "--web-port", "run": "--live"}[words[0]]
+    done = command(*words, "fanout", "--target", url, *CREDENTIALS, option, port)
+    assert done.code == 3, done.out
+    assert f":{port}: Address already in use; {remedy}" in done.out
 
 
 def test_locusts_own_options_are_not_ignored_without_a_word():

@@ -50,8 +50,8 @@ def write_summary(text: str, file: Path | None) -> list[Path]:
     """Write Markdown to a file, and append it to the summary of the CI job that this runs in.
 
     Args:
-        text: the Markdown.
-        file: where it goes besides; None for nowhere.
+        text: Markdown to write.
+        file: File to write it to besides; None for none.
 
     Returns:
         The files written. GitHub names its own in `GITHUB_STEP_SUMMARY`.

@@ -30,11 +30,11 @@ class Line:
     """One series: points by x, in the unit of the axis.
 
     Attributes:
-        name: what the legend says.
-        points: x and y, ascending in x.
-        style: number of its colour; from `COLOURS` on the same colours come dashed.
-        is_area: whether what is below it is tinted.
-        is_dashed: whether it is dashed whatever its number.
+        name: Name of the series in the legend.
+        points: Pairs of x and y, ascending in x.
+        style: Number of its colour; from `COLOURS` on the same colours come dashed.
+        is_area: Whether the area below the line is tinted.
+        is_dashed: Whether the line is dashed whatever its number.
     """
 
     name: str
@@ -99,19 +99,19 @@ class Chart:
     """A chart worked out: everything is in its own coordinates but `points`.
 
     Attributes:
-        title: heading.
-        note: what to know when reading it.
-        about: what it shows, in words, for people who cannot see it.
-        y_unit: unit of y.
-        height: height of the picture.
-        floor: y of the x axis.
-        rows: labels along the left, with a line across each.
-        columns: labels along the bottom.
-        marks: vertical lines: x of the line, and its label unless there is no room.
-        bars: of a histogram.
-        curves: the series.
-        keys: further entries of the legend: a name and its value.
-        reading: what the page's script needs to tell the values under the pointer.
+        title: Heading of the chart.
+        note: Remark beside the heading on how to read the chart.
+        about: Content of the chart in words, for people who cannot see it.
+        y_unit: Unit of y.
+        height: Height of the picture.
+        floor: Height at which the x axis lies, from the top.
+        rows: Labels along the left, with a line across each.
+        columns: Labels along the bottom.
+        marks: Vertical lines: x of the line, and its label unless there is no room.
+        bars: Bars of a histogram.
+        curves: Lines of the series.
+        keys: Further entries of the legend: a name and its value.
+        reading: Data by which the page's script tells the values under the pointer.
     """
 
     title: str
@@ -197,13 +197,13 @@ def line_chart(
     """Return lines over a common linear x axis (seconds as a rule).
 
     Args:
-        title: heading.
-        lines: the series; what was not measured is no point.
-        y_unit: unit of y.
-        note: what to know when reading it.
-        x_unit: unit of x; seconds become minutes or hours where a run is long.
-        is_log: whether y is logarithmic.
-        marks: vertical lines with a label, in x.
+        title: Heading of the chart.
+        lines: Series of the chart; what was not measured is no point.
+        y_unit: Unit of y.
+        note: Remark beside the heading on how to read the chart.
+        x_unit: Unit of x; seconds become minutes or hours where a run is long.
+        is_log: Whether y is logarithmic.
+        marks: Vertical lines: x and a label.
     """
     if x_unit == "s":
         lines, marks, x_unit = _in_long_units(lines, marks)
@@ -229,10 +229,10 @@ def percentile_chart(title: str, lines: Sequence[Line], *, y_unit: str, note: st
     """Return latency against percentile, stretched so that the tail has room.
 
     Args:
-        title: heading.
-        lines: the series; x is the percentile, 0 to less than 100.
-        y_unit: unit of y.
-        note: what to know when reading it.
+        title: Heading of the chart.
+        lines: Series of the chart; x is the percentile, 0 to less than 100.
+        y_unit: Unit of y.
+        note: Remark beside the heading on how to read the chart.
     """
     moved = [
         replace(line, points=[(_nines(x), y) for x, y in line.points])
@@ -270,11 +270,11 @@ def density_chart(
     high as its share is dense on this axis: the share for each 10 % more of x.
 
     Args:
-        title: heading.
-        bars: (low, high, count), ascending.
-        x_unit: unit of low and high.
-        note: what to know when reading it.
-        marks: vertical lines with a short label, in x.
+        title: Heading of the chart.
+        bars: Triples of low, high and count, ascending.
+        x_unit: Unit of low and high.
+        note: Remark beside the heading on how to read the chart.
+        marks: Vertical lines: x and a short label.
     """
     total = sum(count for _, _, count in bars)
     if not total:

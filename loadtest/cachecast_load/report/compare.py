@@ -66,13 +66,13 @@ class Change:
     """One figure on both sides.
 
     Attributes:
-        figure: its name.
-        base: the older runs' median.
-        new: the newer runs' median.
-        ratio: new over base; None where base is 0.
-        interval: where the ratio of the medians lies with 95 % confidence; None with too few runs.
-        p: how often chance alone separates the runs as far, 0 to 1.
-        says: `better`, `worse`, `changed`, `no change seen`, or `not enough runs`.
+        figure: Name of the figure.
+        base: Median of the older runs.
+        new: Median of the newer runs.
+        ratio: Quotient of new and base; None where base is 0.
+        interval: Interval that holds the ratio with 95 % confidence; None with too few runs.
+        p: Probability that chance alone separates the runs as far, 0 to 1.
+        says: Verdict: `better`, `worse`, `changed`, `no change seen`, or `not enough runs`.
     """
 
     figure: str
@@ -89,11 +89,11 @@ class Comparison:
     """All figures, and what speaks against comparing at all.
 
     Attributes:
-        base_runs: number of the older runs that count.
-        new_runs: number of the newer ones.
-        are_valid: False where a side has none but INVALID runs.
-        changes: the figures that both sides have.
-        warnings: what makes the comparison doubtful, in sentences.
+        base_runs: Number of the older runs that count.
+        new_runs: Number of the newer runs that count.
+        are_valid: Whether each side has a run that is not INVALID.
+        changes: Figures that both sides have.
+        warnings: Sentences on what makes the comparison doubtful.
     """
 
     base_runs: int

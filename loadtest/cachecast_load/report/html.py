@@ -37,8 +37,8 @@ def render(result: Result, *, head: str = "") -> str:
     """Return the page.
 
     Args:
-        result: what `cachecast_load.run.result` made, finished or not.
-        head: markup of the caller's own for the head (a live page reloads itself).
+        result: Result of a run, finished or not.
+        head: Markup of the caller's own for the head (a live page reloads itself).
     """
     result = printable(result)
     run = result["run"]
@@ -136,9 +136,9 @@ def render_page(template: str, *, head: str = "", **parts: Any) -> str:  # noqa:
     """Return a whole page from a template and what it names.
 
     Args:
-        template: its name in `templates/`.
-        head: markup of the caller's own for the head.
-        parts: what the template shows; every text in it is escaped.
+        template: Name of the template in `templates/`.
+        head: Markup of the caller's own for the head.
+        parts: Values that the template names; every text in them is escaped.
     """
     page = _TEMPLATES.get_template(template)
     return page.render(

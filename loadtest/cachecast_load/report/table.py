@@ -14,9 +14,9 @@ class Cell:
     """A text in a table.
 
     Attributes:
-        text: what it says.
-        tone: `good`, `bad`, `doubt`, `soft` or nothing.
-        is_code: whether it is a name or an address, to be copied as it is.
+        text: Text of the cell.
+        tone: Tone of the text: `good`, `bad`, `doubt`, `soft` or nothing.
+        is_code: Whether the text is a name or an address, to be copied as it is.
     """
 
     text: str
@@ -29,12 +29,12 @@ class Table:
     """A table: the first of `n_words` columns are words, all others numbers.
 
     Attributes:
-        title: heading.
-        heads: headings of the columns.
-        rows: cells, the first of each names the row.
-        note: what to know when reading it.
-        examples: what was seen of the faults that it counts.
-        n_words: how many columns are words.
+        title: Heading of the table.
+        heads: Headings of the columns.
+        rows: Cells of each row, the first of which names it.
+        note: Remark beside the heading on how to read the table.
+        examples: Texts seen with the faults that the table counts.
+        n_words: Number of columns that are words.
     """
 
     title: str

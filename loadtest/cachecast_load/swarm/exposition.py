@@ -6,6 +6,7 @@ the run pays the same for a Prometheus and for ten of them.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -53,8 +54,9 @@ class Exposition:
             self._server.start()
         except OSError as error:
             host, port = self._server.address
+            why = os.strerror(error.errno or 0)
             raise AddressError(
-                f"--live {host}:{port}: {error.strerror}; give another address, or port 0 for any"
+                f"--live {host}:{port}: {why}; give another address, or port 0 for any"
             ) from error
         return self
 

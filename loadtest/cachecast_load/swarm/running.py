@@ -7,6 +7,7 @@ import datetime as dt
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -148,7 +149,11 @@ def serve_page(
             moment in which it does not.
         autostart: Whether to begin at once, without a click.
         command: The command line for the report, without secrets.
+
+    Raises:
+        AddressError: The address of the page cannot be had.
     """
+    _require_free(web)
     port = free_port()
     try:
         swarm = open_run(
@@ -193,6 +198,19 @@ def serve_page(
         page.stop()
     result = swarm.run.result
     return int(result["verdict"]["exit_code"]) if result else 0
+
+
+def _require_free(web: tuple[str, int]) -> None:
+    """Refuse an address that is taken: Locust's page would only say so in a log."""
+    try:
+        socket.create_server(
+            web, family=socket.AF_INET6 if ":" in web[0] else socket.AF_INET
+        ).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise AddressError(
+            f"the page cannot be at {web[0]}:{web[1]}: {why}; give another --web-host or --web-port"
+        ) from error
 
 
 def _now() -> str:
