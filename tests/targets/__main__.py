@@ -45,7 +45,7 @@ def _run_all(name: str, profiles: list[str]) -> int:
         print("| profile | verdict | what it says |\n|---|---|---|")
         for profile, future in zip(profiles, runs, strict=True):
             done = future.result()
-            known = KNOWN.get((name, profile), set())
+            known = KNOWN.get(name, set())
             verdict = done.result["verdict"]
             says = [*verdict["reasons"], *unsupported(done)]
             print(f"| `{profile}` | {verdict['outcome']} | {'; '.join(says)} |", flush=True)
