@@ -192,9 +192,7 @@ class Director:
             self._had_primes = True
         if left != self.unprimed:
             self.unprimed, self._primed_us = left, now_us
-        if (self._had_primes or now_us - self._phase_us > 2_000_000) and not left:
-            self._enter(phases.CONNECT, now_us)
-        elif now_us - max(self._phase_us, self._primed_us) > PRIME_TIMEOUT_S * 1e6:
+        if ((self._had_primes or now_us - self._phase_us > 2_000_000) and not left) or now_us - max(self._phase_us, self._primed_us) > PRIME_TIMEOUT_S * 1e6:
             self._enter(phases.CONNECT, now_us)
 
     def _connect(self, now_us: int, levels: Mapping[str, int]) -> None:
