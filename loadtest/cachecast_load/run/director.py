@@ -192,7 +192,9 @@ class Director:
             self._had_primes = True
         if left != self.unprimed:
             self.unprimed, self._primed_us = left, now_us
-        if ((self._had_primes or now_us - self._phase_us > 2_000_000) and not left) or now_us - max(self._phase_us, self._primed_us) > PRIME_TIMEOUT_S * 1e6:
+        is_done = not left and (self._had_primes or now_us - self._phase_us > 2_000_000)
+        since_us = max(self._phase_us, self._primed_us)
+        if is_done or now_us - since_us > PRIME_TIMEOUT_S * 1e6:
             self._enter(phases.CONNECT, now_us)
 
     def _connect(self, now_us: int, levels: Mapping[str, int]) -> None:

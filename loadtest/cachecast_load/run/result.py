@@ -150,7 +150,7 @@ def _reasons(
     if director.unprimed:
         reasons.append(
             f"{director.unprimed} values that joiners should find could not be published before"
-            " them, so hits and misses say nothing: fewer channels, or look at the publishes' errors"
+            " them, so hits and misses say nothing: take fewer channels, or see the errors"
         )
     return reasons + _nothing_measured(collector, director)
 
