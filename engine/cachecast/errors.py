@@ -19,6 +19,7 @@ appear; nothing above that seam knows them.
         CapacityError           this node is full: come back later
       BusError                other nodes cannot be reached
       BrokerClosedError       the broker that is asked has ended
+      UpgradeError            this process could not hand over to another one, or take over from it
 
 How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
 
@@ -67,6 +68,7 @@ __all__ = [
     "RefusedError",
     "RemoteProtocolError",
     "SubscriptionError",
+    "UpgradeError",
 ]
 
 #: Bytes of a message that a client is told.
@@ -238,3 +240,7 @@ class BusError(EngineError):
 
 class BrokerClosedError(EngineError):
     """The broker has ended, and nothing can be asked of it any more."""
+
+
+class UpgradeError(EngineError):
+    """One process could not replace the other; the text says which of them goes on."""

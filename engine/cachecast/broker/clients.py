@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from functools import lru_cache
 from itertools import islice
+from math import inf
 from secrets import randbits
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import structlog
@@ -31,6 +32,7 @@ from cachecast.errors import (
     RemoteProtocolError,
 )
 from cachecast.events import AppEvent
+from cachecast.handover.state import ClientState
 from cachecast.protocol.messages import Control, as_text
 from cachecast.protocol.session import (
     ClientEvent,
@@ -39,9 +41,10 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub, Joined, Left
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
+    from cachecast.handover.state import ParserState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member, Request, User
     from cachecast.protocol.wire import Wire
@@ -213,6 +217,95 @@ class Clients:
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(connection)
         return connection
+
+    # --- handing over
+
+    def export(
+        self,
+        connection: Connection,
+        channels: Mapping[str, int],
+        *,
+        is_here: bool = False,
+        family: int = 0,
+        parser: ParserState | None = None,
+        is_behind: bool = False,
+    ) -> ClientState:
+        """A client in plain values. Never yields.
+
+        Args:
+            connection: connection that has not ended.
+            channels: name -> number of the app's channels.
+            is_here: whether its socket comes along; what waits for one that does not stays, too.
+            family: family of the socket's addresses.
+            parser: what has been read of it and not handled.
+            is_behind: whether it is to be served without being asked.
+        """
+        session = connection.session
+        return ClientState(
+            session.export(),
+            [channels[name] for name in session.subscriptions],
+            connection.wire is JSON_WEBSOCKET,
+            is_here,
+            family,
+            parser,
+            is_behind,
+            connection.outbox.export() if is_here else None,
+            None if self._heartbeat is None else self._heartbeat.pinged_at(connection),
+            connection.authorize_by,
+            connection.must_pong,
+        )
+
+    def restore(
+        self, app: App, transport: Transport, state: ClientState, channels: Sequence[str]
+    ) -> Connection:
+        """Go on with a client of another process; the hub restores its subscriptions. Never yields.
+
+        Nothing is sent to it; what waited for it is the transport's to restore.
+
+        Args:
+            app: the client's app.
+            transport: the owner of its socket.
+            state: the client.
+            channels: names of the app's channels by number.
+        """
+        hub = self._hubs[app.id]
+        outbox = Outbox(
+            transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
+        )
+        session = Session.restore(app, state.session)
+        # Places in the order in which it joined them; the hub puts the subscriptions into them.
+        places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
+        session.subscriptions = places
+        wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
+        connection = Connection(session, wire, outbox)
+        connection.must_pong = state.must_pong
+        connection.authorize_by = state.authorize_by
+        if state.authorize_by != inf:
+            hub.unauthorized.add(connection)
+        hub.connections[session.socket_id] = connection
+        self.n_sessions += 1
+        if self._heartbeat is not None:
+            if state.pinged_at is None:
+                self._heartbeat.watch(connection)
+            else:
+                self._heartbeat.resume(connection, state.pinged_at)
+        return connection
+
+    def finish_departures(self) -> None:
+        """Have all who have ended leave their channels now. Never yields; O(channels left)."""
+        while self._leaving:
+            self._leave_some(self._leaving.popleft())
+
+    def let_go(self, connection: Connection) -> None:
+        """Forget a client that is another process's now, and nobody hears of it. Never yields."""
+        session = connection.session
+        self._hubs[session.app.id].connections.pop(session.socket_id, None)
+        self.n_sessions -= 1
+        session.subscriptions = {}
+        session.user = None
+        if self._heartbeat is not None:
+            self._heartbeat.unwatch(connection)
+        connection.outbox.discard()
 
     # --- listening
 

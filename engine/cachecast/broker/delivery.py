@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cachecast.channels.channel import Channel
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
+    from cachecast.handover.state import ValueState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.http_api import EventRequest
     from cachecast.tasks.fanout import Fanout
@@ -423,6 +424,25 @@ class Delivery:
             self._bus.rearm_miss(app_id, channel, MISS_REARM_S)
         elif (app_id, channel) in self._misses:
             self._misses[app_id, channel] = self._clock() + MISS_REARM_S
+
+    def restore(self, app_id: str, values: Sequence[ValueState]) -> None:
+        """Cache what another process cached, with what remains of its life. Never yields.
+
+        The only other caller of ``cache.put``. Whoever listens has had it from that process.
+        """
+        if app_id in self._hubs:
+            now = self._clock()
+            for name, frame, published_at, deadline in values:
+                self._cache.put(app_id, name, frame, now, published_at, deadline)
+
+    def export_misses(self, app_id: str) -> list[tuple[str, float]]:
+        """Channels of an app whose miss was reported, and when it may be again. O(all)."""
+        return [(name, at) for (owner, name), at in self._misses.items() if owner == app_id]
+
+    def restore_misses(self, app_id: str, misses: list[tuple[str, float]]) -> None:
+        """Report none of them again that another process reported."""
+        for name, at in misses:
+            self._misses[app_id, name] = at
 
     # --- in-process subscribers
 

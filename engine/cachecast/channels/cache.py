@@ -17,7 +17,8 @@ each; and a plain dict costs 54 us for each eviction at 100,000 entries, an Orde
 from __future__ import annotations
 
 from collections import OrderedDict
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
+from itertools import takewhile
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,9 @@ from cachecast.protocol.frames import payload_of
 from cachecast.protocol.wire import JSON_WEBSOCKET
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachecast.handover.state import ValueState
     from cachecast.metrics import AppCounters
     from cachecast.protocol.messages import Publication
     from cachecast.protocol.wire import Wire
@@ -356,6 +360,28 @@ class CacheStore:
     def forget(self, app_id: str, channel: str) -> None:
         """Drop the channel's value, if it has one. Never yields."""
         self._apps[app_id].drop(channel)
+
+    @property
+    def serial(self) -> int:
+        """Number of the last value that was put."""
+        return self._serial
+
+    def export(self, app_id: str, after: int = 0) -> Iterator[ValueState]:
+        """The app's values in the order in which they were put, for a successor to put again.
+
+        What is put while this is gone through is left out: see :attr:`serial`, and ask again. Its
+        beginning takes O(values), 20 ms for a million.
+
+        Args:
+            app_id: id of the app.
+            after: number of the last value that the successor has; only newer ones are given.
+        """
+        shelves: list[list[tuple[int, str, CacheEntry]]] = []
+        for shelf in filter(None, self._apps[app_id].shelves):
+            newer = takewhile(lambda item: item[1].serial > after, reversed(shelf.items()))
+            shelves.append([(entry.serial, name, entry) for name, entry in newer][::-1])
+        for _, name, entry in merge(*shelves):
+            yield name, entry.frame, entry.published_at, entry.deadline
 
     def next_deadline(self) -> float:
         """When the next entry expires; infinity if there is none. O(apps)."""

@@ -24,6 +24,7 @@ from cachecast.channels.waiting import Total, Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cachecast.handover.state import OutboxState
     from cachecast.metrics import AppCounters
 
 __all__ = ["DISCARD", "Backlog", "Outbox", "Transport"]
@@ -300,6 +301,19 @@ class Outbox:
         self._transport = None
         self.is_finishing = True
         self.send = len
+
+    def export(self) -> OutboxState | None:
+        """What waits, in plain values; None for nothing. O(frames waiting)."""
+        return None if self._waiting is None else self._waiting.export()
+
+    def restore(self, state: OutboxState) -> None:
+        """Go on with what waited in another process, for a socket that it shared with this one."""
+        assert self._transport is not None
+        self._waiting = Waiting(self._backlog)
+        self._waiting.restore(state)
+        self._backlog.enter(self)
+        self.send = _take_nothing
+        self._transport.wait_writable()
 
     def forget(self, key: str) -> None:
         """Drop the waiting value of a channel that the client has left."""

@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import structlog
 import trio
@@ -24,7 +24,7 @@ from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cachecast.broker import Broker
     from cachecast.server.http import Answer
@@ -63,6 +63,16 @@ TICK_S: Final = 1.0
 DRAIN_TICK_S: Final = 0.05
 
 _log = structlog.get_logger("cachecast.server")
+
+
+class Predecessor(Protocol):
+    """What ``serve`` needs of the process that it replaces; see :mod:`.succession`."""
+
+    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
+        """Its listening sockets, by what each is for and its address."""
+
+    async def take(self, server: Server, nursery: trio.Nursery) -> None:
+        """Take over all the rest."""
 
 
 class _Listener:
@@ -224,6 +234,31 @@ class Front:
         self.poller.meet(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
         self.common.expire_after(self.common.config.request_timeout_s, connection)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether clients speak TLS with it."""
+        return self._tls is not None
+
+    def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
+        """Go on with an HTTP connection that another process has accepted."""
+        connection = HttpConnection(
+            sock,
+            self.common,
+            self._handle_admin if is_admin else self._handle,
+            self.poller.operators if is_admin else self.poller.newcomers,
+            can_upgrade=not is_admin,
+        )
+        self.poller.add(connection.fd, connection)
+        self.room.enter(connection, is_admin=is_admin)
+        connection.restore(app_id)
+        return connection
+
+    def hold_newcomers(self, *, is_held: bool) -> None:
+        """Accept nobody, who waits in the kernel meanwhile; or do again."""
+        for listener in self.listeners:
+            listener.is_paused = False
+            self.poller.watch(listener.sock.fileno(), listener, reads=not is_held)
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
@@ -446,6 +481,7 @@ async def serve(
     admin_address: str | None = None,
     trusts_proxy: bool = False,
     falls_back: bool = False,
+    predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a Broker to WebSocket clients and HTTP API callers, for ever.
@@ -463,22 +499,39 @@ async def serve(
         trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that
             accept TLS only.
         falls_back: whether to take any free port where the admin address's is taken.
+        predecessor: the process that this one replaces; its listening sockets are used where their
+            addresses are these, and its clients are served on.
         task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
         ConfigError: an address cannot be listened on.
+        UpgradeError: nothing could be taken over.
     """
     require_trio("serve")
-    listener = open_listener(address) if isinstance(address, str) else address
-    listeners = [(listener, False)]
-    if admin_address is not None:
-        try:
-            listeners.append((open_admin_listener(admin_address, falls_back=falls_back), True))
-        except ConfigError:
-            listeners[0][0].close()
-            raise
+    seats: dict[tuple[str, str], socket.socket] = {}
+    if predecessor is not None:
+        seats = await predecessor.ask(broker.hubs, broker.clock())
+    listeners: list[tuple[socket.socket, bool]] = []
+    try:
+        if isinstance(address, str):
+            address = seats.pop(("clients", address), None) or open_listener(address)
+        listeners.append((address, False))
+        if admin_address is not None:
+            admin = seats.pop(("admin", admin_address), None)
+            if admin is None:
+                admin = open_admin_listener(admin_address, falls_back=falls_back)
+            listeners.append((admin, True))
+    except ConfigError:
+        for sock, _ in listeners:
+            sock.close()
+        raise
+    finally:
+        for sock in seats.values():  # whose addresses are others now
+            sock.close()
     async with trio.open_nursery() as nursery:
         server = Server(broker, tls, trusts_proxy=trusts_proxy)
+        if predecessor is not None:
+            await predecessor.take(server, nursery)
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)

@@ -104,6 +104,18 @@ class Heartbeat:
         """Begin to watch a connection."""
         self._schedule(connection, connection.session.active_at + self._config.activity_timeout_s)
 
+    def pinged_at(self, connection: Connection) -> float | None:
+        """Time of a ping that it has not answered, in the broker's seconds; None for none."""
+        return self._pinged_at.get(connection)
+
+    def resume(self, connection: Connection, pinged_at: float) -> None:
+        """Watch a connection that another process has pinged."""
+        self._pinged_at[connection] = pinged_at
+        config = self._config
+        self._schedule(
+            connection, pinged_at + min(config.pong_timeout_s, config.activity_timeout_s)
+        )
+
     def unwatch(self, connection: Connection) -> None:
         """Stop watching a connection that has ended."""
         self._wheel.cancel(connection)

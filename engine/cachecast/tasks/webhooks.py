@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from cachecast.apps import App
     from cachecast.events import AppEvent
+    from cachecast.handover.state import WebhookState
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
 
@@ -62,6 +63,9 @@ __all__ = ["Webhooks"]
 #: others for five minutes; with very many, a receiver that comes back would be overrun. Browsers
 #: settled on 6 connections to a host for the same reason; 8 make 160 events/s at 50 ms an answer.
 MAX_LANES: Final = 8
+
+#: Seconds between two looks at whether the last request has ended.
+PAUSE_TICK_S: Final = 0.01
 
 _log = structlog.get_logger("cachecast.webhooks")
 
@@ -105,6 +109,7 @@ class Webhooks:
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
         self._n_flushing = 0
+        self._is_paused = False
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
         self._failed_before: Counter[str] = Counter()
@@ -207,6 +212,54 @@ class Webhooks:
         finally:
             self._n_flushing -= 1
 
+    # --- handing over
+
+    async def pause(self, within_s: float) -> None:
+        """Begin no further request, and wait until none is under way, so many seconds at most.
+
+        Events are taken and kept meanwhile. :meth:`go_on` ends it; so does being cancelled.
+        """
+        self._is_paused = True
+        try:
+            with trio.move_on_after(within_s):
+                while any(  # noqa: ASYNC110 - nothing announces it, nor should it
+                    queue.n_in_flight for queue in self._queues.values()
+                ):
+                    await trio.sleep(PAUSE_TICK_S)
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            self.go_on()
+            raise
+
+    def go_on(self) -> None:
+        """Make requests again. Never yields."""
+        self._is_paused = False
+        for queue in self._queues.values():
+            self._start_tasks(queue)
+
+    def export(self, app_id: str) -> WebhookState | None:
+        """What an app's webhooks have not been told; None if it has none. Never yields."""
+        queue = self._queues.get(app_id)
+        return None if queue is None else queue.export(trio.current_time())
+
+    def restore(self, app_id: str, state: WebhookState) -> int:
+        """Tell what another process has not told any more. Never yields.
+
+        Returns:
+            Number of events that nobody here is to be told, for the app has no webhooks any more.
+        """
+        queue = self._queues.get(app_id)
+        if queue is None:
+            return len(state.waiting) + len(state.held)
+        queue.restore(state, trio.current_time())
+        self._start_tasks(queue)
+        return 0
+
+    def let_go(self) -> None:
+        """Another process has what waits: forget it, requests under way included. Never yields."""
+        self._queues.clear()
+        self._life.cancel()
+
     async def _run_nursery(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -240,7 +293,8 @@ class Webhooks:
             self._nursery.start_soon(self._run_loss_log, queue)
 
     def _start_lane(self, queue: AppQueue, url: UrlQueue) -> None:
-        if self._nursery is None or not url.ready or url.is_choosing or url.n_lanes >= MAX_LANES:
+        is_full = url.is_choosing or url.n_lanes >= MAX_LANES
+        if self._nursery is None or self._is_paused or not url.ready or is_full:
             return
         url.n_lanes += 1
         due = url.begin_choosing(at_once=self._n_flushing > 0)
@@ -263,7 +317,7 @@ class Webhooks:
                 is_accepted = await self._courier.deliver(url.endpoint, events, queue.outcomes)
                 url.finish(batch)
                 queue.settle(batch, is_accepted=is_accepted)
-            if url.is_choosing or not url.ready:
+            if url.is_choosing or not url.ready or self._is_paused:
                 break
             due = url.begin_choosing(at_once=self._n_flushing > 0)
         url.n_lanes -= 1
