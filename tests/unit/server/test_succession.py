@@ -76,9 +76,9 @@ async def test_half_a_frame_and_half_a_message_are_completed_over_there():
 def _held(node: Node) -> int:
     return max(
         (
-            handler._parser.held_bytes  # noqa: SLF001 - nobody outside can see what was read
+            handler._parser.held_bytes
             for handler in node.server.poller.handlers()
-            if hasattr(handler, "_parser") and hasattr(handler._parser, "held_bytes")  # noqa: SLF001
+            if hasattr(handler, "_parser") and hasattr(handler._parser, "held_bytes")
         ),
         default=0,
     )
