@@ -19,6 +19,7 @@ appear; nothing above that seam knows them.
         CapacityError           this node is full: come back later
       BusError                other nodes cannot be reached
       BrokerClosedError       the broker that is asked has ended
+      ControlError            a running node cannot be asked by its control socket, or refuses
 
 How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
 
@@ -61,6 +62,7 @@ __all__ = [
     "CapacityError",
     "ClientEventError",
     "ConfigError",
+    "ControlError",
     "EngineError",
     "LimitError",
     "LocalProtocolError",
@@ -238,3 +240,7 @@ class BusError(EngineError):
 
 class BrokerClosedError(EngineError):
     """The broker has ended, and nothing can be asked of it any more."""
+
+
+class ControlError(EngineError):
+    """A running node cannot be asked by its control socket, or has not done what was asked."""
