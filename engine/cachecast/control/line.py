@@ -108,7 +108,7 @@ class Line:
             while sent < len(data):
                 sent += await self._sock.send(data[sent:])
         except OSError as error:
-            raise ControlError(f"The other end cannot be written to: {error}.") from None
+            raise ControlError(f"The other end cannot be written to: {error}.") from error
 
     async def receive(self, kind: type[T]) -> tuple[T, list[int]]:
         """The next message, and its descriptors, which the caller owns from now on.
