@@ -26,6 +26,7 @@ from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
+from cachecast.broker.reloads import Reloads, terms_of
 from cachecast.broker.subscriber import Subscriber
 from cachecast.broker.upcalls import Upcalls
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
@@ -53,7 +54,9 @@ from cachecast.tasks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from cachecast.apps import App
     from cachecast.bus.seam import Bus
+    from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
     from cachecast.protocol.channel_name import ChannelName
 
@@ -81,13 +84,14 @@ class Broker:
     Once that block is over, whatever is asked of it raises ``BrokerClosedError``.
 
     Attributes:
-        config: the configuration as it was given.
+        config: the configuration that it serves by; :meth:`reload` replaces it.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
+        reloads: task that gives the broker another configuration.
         stepper: task that gives answers which take many steps.
         unix_now: function that gives the wall time in seconds, for signatures and webhooks.
         lost_log_lines: function that gives the number of lines that the process could not log;
@@ -112,15 +116,13 @@ class Broker:
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
         now = clock()
-        self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
-        self.shared_buckets = _share(self.hubs, bus) if bus.is_shared else []
+        self.hubs: dict[str, Hub] = {}
+        self.shared_buckets: list[SharedBucket] = []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
-        for hub in self.hubs.values():
-            app = hub.app
-            ttl_s = min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s)
-            self.cache.add_app(
-                app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
-            )
+        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=self._acknowledge_miss)
+        for app in config.apps:
+            self.add_app(app, now)
+        self.share_rates()
         self.fanout = Fanout(self._line, clock)
         self.stepper = Stepper()
         self.delivery = Delivery(
@@ -128,12 +130,6 @@ class Broker:
             config.max_undelivered_bytes,
         )  # fmt: skip
         self.hooks = Hooks(self.delivery.on_miss_acknowledged)
-        self.webhooks = Webhooks(
-            config.apps,
-            {hub.app.id: hub.counters for hub in self.hubs.values()},
-            unix_now=unix_now,
-            on_miss_acknowledged=self.delivery.on_miss_acknowledged,
-        )
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
             config,
@@ -151,6 +147,59 @@ class Broker:
         self.clients.attach_heartbeat(self.heartbeat)
         self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
+        self.reloads = Reloads(self, bus)
+
+    # --- the configuration
+
+    async def reload(self, config: BrokerConfig) -> Changes:
+        """Serve by another configuration from now on, without anybody noticing who need not.
+
+            await broker.reload(msgspec.structs.replace(broker.config, apps=(*apps, new)))
+
+        It is checked whole before anything changes. Then apps are added, changed and removed, and
+        limits replaced, in one step; connections, subscriptions and cached values of an app that
+        stays stay, and go by its new terms. Clients of an app that has been removed are closed with
+        4001, of one that is disabled with 4003; what a removed app has cached is freed, its
+        subscribers in this process end, and webhooks that wait are still delivered. Values that are
+        cached keep the life with which they were published. ``bus`` is fixed when a broker is made.
+
+        When it returns, all of that has happened; two at once happen one after the other. If
+        cancelled, what has begun is finished all the same. With several nodes each has to be told.
+
+        Args:
+            config: the whole configuration, not a part of it.
+
+        Returns:
+            What it changed, and what it would have if that could change, in sentences.
+
+        Raises:
+            ConfigError: the configuration cannot work; nothing has changed.
+            BrokerClosedError: the broker has ended.
+        """
+        return await self.reloads.reload(config)
+
+    def add_app(self, app: App, now: float) -> None:
+        """Make an app's state, at start or by a reload. Never yields."""
+        hub = self.hubs[app.id] = Hub(app, self._line, now)
+        if self._bus.is_shared:
+            hub.is_shared = True
+            hub.sum_connections = partial(self._bus.total, "connections", app.id)
+        terms = terms_of(self.config, app)
+        self.cache.add_app(
+            app.id, terms.cache_ttl_s, terms.max_entries, terms.max_bytes, hub.counters
+        )
+        self.webhooks.serve(app, hub.counters)
+
+    def share_rates(self) -> None:
+        """Have rates of publishing be those of all nodes together. Never yields; O(apps)."""
+        if not self._bus.is_shared:
+            return
+        for hub in self.hubs.values():
+            if isinstance(hub.publish_bucket, TokenBucket):
+                sum_of = partial(self._bus.total, "publishes_per_s", hub.app.id)
+                hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
+        buckets = (hub.publish_bucket for hub in self.hubs.values())
+        self.shared_buckets[:] = [one for one in buckets if isinstance(one, SharedBucket)]
 
     # --- publishing
 
@@ -447,6 +496,10 @@ class Broker:
         """End: whoever asks something from now on, or still waits, is told so. Never yields."""
         self.clients.is_draining = True
         self.delivery.close()
+        self.reloads.close()
+
+    def _acknowledge_miss(self, app_id: str, channel: str) -> None:
+        self.delivery.on_miss_acknowledged(app_id, channel)
 
     def _note_full(self) -> None:
         """Say once a minute that slow connections go because all that waits is too much."""
@@ -512,8 +565,9 @@ async def open_broker(
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
-        if broker.shared_buckets:
+        if bus.is_shared:
             nursery.start_soon(run_shares, broker.shared_buckets)
+        nursery.start_soon(broker.reloads.run)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.clients.run_departures)
@@ -541,34 +595,12 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     if not config.bus.urls:
         return LocalBus()
     # A node that is alone neither imports it nor what it needs.
-    from cachecast.bus.engine_bus import AppTerms, EngineBus  # noqa: PLC0415
+    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
     from cachecast.bus.seal import Seal  # noqa: PLC0415
 
-    terms = {
-        app.id: AppTerms(
-            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
-            app.max_presence_members,
-            app.max_cache_entries,
-            app.max_cache_bytes,
-            has_webhooks=bool(app.webhooks),
-        )
-        for app in config.apps
-    }
+    terms = {app.id: terms_of(config, app) for app in config.apps}
     keys = config.bus.keys()
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
-
-
-def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
-    """Have hubs know that others serve their apps too; gives the rates that they share."""
-    shared: list[SharedBucket] = []
-    for hub in hubs.values():
-        hub.is_shared = True
-        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
-        if isinstance(hub.publish_bucket, TokenBucket):
-            sum_of = partial(bus.total, "publishes_per_s", hub.app.id)
-            hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
-            shared.append(hub.publish_bucket)
-    return shared
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -112,7 +112,9 @@ class Clients:
         self.now = clock
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
-        self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
+        #: App id -> hub of an app that is served no more, and whose clients have not all left.
+        self._ending: dict[str, Hub] = {}
+        self._by_key = _index(hubs)
         #: Journal that says at level debug why somebody was refused or has gone.
         self.journal = Journal()
         #: Code -> number of refusals that belong to no app.
@@ -130,6 +132,31 @@ class Clients:
     def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Have every connection watched; once, at start."""
         self._heartbeat = heartbeat
+
+    # --- other terms
+
+    def reload(self, config: BrokerConfig) -> None:
+        """Go by another configuration, for which the hubs are ready. Never yields; O(keys)."""
+        self._config = config
+        self._by_key = _index(self._hubs)
+
+    def retire(self, hub: Hub) -> None:
+        """An app is served no more; its clients are here until :meth:`forget`. Never yields."""
+        self._ending[hub.app.id] = hub
+
+    def is_leaving(self, app_id: str) -> bool:
+        """Whether clients of an app are still in channels, or about to be. O(those who leave)."""
+        return self._joins.is_busy(app_id) or any(
+            connection.session.app.id == app_id for connection in self._leaving
+        )
+
+    def forget(self, hub: Hub) -> None:
+        """The clients of an app that is served no more have gone. Never yields."""
+        self._ending.pop(hub.app.id, None)
+
+    def _hub_of(self, connection: Connection) -> Hub:
+        app_id = connection.session.app.id
+        return self._hubs.get(app_id) or self._ending[app_id]
 
     # --- connecting
 
@@ -340,7 +367,7 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._hubs[session.app.id]
+        hub = self._hub_of(connection)
         hub.counters.refusals["null" if code is None else str(code)] += 1
         if error.is_fatal:
             self.disconnect(connection, code or 4009, error.message)
@@ -364,7 +391,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._hubs[connection.session.app.id]
+        hub = self._hub_of(connection)
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -391,10 +418,11 @@ class Clients:
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            else:
-                hub = self._hubs[connection.session.app.id]
+            elif (hub := self._hubs.get(app_id) or self._ending.get(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
+            else:  # the app has been removed meanwhile
+                self._bus.leave(app_id, request.name, request.member)
         elif not is_wanted:
             pass
         elif isinstance(fault, RemoteProtocolError):
@@ -417,7 +445,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._hubs[connection.session.app.id]
+        hub = self._hub_of(connection)
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -454,7 +482,7 @@ class Clients:
         if not edge.is_joined:
             self._joins.take_back(connection, name)
             return
-        hub = self._hubs[connection.session.app.id]
+        hub = self._hub_of(connection)
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -498,7 +526,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._hub_of(connection)
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -531,7 +559,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._hubs[connection.session.app.id]
+        hub = self._hub_of(connection)
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -583,7 +611,7 @@ class Clients:
         published to them reaches it any more. Never yields; harmless twice.
         """
         session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._hub_of(connection)
         if hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
@@ -657,7 +685,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._hubs[session.app.id].counters.slow_closes += 1
+        self._hub_of(connection).counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
@@ -669,6 +697,11 @@ class Clients:
         for connection in connections:
             self.disconnect(connection, 4009, "You got disconnected by the app.")
         return len(connections)
+
+
+def _index(hubs: dict[str, Hub]) -> dict[str, Hub]:
+    """Key -> hub of its app."""
+    return {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
 
 
 @lru_cache(maxsize=1024)

@@ -51,6 +51,9 @@ MISS_REARM_S: Final = 10.0
 #: more.
 MAX_REMEMBERED_MISSES: Final = 100_000
 
+#: Number of remembered misses looked at between two checkpoints.
+MISSES_PER_STEP: Final = 5_000
+
 #: Parts of the bounds of what is undelivered: down to which publishers of other nodes are told to
 #: go on, and from which on what they send is skipped and dropped.
 EASED: Final = 0.5
@@ -88,7 +91,8 @@ class Delivery:
         self._fanout = fanout
         self._clock = clock
         self._notify = notify
-        self._max_undelivered_bytes = max_undelivered_bytes
+        #: Number of bytes that may wait on one channel; past it publishers wait.
+        self.max_undelivered_bytes = max_undelivered_bytes
         self._subscribers: dict[tuple[str, str], list[Subscriber]] = {}
         self._misses: dict[tuple[str, str], float] = {}
         self._is_closed = False
@@ -176,7 +180,7 @@ class Delivery:
         if hub.undelivered_bytes >= hub.app.max_undelivered_bytes:
             return False
         found = hub.channels.get(channel)
-        if found is not None and found.queued_bytes >= self._max_undelivered_bytes:
+        if found is not None and found.queued_bytes >= self.max_undelivered_bytes:
             return False
         if self._is_shared and self._bus.is_crowded(hub.app.id, channel):
             return False
@@ -186,7 +190,7 @@ class Delivery:
         """Whether less than a share of the bounds waits for the fan-out."""
         if hub.undelivered_bytes >= share * hub.app.max_undelivered_bytes:
             return False
-        return channel is None or channel.queued_bytes < share * self._max_undelivered_bytes
+        return channel is None or channel.queued_bytes < share * self.max_undelivered_bytes
 
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
         if hub.undelivered_bytes or self._subscribers or self._is_shared:
@@ -457,6 +461,22 @@ class Delivery:
         if not self._subscribers[key]:
             del self._subscribers[key]
         subscriber.close()
+
+    def end_subscribers(self, app_id: str) -> None:
+        """End the iteration of an app's subscribers in this process. Never yields."""
+        for key, subscribers in self._subscribers.items():
+            if key[0] == app_id:
+                for subscriber in subscribers:
+                    subscriber.close()
+
+    async def forget_app(self, app_id: str) -> None:
+        """Forget whose miss was reported, so that an app of that id begins anew."""
+        for number, key in enumerate(list(self._misses), 1):
+            if key[0] == app_id:
+                self._misses.pop(key, None)
+            if not number % MISSES_PER_STEP:
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
     def purge_subscribers(self, now: float) -> None:
         """Drop cached values that wait past their deadline for a subscriber in this process.

@@ -266,8 +266,53 @@ class CacheStore:
     def add_app(
         self, app_id: str, ttl_s: float, max_entries: int, max_bytes: int, counters: AppCounters
     ) -> None:
-        """Make room for an app; once, at start."""
+        """Make room for an app that has none."""
         self._apps[app_id] = _AppCache(ttl_s, max_entries, max_bytes, counters, self._totals)
+
+    def limit_app(
+        self, app_id: str, ttl_s: float, max_entries: int, max_bytes: int, now: float, steps: int
+    ) -> bool:
+        """Go by other terms for an app; values that are here keep the life that they have.
+
+        Never yields: what is above a lower ceiling is freed ``steps`` values at a time, and the
+        ceilings hold once that is done. A publish in between frees no more than its own.
+
+        Returns:
+            Whether they hold; if not, the caller lets others run and asks again.
+        """
+        app = self._apps[app_id]
+        app.ttl_s = ttl_s
+        for _ in range(steps):
+            if app.n_entries <= max_entries and app.n_bytes <= max_bytes:
+                app.max_entries, app.max_bytes = max_entries, max_bytes
+                return True
+            _drop_oldest(app, now)
+        return False
+
+    def limit(self, max_entries: int, max_bytes: int, now: float, steps: int) -> bool:
+        """Go by other ceilings of all apps together; see :meth:`limit_app`."""
+        totals = self._totals
+        for _ in range(steps):
+            by = _by_entries if totals.n_entries > max_entries else _by_bytes
+            if totals.n_entries <= max_entries and totals.n_bytes <= max_bytes:
+                self._max_entries, self._max_bytes = max_entries, max_bytes
+                return True
+            _drop_oldest(self._find_expired(now) or max(self._apps.values(), key=by), now)
+        return False
+
+    def remove_app(self, app_id: str, steps: int) -> bool:
+        """Free an app's values, ``steps`` of them at a time, and then the app. Never yields.
+
+        Returns:
+            Whether some are left; the caller lets others run and asks again.
+        """
+        app = self._apps[app_id]
+        for _ in range(steps):
+            if not app.n_entries:
+                del self._apps[app_id]
+                return False
+            app.drop_oldest()
+        return True
 
     def ttl_s(self, app_id: str) -> float:
         """How long the app's values live."""

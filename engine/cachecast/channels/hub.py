@@ -98,10 +98,7 @@ class Hub:
             line: the node's line of hubs that have something to deliver.
             now: the present, in the broker's seconds.
         """
-        rate = app.publishes_per_s
-        self.publish_bucket: TokenBucket | SharedBucket | None = (
-            TokenBucket(rate, max(rate, 100.0), now) if rate else None
-        )
+        self.publish_bucket: TokenBucket | SharedBucket | None = _bucket(app, now)
         self.app = app
         self.connections: dict[str, Connection] = {}
         self.unauthorized: set[Connection] = set()
@@ -114,6 +111,15 @@ class Hub:
         self.ready: deque[Channel] = deque()
         self.is_ready = False
         self._line = line
+
+    def serve(self, app: App, now: float) -> None:
+        """Go by other terms of the same app from now on. Never yields.
+
+        Those who are connected have terms of their own, which the caller renews.
+        """
+        if app.publishes_per_s != self.app.publishes_per_s:
+            self.publish_bucket = _bucket(app, now)
+        self.app = app
 
     @property
     def n_channels(self) -> int:
@@ -296,3 +302,8 @@ class Hub:
         else:
             self.is_ready = False
         return used, channel.delivered_from if done else None
+
+
+def _bucket(app: App, now: float) -> TokenBucket | None:
+    rate = app.publishes_per_s
+    return TokenBucket(rate, max(rate, 100.0), now) if rate else None

@@ -117,6 +117,11 @@ class Outbox:
         self.is_finishing = False
         self.send: Callable[[bytes], int] = transport.send
 
+    def limit(self, max_bytes: int, stall_timeout_s: float) -> None:
+        """Go by other limits, see :meth:`__init__`, at the next frame that has to wait."""
+        self._max_bytes = max_bytes
+        self._stall_timeout_s = stall_timeout_s
+
     @property
     def waiting_bytes(self) -> int:
         """Bytes kept here; zero for a connection that keeps up."""
@@ -390,10 +395,11 @@ class Backlog(Total):
     They stand in a line, whoever has taken nothing for the longest first.
 
     Attributes:
+        max_bytes: number of bytes that may wait on the node; may be replaced.
         n_closed: number of connections that had to go for the others.
     """
 
-    __slots__ = ("_line", "_max_bytes", "_on_full", "n_closed")
+    __slots__ = ("_line", "_on_full", "max_bytes", "n_closed")
 
     def __init__(self, max_bytes: float = inf, on_full: Callable[[], None] = lambda: None) -> None:
         """Make an empty one.
@@ -404,7 +410,7 @@ class Backlog(Total):
         """
         super().__init__()
         self._line: OrderedDict[Outbox, None] = OrderedDict()
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._on_full = on_full
         self.n_closed = 0
 
@@ -430,13 +436,13 @@ class Backlog(Total):
 
     def make_room(self, newest: Outbox) -> None:
         """Past the ceiling, close the slowest connections; if that is not enough, ``newest``."""
-        if self.n_bytes <= self._max_bytes:
+        if self.n_bytes <= self.max_bytes:
             return
         for _ in range(CLOSINGS_PER_CALL):
             slowest = next(iter(self._line))
             self.n_closed += not slowest.is_finishing
             slowest.yield_room()
-            if self.n_bytes <= self._max_bytes:
+            if self.n_bytes <= self.max_bytes:
                 break
         else:
             self.n_closed += not newest.is_finishing

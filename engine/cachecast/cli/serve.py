@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import click
 import structlog
 import trio
 
+from cachecast.cli.control import open_control
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
@@ -50,6 +51,7 @@ _log = structlog.get_logger("cachecast.serve")
     "--admin-port",
     help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
 )
+@click.option("--control", help="Path of the control socket, or off.  [default: by --port]")
 @bus_options
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option(
@@ -107,12 +109,20 @@ async def _run(
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
+
+            def on_ready(port: int, admin_port: int | None) -> None:
+                desk = stack.enter_context(open_control(config, port))
+                if desk is not None:
+                    nursery.start_soon(desk.run)
+                _announce(config, port, admin_port)
+
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
-                await _run_alone(config, signals, sinks[1])
+                await _run_alone(config, signals, sinks[1], on_ready)
             else:
                 await run_parent(
                     config,
@@ -122,19 +132,24 @@ async def _run(
                     admin_address=_admin_address(config),
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
-                    on_ready=partial(_announce, config),
+                    on_ready=on_ready,
                 )
             nursery.cancel_scope.cancel()
 
 
-async def _run_alone(config: FileConfig, signals: AsyncIterator[int], log: Sink) -> None:
+async def _run_alone(
+    config: FileConfig,
+    signals: AsyncIterator[int],
+    log: Sink,
+    on_ready: Callable[[int, int | None], None],
+) -> None:
     await run_node(
         config,
         signals,
         address=_address(config),
         admin_address=_admin_address(config),
         lost_log_lines=lambda: log.n_dropped,
-        on_ready=lambda _, server: _announce(config, server.port, server.admin_port),
+        on_ready=lambda _, server: on_ready(server.port, server.admin_port),
     )
 
 

@@ -146,6 +146,11 @@ class Session:
         """Name the socket, not what it carries."""
         return f"Session({self.app.id}, {self.socket_id})"
 
+    def serve(self, app: App) -> None:
+        """Go by other terms of the same app from now on; rates begin anew."""
+        self.app = app
+        self._event_bucket = self._message_bucket = None
+
     def touch(self, now: float) -> None:
         """Note a sign of life: a message before it is read, or a ping or pong, which cost as much.
 

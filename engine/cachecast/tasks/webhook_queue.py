@@ -120,7 +120,7 @@ class UrlQueue:
         "busy", "endpoint", "filled", "is_choosing", "max_batch", "n_lanes", "n_ready", "ready",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, max_batch: int) -> None:
+    def __init__(self, endpoint: Endpoint, max_batch: int = 1) -> None:
         self.endpoint = endpoint
         self.max_batch = max_batch
         self.ready: OrderedDict[str, deque[_Item]] = OrderedDict()
@@ -209,12 +209,9 @@ class AppQueue:
     def __init__(
         self, app: App, counters: AppCounters, acknowledge_miss: Callable[[str], None]
     ) -> None:
-        self.app = app
         self.outcomes = counters.webhooks
-        max_batch = MAX_BATCH_EVENTS if app.batches_webhooks else 1
-        self.urls = [UrlQueue(Endpoint(app, hook), max_batch) for hook in app.webhooks]
-        wanted: set[str] = {name for hook in app.webhooks for name in hook.events or WEBHOOK_EVENTS}
-        self.names = frozenset(name for event in wanted for name in _PAIR_OF.get(event, (event,)))
+        self.urls: list[UrlQueue] = []
+        self.serve(app)
         self.held: OrderedDict[tuple[str, str, str | None], _Held] = OrderedDict()
         self.items: OrderedDict[_Item, None] = OrderedDict()
         self.under_way: dict[_Item, None] = {}
@@ -224,6 +221,25 @@ class AppQueue:
         self.emptied = trio.lowlevel.ParkingLot()
         self._n_followers = 0
         self._acknowledge_miss = acknowledge_miss
+
+    def serve(self, app: App) -> None:
+        """Go by other terms of the same app from now on. Never yields.
+
+        What waits for a URL that stays is sent on its new terms; what waits for one that has gone
+        is still sent there, as far as its receiver takes it.
+        """
+        self.app = app
+        before = {url.endpoint.url: url for url in self.urls}
+        self.urls = []
+        for hook in app.webhooks:
+            url = before.pop(hook.url, None)  # of two alike the second begins anew
+            if url is None:
+                url = UrlQueue(Endpoint(app, hook))
+            url.endpoint.serve(app, hook)
+            url.max_batch = MAX_BATCH_EVENTS if app.batches_webhooks else 1
+            self.urls.append(url)
+        wanted: set[str] = {name for hook in app.webhooks for name in hook.events or WEBHOOK_EVENTS}
+        self.names = frozenset(name for event in wanted for name in _PAIR_OF.get(event, (event,)))
 
     @property
     def n_waiting(self) -> int:

@@ -30,7 +30,6 @@ event:
 from __future__ import annotations
 
 import random
-from collections import Counter
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -47,7 +46,7 @@ from cachecast.tasks.webhook_delivery import (
 from cachecast.tasks.webhook_queue import AppQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import httpx2
 
@@ -75,20 +74,15 @@ class Webhooks:
 
     def __init__(
         self,
-        apps: Sequence[App],
-        counters: Mapping[str, AppCounters],
         *,
         unix_now: Callable[[], float],
         on_miss_acknowledged: Callable[[str, str], None] = lambda _app_id, _channel: None,
         open_client: Callable[[], httpx2.AsyncClient] = open_client,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Make the queues; nothing is opened before :meth:`run`.
+        """Make it, without any app; nothing is opened before :meth:`run`.
 
         Args:
-            apps: apps of the node; those without webhooks are passed over.
-            counters: app id -> counters; ``webhooks`` counts events as ``delivered``, ``retried``
-                (each try but the first), ``failed`` and ``dropped``, once for each URL.
             unix_now: function that gives the wall time in seconds, for ``time_ms``.
             on_miss_acknowledged: function called with app id and channel, once for each
                 ``cache_miss``: when the first URL has accepted it, or when the last was given up or
@@ -98,11 +92,11 @@ class Webhooks:
                 :meth:`run`.
             jitter: function that draws a number from 0 to 1, for the pauses between tries.
         """
-        self._queues = {
-            app.id: AppQueue(app, counters[app.id], partial(on_miss_acknowledged, app.id))
-            for app in apps
-            if app.webhooks
-        }
+        self._queues: dict[str, AppQueue] = {}
+        #: Of apps that have been removed, or have no webhooks any more: what they still wait for.
+        self._ending: list[AppQueue] = []
+        self._has_any = trio.Event()
+        self._on_miss_acknowledged = on_miss_acknowledged
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
@@ -112,7 +106,37 @@ class Webhooks:
         self._is_paused = False
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
-        self._failed_before: Counter[str] = Counter()
+        self._failed_before: dict[AppQueue, int] = {}
+
+    def serve(self, app: App, counters: AppCounters) -> None:
+        """Bring an app's events to its webhooks, if it has any, on these terms. Never yields.
+
+        Args:
+            app: an app that is new here, or on other terms.
+            counters: counters of the app; ``webhooks`` counts events as ``delivered``, ``retried``
+                (each try but the first), ``failed`` and ``dropped``, once for each URL.
+        """
+        queue = self._queues.get(app.id)
+        if not app.webhooks:
+            self.end_app(app.id)
+        elif queue is not None:
+            queue.serve(app)
+            self._start_tasks(queue)
+        elif not self._is_over.is_set():
+            acknowledge = partial(self._on_miss_acknowledged, app.id)
+            self._queues[app.id] = AppQueue(app, counters, acknowledge)
+            self._has_any.set()
+
+    def end_app(self, app_id: str) -> None:
+        """Take no more events of an app; those that wait are sent all the same. Never yields."""
+        queue = self._queues.pop(app_id, None)
+        if queue is not None:
+            self._ending.append(queue)
+
+    def _all(self) -> list[AppQueue]:
+        """Queues in which something may wait."""
+        self._ending = [queue for queue in self._ending if queue.n_queued]
+        return [*self._queues.values(), *self._ending]
 
     def wants(self, app_id: str, name: str) -> bool:
         """Whether an event of that name is worth :meth:`notify`. O(1).
@@ -150,24 +174,29 @@ class Webhooks:
         return 0 if queue is None else queue.n_queued
 
     async def run(self) -> NoReturn:
-        """Deliver for ever. Without any webhook it does nothing and opens nothing.
+        """Deliver for ever. Before there is any webhook it does nothing and opens nothing.
 
         Starts in its own nursery: for each URL up to :data:`MAX_LANES` lanes, for each app one
         task for the grace and one for the losses, each only while there is something for it to
         do. If cancelled, what was not delivered is lost, counted and logged.
         """
-        if self._queues:
+        if self._has_any.is_set():
             client = self._open_client()
-            self._courier = Courier(client, self._unix_now, self._jitter)
-            try:
-                with self._life:
-                    await self._run_nursery()
-            finally:
-                self._report_unsent()
-                self._queues.clear()
-                self._is_over.set()
-                with trio.move_on_after(CLOSE_GRACE_S, shield=True):
-                    await client.aclose()
+        else:
+            await self._has_any.wait()
+            # In a thread, for others are served already.
+            client = await trio.to_thread.run_sync(self._open_client, abandon_on_cancel=True)
+        self._courier = Courier(client, self._unix_now, self._jitter)
+        try:
+            with self._life:
+                await self._run_nursery()
+        finally:
+            self._report_unsent()
+            self._queues.clear()
+            self._ending.clear()
+            self._is_over.set()
+            with trio.move_on_after(CLOSE_GRACE_S, shield=True):
+                await client.aclose()
         await trio.sleep_forever()
 
     async def flush(self, within_s: float) -> None:
@@ -177,10 +206,8 @@ class Webhooks:
         longer than that: what fails then is lost, counted and logged, and so is what is left when
         the time is over. If cancelled, :meth:`run` goes on, but without further tries.
         """
-        if self._queues and self._courier is not None:
-            self._failed_before = Counter(
-                {app_id: queue.outcomes["failed"] for app_id, queue in self._queues.items()}
-            )
+        if self._courier is not None and (queues := self._all()):
+            self._failed_before = {queue: queue.outcomes["failed"] for queue in queues}
             self._courier.begin_last_chance()
             with trio.move_on_after(within_s):
                 await self.wait_flushed()
@@ -197,15 +224,15 @@ class Webhooks:
         """
         self._n_flushing += 1
         try:
-            for queue in self._queues.values():
+            for queue in self._all():
                 while queue.held:
                     queue.release(inf, trio.current_time())
                     self._start_tasks(queue)
                     await trio.lowlevel.checkpoint()
                 for url in queue.urls:
                     url.filled.set()
-            while any(queue.n_queued for queue in self._queues.values()):
-                for queue in self._queues.values():
+            while any(queue.n_queued for queue in self._all()):
+                for queue in self._all():
                     if queue.n_queued:
                         await queue.emptied.park()
             await trio.lowlevel.checkpoint()
@@ -264,20 +291,20 @@ class Webhooks:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                for queue in self._queues.values():
+                for queue in self._all():
                     self._start_tasks(queue)
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
 
     def _report_unsent(self) -> None:
-        for app_id, queue in self._queues.items():
+        for queue in self._all():
             queue.outcomes["dropped"] += queue.n_queued
             lost = queue.n_queued
-            if app_id in self._failed_before:
-                lost += queue.outcomes["failed"] - self._failed_before[app_id]
+            if queue in self._failed_before:
+                lost += queue.outcomes["failed"] - self._failed_before[queue]
             if lost:
-                _log.warning("webhook events lost at stop", app=app_id, lost=lost)
+                _log.warning("webhook events lost at stop", app=queue.app.id, lost=lost)
 
     def _start_tasks(self, queue: AppQueue) -> None:
         """Start what the state of a queue asks for and does not have yet."""

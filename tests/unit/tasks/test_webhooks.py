@@ -103,10 +103,11 @@ async def running(receiver, *apps, **options):
     """Run Webhooks for some apps; yields it, with its counters as ``counters``."""
     counters = {app.id: AppCounters() for app in apps}
     webhooks = Webhooks(
-        apps, counters,
         **({"unix_now": lambda: 1_000.0, "open_client": receiver.open_client,
             "jitter": lambda: 1.0} | options),
     )  # fmt: skip
+    for app in apps:
+        webhooks.serve(app, counters[app.id])
     webhooks.counters = {app_id: counter.webhooks for app_id, counter in counters.items()}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(webhooks.run)
@@ -154,8 +155,9 @@ def test_wants_is_true_for_what_a_url_asks_for_and_for_its_counterpart():
     """Without the departures, a URL that asks for arrivals would hear of every reload."""
     app = make_app(Webhook(url="http://a.test/", events=("channel_occupied", "member_removed")))
     bare = App(id="2", key="k2", secret="s2")
-    counters = {"1": AppCounters(), "2": AppCounters()}
-    webhooks = Webhooks([app, bare], counters, unix_now=time.time)
+    webhooks = Webhooks(unix_now=time.time)
+    webhooks.serve(app, AppCounters())
+    webhooks.serve(bare, AppCounters())
 
     wanted = ["channel_occupied", "channel_vacated", "member_added", "member_removed"]
     assert all(webhooks.wants("1", name) for name in wanted)
@@ -741,9 +743,8 @@ async def test_events_from_before_the_start_are_delivered(autojump_clock):
     """The broker may notify before the task has had its first turn."""
     receiver = Receiver()
     app = make_app()
-    webhooks = Webhooks(
-        [app], {"1": AppCounters()}, unix_now=time.time, open_client=receiver.open_client
-    )
+    webhooks = Webhooks(unix_now=time.time, open_client=receiver.open_client)
+    webhooks.serve(app, AppCounters())
     webhooks.notify("1", client_event("private-a", 1))
     webhooks.notify("1", vacated("a"))
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,94 @@
+"""The control socket as the command line has it: a node opens it, other commands find it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+import trio
+
+from cachecast.control.ask import ask
+from cachecast.control.desk import ControlDesk
+from cachecast.control.place import default_paths, open_default_place, open_place
+from cachecast.errors import ConfigError, ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachecast.config import FileConfig
+
+__all__ = ["ask_node", "open_control"]
+
+#: Value of ``server.control`` for a node without one.
+OFF: Final = "off"
+
+_log = structlog.get_logger("cachecast.control")
+
+T = TypeVar("T")
+
+
+@contextmanager
+def open_control(config: FileConfig, port: int) -> Iterator[ControlDesk | None]:
+    """Listen for those who speak with this node, from a port that is its own by now.
+
+    Gives the desk, whose ``run`` is the caller's to start; None where there is none. A node that
+    nobody gave a path goes on without, and says so: its folders may be read-only.
+
+    Raises:
+        ConfigError: the path that was given cannot be used.
+    """
+    given = config.server.control
+    if given == OFF:
+        yield None
+        return
+    try:
+        place = open_place(Path(given)) if given is not None else open_default_place(port)
+    except ConfigError as error:
+        if given is not None:
+            raise
+        _log.warning("no control socket", error=str(error))
+        yield None
+        return
+    try:
+        yield ControlDesk(place)
+    finally:
+        place.close()
+
+
+def ask_node(
+    config: FileConfig, verb: str, kind: type[T], body: object = None, *, within_s: float
+) -> T:
+    """Ask the node that runs by a configuration; gives the answer.
+
+    Raises:
+        ControlError: there is none, or it has not done it in time; the text says why.
+    """
+    path = _find(config)
+
+    async def run() -> T:
+        with trio.fail_after(within_s):
+            return await ask(path, verb, kind, body)
+
+    try:
+        return trio.run(run)
+    except trio.TooSlowError:
+        raise ControlError(f"The node at {path} did not answer within {within_s:g} s.") from None
+
+
+def _find(config: FileConfig) -> Path:
+    given = config.server.control
+    if given == OFF:
+        raise ControlError("server.control is off, so the node has no control socket.")
+    if given is not None:
+        return Path(given)
+    paths = default_paths(config.server.port)
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        places = " nor ".join(map(str, paths))
+        raise ControlError(
+            f"No node of port {config.server.port} is found: there is neither {places}. "
+            "Give its --port, its --config, or the --control that it was started with."
+        )
+    return found
