@@ -31,8 +31,7 @@ def copy(old: Server, new: Server) -> tuple[Taking, NodeState, list[Any]]:
         if state is not None:
             states.append(state)
 
-    hubs = list(old.broker.hubs.values())
-    moving, _ = export(old, hubs, dict.fromkeys(old.broker.hubs, 0), send)
+    moving, _ = export(old, dict.fromkeys(old.broker.hubs, 0), send)
     (state,) = states
     return taking, state, moving
 

@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from cachecast.channels.connection import Connection
-    from cachecast.channels.hub import Hub
     from cachecast.handover.line import Line
     from cachecast.handover.state import ClientState
     from cachecast.server.http_messages import Request
@@ -130,10 +129,9 @@ async def give(
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
         hello = _check(said, broker.clock())
-        hubs = [hub for hub in broker.hubs.values() if hub.app.id in hello.apps]
-        marks = await _give_values(server, line, seats, hubs)
+        marks = await _give_values(server, line, seats, hello.apps)
         async with _quiet(server):
-            return await _give_in_time(server, line, hubs, marks, end_other)
+            return await _give_in_time(server, line, marks, end_other)
     except LineError as error:
         end_other()
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
@@ -156,7 +154,7 @@ def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other pr
 
 
 async def _give_values(
-    server: Server, line: Line, seats: Sequence[tuple[str, str, int]], hubs: Sequence[Hub]
+    server: Server, line: Line, seats: Sequence[tuple[str, str, int]], apps: Iterable[str]
 ) -> dict[str, int]:
     """Send what can be sent while clients are served; app id -> number of the last value of it."""
     cache = server.broker.cache
@@ -165,10 +163,11 @@ async def _give_values(
         await line.send(
             Seats([(kind, address) for kind, address, _ in seats]), [fd for _, _, fd in seats]
         )
-        for hub in hubs:
-            marks[hub.app.id] = cache.serial
-            for values in _values(server, hub, 0):
-                await line.send(values)
+        for app_id in apps:
+            if app_id in server.broker.hubs:
+                marks[app_id] = cache.serial
+                for values in _values(server, app_id, 0):
+                    await line.send(values)
         return marks
     raise LineError(f"it did not take the values within {VALUES_LIMIT_S:g} s")
 
@@ -213,7 +212,6 @@ class _quiet:  # noqa: N801 - used like a function
 async def _give_in_time(
     server: Server,
     line: Line,
-    hubs: Sequence[Hub],
     marks: Mapping[str, int],
     end_other: Callable[[], None],
 ) -> int:
@@ -222,7 +220,7 @@ async def _give_in_time(
         while not settle_all(server):  # noqa: ASYNC110 - each look does a part of it
             await trio.sleep(QUIET_TICK_S)
         # From here to the end there is no checkpoint.
-        return _give_now(server, line, hubs, marks, end_other)
+        return _give_now(server, line, marks, end_other)
     raise LineError(f"what was published could not be delivered within {SETTLE_LIMIT_S:g} s")
 
 
@@ -237,12 +235,11 @@ def settle_all(server: Server) -> bool:
 def _give_now(
     server: Server,
     line: Line,
-    hubs: Sequence[Hub],
     marks: Mapping[str, int],
     end_other: Callable[[], None],
 ) -> int:
     deadline = time.monotonic() + STILL_LIMIT_S
-    moving, n_absent = export(server, hubs, marks, partial(line.send_now, deadline=deadline))
+    moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
     try:
         word, _ = line.receive_now(deadline=deadline)
     except LineError:
@@ -273,14 +270,13 @@ def _let_go_of(handler: WebSocket | HttpConnection) -> None:
 
 
 def export(
-    server: Server, hubs: Sequence[Hub], marks: Mapping[str, int], send: Send
+    server: Server, marks: Mapping[str, int], send: Send
 ) -> tuple[list[WebSocket | HttpConnection], int]:
     """Send all that the new process has not got yet. Changes nothing, never yields.
 
     Args:
         server: server of a settled node.
-        hubs: hubs of the apps that the new process serves.
-        marks: app id -> number of the last value that it may have.
+        marks: id of each app that the new process serves -> number of the last value that it has.
         send: function that sends a message, with descriptors.
 
     Returns:
@@ -291,8 +287,11 @@ def export(
                if isinstance(handler, WebSocket) and handler.can_move}  # fmt: skip
     moving: list[WebSocket | HttpConnection] = []
     states, outboxes, n_absent = [], {}, 0
-    for hub in hubs:
-        app_id, channels = hub.app.id, channel_numbers(hub)
+    for app_id in marks:
+        hub = broker.hubs.get(app_id)
+        if hub is None:
+            continue  # a reload has removed it meanwhile
+        channels = channel_numbers(hub)
         send(Channels(app_id, list(channels)), ())
         numbers = {connection: number for number, connection in enumerate(hub.connections.values())}
         for connections in _parts(numbers, DESCRIPTORS_PER_MESSAGE):
@@ -308,7 +307,7 @@ def export(
                     descriptors.append(websocket.fd)
                     moving.append(websocket)
             send(Clients(app_id, clients), descriptors)
-        for values in _values(server, hub, marks[app_id]):
+        for values in _values(server, app_id, marks[app_id]):
             send(values, ())
         states.append(export_app(broker, hub, numbers))
         outboxes.update({c.outbox: (app_id, number) for c, number in numbers.items()})
@@ -330,9 +329,8 @@ def _callers(server: Server) -> list[HttpConnection]:
     return [guest for guest in server.room.guests() if isinstance(guest, HttpConnection)]
 
 
-def _values(server: Server, hub: Hub, after: int) -> Iterator[Values]:
+def _values(server: Server, app_id: str, after: int) -> Iterator[Values]:
     """Values of an app, in parts of a bounded size."""
-    app_id = hub.app.id
     part, size = [], 0
     for value in server.broker.cache.export(app_id, after):
         part.append(value)

@@ -112,7 +112,7 @@ class Heartbeat:
     def resume(self, connection: Connection, pinged_at: float) -> None:
         """Watch a connection that another process has pinged."""
         self._pinged_at[connection] = pinged_at
-        config = self._config
+        config = self.config
         self._schedule(
             connection, pinged_at + min(config.pong_timeout_s, config.activity_timeout_s)
         )
