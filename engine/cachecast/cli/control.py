@@ -11,10 +11,11 @@ import trio
 
 from cachecast.control.ask import ask
 from cachecast.control.desk import ControlDesk
-from cachecast.control.place import default_paths, open_default_place, open_place
+from cachecast.control.place import Place, default_paths, open_default_place, open_place
 from cachecast.errors import ConfigError, ControlError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from cachecast.config import FileConfig
@@ -30,16 +31,28 @@ T = TypeVar("T")
 
 
 @contextmanager
-def open_control(config: FileConfig, port: int) -> Iterator[ControlDesk | None]:
+def open_control(
+    config: FileConfig, port: int, inherited: tuple[str, socket.socket] | None = None
+) -> Iterator[ControlDesk | None]:
     """Listen for those who speak with this node, from a port that is its own by now.
 
     Gives the desk, whose ``run`` is the caller's to start; None where there is none. A node that
-    nobody gave a path goes on without, and says so: its folders may be read-only.
+    nobody gave a path goes on without, and says so: its folders may be read-only. What the process
+    before this one listened on is gone on with, unless another path is given.
 
     Raises:
         ConfigError: the path that was given cannot be used.
     """
     given = config.server.control
+    if inherited is not None and given in {None, inherited[0]}:
+        place = Place(Path(inherited[0]), inherited[1])
+        try:
+            yield ControlDesk(place)
+        finally:
+            place.close()
+        return
+    if inherited is not None:
+        inherited[1].close()
     if given == OFF:
         yield None
         return

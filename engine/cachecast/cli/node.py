@@ -14,6 +14,7 @@ import trio
 
 from cachecast.broker import open_broker
 from cachecast.cli.process import settle_garbage_collector
+from cachecast.cli.upgrade import Upgrades
 from cachecast.errors import ConfigError
 from cachecast.server import Server, serve
 from cachecast.server.tls import TlsTerms
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cachecast.broker import Broker
+    from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
 
 __all__ = ["run_node"]
@@ -37,23 +39,30 @@ async def run_node(
     address: str | socket.socket,
     admin_address: str | None,
     lost_log_lines: Callable[[], int],
-    on_ready: Callable[[Broker, Server], None],
-) -> None:
-    """Serve until a signal ends it in order.
+    on_ready: Callable[[Broker, Server, Upgrades], None],
+    inheritance: Inheritance | None = None,
+) -> Heir | None:
+    """Serve until a signal ends it in order, or another process has taken over.
 
     Args:
         config: configuration of the node.
-        signals: signals of the operating system: SIGHUP reads the certificate again; any other
-            begins the end, and a second one ends at once.
+        signals: signals of the operating system: SIGHUP reads the certificate again; SIGUSR2 has a
+            new process take over; any other begins the end, and a second one ends at once.
         address: address for clients, or a socket that listens already.
         admin_address: address of ``/up``, ``/ready`` and ``/metrics``; None for none.
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called once the node accepts connections.
+        inheritance: what the process before this one leaves; None if this one is the first.
+
+    Returns:
+        The process that has taken over, if one has.
 
     Raises:
         ConfigError: it cannot start.
         BusError: the other nodes cannot be reached.
+        UpgradeError: nothing could be taken over.
     """
+    heir: Heir | None = None
     options = config.server
     tls = (
         TlsTerms(options.tls_cert, options.tls_key)
@@ -73,27 +82,47 @@ async def run_node(
                     admin_address=admin_address,
                     trusts_proxy=options.trusts_proxy,
                     falls_back=options.admin_port is None,
+                    predecessor=None if inheritance is None else inheritance.predecessor,
                     task_status=task_status,
                 )
 
+            settle_garbage_collector()
             server: Server = await nursery.start(run)
             reloads, wanted = trio.open_memory_channel[None](1)
             nursery.start_soon(_run_reloads, tls, wanted)
-            settle_garbage_collector()
-            on_ready(broker, server)
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    break
-                try:
-                    reloads.send_nowait(None)
-                except trio.WouldBlock:
-                    pass  # one waits already, and will find the same files
+            upgrades = Upgrades(server, address, admin_address, inheritance)
+            on_ready(broker, server, upgrades)
+            with trio.CancelScope() as serving:
+                upgrades.when_heir(serving.cancel)
+                async for number in signals:
+                    if number == signal.SIGUSR2:
+                        nursery.start_soon(upgrades.attempt)
+                    elif number != signal.SIGHUP:
+                        break
+                    else:
+                        try:
+                            reloads.send_nowait(None)
+                        except trio.WouldBlock:
+                            pass  # one waits already, and will find the same files
+            heir = upgrades.heir
             life.deadline = trio.current_time() + options.exit_limit_s
-            nursery.start_soon(_end_at_second_signal, signals, life)
-            await _end(broker, server, options)
+            if heir is not None:
+                nursery.start_soon(_relay, signals, heir)
+                await upgrades.retire()
+            else:
+                nursery.start_soon(_end_at_second_signal, signals, life)
+                await _end(broker, server, options)
             nursery.cancel_scope.cancel()
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
+    return heir
+
+
+async def _relay(signals: AsyncIterator[int], heir: Heir) -> None:
+    """Hand signals on while what could not move is closed; the process's stand-in does so later."""
+    if heir.takes_orders:
+        async for number in signals:
+            heir.order(number)
 
 
 async def _run_reloads(tls: TlsTerms | None, wanted: trio.MemoryReceiveChannel[None]) -> None:

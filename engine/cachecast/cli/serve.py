@@ -21,12 +21,17 @@ from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.sink import Sink, own_streams
+from cachecast.cli.stand_in import SIGNALS
+from cachecast.cli.upgrade import inherit
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig, load_config
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
+
+    from cachecast.cli.upgrade import Heir, Inheritance, Upgrades
+    from cachecast.control.desk import Call, ControlDesk
 
 __all__ = ["check_exposure", "count_workers", "serve_command"]
 
@@ -72,13 +77,15 @@ def serve_command(path: Path | None, **options: object) -> None:
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
-    with own_streams() as sinks:
+    with inherit() as inheritance, own_streams() as sinks:
         config = load_config(path, environ=os.environ, flags=flags)
         check_exposure(config)
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        trio.run(_run, config, sinks, pass_on, n_workers)
+        heir = trio.run(_run, config, sinks, pass_on, n_workers, inheritance)
+    if heir is not None:
+        heir.replace()
 
 
 def check_exposure(config: FileConfig) -> None:
@@ -108,21 +115,32 @@ async def _run(
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
-) -> None:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with trio.open_signal_receiver(*numbers) as signals, ExitStack() as stack:
+    inheritance: Inheritance | None,
+) -> Heir | None:
+    heir: Heir | None = None
+    with trio.open_signal_receiver(*SIGNALS) as received, ExitStack() as stack:
+        signals = received if inheritance is None else inheritance
         async with trio.open_nursery() as nursery:
+            desks: list[ControlDesk] = []
 
-            def on_ready(port: int, admin_port: int | None) -> None:
-                desk = stack.enter_context(open_control(config, port))
+            def on_ready(
+                port: int, admin_port: int | None, upgrades: Upgrades | None = None
+            ) -> None:
+                inherited = None if inheritance is None else inheritance.predecessor.control
+                desk = stack.enter_context(open_control(config, port, inherited))
                 if desk is not None:
+                    desks.append(desk)
+                    if upgrades is not None:
+                        _offer_upgrade(desk, upgrades)
                     nursery.start_soon(desk.run)
-                _announce(config, port, admin_port)
+                if inheritance is None:
+                    _announce(config, port, admin_port)
+                _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
 
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
-                await _run_alone(config, signals, sinks[1], on_ready)
+                heir = await _run_alone(config, signals, sinks[1], on_ready, inheritance)
             else:
                 await run_parent(
                     config,
@@ -134,22 +152,42 @@ async def _run(
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=on_ready,
                 )
+            if heir is not None:
+                for desk in desks:
+                    await desk.wait_answered()
+                # What comes from here on waits for the stand-in.
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             nursery.cancel_scope.cancel()
+    return heir
+
+
+def _offer_upgrade(desk: ControlDesk, upgrades: Upgrades) -> None:
+    """Have the control socket take an order for an upgrade."""
+    place = desk.place
+    upgrades.more_seats.append(("control", str(place.path), place.listener.fileno()))
+
+    async def upgrade(call: Call) -> object:
+        return await upgrades.run(call.read(str) or None)
+
+    desk.add("upgrade", upgrade)
+    upgrades.when_heir(desk.stop)
 
 
 async def _run_alone(
     config: FileConfig,
     signals: AsyncIterator[int],
     log: Sink,
-    on_ready: Callable[[int, int | None], None],
-) -> None:
-    await run_node(
+    on_ready: Callable[[int, int | None, Upgrades], None],
+    inheritance: Inheritance | None,
+) -> Heir | None:
+    return await run_node(
         config,
         signals,
         address=_address(config),
         admin_address=_admin_address(config),
         lost_log_lines=lambda: log.n_dropped,
-        on_ready=lambda _, server: on_ready(server.port, server.admin_port),
+        on_ready=lambda _, server, upgrades: on_ready(server.port, server.admin_port, upgrades),
+        inheritance=inheritance,
     )
 
 
@@ -203,7 +241,6 @@ def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
     click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
-    _log.info("ready", host=options.host, port=port, admin_port=admin_port)
 
 
 def _command() -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.bus.private import PrivateEngine
+    from cachecast.cli.upgrade import Upgrades
     from cachecast.config import FileConfig
     from cachecast.server import Server
 
@@ -218,7 +219,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
     orders, signals = trio.open_memory_channel[int](16)
     async with trio.open_nursery() as nursery:
 
-        def on_ready(broker: Broker, _: Server) -> None:
+        def on_ready(broker: Broker, _: Server, __: Upgrades) -> None:
             nodes.append(broker)
             pipe.send(Ready())
             nursery.start_soon(_beat, broker, pipe)

@@ -77,24 +77,40 @@ class ControlDesk:
         self.place = place
         self._actions: dict[str, Action] = {}
         self._n_calls = 0
+        self._accepting = trio.CancelScope()
+        self._has_answered = trio.Event()
 
     def add(self, verb: str, action: Action) -> None:
         """Have a verb carried out."""
         self._actions[verb] = action
 
-    async def run(self) -> NoReturn:
-        """Answer for ever. If cancelled, what is being done for callers is cancelled, too."""
+    def stop(self) -> None:
+        """Take no more callers, for another process does. Never yields."""
+        self._accepting.cancel()
+
+    async def wait_answered(self) -> None:
+        """Wait, after :meth:`stop`, until all who came before have been answered."""
+        await self._has_answered.wait()
+
+    async def run(self) -> None:
+        """Answer for ever, or until :meth:`stop`; if cancelled, callers are not answered."""
         listener = trio.socket.from_stdlib_socket(self.place.listener)
         async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    sock, _ = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _EXHAUSTED:
-                        raise
-                    await trio.sleep(PAUSE_S)
-                else:
-                    nursery.start_soon(self._serve, sock)
+            with self._accepting:
+                await self._accept(listener, nursery)
+            self.place.leave()
+        self._has_answered.set()
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> NoReturn:
+        while True:
+            try:
+                sock, _ = await listener.accept()
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                await trio.sleep(PAUSE_S)
+            else:
+                nursery.start_soon(self._serve, sock)
 
     async def _serve(self, sock: trio.socket.SocketType) -> None:
         line = Line(sock)

@@ -77,6 +77,7 @@ class Place:
 
     def leave(self) -> None:
         """Stop listening here; another process goes on with the same socket at the same path."""
+        self._identity = None
         self.listener.close()
 
 

@@ -478,7 +478,11 @@ def _socket(family: int, fd: int) -> socket.socket:
 
 
 class Predecessor:
-    """The process that this one replaces, as seen from here. Used once, by ``serve``."""
+    """The process that this one replaces, as seen from here. Used once, by ``serve``.
+
+    Attributes:
+        control: path and listening socket of the control socket; None where there is none.
+    """
 
     def __init__(self, line: Line, release: str) -> None:
         """Make it.
@@ -487,6 +491,7 @@ class Predecessor:
             line: line to the process; owned from now on.
             release: version of this one, for people.
         """
+        self.control: tuple[str, socket.socket] | None = None
         self._line = line
         self._release = release
 
@@ -503,8 +508,14 @@ class Predecessor:
             raise UpgradeError(f"Nothing was taken over: {error}") from None
         if not isinstance(seats, Seats):
             raise UpgradeError("Nothing was taken over: the running process speaks otherwise")
-        sockets = [socket.socket(fileno=fd) for fd in descriptors]
-        return dict(zip(seats.names, sockets, strict=True))
+        found: dict[tuple[str, str], socket.socket] = {}
+        for (kind, address), fd in zip(seats.names, descriptors, strict=True):
+            sock = socket.socket(fileno=fd)
+            if kind == "control":
+                self.control = address, sock
+            else:
+                found[kind, address] = sock
+        return found
 
     async def take(self, server: Server, nursery: trio.Nursery) -> None:
         """Take everything over. When it returns, in the same step, this process is the node.
