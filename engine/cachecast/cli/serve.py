@@ -118,8 +118,10 @@ async def _run(
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    with trio.open_signal_receiver(*SIGNALS) as received, ExitStack() as stack:
-        signals = received if inheritance is None else inheritance
+    with ExitStack() as stack:
+        signals: AsyncIterator[int] = inheritance or stack.enter_context(
+            trio.open_signal_receiver(*SIGNALS)
+        )
         async with trio.open_nursery() as nursery:
             desks: list[ControlDesk] = []
 

@@ -53,9 +53,6 @@ COMMAND_LIMIT_S: Final = 120.0
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-#: Bytes of orders read at a time, one for each signal.
-_ORDERS_BYTES: Final = 64
-
 _log = structlog.get_logger("cachecast.upgrade")
 
 
@@ -74,7 +71,7 @@ class Inheritance:
         self.predecessor = Predecessor(line, __version__)
         self.orders = orders
         self._line = line
-        self._stream: trio.lowlevel.FdStream | None = None
+        self._has_ended = False
 
     def fail(self, text: str) -> None:
         """Say why this process gives up; harmless if nobody hears it."""
@@ -89,15 +86,21 @@ class Inheritance:
 
     async def __anext__(self) -> int:
         """The next one. If cancelled, nothing is lost."""
-        if self._stream is None:
-            self._stream = trio.lowlevel.FdStream(os.dup(self.orders))
-        # One at a time: what follows may be for the next process.
-        data = await self._stream.receive_some(1)
-        if data:
-            return data[0]
-        # The first process was killed, and the node ends with it, as it would have before.
-        await trio.lowlevel.checkpoint()
-        return signal.SIGTERM
+        # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
+        while True:
+            if self._has_ended:
+                await trio.sleep_forever()
+            await trio.lowlevel.wait_readable(self.orders)
+            try:
+                # One at a time: what follows may be for the next process.
+                data = os.read(self.orders, 1)
+            except BlockingIOError:
+                continue
+            if data:
+                return data[0]
+            # The first process was killed, and the node ends with it, as it would have before.
+            self._has_ended = True
+            return signal.SIGTERM
 
 
 @contextmanager
@@ -290,6 +293,7 @@ def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes]
             if reading is None:
                 reading, orders = os.pipe()
                 os.set_blocking(orders, False)
+                os.set_blocking(reading, False)
                 libc = ctypes.CDLL(None, use_errno=True)
                 libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             descriptors = theirs.fileno(), reading
