@@ -21,7 +21,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 def copy(old: Server, new: Server) -> tuple[Taking, NodeState, list[Any]]:
     """Have the new one take all that the old one has, in its own bytes; gives what is to move."""
-    assert settle_all(old)
+    assert settle_all(old, 10.0)
     taking = Taking(new)
     states: list[NodeState] = []
 

@@ -244,7 +244,6 @@ class Upgrades:
         finally:
             self._is_under_way = False
         self.heir = Heir(process, orders)
-        _log.info("handed over", pid=process.pid, connections=n_clients - self._n_absent)
         for action in self._on_heir:
             action()
         return {

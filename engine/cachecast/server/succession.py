@@ -77,9 +77,9 @@ VALUES_LIMIT_S: Final = 60.0
 QUIET_LIMIT_S: Final = 1.0
 QUIET_TICK_S: Final = 0.005
 
-#: Seconds of delivering what is queued, in one go; and for all tries together.
-SETTLE_S: Final = 0.1
-SETTLE_LIMIT_S: Final = 10.0
+#: Seconds of delivering what is queued while nobody else is served, in one try after the other: a
+#: moment in which there is little is found, if there are such moments.
+SETTLE_TRIES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 #: Seconds that the world stands still at most. With 5,000 clients it does for a tenth of one.
 STILL_LIMIT_S: Final = 5.0
@@ -215,18 +215,20 @@ async def _give_in_time(
     marks: Mapping[str, int],
     end_other: Callable[[], None],
 ) -> int:
-    """Wait for a moment in which little is queued, and hand over in it."""
-    with trio.move_on_after(SETTLE_LIMIT_S):
-        while not settle_all(server):  # noqa: ASYNC110 - each look does a part of it
-            await trio.sleep(QUIET_TICK_S)
-        # From here to the end there is no checkpoint.
-        return _give_now(server, line, marks, end_other)
-    raise LineError(f"what was published could not be delivered within {SETTLE_LIMIT_S:g} s")
+    """Find a moment in which little is queued, and hand over in it."""
+    for seconds in SETTLE_TRIES_S:
+        if settle_all(server, seconds):
+            # From here to the end there is no checkpoint.
+            return _give_now(server, line, marks, end_other)
+        await trio.sleep(QUIET_TICK_S)
+    raise LineError(
+        f"what has been published could not be delivered within {sum(SETTLE_TRIES_S):g} s"
+    )
 
 
-def settle_all(server: Server) -> bool:
+def settle_all(server: Server, within_s: float) -> bool:
     """Deliver what is queued, and end what is to end; whether nothing is left. Never yields."""
-    while settle(server.broker, SETTLE_S):
+    while settle(server.broker, within_s):
         if not server.poller.finish_aborts():
             return True
     return False
@@ -238,7 +240,8 @@ def _give_now(
     marks: Mapping[str, int],
     end_other: Callable[[], None],
 ) -> int:
-    deadline = time.monotonic() + STILL_LIMIT_S
+    began = time.monotonic()
+    deadline = began + STILL_LIMIT_S
     moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
     try:
         word, _ = line.receive_now(deadline=deadline)
@@ -248,7 +251,14 @@ def _give_now(
         word, _ = line.receive_now(deadline=deadline)
     if not isinstance(word, Taken):
         raise LineError("it says what was not asked for")
+    stood_still_s = time.monotonic() - began
     leave(server, moving)
+    _log.info(
+        "handed over",
+        moved=len(moving),
+        closed=n_absent,
+        stood_still_ms=round(1000 * stood_still_s, 1),
+    )
     return n_absent
 
 
