@@ -28,7 +28,7 @@ import structlog
 import trio
 
 from cachecast import __version__
-from cachecast.children import describe_end
+from cachecast.children import describe_end, end_with
 from cachecast.cli import stand_in
 from cachecast.cli.control import ask_node
 from cachecast.config import load_config
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Heir", "Inheritance", "Upgrades", "inherit", "upgrade_command"]
 
-#: Variable that tells a new process where the running one is: descriptors of the line to it, and of
-#: the pipe by which signals come. It is no setting, and gone as soon as it has been read.
+#: Variable that tells a new process of the running one: descriptors of the line to it, and of the
+#: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
 VARIABLE: Final = "CACHECAST_TAKES_OVER"
 
 #: Seconds that the command waits for the node: longer than all its own limits together.
@@ -68,7 +68,7 @@ class Inheritance:
     """
 
     def __init__(self, line: Line, orders: int) -> None:
-        self.predecessor = Predecessor(line, __version__)
+        self.predecessor = Predecessor(line, __version__, on_whole=partial(end_with, None))
         self.orders = orders
         self._line = line
         self._has_ended = False
@@ -115,7 +115,9 @@ def inherit() -> Iterator[Inheritance | None]:
         return
     for number in stand_in.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    line_fd, orders = map(int, given.split(":"))
+    line_fd, orders, parent = map(int, given.split(":"))
+    # Until everything is here, this process is nothing without that one.
+    end_with(parent)
     os.set_inheritable(line_fd, False)  # noqa: FBT003 - its only argument beside the descriptor
     os.set_inheritable(orders, False)  # noqa: FBT003
     inheritance = Inheritance(Line(socket.socket(fileno=line_fd)), orders)
@@ -299,7 +301,7 @@ def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes]
             process = subprocess.Popen(  # noqa: S603 - our own program
                 # -P: modules are not looked for in the current folder.
                 [program, "-P", "-m", "cachecast", *sys.argv[1:]],
-                env={**os.environ, VARIABLE: f"{descriptors[0]}:{descriptors[1]}"},
+                env={**os.environ, VARIABLE: f"{descriptors[0]}:{descriptors[1]}:{os.getpid()}"},
                 pass_fds=descriptors,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,

@@ -33,6 +33,7 @@ BUFFER_BYTES: Final = 4 * 1024 * 1024
 #: Bytes of one call of ``recvmsg`` at most.
 RECEIVE_BYTES: Final = 1024 * 1024
 
+_ENDED: Final = "the other process has ended"
 _LENGTH_BYTES: Final = 4
 _SPACE: Final = socket.CMSG_SPACE(DESCRIPTORS_PER_MESSAGE * array.array("i").itemsize)
 
@@ -111,8 +112,9 @@ class Line:
                 self._rights = ()
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise LineError(f"the line to the other process broke: {error.strerror}") from None
+        except OSError:
+            self._pull()  # it may have said why before it went
+            raise LineError(_ENDED) from None
         return True
 
     # --- in
@@ -151,8 +153,8 @@ class Line:
                 )
             except BlockingIOError:
                 return None
-            except OSError as error:
-                raise LineError(f"the line to the other process broke: {error.strerror}") from None
+            except OSError:
+                raise LineError(_ENDED) from None
             for _, _, packed in rights:
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
@@ -163,7 +165,7 @@ class Line:
                     "(raise LimitNOFILE, or `ulimit -n`)"
                 )
             if not data:
-                raise LineError("the other process has ended")
+                raise LineError(_ENDED)
             self._read += data
 
     def _unpack(self) -> tuple[Any, list[int]]:

@@ -245,10 +245,13 @@ def _give_now(
     moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
     try:
         word, _ = line.receive_now(deadline=deadline)
-    except LineError:
+    except LineError as error:
         end_other()
-        # It may have said the word before it died. Then clients may have heard from it.
-        word, _ = line.receive_now(deadline=deadline)
+        try:
+            # It may have said the word before it died. Then clients may have heard from it.
+            word, _ = line.receive_now(deadline=deadline)
+        except LineError:
+            raise error from None
     if not isinstance(word, Taken):
         raise LineError("it says what was not asked for")
     stood_still_s = time.monotonic() - began
@@ -494,16 +497,19 @@ class Predecessor:
         control: path and listening socket of the control socket; None where there is none.
     """
 
-    def __init__(self, line: Line, release: str) -> None:
+    def __init__(self, line: Line, release: str, *, on_whole: Callable[[], None]) -> None:
         """Make it.
 
         Args:
             line: line to the process; owned from now on.
             release: version of this one, for people.
+            on_whole: function called when everything is here, so that this process can do without
+                that one.
         """
         self.control: tuple[str, socket.socket] | None = None
         self._line = line
         self._release = release
+        self._on_whole = on_whole
 
     async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
         """Say hello; gives the listening sockets, by what each is for and its address.
@@ -550,6 +556,7 @@ class Predecessor:
             while (state := taking.take(message, descriptors)) is None:
                 message, descriptors = line.receive_now(deadline=deadline)
             taking.finish(state)
+            self._on_whole()
         except BaseException as error:
             taking.let_go()
             if isinstance(error, LineError):
