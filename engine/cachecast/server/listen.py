@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachecast.broker import Broker
+    from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
     from cachecast.server.room import Room
@@ -336,12 +337,18 @@ class Server(Front):
 
     async def run_poller(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
         """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
-        readers = self.broker.heartbeat.readers
+        readers, reloads = self.broker.heartbeat.readers, self.broker.reloads.listeners
         readers.append(self.poller)
+        reloads.append(self._reload)
         try:
             await super().run_poller()
         finally:
             readers.remove(self.poller)
+            reloads.remove(self._reload)
+
+    def _reload(self, config: BrokerConfig) -> None:
+        """Connections that begin from now on have these limits."""
+        self.common.config = config
 
 
 def open_shared_listeners(address: str, number: int) -> list[socket.socket]:
