@@ -16,7 +16,6 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import structlog
 import trio
 
 from cachecast.broker.admission import refusal_of
@@ -49,8 +48,6 @@ CLOSINGS_PER_STEP: Final = 50
 #: an engine that does not answer is let go after five.
 LEAVE_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
-
-_log = structlog.get_logger("cachecast.reload")
 
 
 class _Work:
@@ -129,8 +126,6 @@ class Reloads:
             work = self._switch(reloadable(broker.config, config))
             self._waiting.append(work)
             self._wakeup.set()
-            if changes.made:
-                _log.info("configuration changed", changes=len(changes.made))
             await work.done.wait()
             broker.delivery.check_open()
         return changes

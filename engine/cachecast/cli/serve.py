@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,17 @@ from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
+from cachecast.cli.reloads import Reloader, Source
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.workers import run_parent
-from cachecast.config import DEMO_APP, FileConfig, load_config
-from cachecast.errors import ConfigError
+from cachecast.config import DEMO_APP, FileConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
 
-__all__ = ["check_exposure", "count_workers", "serve_command"]
+    from cachecast.cli.reloads import Reloadable
+
+__all__ = ["count_workers", "serve_command"]
 
 _log = structlog.get_logger("cachecast.serve")
 
@@ -66,68 +67,60 @@ def serve_command(path: Path | None, **options: object) -> None:
     With nothing given it serves a demonstration app on loopback. Flags beat the environment
     (CACHECAST_HOST, CACHECAST_PORT, CACHECAST_APP_ID, ...), which beats the file.
 
-    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the certificate
-    again.
+    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the configuration
+    again, as `cachecast reload` does.
     """
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
+    source = Source(path, os.environ, flags)
     with own_streams() as sinks:
-        config = load_config(path, environ=os.environ, flags=flags)
-        check_exposure(config)
+        config = source.read()
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        trio.run(_run, config, sinks, pass_on, n_workers)
-
-
-def check_exposure(config: FileConfig) -> None:
-    """Refuse to show the public demonstration credentials to anyone but this machine.
-
-    Raises:
-        ConfigError: they would be served beyond loopback.
-    """
-    if config.is_demo and not _is_loopback(config.server.host):
-        raise ConfigError(
-            "server.host",
-            f"the demonstration app's secret is public, so it may not be served on "
-            f"{config.server.host}.",
-            "Make an app of your own with `cachecast generate app`.",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+        trio.run(_run, config, source, sinks, pass_on, n_workers)
 
 
 async def _run(
     config: FileConfig,
+    source: Source,
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
 ) -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    reloader = Reloader(source)
+    # Nobody needs a third end.
+    ends, end_signals = trio.open_memory_channel[int](2)
     with trio.open_signal_receiver(*numbers) as signals, ExitStack() as stack:
         async with trio.open_nursery() as nursery:
 
-            def on_ready(port: int, admin_port: int | None) -> None:
+            def on_ready(node: Reloadable, port: int, admin_port: int | None) -> None:
                 desk = stack.enter_context(open_control(config, port))
+                reloader.begin(node, desk)
+                nursery.start_soon(reloader.run)
                 if desk is not None:
                     nursery.start_soon(desk.run)
                 _announce(config, port, admin_port)
 
+            nursery.start_soon(_sort_signals, signals, reloader, ends)
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
-                await _run_alone(config, signals, sinks[1], on_ready)
+                await run_node(
+                    config,
+                    end_signals,
+                    address=_address(config),
+                    admin_address=_admin_address(config),
+                    lost_log_lines=lambda: sinks[1].n_dropped,
+                    on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
+                )
             else:
                 await run_parent(
                     config,
                     n_workers,
-                    signals,
+                    end_signals,
                     address=_address(config),
                     admin_address=_admin_address(config),
                     pass_on=pass_on,
@@ -137,20 +130,15 @@ async def _run(
             nursery.cancel_scope.cancel()
 
 
-async def _run_alone(
-    config: FileConfig,
-    signals: AsyncIterator[int],
-    log: Sink,
-    on_ready: Callable[[int, int | None], None],
+async def _sort_signals(
+    signals: AsyncIterator[int], reloader: Reloader, ends: trio.MemorySendChannel[int]
 ) -> None:
-    await run_node(
-        config,
-        signals,
-        address=_address(config),
-        admin_address=_admin_address(config),
-        lost_log_lines=lambda: log.n_dropped,
-        on_ready=lambda _, server: on_ready(server.port, server.admin_port),
-    )
+    async for number in signals:
+        if number == signal.SIGHUP:
+            reloader.want()
+            continue
+        with suppress(trio.WouldBlock):
+            ends.send_nowait(number)
 
 
 def count_workers(text: int | str) -> int:

@@ -260,6 +260,7 @@ class Server(Front):
 
     Attributes:
         broker: the broker that it serves.
+        trusts_proxy: whether a proxy's headers are believed; may be replaced.
     """
 
     def __init__(
@@ -293,10 +294,10 @@ class Server(Front):
             tls=tls,
         )
         self.broker = broker
-        self._trusts_proxy = trusts_proxy
+        self.trusts_proxy = trusts_proxy
 
     def _answer(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
+        is_tls = self._tls is not None or (self.trusts_proxy and is_forwarded_tls(request.headers))
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls)
