@@ -361,9 +361,8 @@ async def test_a_worker_that_stands_still_is_named_and_changes_when_it_goes_on(m
 
 async def test_a_worker_that_dies_while_it_changes_is_no_fault():
     """Its successor begins by the new configuration."""
-    async with crewed(
-        GOOD.replace("def change(said):", "def change(said): os._exit(7)"), 1
-    ) as world:
+    script = GOOD.replace('print("change"', 'os._exit(7); print("change"')
+    async with crewed(script, 1) as world:
         with trio.fail_after(20):
             assert await world.crew.reload(_shares("app-two")[:1]) == {}
 
