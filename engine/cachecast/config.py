@@ -337,6 +337,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
 def load_config(
     path: Path | None = None,
     *,
+    text: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> FileConfig:
@@ -344,13 +345,14 @@ def load_config(
 
     Args:
         path: a TOML file, or None.
+        text: text that takes the place of the file's; None reads the file.
         environ: ``CACHECAST_*`` variables; others are ignored.
         flags: keyed like :data:`ENVIRONMENT`, values of the command line; None counts as absent.
 
     Raises:
         ConfigError: the file cannot be read, or a value breaks a rule; names where.
     """
-    tree = _read_toml(path) if path else {}
+    tree = _read_toml(path, text) if path else {}
     sources = _merge(tree, environ or {}, flags or {})
     _split_lists(tree)
     try:
@@ -424,9 +426,9 @@ def _merge(
     return sources
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:

@@ -24,6 +24,7 @@ from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
+from cachecast.broker.directory import Directory
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
 from cachecast.broker.reloads import Reloads, terms_of
@@ -40,7 +41,7 @@ from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
-from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
+from cachecast.protocol.rate_limit import SharedBucket
 from cachecast.runtime import require_trio
 from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
@@ -54,7 +55,6 @@ from cachecast.tasks.webhooks import Webhooks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from cachecast.apps import App
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
@@ -86,6 +86,7 @@ class Broker:
     Attributes:
         config: the configuration that it serves by; :meth:`reload` replaces it.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
+        directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         questions: answers to what is asked about apps, of all nodes.
@@ -112,28 +113,28 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
-        self._line: deque[Hub] = deque()
+        line: deque[Hub] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
-        now = clock()
-        self.hubs: dict[str, Hub] = {}
+        self.directory = Directory()
+        self.hubs = self.directory.hubs
         self.shared_buckets: list[SharedBucket] = []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
-        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=self._acknowledge_miss)
-        for app in config.apps:
-            self.add_app(app, now)
-        self.share_rates()
-        self.fanout = Fanout(self._line, clock)
+        self.fanout = Fanout(line, clock)
         self.stepper = Stepper()
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
         )  # fmt: skip
-        self.hooks = Hooks(self.delivery.on_miss_acknowledged)
+        acknowledge = self.delivery.on_miss_acknowledged
+        self.hooks = Hooks(acknowledge)
+        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=acknowledge)
+        self.reloads = Reloads(self, bus, line)
+        self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
             config,
-            self.hubs,
+            self.directory,
             self.delivery,
             self.announcements,
             bus,
@@ -147,27 +148,19 @@ class Broker:
         self.clients.attach_heartbeat(self.heartbeat)
         self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
-        self.reloads = Reloads(self, bus)
 
     # --- the configuration
 
     async def reload(self, config: BrokerConfig) -> Changes:
-        """Serve by another configuration from now on, without anybody noticing who need not.
+        """Serve by another configuration from now on; checked whole before anything changes.
 
-            await broker.reload(msgspec.structs.replace(broker.config, apps=(*apps, new)))
+        Connections, subscriptions and cached values of an app that stays stay. Clients of one that
+        has been removed are closed with 4001, of one that is disabled with 4003; what a removed app
+        has cached is freed, its subscribers in this process end, and webhooks that wait are still
+        sent. Values keep the life with which they were published. ``bus`` is fixed for good.
 
-        It is checked whole before anything changes. Then apps are added, changed and removed, and
-        limits replaced, in one step; connections, subscriptions and cached values of an app that
-        stays stay, and go by its new terms. Clients of an app that has been removed are closed with
-        4001, of one that is disabled with 4003; what a removed app has cached is freed, its
-        subscribers in this process end, and webhooks that wait are still delivered. Values that are
-        cached keep the life with which they were published. ``bus`` is fixed when a broker is made.
-
-        When it returns, all of that has happened; two at once happen one after the other. If
-        cancelled, what has begun is finished all the same. With several nodes each has to be told.
-
-        Args:
-            config: the whole configuration, not a part of it.
+        All of that has happened when it returns; if cancelled, what has begun is finished all the
+        same. Each of several nodes has to be told.
 
         Returns:
             What it changed, and what it would have if that could change, in sentences.
@@ -177,29 +170,6 @@ class Broker:
             BrokerClosedError: the broker has ended.
         """
         return await self.reloads.reload(config)
-
-    def add_app(self, app: App, now: float) -> None:
-        """Make an app's state, at start or by a reload. Never yields."""
-        hub = self.hubs[app.id] = Hub(app, self._line, now)
-        if self._bus.is_shared:
-            hub.is_shared = True
-            hub.sum_connections = partial(self._bus.total, "connections", app.id)
-        terms = terms_of(self.config, app)
-        self.cache.add_app(
-            app.id, terms.cache_ttl_s, terms.max_entries, terms.max_bytes, hub.counters
-        )
-        self.webhooks.serve(app, hub.counters)
-
-    def share_rates(self) -> None:
-        """Have rates of publishing be those of all nodes together. Never yields; O(apps)."""
-        if not self._bus.is_shared:
-            return
-        for hub in self.hubs.values():
-            if isinstance(hub.publish_bucket, TokenBucket):
-                sum_of = partial(self._bus.total, "publishes_per_s", hub.app.id)
-                hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
-        buckets = (hub.publish_bucket for hub in self.hubs.values())
-        self.shared_buckets[:] = [one for one in buckets if isinstance(one, SharedBucket)]
 
     # --- publishing
 
@@ -497,9 +467,6 @@ class Broker:
         self.clients.is_draining = True
         self.delivery.close()
         self.reloads.close()
-
-    def _acknowledge_miss(self, app_id: str, channel: str) -> None:
-        self.delivery.on_miss_acknowledged(app_id, channel)
 
     def _note_full(self) -> None:
         """Say once a minute that slow connections go because all that waits is too much."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
+    from cachecast.broker.directory import Directory
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
@@ -76,7 +77,7 @@ class Clients:
     def __init__(
         self,
         config: BrokerConfig,
-        hubs: dict[str, Hub],
+        directory: Directory,
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
@@ -89,7 +90,7 @@ class Clients:
 
         Args:
             config: limits of the node.
-            hubs: app id -> hub.
+            directory: hubs of the apps.
             delivery: the source of publications and replays.
             announcements: news by which a channel is told of its members and their number.
             bus: the bus, which is told who is where; with other nodes it says when a client may be
@@ -103,8 +104,9 @@ class Clients:
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
-        self._config = config
-        self._hubs = hubs
+        #: Limits of the node; may be replaced.
+        self.config = config
+        self._directory = directory
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -112,9 +114,6 @@ class Clients:
         self.now = clock
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
-        #: App id -> hub of an app that is served no more, and whose clients have not all left.
-        self._ending: dict[str, Hub] = {}
-        self._by_key = _index(hubs)
         #: Journal that says at level debug why somebody was refused or has gone.
         self.journal = Journal()
         #: Code -> number of refusals that belong to no app.
@@ -133,40 +132,15 @@ class Clients:
         """Have every connection watched; once, at start."""
         self._heartbeat = heartbeat
 
-    # --- other terms
-
-    def reload(self, config: BrokerConfig) -> None:
-        """Go by another configuration, for which the hubs are ready. Never yields; O(keys)."""
-        self._config = config
-        self._by_key = _index(self._hubs)
-
-    def retire(self, hub: Hub) -> None:
-        """An app is served no more; its clients are here until :meth:`forget`. Never yields."""
-        self._ending[hub.app.id] = hub
-
-    def is_leaving(self, app_id: str) -> bool:
-        """Whether clients of an app are still in channels, or about to be. O(those who leave)."""
-        return self._joins.is_busy(app_id) or any(
-            connection.session.app.id == app_id for connection in self._leaving
-        )
-
-    def forget(self, hub: Hub) -> None:
-        """The clients of an app that is served no more have gone. Never yields."""
-        self._ending.pop(hub.app.id, None)
-
-    def _hub_of(self, connection: Connection) -> Hub:
-        app_id = connection.session.app.id
-        return self._hubs.get(app_id) or self._ending[app_id]
-
     # --- connecting
 
     def find_hub(self, key: str) -> Hub | None:
         """The hub of the app that a key belongs to."""
-        return self._by_key.get(key)
+        return self._directory.by_key.get(key)
 
     def find_app_hub(self, app_id: str) -> Hub | None:
         """The hub of an app."""
-        return self._hubs.get(app_id)
+        return self._directory.hubs.get(app_id)
 
     def admit(self, key: str, protocol: str | None, origin: str | None, *, is_tls: bool) -> App:
         """Decide whether a connection may exist.
@@ -181,12 +155,12 @@ class Clients:
             RefusedError: 4000, 4001, 4003, 4004, 4006 to 4008 or 4009.
             CapacityError: 4100; the node is full or draining.
         """
-        hub = self._by_key.get(key)
+        hub = self._directory.by_key.get(key)
         try:
-            hub = find_app(hub, key, self._config.cluster)
-            check_protocol_version(protocol, is_required=self._config.requires_protocol)
+            hub = find_app(hub, key, self.config.cluster)
+            check_protocol_version(protocol, is_required=self.config.requires_protocol)
             check_app(hub, origin, is_tls=is_tls)
-            limit = self._config.max_connections
+            limit = self.config.max_connections
             if (
                 self.is_draining
                 or self.is_cut_off
@@ -217,7 +191,7 @@ class Clients:
             preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
         """
-        hub = self._hubs[app.id]
+        hub = self._directory.hubs[app.id]
         outbox = Outbox(
             transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
         )
@@ -237,7 +211,7 @@ class Clients:
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
-        timeout_s = int(self._config.activity_timeout_s)
+        timeout_s = int(self.config.activity_timeout_s)
         data = {"socket_id": socket_id, "activity_timeout": timeout_s}
         first = wire.control(Control("pusher:connection_established", data))
         outbox.put(preface + first, is_asked=True)
@@ -295,7 +269,7 @@ class Clients:
             state: the client.
             channels: names of the app's channels by number.
         """
-        hub = self._hubs[app.id]
+        hub = self._directory.hubs[app.id]
         outbox = Outbox(
             transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
         )
@@ -326,7 +300,9 @@ class Clients:
     def let_go(self, connection: Connection) -> None:
         """Forget a client that is another process's now, and nobody hears of it. Never yields."""
         session = connection.session
-        self._hubs[session.app.id].connections.pop(session.socket_id, None)
+        hub = self._directory.find(session.app.id)
+        if hub is not None:
+            hub.connections.pop(session.socket_id, None)
         self.n_sessions -= 1
         session.subscriptions = {}
         session.user = None
@@ -367,7 +343,9 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._hub_of(connection)
+        hub = self._directory.find(session.app.id)
+        if hub is None:
+            return  # its app has been removed, and it has been told so
         hub.counters.refusals["null" if code is None else str(code)] += 1
         if error.is_fatal:
             self.disconnect(connection, code or 4009, error.message)
@@ -391,7 +369,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._hub_of(connection)
+        hub = self._directory.of(connection)
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -418,7 +396,7 @@ class Clients:
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            elif (hub := self._hubs.get(app_id) or self._ending.get(app_id)) is not None:
+            elif (hub := self._directory.find(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
             else:  # the app has been removed meanwhile
@@ -445,7 +423,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._hub_of(connection)
+        hub = self._directory.of(connection)
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -482,7 +460,7 @@ class Clients:
         if not edge.is_joined:
             self._joins.take_back(connection, name)
             return
-        hub = self._hub_of(connection)
+        hub = self._directory.of(connection)
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -526,7 +504,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._hub_of(connection)
+        hub = self._directory.of(connection)
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -559,7 +537,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._hub_of(connection)
+        hub = self._directory.of(connection)
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -571,7 +549,7 @@ class Clients:
 
     def member_changed(self, app_id: str, channel: str, change: str, member: Member) -> None:
         """Tell a presence channel's subscribers here of a member of the cluster. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             info = member.user_info if change == "member_added" else None
@@ -579,13 +557,13 @@ class Clients:
 
     def user_changed(self, app_id: str, user_id: str, change: str) -> None:
         """Tell those here who watch a user that it went online or offline. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         if hub is not None:
             self._announcements.tell_watchers(hub, user_id, change)
 
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         """Tell a channel's subscribers here how many there are everywhere. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
@@ -611,8 +589,8 @@ class Clients:
         published to them reaches it any more. Never yields; harmless twice.
         """
         session = connection.session
-        hub = self._hub_of(connection)
-        if hub.connections.pop(session.socket_id, None) is None:
+        hub = self._directory.find(session.app.id)
+        if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
             "connection ended",
@@ -639,6 +617,12 @@ class Clients:
         if subscriptions:
             self._leaving.append(connection)
             self._departure.set()
+
+    def is_leaving(self, app_id: str) -> bool:
+        """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
+        return self._joins.is_busy(app_id) or any(
+            connection.session.app.id == app_id for connection in self._leaving
+        )
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
@@ -685,7 +669,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._hub_of(connection).counters.slow_closes += 1
+        self._directory.of(connection).counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True
@@ -697,11 +681,6 @@ class Clients:
         for connection in connections:
             self.disconnect(connection, 4009, "You got disconnected by the app.")
         return len(connections)
-
-
-def _index(hubs: dict[str, Hub]) -> dict[str, Hub]:
-    """Key -> hub of its app."""
-    return {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
 
 
 @lru_cache(maxsize=1024)

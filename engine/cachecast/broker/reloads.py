@@ -16,13 +16,14 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
 
-import structlog
 import trio
 
 from cachecast.broker.admission import refusal_of
 from cachecast.bus.seam import AppTerms
 from cachecast.changes import Changes, compare, reloadable
+from cachecast.channels.hub import Hub
 from cachecast.protocol.close_codes import CLOSE_CODES
+from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cachecast.broker.broker import Broker
     from cachecast.bus.seam import Bus
     from cachecast.channels.connection import Connection
-    from cachecast.channels.hub import Hub
     from cachecast.config import BrokerConfig
 
 __all__ = ["Reloads", "terms_of"]
@@ -48,8 +48,6 @@ CLOSINGS_PER_STEP: Final = 50
 #: an engine that does not answer is let go after five.
 LEAVE_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
-
-_log = structlog.get_logger("cachecast.reload")
 
 
 class _Work:
@@ -69,14 +67,54 @@ class Reloads:
             come and go.
     """
 
-    def __init__(self, broker: Broker, bus: Bus) -> None:
-        """Wire it up; nothing is changed before :meth:`reload`."""
+    def __init__(self, broker: Broker, bus: Bus, line: deque[Hub]) -> None:
+        """Wire it up; :meth:`begin` makes the apps.
+
+        Args:
+            broker: the broker, but for its apps.
+            bus: the way to other nodes, which has to know of apps.
+            line: the node's line of hubs that have something to deliver.
+        """
         self._broker = broker
         self._bus = bus
+        self._line = line
         self._turn = trio.Lock()
         self._waiting: deque[_Work] = deque()
         self._wakeup = trio.Event()
         self.listeners: list[Callable[[BrokerConfig], None]] = []
+
+    def begin(self) -> None:
+        """Make the state of all apps. Never yields; O(apps)."""
+        self._add_missing(self._broker.config, self._broker.clock())
+
+    def _add_missing(self, config: BrokerConfig, now: float) -> None:
+        broker, bus = self._broker, self._bus
+        for app in config.apps:
+            if app.id in broker.hubs:
+                continue
+            hub = broker.hubs[app.id] = Hub(app, self._line, now)
+            if bus.is_shared:
+                hub.is_shared = True
+                hub.sum_connections = partial(bus.total, "connections", app.id)
+            terms = terms_of(config, app)
+            broker.cache.add_app(
+                app.id, terms.cache_ttl_s, terms.max_entries, terms.max_bytes, hub.counters
+            )
+            broker.webhooks.serve(app, hub.counters)
+        if bus.is_shared:
+            self._share_rates()
+        broker.directory.index()
+
+    def _share_rates(self) -> None:
+        """Have rates of publishing be those of all nodes together."""
+        shared: list[SharedBucket] = []
+        for hub in self._broker.hubs.values():
+            if isinstance(hub.publish_bucket, TokenBucket):
+                sum_of = partial(self._bus.total, "publishes_per_s", hub.app.id)
+                hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
+            if hub.publish_bucket is not None:
+                shared.append(hub.publish_bucket)
+        self._broker.shared_buckets[:] = shared
 
     async def reload(self, config: BrokerConfig) -> Changes:
         """See ``Broker.reload``."""
@@ -88,8 +126,6 @@ class Reloads:
             work = self._switch(reloadable(broker.config, config))
             self._waiting.append(work)
             self._wakeup.set()
-            if changes.made:
-                _log.info("configuration changed", changes=len(changes.made))
             await work.done.wait()
             broker.delivery.check_open()
         return changes
@@ -100,21 +136,17 @@ class Reloads:
         before, broker.config = broker.config, config
         work = _Work()
         apps = {app.id: app for app in config.apps}
-        for app_id, hub in list(broker.hubs.items()):
+        for app_id, hub in tuple(broker.hubs.items()):
             app = apps.get(app_id)
             if app is None:
-                del broker.hubs[app_id]
-                broker.clients.retire(hub)
+                broker.directory.retire(hub)
                 work.removed.append(hub)
             elif app != hub.app or before.cluster != config.cluster:
                 hub.serve(app, now)
                 work.changed.append(hub)
-        for app in config.apps:
-            if app.id not in broker.hubs:
-                broker.add_app(app, now)
-        broker.share_rates()
+        self._add_missing(config, now)
         self._bus.serve_apps({app.id: terms_of(config, app) for app in config.apps})
-        broker.clients.reload(config)
+        broker.clients.config = config
         broker.delivery.max_undelivered_bytes = config.max_undelivered_bytes
         broker.backlog.max_bytes = config.max_outbox_bytes
         broker.heartbeat.config = config
@@ -169,7 +201,7 @@ class Reloads:
         with trio.move_on_after(LEAVE_LIMIT_S):
             while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
                 await trio.sleep(LEAVE_CHECK_S)  # nothing tells of it, and it is over soon
-        broker.clients.forget(hub)
+        broker.directory.forget(hub)
         broker.webhooks.end_app(app_id)
         while broker.cache.remove_app(app_id, VALUES_PER_STEP):
             await trio.lowlevel.checkpoint()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import click
 import structlog
 import trio
 
+from cachecast.config import load_config
 from cachecast.control.ask import ask
 from cachecast.control.desk import ControlDesk
 from cachecast.control.place import Place, default_paths, open_default_place, open_place
@@ -16,11 +19,11 @@ from cachecast.errors import ConfigError, ControlError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cachecast.config import FileConfig
 
-__all__ = ["ask_node", "open_control"]
+__all__ = ["ask_node", "control_options", "find_node", "open_control"]
 
 #: Value of ``server.control`` for a node without one.
 OFF: Final = "off"
@@ -70,15 +73,61 @@ def open_control(
         place.close()
 
 
-def ask_node(
-    config: FileConfig, verb: str, kind: type[T], body: object = None, *, within_s: float
-) -> T:
-    """Ask the node that runs by a configuration; gives the answer.
+def control_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which node is meant; see :func:`find_node`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: Final = (
+    click.option(
+        "--config", "path", type=click.Path(path_type=Path), help="Configuration file of the node."
+    ),
+    click.option("--port", help="Port of the node.  [default: by the configuration]"),
+    click.option("--control", help="Path of its control socket.  [default: by the port]"),
+)
+
+
+def find_node(path: Path | None, port: str | None, control: str | None) -> Path:
+    """Path of the control socket of a node on this machine.
+
+    Args:
+        path: configuration file of the node; None for what CACHECAST_CONFIG names, if anything.
+        port: the node's port; None for that of the configuration.
+        control: path of the socket itself; None for that of the configuration.
+
+    Raises:
+        ControlError: there is no such node.
+        ConfigError: the configuration that names it cannot be read.
+    """
+    control = control or os.environ.get("CACHECAST_CONTROL")
+    if control:
+        return Path(control)
+    if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
+        path = Path(named)
+    options = load_config(path, environ=os.environ, flags={"CACHECAST_PORT": port}).server
+    if options.control == OFF:
+        raise ControlError("server.control is off, so the node has no control socket.")
+    if options.control is not None:
+        return Path(options.control)
+    paths = default_paths(options.port)
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        places = " nor ".join(map(str, paths))
+        raise ControlError(
+            f"No node of port {options.port} is found: there is neither {places}. "
+            "Give its --port, its --config, or the --control that it was started with."
+        )
+    return found
+
+
+def ask_node(path: Path, verb: str, kind: type[T], body: object = None, *, within_s: float) -> T:
+    """Ask a node for something; gives the answer.
 
     Raises:
         ControlError: there is none, or it has not done it in time; the text says why.
     """
-    path = _find(config)
 
     async def run() -> T:
         with trio.fail_after(within_s):
@@ -88,20 +137,3 @@ def ask_node(
         return trio.run(run)
     except trio.TooSlowError:
         raise ControlError(f"The node at {path} did not answer within {within_s:g} s.") from None
-
-
-def _find(config: FileConfig) -> Path:
-    given = config.server.control
-    if given == OFF:
-        raise ControlError("server.control is off, so the node has no control socket.")
-    if given is not None:
-        return Path(given)
-    paths = default_paths(config.server.port)
-    found = next((path for path in paths if path.exists()), None)
-    if found is None:
-        places = " nor ".join(map(str, paths))
-        raise ControlError(
-            f"No node of port {config.server.port} is found: there is neither {places}. "
-            "Give its --port, its --config, or the --control that it was started with."
-        )
-    return found

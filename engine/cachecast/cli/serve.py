@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +19,22 @@ from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
+from cachecast.cli.reloads import Reloader, Source
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.stand_in import SIGNALS
-from cachecast.cli.upgrade import inherit
+from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
-from cachecast.config import DEMO_APP, FileConfig, load_config
-from cachecast.errors import ConfigError
+from cachecast.config import DEMO_APP, FileConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
 
-    from cachecast.cli.upgrade import Heir, Inheritance, Upgrades
-    from cachecast.control.desk import Call, ControlDesk
+    from cachecast.cli.node import Node
+    from cachecast.cli.upgrade import Heir, Inheritance
+    from cachecast.cli.workers import Parent
 
-__all__ = ["check_exposure", "count_workers", "serve_command"]
+
+__all__ = ["count_workers", "serve_command"]
 
 _log = structlog.get_logger("cachecast.serve")
 
@@ -71,83 +72,73 @@ def serve_command(path: Path | None, **options: object) -> None:
     With nothing given it serves a demonstration app on loopback. Flags beat the environment
     (CACHECAST_HOST, CACHECAST_PORT, CACHECAST_APP_ID, ...), which beats the file.
 
-    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the certificate
-    again.
+    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the configuration
+    again, as `cachecast reload` does.
     """
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
+    source = Source(path, os.environ, flags)
     with inherit() as inheritance, own_streams() as sinks:
-        config = load_config(path, environ=os.environ, flags=flags)
-        check_exposure(config)
+        config = source.read()
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        heir = trio.run(_run, config, sinks, pass_on, n_workers, inheritance)
+        heir = trio.run(_run, config, source, sinks, pass_on, n_workers, inheritance)
     if heir is not None:
         heir.replace()
 
 
-def check_exposure(config: FileConfig) -> None:
-    """Refuse to show the public demonstration credentials to anyone but this machine.
-
-    Raises:
-        ConfigError: they would be served beyond loopback.
-    """
-    if config.is_demo and not _is_loopback(config.server.host):
-        raise ConfigError(
-            "server.host",
-            f"the demonstration app's secret is public, so it may not be served on "
-            f"{config.server.host}.",
-            "Make an app of your own with `cachecast generate app`.",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 async def _run(
     config: FileConfig,
+    source: Source,
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
+    reloader = Reloader(source)
+    # Nobody needs a third end.
+    ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
         signals: AsyncIterator[int] = inheritance or stack.enter_context(
             trio.open_signal_receiver(*SIGNALS)
         )
         async with trio.open_nursery() as nursery:
-            desks: list[ControlDesk] = []
+            upgrader = Upgrader()
 
-            def on_ready(
-                port: int, admin_port: int | None, upgrades: Upgrades | None = None
-            ) -> None:
+            def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
                 inherited = None if inheritance is None else inheritance.predecessor.control
                 desk = stack.enter_context(open_control(config, port, inherited))
+                reloader.begin(node, desk)
+                nursery.start_soon(reloader.run)
+                upgrader.begin(node.upgrades, desk)
+                nursery.start_soon(upgrader.run)
                 if desk is not None:
-                    desks.append(desk)
-                    if upgrades is not None:
-                        _offer_upgrade(desk, upgrades)
                     nursery.start_soon(desk.run)
                 if inheritance is None:
                     _announce(config, port, admin_port)
                 _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
 
+            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
-                heir = await _run_alone(config, signals, sinks[1], on_ready, inheritance)
+                heir = await run_node(
+                    config,
+                    end_signals,
+                    address=_address(config),
+                    admin_address=_admin_address(config),
+                    lost_log_lines=lambda: sinks[1].n_dropped,
+                    on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
+                    inheritance=inheritance,
+                )
             else:
                 await run_parent(
                     config,
                     n_workers,
-                    signals,
+                    end_signals,
                     address=_address(config),
                     admin_address=_admin_address(config),
                     pass_on=pass_on,
@@ -155,42 +146,29 @@ async def _run(
                     on_ready=on_ready,
                 )
             if heir is not None:
-                for desk in desks:
-                    await desk.wait_answered()
+                await upgrader.wait_answered()
                 # What comes from here on waits for the stand-in.
                 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             nursery.cancel_scope.cancel()
     return heir
 
 
-def _offer_upgrade(desk: ControlDesk, upgrades: Upgrades) -> None:
-    """Have the control socket take an order for an upgrade."""
-    place = desk.place
-    upgrades.more_seats.append(("control", str(place.path), place.listener.fileno()))
-
-    async def upgrade(call: Call) -> object:
-        return await upgrades.run(call.read(str) or None)
-
-    desk.add("upgrade", upgrade)
-    upgrades.when_heir(desk.stop)
-
-
-async def _run_alone(
-    config: FileConfig,
+async def _sort_signals(
     signals: AsyncIterator[int],
-    log: Sink,
-    on_ready: Callable[[int, int | None, Upgrades], None],
-    inheritance: Inheritance | None,
-) -> Heir | None:
-    return await run_node(
-        config,
-        signals,
-        address=_address(config),
-        admin_address=_admin_address(config),
-        lost_log_lines=lambda: log.n_dropped,
-        on_ready=lambda _, server, upgrades: on_ready(server.port, server.admin_port, upgrades),
-        inheritance=inheritance,
-    )
+    reloader: Reloader,
+    upgrader: Upgrader,
+    ends: trio.MemorySendChannel[int],
+) -> None:
+    async for number in signals:
+        if upgrader.pass_on(number):
+            continue
+        if number == signal.SIGHUP:
+            reloader.want()
+        elif number == signal.SIGUSR2:
+            upgrader.want()
+        else:
+            with suppress(trio.WouldBlock):
+                ends.send_nowait(number)
 
 
 def count_workers(text: int | str) -> int:

@@ -21,7 +21,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import click
 import structlog
@@ -30,8 +30,7 @@ import trio
 from cachecast import __version__
 from cachecast.children import describe_end, end_with
 from cachecast.cli import stand_in
-from cachecast.cli.control import ask_node
-from cachecast.config import load_config
+from cachecast.cli.control import ask_node, control_options, find_node
 from cachecast.errors import EngineError, UpgradeError
 from cachecast.handover.line import Line, LineError
 from cachecast.handover.state import Failed
@@ -40,16 +39,26 @@ from cachecast.server.succession import Predecessor, give, retire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cachecast.control.desk import Call, ControlDesk
     from cachecast.server import Server
 
-__all__ = ["Heir", "Inheritance", "Upgrades", "inherit", "upgrade_command"]
+__all__ = [
+    "Heir",
+    "Inheritance",
+    "NoUpgrades",
+    "Upgradable",
+    "Upgrader",
+    "Upgrades",
+    "inherit",
+    "upgrade_command",
+]
 
 #: Variable that tells a new process of the running one: descriptors of the line to it, and of the
 #: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
 VARIABLE: Final = "CACHECAST_TAKES_OVER"
 
 #: Seconds that the command waits for the node: longer than all its own limits together.
-COMMAND_LIMIT_S: Final = 120.0
+ANSWER_LIMIT_S: Final = 120.0
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -153,13 +162,8 @@ class Heir:
         self._process = process
         self._orders = orders
 
-    @property
-    def takes_orders(self) -> bool:
-        """Whether it is this process that sends it signals."""
-        return self._orders is not None
-
     def order(self, number: int) -> None:
-        """Hand a signal on. Never blocks."""
+        """Hand a signal on, unless an earlier process does. Never blocks."""
         if self._orders is not None:
             try:
                 os.write(self._orders, bytes([number]))
@@ -266,16 +270,103 @@ class Upgrades:
             for listener in listeners
         ] + self.more_seats
 
-    async def attempt(self) -> None:
-        """:meth:`run` for who wants no answer; how it went stands in the log."""
-        try:
-            await self.run()
-        except UpgradeError:
-            pass
-
     async def retire(self) -> None:
         """Close what could not move."""
         await retire(self._server, self._n_absent)
+
+
+class Replaceable(Protocol):
+    """How a node is replaced."""
+
+    @property
+    def heir(self) -> Heir | None:
+        """The process that has taken over; None before that."""
+
+    #: Listening sockets beside the node's own.
+    more_seats: list[tuple[str, str, int]]
+
+    def when_heir(self, action: Callable[[], None]) -> None:
+        """See :meth:`Upgrades.when_heir`."""
+
+    async def run(self, program: str | None = None) -> dict[str, int]:
+        """See :meth:`Upgrades.run`."""
+
+
+class NoUpgrades:
+    """Of a node that cannot be replaced; says why."""
+
+    heir: Final = None
+
+    def __init__(self, why: str) -> None:
+        self.more_seats: list[tuple[str, str, int]] = []
+        self._why = why
+
+    def when_heir(self, action: Callable[[], None]) -> None:
+        """There will never be one."""
+
+    async def run(self, program: str | None = None) -> dict[str, int]:
+        """Refuse."""
+        del program
+        await trio.lowlevel.checkpoint()
+        _log.error("no upgrade", error=self._why)
+        raise UpgradeError(self._why)
+
+
+class Upgradable(Protocol):
+    """A node, as far as it can be replaced."""
+
+    @property
+    def upgrades(self) -> Replaceable:
+        """What replaces it."""
+
+
+class Upgrader:
+    """Has a node replaced whenever that is wanted: by SIGUSR2, or by the control socket."""
+
+    def __init__(self) -> None:
+        self._upgrades: Replaceable | None = None
+        self._desk: ControlDesk | None = None
+        self._wanted = trio.Event()
+
+    def begin(self, upgrades: Replaceable, desk: ControlDesk | None) -> None:
+        """Take orders from now on. Never yields."""
+        self._upgrades, self._desk = upgrades, desk
+        if desk is not None:
+            place = desk.place
+            upgrades.more_seats.append(("control", str(place.path), place.listener.fileno()))
+
+            async def upgrade(call: Call) -> object:
+                return await upgrades.run(call.read(str) or None)
+
+            desk.add("upgrade", upgrade)
+            upgrades.when_heir(desk.stop)
+
+    def want(self) -> None:
+        """Have it replaced; how that went stands in the log. Never yields."""
+        self._wanted.set()
+
+    def pass_on(self, number: int) -> bool:
+        """Hand a signal to the process that has taken over, if one has; whether that is so."""
+        heir = None if self._upgrades is None else self._upgrades.heir
+        if heir is not None:
+            heir.order(number)
+        return heir is not None
+
+    async def run(self) -> NoReturn:
+        """Carry out what :meth:`want` asks for, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            if self._upgrades is not None:
+                try:
+                    await self._upgrades.run()
+                except UpgradeError:
+                    pass  # it is logged
+
+    async def wait_answered(self) -> None:
+        """Wait, once another process has taken over, until all who asked here are answered."""
+        if self._desk is not None:
+            await self._desk.wait_answered()
 
 
 def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes], Line, int | None]:
@@ -329,21 +420,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @click.command(name="upgrade")
-@click.option(
-    "--config", "path", type=click.Path(path_type=Path), help="Configuration file in TOML."
-)
-@click.option("--port", help="Port of the node.  [default: 6001]")
-@click.option("--control", help="Path of the node's control socket, if it was given one.")
-def upgrade_command(path: Path | None, **options: object) -> None:
-    """Have a new process take the place of the running node.
+@control_options
+def upgrade_command(**options: Any) -> None:  # noqa: ANN401 - they are the options'
+    """Have a new process take the place of the node that runs on this machine.
 
-    The new one is of the version that this command is of, and reads its configuration anew. Clients
-    stay connected, and cached values keep what remains of their lives. If it fails, the running one
-    goes on, and this says why.
+    It is of the version that this command is of, and reads the configuration again. Clients stay
+    connected, and cached values keep what remains of their lives. Exit code 0: it has taken over;
+    1: it has not, and says why, and the running one goes on.
     """
-    flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
-    config = load_config(path, environ=os.environ, flags=flags)
-    done = ask_node(config, "upgrade", dict[str, int], sys.executable, within_s=COMMAND_LIMIT_S)
+    done = ask_node(
+        find_node(**options), "upgrade", dict[str, int], sys.executable, within_s=ANSWER_LIMIT_S
+    )
     click.echo(
         f"Process {done['pid']} has taken over: {done['connections']} connections, "
         f"{done['values']} cached values."

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cachecast.broker import Broker
+    from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
     from cachecast.server.room import Room
@@ -294,6 +295,7 @@ class Server(Front):
 
     Attributes:
         broker: the broker that it serves.
+        trusts_proxy: whether a proxy's headers are believed; may be replaced.
     """
 
     def __init__(
@@ -327,10 +329,10 @@ class Server(Front):
             tls=tls,
         )
         self.broker = broker
-        self._trusts_proxy = trusts_proxy
+        self.trusts_proxy = trusts_proxy
 
     def _answer(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
+        is_tls = self._tls is not None or (self.trusts_proxy and is_forwarded_tls(request.headers))
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls)
@@ -371,12 +373,18 @@ class Server(Front):
 
     async def run_poller(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
         """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
-        readers = self.broker.heartbeat.readers
+        readers, reloads = self.broker.heartbeat.readers, self.broker.reloads.listeners
         readers.append(self.poller)
+        reloads.append(self._reload)
         try:
             await super().run_poller()
         finally:
             readers.remove(self.poller)
+            reloads.remove(self._reload)
+
+    def _reload(self, config: BrokerConfig) -> None:
+        """Connections that begin from now on have these limits."""
+        self.common.config = config
 
 
 def open_shared_listeners(address: str, number: int) -> list[socket.socket]:

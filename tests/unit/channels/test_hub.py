@@ -227,3 +227,18 @@ def test_values_that_are_skipped_wait_no_more_and_are_charged_to_nobody() -> Non
         hub.deliver(10)
     assert [message["event"] for message in client.heard] == ["value", "plain", "new"]
     assert (hub.undelivered_bytes, channel.queued_bytes) == (0, 0)
+
+
+def test_other_terms_leave_all_that_is_there() -> None:
+    """A rate that stays has what is left of it; another begins anew, or ends."""
+    hub, _ = _hub(publishes_per_s=1)
+    hub.subscribe(Client().connection, PLAIN, None)
+    bucket = hub.publish_bucket
+
+    hub.serve(make_app(publishes_per_s=1, max_event_bytes=7), 0.0)
+    assert hub.publish_bucket is bucket
+    assert (hub.app.max_event_bytes, hub.n_subscriptions) == (7, 1)
+    hub.serve(make_app(publishes_per_s=2), 0.0)
+    assert hub.publish_bucket is not bucket
+    hub.serve(make_app(), 0.0)
+    assert hub.publish_bucket is None

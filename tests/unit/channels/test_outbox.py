@@ -734,3 +734,17 @@ def test_a_broken_socket_is_noticed_by_a_confirmation_too() -> None:
     outbox.put_with_value(_frame("yes"), _frame("value"), "cache-a", 9.0)
 
     assert outbox.is_gone
+
+
+def test_other_limits_hold_from_the_next_frame_on_that_has_to_wait() -> None:
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=1_000, stall_timeout_s=30.0)
+    outbox.put(_frame("a", 400))
+    outbox.flush(1.0)
+
+    outbox.limit(100, 5.0)
+    assert not socket.events.count("on_slow")
+    assert not outbox.has_stalled(5.0)
+    assert outbox.has_stalled(10.0)
+    outbox.put(_frame("b", 400))
+    assert socket.events.count("on_slow")

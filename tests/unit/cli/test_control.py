@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import structlog.testing
 import trio
 
-from cachecast.cli.control import ask_node, open_control
+from cachecast.cli.control import ask_node, find_node, open_control
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError, ControlError
 
@@ -52,19 +53,40 @@ def test_a_node_without_any_place_for_it_goes_on_and_says_so(home):
         assert [entry["event"] for entry in logs] == ["no control socket"]
 
 
+def test_a_node_is_found_by_what_it_was_started_with(home, monkeypatch):
+    """Its socket, its configuration file, or its port; or the port of a node without any."""
+    file = home / "c.toml"
+    text = "[server]\nport = {}\n{}\n[[apps]]\nid='1'\nkey='k'\nsecret='s'\n"
+    file.write_text(text.format(7000, ""))
+    with open_control(config(), 7000) as one, open_control(config(), 6001) as two:
+        assert find_node(file, None, None) == one.place.path
+        assert find_node(None, "7000", None) == one.place.path
+        assert find_node(None, None, None) == two.place.path
+        assert find_node(file, "6001", None) == two.place.path
+        monkeypatch.setenv("CACHECAST_CONFIG", str(file))
+        assert find_node(None, None, None) == one.place.path
+    file.write_text(text.format(7000, "control = '/else/where'"))
+    assert find_node(file, None, None) == Path("/else/where")
+    monkeypatch.setenv("CACHECAST_CONTROL", "/some/where")
+    assert find_node(file, None, None) == Path("/some/where")
+    assert find_node(file, None, "/any/where") == Path("/any/where")
+
+
 def test_a_node_that_is_not_found_is_said_with_what_to_give(home):
     with pytest.raises(ControlError, match=rf"{home}.*--port.*--config.*--control"):
-        ask_node(config(port=6001), "reload", object, within_s=1.0)
+        find_node(None, "6001", None)
+    off = home / "c.toml"
+    off.write_text("[server]\ncontrol = 'off'\n[[apps]]\nid='1'\nkey='k'\nsecret='s'\n")
     with pytest.raises(ControlError, match="is off"):
-        ask_node(config(control="off"), "reload", object, within_s=1.0)
+        find_node(off, None, None)
     with pytest.raises(ControlError, match="no such socket"):
-        ask_node(config(control=str(home / "x")), "reload", object, within_s=1.0)
+        ask_node(home / "x", "reload", object, within_s=1.0)
 
 
 def test_a_node_that_does_not_answer_is_not_waited_for(home):
     """It may be stopped."""
-    with open_control(config(), 6001), pytest.raises(ControlError, match="did not answer within"):
-        ask_node(config(port=6001), "reload", object, within_s=0.05)
+    with open_control(config(), 6001) as desk, pytest.raises(ControlError, match="did not answer"):
+        ask_node(desk.place.path, "reload", object, within_s=0.05)
 
 
 async def test_a_node_answers_a_command(home):
@@ -78,7 +100,7 @@ async def test_a_node_answers_a_command(home):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(desk.run)
             answer = await trio.to_thread.run_sync(
-                lambda: ask_node(config(port=6001), "pid", int, within_s=30.0)
+                lambda: ask_node(desk.place.path, "pid", int, within_s=30.0)
             )
             nursery.cancel_scope.cancel()
     assert answer == os.getpid()

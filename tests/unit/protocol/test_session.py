@@ -749,3 +749,21 @@ def test_nothing_can_be_sent_by_a_subscription_that_is_not_answered_yet() -> Non
     assert error.message.startswith("Cannot broadcast client event (connection not subscribed")
     error = _refusal(client, "pusher:subscribe", _subscribe_data(name))
     assert error.message == "Existing subscription to channel private-a"
+
+
+def test_a_session_goes_by_other_terms_of_its_app_at_once() -> None:
+    """Limits, keys and rates; who was too fast may begin anew."""
+    session = Session(make_app(messages_per_s=1.0, max_channels_per_connection=1), SOCKET_ID, 0.0)
+    for _ in range(2_000):
+        session.touch(0.0)
+    with pytest.raises(RefusedError):
+        session.touch(0.0)
+
+    session.serve(make_app(messages_per_s=2.0))
+    session.touch(0.0)
+    message = ClientMessage("client-x", "private-a", msgspec.Raw(b'"x"'))
+    with pytest.raises(ClientEventError, match="enable this feature"):
+        session.receive(message, 0.0)
+    session.serve(make_app(allows_client_events=True))
+    with pytest.raises(ClientEventError, match="not subscribed"):
+        session.receive(message, 0.0)
