@@ -228,8 +228,13 @@ class Upgrades:
         """
         if self._is_under_way or self.heir is not None:
             raise UpgradeError("An upgrade is under way already.")
-        self._is_under_way = True
         broker = self._server.broker
+        if broker.config.bus.urls:
+            raise UpgradeError(
+                "A node that an engine joins to others cannot be replaced while it runs; restart "
+                "the nodes one after the other."
+            )
+        self._is_under_way = True
         n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
         try:
             process, line, orders = _start(program or sys.executable, self._orders)

@@ -484,3 +484,23 @@ def test_an_app_is_freed_a_few_values_at_a_time_and_then_it_is_gone() -> None:
     _, fresh = store, AppCounters()
     store.add_app("1", TTL_S, 1_000, 1_000_000, fresh)
     assert store.get("1", "cache-0", 0.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 100), st.booleans()), max_size=60))
+def test_values_that_are_put_again_elsewhere_are_the_same(steps: Any) -> None:
+    """In the order in which they were written, with what is left of their lives."""
+    before, _ = _store(max_entries=20)
+    after, _ = _store(max_entries=20)
+    now, mark = 0.0, 0
+    for number, pause_s, is_copied in steps:
+        now += pause_s
+        before.put("1", f"cache-{number}", f"{now}".encode(), now)
+        if is_copied:
+            for name, frame, published_at, deadline in before.export("1", mark):
+                after.put("1", name, frame, now, published_at, deadline)
+            mark = before.serial
+    for name, frame, published_at, deadline in before.export("1", mark):
+        after.put("1", name, frame, now, published_at, deadline)
+    assert list(after.export("1")) == list(before.export("1"))
+    assert after.next_deadline() == before.next_deadline()
+    assert (after.n_entries(), after.n_bytes()) == (before.n_entries(), before.n_bytes())
