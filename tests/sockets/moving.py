@@ -11,7 +11,7 @@ from cachecast.handover.state import Message
 from cachecast.server.succession import Taking, export, leave, settle_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cachecast import Server
     from cachecast.handover.state import NodeState
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
-def copy(old: Server, new: Server) -> tuple[Taking, NodeState, list[Any]]:
+def copy(
+    old: Server,
+    new: Server,
+    open_socket: Callable[[int, int], Any] | None = None,
+    duplicate: Callable[[int], int] = os.dup,
+) -> tuple[Taking, NodeState, list[Any]]:
     """Have the new one take all that the old one has, in its own bytes; gives what is to move."""
     assert settle_all(old, 10.0)
-    taking = Taking(new)
+    taking = Taking(new, open_socket)
     states: list[NodeState] = []
 
     def send(message: Any, descriptors: Sequence[int]) -> None:
-        copies = [os.dup(fd) for fd in descriptors]
+        copies = [duplicate(fd) for fd in descriptors]
         state = taking.take(_decode(msgspec.msgpack.encode(message)), copies)
         if state is not None:
             states.append(state)

@@ -414,8 +414,18 @@ class Taking:
         absent: clients whose connections could not move.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self, server: Server, open_socket: Callable[[int, int], socket.socket] | None = None
+    ) -> None:
+        """Make it.
+
+        Args:
+            server: server that serves nobody yet.
+            open_socket: function that makes a socket of a family of addresses and a descriptor; by
+                default one of the kernel's.
+        """
         self.absent: list[Connection] = []
+        self._open_socket = open_socket or _socket
         self._server = server
         self._names: list[str] = []
         self._clients: dict[str, list[Connection]] = {}
@@ -433,7 +443,7 @@ class Taking:
                 self._take_clients(message, iter(descriptors))
             case Callers():
                 for state, fd in zip(message.callers, descriptors, strict=True):
-                    sock = _socket(state.family, fd)
+                    sock = self._open_socket(state.family, fd)
                     self._handlers.append(
                         self._server.adopt(sock, state.app_id, is_admin=state.is_admin)
                     )
@@ -450,7 +460,7 @@ class Taking:
         max_bytes = server.common.config.max_message_bytes
         for state in message.clients:
             if state.is_here:
-                sock = _socket(state.family, next(descriptors))
+                sock = self._open_socket(state.family, next(descriptors))
                 websocket = WebSocket(sock, server.poller, broker.clients, max_bytes)
                 self._handlers.append(websocket)
                 clients.append(websocket.restore(app, state, names))
