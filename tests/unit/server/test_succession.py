@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 import trustme
 
-from cachecast import TlsTerms
-from cachecast.server.succession import retire
+from cachecast import TlsTerms, Webhook
+from cachecast.errors import UpgradeError
+from cachecast.handover.line import Line, LineError
+from cachecast.handover.state import STATE_VERSION, Failed, Hello, Seats, Taken, Values
+from cachecast.server import succession
+from cachecast.server.succession import give, retire
 from tests.sockets.moving import copy, move
 from tests.sockets.node import Client, Node, frame, make_app, message, running, sign, until
 
@@ -207,3 +215,212 @@ async def test_tls_stays_behind_and_its_place_is_kept_for_a_moment(tmp_path):
         assert await new.broker.users("3", "presence-a") == ["ann"]
         await taking.end_absence(0.0)
         assert await new.broker.users("3", "presence-a") == []
+
+
+async def test_what_a_paced_client_has_asked_for_is_answered_over_there():
+    """Its requests lie in the parser and the kernel until it reads, here or there."""
+    async with two_nodes(make_app(max_pending_bytes=8_000_000)) as (old, new):
+        client = await old.client(receives=4_096)
+        n_channels = 400
+        for number in range(n_channels):
+            await old.broker.publish("3", f"cache-{number}", "tick", "x" * 2_000)
+            await client.say("pusher:subscribe", {"channel": f"cache-{number}"})
+        await until(lambda: any(outbox.is_pacing for outbox in old.broker.backlog))
+        move(old.server, new.server)
+        answered = [(await client.hear("tick"))["channel"] for _ in range(n_channels)]
+        assert answered == [f"cache-{number}" for number in range(n_channels)]
+        assert new.broker.hubs["3"].n_subscriptions == n_channels
+
+
+async def test_a_ping_that_was_not_answered_is_still_waited_for():
+    """For what is left of its time, and an answer that comes there counts."""
+    async with two_nodes(activity_timeout_s=10.0, pong_timeout_s=20.0) as (old, new):
+        silent, alive = await old.client(), await old.client()
+        await old.wait(10.0)
+        await new.wait(10.0)
+        for client in (silent, alive):
+            assert (await client.frame())[0] == 9
+        move(old.server, new.server)
+        await alive.send(10)
+        await new.wait(10.0)
+        assert (await alive.frame())[0] == 9
+        await new.wait(9.0)
+        assert new.broker.clients.n_sessions == 2
+        await new.wait(2.0)
+        assert (await silent.closed())[0] == 4201
+        assert new.broker.clients.n_sessions == 1
+
+
+async def test_a_signature_that_is_owed_is_owed_over_there():
+    app = make_app(requires_authorization=True, authorization_timeout_s=30.0)
+    async with two_nodes(app) as (old, new):
+        client = await old.client()
+        await old.wait(20.0)
+        await new.wait(20.0)
+        move(old.server, new.server)
+        await new.wait(9.0)
+        assert new.broker.clients.n_sessions == 1
+        await new.wait(2.0)
+        assert (await client.closed())[0] == 4009
+
+
+async def test_a_count_that_is_held_back_is_told_over_there():
+    app = make_app(sends_subscription_counts=True)
+    async with two_nodes(app) as (old, new):
+        clients = [await old.client() for _ in range(103)]
+        for client in clients:
+            await client.subscribe("news")
+        assert old.broker.announcements.stale_counts
+        move(old.server, new.server)
+        assert not old.broker.announcements.stale_counts
+        await new.wait(6.0)
+        while True:
+            said = await clients[0].hear("pusher_internal:subscription_count")
+            if json.loads(said["data"])["subscription_count"] == 103:
+                break
+
+
+async def test_a_miss_that_was_reported_is_not_reported_again():
+    """Webhooks that wait are told, once, by whoever is the node then."""
+    hook = Webhook(url="http://127.0.0.1:9/")
+    async with two_nodes(make_app(webhooks=(hook,))) as (old, new):
+        client = await old.client()
+        await client.subscribe("cache-a")
+        await until(lambda: old.broker.webhooks.queued_events("3") == 2)
+        move(old.server, new.server)
+        assert new.broker.webhooks.queued_events("3") == 2
+        await until(lambda: old.broker.webhooks.queued_events("3") == 0)
+        late = await new.client()
+        await late.subscribe("cache-a")
+        await late.hear("pusher:cache_miss")
+        assert new.broker.webhooks.queued_events("3") == 2
+
+
+async def test_counters_go_on_and_slow_clients_keep_their_place_in_the_line():
+    async with two_nodes(make_app(max_pending_bytes=8_000_000)) as (old, new):
+        slow = [await old.client(receives=4_096) for _ in range(3)]
+        for client in slow:
+            await client.subscribe("news")
+        for _ in range(100):
+            await old.broker.publish("3", "news", "tick", "x" * 9_000)
+        await old.broker.fanout.wait_idle()
+        order = [_number_of(old, outbox) for outbox in old.broker.backlog]
+        publishes = old.broker.hubs["3"].counters.publishes
+        move(old.server, new.server)
+        assert [_number_of(new, outbox) for outbox in new.broker.backlog] == order
+        assert new.broker.hubs["3"].counters.publishes == publishes
+
+
+def _number_of(node: Node, outbox: Any) -> int:
+    connections = list(node.broker.hubs["3"].connections.values())
+    return next(number for number, one in enumerate(connections) if one.outbox is outbox)
+
+
+# --- what is said between the two
+
+
+@pytest.fixture
+def lines():
+    ours, theirs = socket.socketpair()
+    pair = Line(ours), Line(theirs)
+    yield pair
+    for line in pair:
+        line.close()
+
+
+def hello(**fields: Any) -> Hello:
+    said = {"reads": [STATE_VERSION], "release": "9", "now": 1_000.0, "apps": ["3"]}
+    return Hello(**(said | fields))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "the other process has ended"),
+        ([Taken(1)], "it did not say hello"),
+        ([hello(reads=[7])], "does not understand the state of this one"),
+        ([hello(now=5.0)], "another clock"),
+        ([hello(), Failed("The port is taken.")], "The port is taken."),
+        ([hello(), hello()], "what was not asked for"),
+        ([b"\x00\x00\x00\x01\xc1"], "what cannot be read"),
+    ],
+)
+async def test_the_node_goes_on_whatever_the_new_process_says(lines, words, text):
+    ours, theirs = lines
+    ended: list[str] = []
+    async with running() as node:
+        client = await node.client()
+        await client.subscribe("news")
+        for word in words:
+            if isinstance(word, bytes):
+                theirs._sock.sendall(word)
+            else:
+                await theirs.send(word)
+        if not words:
+            theirs.close()
+        with pytest.raises(UpgradeError, match=text):
+            await give(node.server, ours, [], end_other=lambda: ended.append("dead"))
+        assert ended
+        await node.broker.publish("3", "news", "tick", 1)
+        assert (await client.hear())["event"] == "tick"
+
+
+async def test_a_word_that_was_said_before_the_death_counts(lines):
+    """The new process may have spoken to clients: there is no way back."""
+    ours, theirs = lines
+    async with running() as node:
+        await node.client()
+        await theirs.send(hello())
+
+        def say_and_die() -> None:
+            theirs.send_now(Taken(7), deadline=time.monotonic() + 10)
+            theirs.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(succession, "STILL_LIMIT_S", 0.2)
+            assert await give(node.server, ours, [], end_other=say_and_die) == 0
+        assert node.broker.clients.n_sessions == 0
+
+
+async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_clock):
+    ours, _ = lines
+    async with running() as node:
+        with pytest.raises(UpgradeError, match="did not say hello within 30 s"):
+            await give(node.server, ours, [], end_other=lambda: None)
+
+
+async def test_descriptors_come_with_their_message(lines):
+    ours, theirs = lines
+    read, write = os.pipe()
+    await ours.send(Seats([("clients", "a")]), [write])
+    await ours.send(Taken(1), [read, write])
+    os.close(read)
+    seats, (first,) = await theirs.receive()
+    word, descriptors = await theirs.receive()
+    assert (seats, word) == (Seats([("clients", "a")]), Taken(1))
+    os.write(first, b"x")
+    assert os.read(descriptors[0], 10) == b"x"
+    for fd in (write, first, *descriptors):
+        os.close(fd)
+
+
+async def test_much_more_than_the_kernel_holds_arrives_whole(lines):
+    ours, theirs = lines
+    values = [(f"cache-{number}", bytes(100_000), 0.0, 1.0) for number in range(300)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send, Values("3", values))
+        message, _ = await theirs.receive()
+    assert message.values == values
+
+
+def test_who_does_not_read_is_not_waited_for(lines):
+    ours, theirs = lines
+    with pytest.raises(LineError, match="does not answer in time"):
+        while True:
+            ours.send_now(Values("3", [("a", bytes(100_000), 0.0, 1.0)]),
+                          deadline=time.monotonic() + 0.05)  # fmt: skip
+    with pytest.raises(LineError, match="does not answer in time"):
+        ours.receive_now(deadline=time.monotonic())
+    theirs.close()
+    with pytest.raises(LineError, match="has ended"):
+        ours.send_now(Taken(1), deadline=time.monotonic() + 1)
