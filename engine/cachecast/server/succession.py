@@ -249,7 +249,7 @@ def _give_now(
         end_other()
         try:
             # It may have said the word before it died. Then clients may have heard from it.
-            word, _ = line.receive_now(deadline=deadline)
+            word, _ = line.receive_now(deadline=time.monotonic())
         except LineError:
             raise error from None
     if not isinstance(word, Taken):
