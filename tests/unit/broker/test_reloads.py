@@ -461,3 +461,59 @@ async def test_webhooks_change_with_the_app(autojump_clock, cachecast_broker):
     await cachecast_broker.reload(serving(changed(webhooks=(hook,)), OTHER))
     await cachecast_broker.reload(serving(OTHER))
     assert not cachecast_broker.webhooks.wants(APP, "cache_miss")
+
+
+async def test_a_broker_that_ends_meanwhile_leaves_nobody_waiting(autojump_clock):
+    """Clients of a removed app hang on at other nodes, and the block ends before they are out."""
+    async with open_cluster(2, delay_s=3.0) as cluster, trio.open_nursery() as nursery:
+        mesh = cluster.mesh
+        done = []
+
+        async def reload(broker):
+            with pytest.raises(BrokerClosedError):
+                await broker.reload(serving(TEST_APP))
+            done.append(True)
+
+        config = serving(TEST_APP, OTHER)
+        async with (
+            open_test_broker(config, bus=mesh.join()) as broker,
+            open_memory_network(broker) as network,
+        ):
+            client = await network.connect(OTHER)
+            client.send({"event": "pusher:subscribe", "data": {"channel": "room"}})
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(reload, broker)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not done
+    assert done
+
+
+async def test_webhooks_of_a_removed_app_hear_of_its_last_departures(autojump_clock):
+    """Which the cluster tells its courier, this node, only after they have left."""
+    hook = Webhook(url="http://127.0.0.1:9/", events=("channel_vacated",))
+    async with open_cluster(1, delay_s=0.2) as cluster:
+        network, broker = cluster.networks[0], cluster.brokers[0]
+        told = []
+        notify = broker.webhooks.notify
+
+        def note(app_id, event, on_done=None):
+            told.append((app_id, event.name, broker.webhooks.wants(app_id, event.name)))
+            notify(app_id, event, on_done)
+
+        broker.upcalls._webhooks.notify = note
+        cluster.mesh.courier = cluster.buses[0]
+        await broker.reload(serving(TEST_APP, changed(OTHER, webhooks=(hook,))))
+        client = await network.connect(OTHER)
+        await client.subscribe("room")
+        await broker.reload(serving(TEST_APP))
+        assert ("2", "channel_vacated", True) in told
+        assert not broker.webhooks.wants("2", "channel_vacated")
+
+
+async def test_connections_that_begin_from_then_on_have_the_nodes_limits(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    await cachecast_broker.reload(serving(TEST_APP, max_headers=3))
+    headers = {f"X-{number}": "1" for number in range(5)}
+    response = await cachecast_network.request("GET", "/apps/1/channels", headers=headers)
+    assert response.status == 431
