@@ -553,7 +553,7 @@ async def test_the_nodes_limits_reach_each_part_that_holds_one(autojump_clock):
         )  # fmt: skip
         await slow.subscribe("room")
         slow.stop_reading()
-        for _ in range(3):
+        for _ in range(4):
             broker.publish_nowait(APP, "room", "e", "x" * 900)
         with pytest.raises(trio.WouldBlock):
             broker.publish_nowait(APP, "room", "e", "x" * 900)
