@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from functools import lru_cache
 from itertools import islice
-from math import inf
 from secrets import randbits
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import structlog
@@ -32,7 +31,6 @@ from cachecast.errors import (
     RemoteProtocolError,
 )
 from cachecast.events import AppEvent
-from cachecast.handover.state import ClientState
 from cachecast.protocol.messages import Control, as_text
 from cachecast.protocol.session import (
     ClientEvent,
@@ -41,10 +39,9 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
-from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub, Joined, Left
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
-    from cachecast.handover.state import ParserState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member, Request, User
     from cachecast.protocol.wire import Wire
@@ -125,7 +121,7 @@ class Clients:
         self.is_cut_off = False
         self.n_sessions = 0
         #: Connections that have ended and are still in channels, in rotation.
-        self._leaving: deque[Connection] = deque()
+        self.leaving: deque[Connection] = deque()
         self._departure = trio.Event()
 
     def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -218,97 +214,6 @@ class Clients:
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(connection)
         return connection
-
-    # --- handing over
-
-    def export(
-        self,
-        connection: Connection,
-        channels: Mapping[str, int],
-        *,
-        is_here: bool = False,
-        family: int = 0,
-        parser: ParserState | None = None,
-        is_behind: bool = False,
-    ) -> ClientState:
-        """A client in plain values. Never yields.
-
-        Args:
-            connection: connection that has not ended.
-            channels: name -> number of the app's channels.
-            is_here: whether its socket comes along; what waits for one that does not stays, too.
-            family: family of the socket's addresses.
-            parser: what has been read of it and not handled.
-            is_behind: whether it is to be served without being asked.
-        """
-        session = connection.session
-        return ClientState(
-            session.export(),
-            [channels[name] for name in session.subscriptions],
-            connection.wire is JSON_WEBSOCKET,
-            is_here,
-            family,
-            parser,
-            is_behind,
-            connection.outbox.export() if is_here else None,
-            None if self._heartbeat is None else self._heartbeat.pinged_at(connection),
-            connection.authorize_by,
-            connection.must_pong,
-        )
-
-    def restore(
-        self, app: App, transport: Transport, state: ClientState, channels: Sequence[str]
-    ) -> Connection:
-        """Go on with a client of another process; the hub restores its subscriptions. Never yields.
-
-        Nothing is sent to it; what waited for it is the transport's to restore.
-
-        Args:
-            app: the client's app.
-            transport: the owner of its socket.
-            state: the client.
-            channels: names of the app's channels by number.
-        """
-        hub = self._directory.hubs[app.id]
-        outbox = Outbox(
-            transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
-        )
-        session = Session.restore(app, state.session)
-        # Places in the order in which it joined them; the hub puts the subscriptions into them.
-        places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
-        session.subscriptions = places
-        wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
-        connection = Connection(session, wire, outbox)
-        connection.must_pong = state.must_pong
-        connection.authorize_by = state.authorize_by
-        if state.authorize_by != inf:
-            hub.unauthorized.add(connection)
-        hub.connections[session.socket_id] = connection
-        self.n_sessions += 1
-        if self._heartbeat is not None:
-            if state.pinged_at is None:
-                self._heartbeat.watch(connection)
-            else:
-                self._heartbeat.resume(connection, state.pinged_at)
-        return connection
-
-    def finish_departures(self) -> None:
-        """Have all who have ended leave their channels now. Never yields; O(channels left)."""
-        while self._leaving:
-            self._leave_some(self._leaving.popleft())
-
-    def let_go(self, connection: Connection) -> None:
-        """Forget a client that is another process's now, and nobody hears of it. Never yields."""
-        session = connection.session
-        hub = self._directory.find(session.app.id)
-        if hub is not None:
-            hub.connections.pop(session.socket_id, None)
-        self.n_sessions -= 1
-        session.subscriptions = {}
-        session.user = None
-        if self._heartbeat is not None:
-            self._heartbeat.unwatch(connection)
-        connection.outbox.discard()
 
     # --- listening
 
@@ -585,8 +490,7 @@ class Clients:
     ) -> None:
         """Forget a connection: it leaves its channels and signs out.
 
-        Of many channels it leaves most a moment later (:meth:`run_departures`); nothing that is
-        published to them reaches it any more. Never yields; harmless twice.
+        Of many channels it leaves most later, and hears nothing of them. Harmless twice.
         """
         session = connection.session
         hub = self._directory.find(session.app.id)
@@ -605,23 +509,24 @@ class Clients:
             self._note_connections(hub)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(connection)
-        self._leave_some(connection)
+        self.leave_some(connection)
         user = session.user
         if user is not None:
             self._sign_ins.sign_out(hub, connection, user)
 
-    def _leave_some(self, connection: Connection) -> None:
+    def leave_some(self, connection: Connection) -> None:
+        """Have one that has ended leave some of its channels. Never yields."""
         subscriptions = connection.session.subscriptions
         for name in list(islice(subscriptions, LEAVES_PER_STEP)):
             self._leave(connection, name)
         if subscriptions:
-            self._leaving.append(connection)
+            self.leaving.append(connection)
             self._departure.set()
 
     def is_leaving(self, app_id: str) -> bool:
         """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
         return self._joins.is_busy(app_id) or any(
-            connection.session.app.id == app_id for connection in self._leaving
+            connection.session.app.id == app_id for connection in self.leaving
         )
 
     async def run_departures(self) -> NoReturn:
@@ -629,8 +534,8 @@ class Clients:
         while True:
             await self._departure.wait()
             self._departure = trio.Event()
-            while self._leaving:
-                self._leave_some(self._leaving.popleft())
+            while self.leaving:
+                self.leave_some(self.leaving.popleft())
                 await trio.lowlevel.checkpoint()
 
     def disconnect(

@@ -49,6 +49,10 @@ CLOSINGS_PER_STEP: Final = 50
 LEAVE_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
 
+#: Seconds for the couriers to bring what the last departures of a removed app tell its webhooks:
+#: the longest pause between two of their questions, and as much for the engine.
+HOOKS_S: Final = 1.0
+
 
 class _Work:
     """What one reload leaves to be settled."""
@@ -105,6 +109,11 @@ class Reloads:
             self._share_rates()
         broker.directory.index()
 
+    def _tell_bus(self, ending: Iterable[App] = ()) -> None:
+        """Say what is served; what happens in those that end is brought to their webhooks yet."""
+        config = self._broker.config
+        self._bus.serve_apps({app.id: terms_of(config, app) for app in (*config.apps, *ending)})
+
     def _share_rates(self) -> None:
         """Have rates of publishing be those of all nodes together."""
         shared: list[SharedBucket] = []
@@ -145,7 +154,7 @@ class Reloads:
                 hub.serve(app, now)
                 work.changed.append(hub)
         self._add_missing(config, now)
-        self._bus.serve_apps({app.id: terms_of(config, app) for app in config.apps})
+        self._tell_bus([hub.app for hub in work.removed])
         broker.clients.config = config
         broker.delivery.max_undelivered_bytes = config.max_undelivered_bytes
         broker.backlog.max_bytes = config.max_outbox_bytes
@@ -158,18 +167,16 @@ class Reloads:
 
     async def run(self) -> NoReturn:
         """Settle what has been switched, for ever."""
-        while True:
-            await self._wakeup.wait()
-            self._wakeup = trio.Event()
-            while self._waiting:
-                work = self._waiting.popleft()
-                await self._settle(work)
+        try:
+            while True:
+                await self._wakeup.wait()
+                self._wakeup = trio.Event()
+                while self._waiting:
+                    await self._settle(self._waiting[0])
+                    self._waiting.popleft().done.set()
+        finally:  # who waits finds that the broker has ended
+            for work in self._waiting:
                 work.done.set()
-
-    def close(self) -> None:
-        """The broker ends: who waits is told so. Never yields."""
-        for work in self._waiting:
-            work.done.set()
 
     async def _settle(self, work: _Work) -> None:
         broker = self._broker
@@ -184,6 +191,9 @@ class Reloads:
         for hub in work.removed:
             await self._close_all(hub, 4001, CLOSE_CODES[4001].reason)
             broker.delivery.end_subscribers(hub.app.id)
+        if any(hub.is_shared and hub.app.webhooks for hub in work.removed):
+            await trio.sleep(HOOKS_S)
+        self._tell_bus()
         for hub in work.removed:
             await self._end(hub)
 

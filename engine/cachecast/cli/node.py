@@ -5,7 +5,7 @@ It is told to end by numbers of signals: of the operating system, or, for a work
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -42,9 +42,6 @@ class Node:
         upgrades: what replaces this process by another one.
     """
 
-    #: Number of its processes that serve.
-    n_workers: Final = 1
-
     def __init__(
         self,
         config: FileConfig,
@@ -63,6 +60,9 @@ class Node:
     def is_ending(self) -> bool:
         """Whether it drains, or has."""
         return self.broker.clients.is_draining
+
+    def check(self, config: FileConfig) -> None:
+        """See ``Reloadable``: what can be read can be served."""
 
     async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
         """Serve by another configuration from now on; see ``Reloadable``.

@@ -117,9 +117,7 @@ async def _run(
                 nursery.start_soon(upgrader.run)
                 if desk is not None:
                     nursery.start_soon(desk.run)
-                if inheritance is None:
-                    _announce(config, port, admin_port)
-                _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
+                _announce(config, port, admin_port, is_first=inheritance is None)
 
             nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
             for sink in sinks:
@@ -198,9 +196,12 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
-    """Say how to connect, and end with the one ready line that scripts wait for."""
+def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first: bool) -> None:
+    """Say how to connect, and end with the one ready line that scripts wait for, if they do."""
     options = config.server
+    _log.info("ready", host=options.host, port=port, admin_port=admin_port)
+    if not is_first:
+        return
     address = f"{_bracket(options.host)}:{port}"
     s = "s" if options.tls_cert else ""
     if config.apps == (DEMO_APP,):

@@ -55,7 +55,7 @@ __all__ = [
 
 #: Variable that tells a new process of the running one: descriptors of the line to it, and of the
 #: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
-VARIABLE: Final = "CACHECAST_TAKES_OVER"
+VARIABLE: Final = "HANDOVER_LINE"
 
 #: Seconds that the command waits for the node: longer than all its own limits together.
 ANSWER_LIMIT_S: Final = 120.0
