@@ -183,14 +183,13 @@ async def _quiet(server: Server) -> AsyncIterator[None]:
     try:
         await webhooks.pause(QUIET_LIMIT_S)
         if server.is_tls:
-            # Publishers cannot move either: who is answered now comes back on a new connection,
-            # which waits in the kernel for the new process.
+            # Publishers cannot move either: who is answered now comes back on a new connection, in
+            # the end on one that waits in the kernel for the new process.
             common.is_draining = True
+            await trio.sleep(QUIET_LIMIT_S)
             server.hold_newcomers(is_held=True)
         with trio.move_on_after(QUIET_LIMIT_S):
-            while any(  # noqa: ASYNC110 - nothing announces it, nor should it
-                caller.is_asked for caller in _callers(server)
-            ):
+            while any(map(_is_due, _callers(server))):  # noqa: ASYNC110 - nothing announces it
                 await trio.sleep(QUIET_TICK_S)
         yield
     except BaseException:
@@ -199,6 +198,11 @@ async def _quiet(server: Server) -> AsyncIterator[None]:
             server.hold_newcomers(is_held=False)
         webhooks.go_on()
         raise
+
+
+def _is_due(caller: HttpConnection) -> bool:
+    """Whether a request has begun, or, on a connection that cannot move, the first one is due."""
+    return caller.is_asked or not (caller.can_move or caller.app_id)
 
 
 async def _give_in_time(
