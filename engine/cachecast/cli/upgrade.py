@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
@@ -175,9 +175,13 @@ class Heir:
         if self._orders is None:
             sys.exit(0)
         os.set_inheritable(self._orders, True)  # noqa: FBT003 - its only argument beside it
-        # Nothing of the environment, in which an app's secret may stand.
-        script = str(Path(stand_in.__file__))
-        os.execve(sys.executable, [sys.executable, "-I", "-S", script, str(self._orders)], {})  # noqa: S606
+        script = Path(stand_in.__file__)
+        if script.exists():  # else the old release has been removed
+            command = [sys.executable, "-I", "-S", str(script), str(self._orders)]
+            with suppress(OSError):
+                # Nothing of the environment, in which an app's secret may stand.
+                os.execve(sys.executable, command, {})  # noqa: S606
+        sys.exit(stand_in.stand_in(self._orders))  # as well, in forty times the memory
 
 
 class Upgrades:
@@ -234,6 +238,8 @@ class Upgrades:
                 "A node that an engine joins to others cannot be replaced while it runs; restart "
                 "the nodes one after the other."
             )
+        if broker.clients.is_draining:
+            raise UpgradeError("The node is ending.")
         self._is_under_way = True
         n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
         try:

@@ -213,6 +213,8 @@ async def _give_in_time(
 ) -> int:
     """Find a moment in which little is queued, and hand over in it."""
     for seconds in SETTLE_TRIES_S:
+        if server.broker.clients.is_draining:
+            raise LineError("it was told to end meanwhile")
         if settle_all(server, seconds):
             # From here to the end there is no checkpoint.
             return _give_now(server, line, marks, end_other)

