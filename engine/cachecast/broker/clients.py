@@ -103,6 +103,7 @@ class Clients:
         #: Limits of the node; may be replaced.
         self.config = config
         self._directory = directory
+        self._hubs = directory.known
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -248,7 +249,7 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._directory.find(session.app.id)
+        hub = self._hubs.get(session.app.id)
         if hub is None:
             return  # its app has been removed, and it has been told so
         hub.counters.refusals["null" if code is None else str(code)] += 1
@@ -274,7 +275,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -301,7 +302,7 @@ class Clients:
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            elif (hub := self._directory.find(app_id)) is not None:
+            elif (hub := self._hubs.get(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
             else:  # the app has been removed meanwhile
@@ -328,7 +329,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -365,7 +366,7 @@ class Clients:
         if not edge.is_joined:
             self._joins.take_back(connection, name)
             return
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -409,7 +410,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -442,7 +443,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -494,7 +495,7 @@ class Clients:
         published to them reaches it any more. Never yields; harmless twice.
         """
         session = connection.session
-        hub = self._directory.find(session.app.id)
+        hub = self._hubs.get(session.app.id)
         if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
@@ -524,10 +525,12 @@ class Clients:
             self._departure.set()
 
     def is_leaving(self, app_id: str) -> bool:
-        """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
-        return self._joins.is_busy(app_id) or any(
-            connection.session.app.id == app_id for connection in self._leaving
-        )
+        """Whether any client of an app has ended and is still in a channel. O(those who leave)."""
+        return any(connection.session.app.id == app_id for connection in self._leaving)
+
+    def is_joining(self, app_id: str) -> bool:
+        """Whether other nodes are asked about a subscription to a channel of an app."""
+        return self._joins.is_busy(app_id)
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
@@ -574,7 +577,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._directory.of(connection).counters.slow_closes += 1
+        self._hubs[connection.session.app.id].counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True

@@ -114,7 +114,7 @@ async def test_clients_of_an_app_that_is_removed_are_closed_with_4001(
     assert {await closed_with(client) for client in others} == {4001}
     assert cachecast_broker.cache.n_entries() == 0
     assert cachecast_broker.clients.n_sessions == 1
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
     with pytest.raises(BadRequestError, match="Unknown app"):
         await cachecast_broker.publish("2", "x", "e", "")
     response = await cachecast_network.request("GET", "/apps/2/channels", app=OTHER)
@@ -325,7 +325,7 @@ async def test_two_at_once_happen_one_after_the_other(autojump_clock, cachecast_
         for app in (OTHER, changed(OTHER, id="3", key="third")):
             nursery.start_soon(cachecast_broker.reload, serving(TEST_APP, app))
     assert set(cachecast_broker.hubs) == {app.id for app in cachecast_broker.config.apps}
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
 
 
 async def test_a_caller_who_goes_leaves_nothing_half_done(
@@ -342,7 +342,7 @@ async def test_a_caller_who_goes_leaves_nothing_half_done(
     await trio.sleep(1)
     assert {await closed_with(client) for client in clients} == {4001}
     assert set(cachecast_broker.hubs) == {"1"}
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
     await cachecast_broker.reload(serving(TEST_APP, OTHER))
 
 
