@@ -96,7 +96,8 @@ class Clients:
             notify: function that tells webhooks and hooks.
         """
         self._bus = bus
-        self._joins = Joins(bus, self._finish_join)
+        #: Subscriptions that are under way at other nodes.
+        self.joins = Joins(bus, self._finish_join)
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
@@ -283,7 +284,7 @@ class Clients:
             channel = hub.channels.get(request.name.text)
             if channel is not None:  # the count with it may be told before it is answered
                 self._announcements.count_changed(hub, channel)
-            self._joins.begin(connection, request)
+            self.joins.begin(connection, request)
         else:
             self._subscribe(connection, request)
 
@@ -297,7 +298,7 @@ class Clients:
         """The bus has counted a connection in, or has not: subscribe it, or undo that."""
         fault = receipt.fault
         app_id, channel = connection.session.app.id, request.name.text
-        if not (fault is None and is_wanted) and not self._joins.is_asked(app_id, channel):
+        if not (fault is None and is_wanted) and not self.joins.is_asked(app_id, channel):
             self._early_counts.pop((app_id, channel), None)
         if fault is None:
             if is_wanted:
@@ -364,7 +365,7 @@ class Clients:
     def _leave(self, connection: Connection, name: str) -> None:
         edge = connection.session.subscriptions[name]
         if not edge.is_joined:
-            self._joins.take_back(connection, name)
+            self.joins.take_back(connection, name)
             return
         hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
@@ -473,12 +474,12 @@ class Clients:
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
-        elif self._joins.is_asked(app_id, channel):
+        elif self.joins.is_asked(app_id, channel):
             self._early_counts[app_id, channel] = count
 
     async def run_joins(self) -> NoReturn:
         """Go on with subscriptions of clients that had to read first, for ever."""
-        await self._joins.run_paced()
+        await self.joins.run_paced()
 
     def _note_connections(self, hub: Hub) -> None:
         """Say how many there are here, which counts against the app's limit on all nodes."""
@@ -527,10 +528,6 @@ class Clients:
     def is_leaving(self, app_id: str) -> bool:
         """Whether any client of an app has ended and is still in a channel. O(those who leave)."""
         return any(connection.session.app.id == app_id for connection in self._leaving)
-
-    def is_joining(self, app_id: str) -> bool:
-        """Whether other nodes are asked about a subscription to a channel of an app."""
-        return self._joins.is_busy(app_id)
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""

@@ -44,8 +44,8 @@ VALUES_PER_STEP: Final = 500
 #: Number of connections closed between two checkpoints; each leaves its channels.
 CLOSINGS_PER_STEP: Final = 50
 
-#: Seconds that subscriptions of a removed app's clients may be under way at other nodes; who asks an
-#: engine that does not answer is let go after five. And seconds between two looks whether they are.
+#: Seconds that subscriptions of a removed app's clients may be under way at other nodes, where who
+#: is not answered is let go after five; and seconds between two looks whether they are.
 JOIN_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
 
@@ -213,7 +213,7 @@ class Reloads:
         while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
             await trio.sleep(LEAVE_CHECK_S)
         with trio.move_on_after(JOIN_LIMIT_S):
-            while broker.clients.is_joining(app_id):  # noqa: ASYNC110
+            while broker.clients.joins.is_busy(app_id):  # noqa: ASYNC110
                 await trio.sleep(LEAVE_CHECK_S)
         broker.directory.forget(hub)
         broker.webhooks.end_app(app_id)
