@@ -250,7 +250,7 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._hubs.get(session.app.id)
+        hub = self._directory.find(session.app.id)
         if hub is None:
             return  # its app has been removed, and it has been told so
         hub.counters.refusals["null" if code is None else str(code)] += 1
@@ -303,7 +303,7 @@ class Clients:
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            elif (hub := self._hubs.get(app_id)) is not None:
+            elif (hub := self._directory.find(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
             else:  # the app has been removed meanwhile
@@ -496,7 +496,7 @@ class Clients:
         published to them reaches it any more. Never yields; harmless twice.
         """
         session = connection.session
-        hub = self._hubs.get(session.app.id)
+        hub = self._directory.find(session.app.id)
         if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(

@@ -35,6 +35,10 @@ class Directory:
         """Find hubs by the keys that their apps have now. Never yields; O(keys)."""
         self.by_key = {pair.key: hub for hub in self.hubs.values() for pair in hub.app.key_pairs}
 
+    def find(self, app_id: str) -> Hub | None:
+        """The hub of an app, as its clients know it."""
+        return self.known.get(app_id)
+
     def retire(self, hub: Hub) -> None:
         """An app is served no more; :meth:`index` has to follow."""
         del self.hubs[hub.app.id]

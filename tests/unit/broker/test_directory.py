@@ -23,9 +23,11 @@ def test_an_app_that_is_served_no_more_is_known_to_its_clients_only():
     directory.index()
     assert directory.by_key == directory.hubs == {}
     assert directory.known == {APP.id: hub}
+    assert directory.find(APP.id) is hub
 
     directory.forget(hub)
     assert directory.known == {}
+    assert directory.find(APP.id) is None
 
 
 def test_an_app_that_came_back_is_not_forgotten_with_the_one_that_went():
