@@ -96,13 +96,15 @@ class Clients:
             notify: function that tells webhooks and hooks.
         """
         self._bus = bus
-        self._joins = Joins(bus, self._finish_join)
+        #: Subscriptions that are under way at other nodes.
+        self.joins = Joins(bus, self._finish_join)
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
         #: Limits of the node; may be replaced.
         self.config = config
         self._directory = directory
+        self._hubs = directory.known
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -274,7 +276,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -282,7 +284,7 @@ class Clients:
             channel = hub.channels.get(request.name.text)
             if channel is not None:  # the count with it may be told before it is answered
                 self._announcements.count_changed(hub, channel)
-            self._joins.begin(connection, request)
+            self.joins.begin(connection, request)
         else:
             self._subscribe(connection, request)
 
@@ -296,7 +298,7 @@ class Clients:
         """The bus has counted a connection in, or has not: subscribe it, or undo that."""
         fault = receipt.fault
         app_id, channel = connection.session.app.id, request.name.text
-        if not (fault is None and is_wanted) and not self._joins.is_asked(app_id, channel):
+        if not (fault is None and is_wanted) and not self.joins.is_asked(app_id, channel):
             self._early_counts.pop((app_id, channel), None)
         if fault is None:
             if is_wanted:
@@ -328,7 +330,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -363,9 +365,9 @@ class Clients:
     def _leave(self, connection: Connection, name: str) -> None:
         edge = connection.session.subscriptions[name]
         if not edge.is_joined:
-            self._joins.take_back(connection, name)
+            self.joins.take_back(connection, name)
             return
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -409,7 +411,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -442,7 +444,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -472,12 +474,12 @@ class Clients:
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
-        elif self._joins.is_asked(app_id, channel):
+        elif self.joins.is_asked(app_id, channel):
             self._early_counts[app_id, channel] = count
 
     async def run_joins(self) -> NoReturn:
         """Go on with subscriptions of clients that had to read first, for ever."""
-        await self._joins.run_paced()
+        await self.joins.run_paced()
 
     def _note_connections(self, hub: Hub) -> None:
         """Say how many there are here, which counts against the app's limit on all nodes."""
@@ -524,10 +526,8 @@ class Clients:
             self._departure.set()
 
     def is_leaving(self, app_id: str) -> bool:
-        """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
-        return self._joins.is_busy(app_id) or any(
-            connection.session.app.id == app_id for connection in self.leaving
-        )
+        """Whether any client of an app has ended and is still in a channel. O(those who leave)."""
+        return any(connection.session.app.id == app_id for connection in self.leaving)
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
@@ -574,7 +574,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._directory.of(connection).counters.slow_closes += 1
+        self._hubs[connection.session.app.id].counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True

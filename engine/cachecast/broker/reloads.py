@@ -44,9 +44,9 @@ VALUES_PER_STEP: Final = 500
 #: Number of connections closed between two checkpoints; each leaves its channels.
 CLOSINGS_PER_STEP: Final = 50
 
-#: Seconds that the clients of a removed app have to be out of their channels on all nodes. Who asks
-#: an engine that does not answer is let go after five.
-LEAVE_LIMIT_S: Final = 10.0
+#: Seconds that subscriptions of a removed app's clients may be under way at other nodes, where who
+#: is not answered is let go after five; and seconds between two looks whether they are.
+JOIN_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
 
 #: Seconds for the couriers to bring what the last departures of a removed app tell its webhooks:
@@ -96,7 +96,8 @@ class Reloads:
         for app in config.apps:
             if app.id in broker.hubs:
                 continue
-            hub = broker.hubs[app.id] = Hub(app, self._line, now)
+            hub = Hub(app, self._line, now)
+            broker.directory.add(hub)
             if bus.is_shared:
                 hub.is_shared = True
                 hub.sum_connections = partial(bus.total, "connections", app.id)
@@ -208,9 +209,12 @@ class Reloads:
     async def _end(self, hub: Hub) -> None:
         """Forget an app whose clients have been closed, once they have left their channels."""
         broker, app_id = self._broker, hub.app.id
-        with trio.move_on_after(LEAVE_LIMIT_S):
-            while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
-                await trio.sleep(LEAVE_CHECK_S)  # nothing tells of it, and it is over soon
+        # Nothing tells of either, and both are over soon.
+        while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
+            await trio.sleep(LEAVE_CHECK_S)
+        with trio.move_on_after(JOIN_LIMIT_S):
+            while broker.clients.joins.is_busy(app_id):  # noqa: ASYNC110
+                await trio.sleep(LEAVE_CHECK_S)
         broker.directory.forget(hub)
         broker.webhooks.end_app(app_id)
         while broker.cache.remove_app(app_id, VALUES_PER_STEP):
