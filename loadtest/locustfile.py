@@ -23,20 +23,25 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from cachecast_load.cli import Fault, load_options, prepare, target_options
-from cachecast_load.plan import PlanError
-from cachecast_load.preflight import PreflightError, survey
+from cachecast_load.measures.verdict import EXIT_CODES, HARNESS_FAILED, INVALID
+from cachecast_load.options import Fault, load_options, prepare, shown_command, target_options
 from cachecast_load.profiles import PROFILES
 from cachecast_load.report import write_reports
 from cachecast_load.report.text import print_result
-from cachecast_load.result import EXIT_CODES, HARNESS_FAILED, INVALID
-from cachecast_load.swarm import Swarm
-from cachecast_load.target import TargetError
-from cachecast_load.users import PublisherUser, SubscriberUser
-from cachecast_load.web import extend
+from cachecast_load.run.preflight import PreflightError
+from cachecast_load.swarm.links import WorkerLink
+from cachecast_load.swarm.swarm import open_run
+from cachecast_load.swarm.users import PublisherUser, SubscriberUser
+from cachecast_load.swarm.web import extend
 
 __all__ = ["PublisherUser", "SubscriberUser"]
 
+# Options of Locust's that would be ignored without a word, and what to give instead.
+_LOCUSTS = {
+    "num_users": "-u says nothing here: --lt-subscribers says how many connections there are",
+    "spawn_rate": "-r says nothing here: --lt-connect-rate says how many connect per second",
+    "run_time": "-t says nothing here: --lt-duration says how many seconds are measured",
+}
 _SECRET = ("secret", "headers", "encryption_key")
 
 
@@ -67,6 +72,8 @@ def _add_option(parser: LocustArgumentParser, option: click.Option) -> None:
         extra["action"] = "store_true"
     elif option.multiple:
         extra |= {"action": "append", "default": []}
+    elif option.name == "abort_after_s":
+        extra |= {"type": float, "nargs": "?", "const": float(str(option.flag_value))}
     else:
         extra["type"] = {"integer": int, "float": float}.get(option.type.name, str)
     if option.name in _SECRET:
@@ -80,6 +87,9 @@ def set_up(environment: Environment, **_kwargs: object) -> None:
     options = environment.parsed_options
     if options is None:
         return
+    for name, words in _LOCUSTS.items():
+        if getattr(options, name) is not None:
+            _give_up(f"{words} (what Locust spawns are blocks and publishers)", HARNESS_FAILED)
     try:
         plan, target = prepare(_values(options))
     except Fault as error:
@@ -87,30 +97,25 @@ def set_up(environment: Environment, **_kwargs: object) -> None:
     for name in _SECRET:
         # Locust sends its options to workers; what is secret stays here, each worker has its own.
         setattr(options, f"lt_{name}", None)
+    if isinstance(environment.runner, WorkerRunner):
+        WorkerLink(environment, target)
+        return
     processes = 1
     if isinstance(environment.runner, MasterRunner):
         here = options.processes or 0
         here = (os.cpu_count() or 1) if here < 0 else here
         processes = max(options.expect_workers or 1, here)
-    command = "locust -f loadtest/locustfile.py"
-    is_worker = isinstance(environment.runner, WorkerRunner)
-    notes: list[str] = []
-    if not is_worker:
-        try:
-            plan, notes = survey(plan, target)
-        except (PreflightError, TargetError, PlanError) as error:
-            _give_up(f"INVALID  {error}", EXIT_CODES[INVALID])
-    swarm = Swarm(environment, plan, target, processes=processes, command=command, notes=notes)
-    if is_worker:
-        swarm.attach()
-        return
-    environment.shape_class = swarm.make_shape()
-
-    def finished(result: dict[str, object]) -> None:
-        _finish(environment, options, result)
-
-    swarm.on_result = finished
-    swarm.attach()
+    try:
+        swarm = open_run(
+            plan,
+            target,
+            environment=environment,
+            processes=processes,
+            command=shown_command("locust", "--lt-"),
+            on_result=lambda result: _finish(environment, options, result),
+        )
+    except PreflightError as error:
+        _give_up(f"INVALID  {error}", EXIT_CODES[INVALID])
     if environment.web_ui is not None:
         extend(environment, swarm)
 
@@ -130,14 +135,10 @@ def _give_up(text: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _finish(
-    environment: Environment, options: argparse.Namespace, result: dict[str, object]
-) -> None:
+def _finish(environment: Environment, options: argparse.Namespace, result: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415 - not needed before the end
 
     print_result(result, Console(highlight=False))
     if options.lt_report:
         write_reports(result, Path(options.lt_report))
-    verdict = result["verdict"]
-    assert isinstance(verdict, dict)
-    environment.process_exit_code = verdict["exit_code"]
+    environment.process_exit_code = result["verdict"]["exit_code"]

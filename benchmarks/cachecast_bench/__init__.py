@@ -3,15 +3,15 @@
     cachecast bench list
     cachecast bench run fanout storm --json result.json --plot result.svg
     cachecast bench run fanout --peers all
-    cachecast bench run fanout --require 'fanout.ratio_to_limit>=6'
+    cachecast bench run fanout --require 'fanout.ratio_to_raw_loop>=6'
     cachecast bench compare before.json after.json
     cachecast bench show result.json
     cachecast bench peers
 
 What a number from here means:
 
-* **A ratio first.** Each scenario measures its yardstick in the same run: for deliveries `limit`, a
-  raw loop of non-blocking `send` over the same number of sockets; for publishes a bare httptools
+* **A ratio first.** Each scenario measures its yardstick in the same run: for deliveries the
+  `raw loop`, non-blocking `send` over the same number of sockets; for publishes a bare httptools
   responder. Repeats take turns, A B A B, so that a ratio is one of neighbours in time. Absolute
   numbers hold for the machine that is printed under them.
 * **Everything is checked.** Every byte that every subscriber reads is compared with what was
@@ -20,7 +20,7 @@ What a number from here means:
   A stalled server cannot hide by keeping the publisher waiting.
 * **The tool may refuse.** If the generator was the bottleneck, the schedule was not kept, samples
   were too few or the cores were busy with something else, the run is INVALID, in words: exit code
-  2. A requirement that is not met is exit code 1.
+  2. A requirement that is not met is exit code 1; what cannot be understood or carried out is 3.
 
 The server has one core to itself, the generator (with this process) another. Generator and server
 share no code: the engine is imported only by the programs of `inprocess`.

@@ -15,4 +15,4 @@ if __name__ == "__main__":
             'pip install "cachecast[bench]"',
             file=sys.stderr,
         )
-        sys.exit(2)
+        sys.exit(3)

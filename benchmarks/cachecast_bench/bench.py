@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from cachecast_bench.cpu_clock import cpu_ns
+from cachecast_bench.delays import summary
 from cachecast_bench.generator.remote import Generator, GeneratorError, open_generator
-from cachecast_bench.histogram import Histogram
 from cachecast_bench.loop_lag import loop_lag_us
 from cachecast_bench.process import CoreTimes, StartError, core_times
-from cachecast_bench.result import Problem
+from cachecast_bench.result import Discarded, Problem, Sample
 from cachecast_bench.verdict import (
     disturbance,
     disturbances,
@@ -30,6 +30,7 @@ from cachecast_bench.verdict import (
     is_worth_retaking,
     judge,
 )
+from cachecast_load.measures.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from cachecast_bench.process import Child
     from cachecast_bench.result import ScenarioResult
     from cachecast_bench.target import Certificate, Running, Target
-
-Sample = dict[str, Any]
 
 _RETAKES = 3
 """How often a sample that other programs disturbed is taken again."""
@@ -50,6 +49,8 @@ _RETAKE_PAUSE_S = 0.3
 RETAKE_BUDGET_S, QUICK_RETAKE_BUDGET_S = 120.0, 10.0
 """Time a scenario may spend on samples that it takes again. On a machine that is never quiet a run
 must end all the same, with a verdict that says so."""
+
+_CLOSES = "; closes after each answer, so every publish opens a connection of its own"
 
 MIN_DELAYS_P999 = 1_000
 """Below this a 99.9th percentile is the maximum by another name, and is left out."""
@@ -133,7 +134,8 @@ class Bench:
             target.start(self.cores.target, self.certificate) as running,
             open_generator(running.endpoint, core=self.cores.generator) as generator,
         ):
-            self.configurations[running.name] = running.notes
+            closing = _CLOSES if running.endpoint.closes_after_answer else ""
+            self.configurations[running.name] = running.notes + closing
             yield Stage(target, running, generator)
 
     @asynccontextmanager
@@ -194,7 +196,7 @@ class Bench:
         where = f"{result.name} {describe_case(case)} {stage.name}"
         self.on_progress(where)
         sample, discarded = await self.undisturbed(lambda: self.sample(stage, plan=plan, **run))
-        sample["is_yardstick"] = is_yardstick
+        sample.is_yardstick = is_yardstick
         self.keep(result, case, stage.name, sample, discarded)
         return sample
 
@@ -235,7 +237,7 @@ class Bench:
         result.problems.extend(judge(sample, where))
         row = result.row(case, target)
         row.samples.append(sample)
-        row.discarded += [{"why": disturbances(one), "sample": one} for one in discarded]
+        row.discarded += [Discarded(disturbances(one), one) for one in discarded]
         self.on_sample()
 
     async def sample(
@@ -256,20 +258,19 @@ class Bench:
         usage = child.usage()
         sample = derive(report, plan, is_paced=_is_paced(run["plans"], plan))
         ours = {role: (used_after[role] - used[role]) / 1e9 for role in pids}
-        sample |= taken_by_others(before, after, ours, self.cores)
-        planned = _planned(run, plan)
-        if planned is not None:
-            sample["n_planned"] = planned
+        metrics = sample.metrics
+        metrics |= taken_by_others(before, after, ours, self.cores)
+        metrics["n_planned"] = _planned(run, plan)
         if stage.running.admin_port is not None:
-            sample["target_loop_lag_us"] = await loop_lag_us(stage.running.admin_port)
+            metrics["target_loop_lag_us"] = await loop_lag_us(stage.running.admin_port)
         client = stage.generator.child.usage()
-        sample |= {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds}
-        sample |= {"generator_rss_bytes": client.rss_bytes, "generator_n_fds": client.n_fds}
+        metrics |= {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds}
+        metrics |= {"generator_rss_bytes": client.rss_bytes, "generator_n_fds": client.n_fds}
         return sample
 
 
 def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
-    """Turn a generator's report into the metrics of one plan; the report itself stays in "raw".
+    """Turn a generator's report into the metrics of one plan; the report itself stays in `raw`.
 
     Paced: from the first publish until the last delivery. Flat: between the two marks well inside
     the run.
@@ -286,46 +287,45 @@ def derive(report: dict[str, Any], plan: str, *, is_paced: bool) -> Sample:
     }
     target_cpu_s = (last["target_cpu_ns"] - first["target_cpu_ns"]) / 1e9
     generator_cpu_s = (last["generator_cpu_ns"] - first["generator_cpu_ns"]) / 1e9
-    delays = Histogram.from_json(part["delays"])
-    late = Histogram.from_json(part["lateness"])
-    answers = Histogram.from_json(part["answers"])
-    sample: Sample = {
+    delays = Histogram.from_wire(part["delays"])
+    late = Histogram.from_wire(part["lateness"])
+    answers = Histogram.from_wire(part["answers"])
+    delivered, published = counts["delivered"], counts["published"]
+    metrics: dict[str, float | None] = {
         "wall_s": wall_s,
-        "is_flat": not is_paced,
-        "deliveries_per_s": counts["delivered"] / wall_s,
-        "publishes_per_s": counts["published"] / wall_s,
+        "deliveries_per_s": delivered / wall_s,
+        "publishes_per_s": published / wall_s,
         "answers_per_s": counts["replied"] / wall_s,
         "target_cpu": target_cpu_s / wall_s,
         "generator_cpu": generator_cpu_s / wall_s,
-        "n_deliveries": counts["delivered"],
-        "cpu_us_per_delivery": 1e6 * target_cpu_s / counts["delivered"]
-        if counts["delivered"]
-        else None,
-        "cpu_us_per_publish": 1e6 * target_cpu_s / counts["published"]
-        if counts["published"]
-        else None,
+        "n_deliveries": delivered,
+        "cpu_us_per_delivery": 1e6 * target_cpu_s / delivered if delivered else None,
+        "cpu_us_per_publish": 1e6 * target_cpu_s / published if published else None,
         "frame_bytes": part["frame_bytes"],
         "n_published": part["n_published"],
-        "ledger": part["ledger"],
         "late_p99_us": late.percentile(99),
-        "generator_lag_p99_us": Histogram.from_json(report["loop_lag"]).percentile(99),
+        "generator_lag_p99_us": Histogram.from_wire(report["loop_lag"]).percentile(99),
         "answer_p50_us": answers.percentile(50),
         "answer_p99_us": answers.percentile(99),
-        "beside": _rates_of_others(marks, plan),
-        "raw": report,
     }
-    if report.get("connect"):
-        sample |= _connecting(report["connect"], marks)
+    sample = Sample(
+        metrics,
+        ledger=part["ledger"],
+        beside=_rates_of_others(marks, plan),
+        is_flat=not is_paced,
+        raw=report,
+    )
+    if connect := report.get("connect"):
+        metrics |= _connecting(connect, marks)
+        sample.refusals = connect["errors"]
     if report.get("churn"):
-        waits = Histogram.from_json(report["churn"]["waits"])
-        sample |= {"confirm_p50_us": waits.percentile(50), "confirm_p99_us": waits.percentile(99)}
-        sample["confirms_per_s"] = waits.count / wall_s
+        waits = Histogram.from_wire(report["churn"]["waits"])
+        metrics |= {"confirm_p50_us": waits.percentile(50), "confirm_p99_us": waits.percentile(99)}
+        metrics["confirms_per_s"] = waits.count / wall_s
     if part["n_expected"] and part["n_probes"]:
-        summary = delays.summary()
-        n_delays = sample["n_delays"] = summary.pop("count") or 0
-        if n_delays < MIN_DELAYS_P999:
-            summary["p999_us"] = None
-        sample |= summary
+        metrics |= {"n_delays": delays.count, **summary(delays)}
+        if delays.count < MIN_DELAYS_P999:
+            metrics["p999_us"] = None
     return sample
 
 
@@ -364,14 +364,13 @@ def _rates_of_others(marks: dict[str, Any], plan: str) -> dict[str, float]:
     }
 
 
-def _connecting(connect: dict[str, Any], marks: dict[str, Any]) -> Sample:
+def _connecting(connect: dict[str, Any], marks: dict[str, Any]) -> dict[str, float | None]:
     """What clients that connected meanwhile add to a sample."""
-    waits = Histogram.from_json(connect["waits"])
+    waits = Histogram.from_wire(connect["waits"])
     cpu_ns_used = marks["closed"]["target_cpu_ns"] - marks["opened"]["target_cpu_ns"]
     seconds = connect["seconds"]
     return {
         "n_refused": connect["n_failed"],
-        "refusals": connect["errors"],
         "clients_per_s": connect["n_connected"] / seconds if seconds else None,
         "last_client_us": seconds * 1e6 if seconds else None,
         "wait_p50_us": waits.percentile(50),
@@ -399,9 +398,9 @@ def _planned(run: dict[str, Any], name: str) -> int | None:
 
 def taken_by_others(
     before: dict[int, CoreTimes], after: dict[int, CoreTimes], ours: dict[str, float], cores: Cores
-) -> Sample:
+) -> dict[str, float | None]:
     """Return what went to others on our two cores between two looks, as shares of the time."""
-    seen: Sample = {}
+    seen: dict[str, float | None] = {}
     for role, core in (("target", cores.target), ("generator", cores.generator)):
         first, last = before[core], after[core]
         span = last.at_s - first.at_s

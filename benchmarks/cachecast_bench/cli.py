@@ -24,7 +24,8 @@ from cachecast_bench.runner import run_all
 from cachecast_bench.scenarios import SCENARIOS, Column, Scenario, load_scenario
 from cachecast_bench.table import console, render
 from cachecast_bench.target import Engine
-from cachecast_bench.verdict import EXIT_INVALID, Requirement, RequirementError, exit_code
+from cachecast_bench.verdict import Requirement, RequirementError, exit_code
+from cachecast_load.measures.verdict import HARNESS_FAILED
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -64,7 +65,7 @@ def list_scenarios() -> None:
     "--require",
     "requirements",
     multiple=True,
-    help="A level to reach: 'fanout.ratio_to_limit>=0.85'",
+    help="A level to reach: 'fanout.ratio_to_raw_loop>=0.85'",
 )
 @click.option("--subscribers", help="These numbers instead of the scenario's own: 100,1000")
 @click.option("--bytes", "sizes", help="These payloads instead of fanout's own: 64,256,4096")
@@ -89,7 +90,7 @@ def run(
 ) -> None:
     """Run scenarios ('all' for every one).
 
-    Exit code 2: INVALID, 1: a requirement failed, 0: fine.
+    Exit code 0: fine, 1: a requirement failed, 2: INVALID, 3: not understood, or not possible.
     """
     chosen = _scenarios(names)
     wanted = _requirements(requirements, chosen)
@@ -123,7 +124,7 @@ def run(
     result.targets = bench.configurations
     figures = result.figures()
     result.requirements = [one.check(figures) for one in wanted]
-    console().print(render(result, _titles(result)))
+    _show(result)
     if json_file is not None:
         save(result, json_file)
     if plot_file is not None:
@@ -137,7 +138,7 @@ def run(
 def compare_files(base: Path, new: Path) -> None:
     """Hold NEW against BASE, figure by figure.
 
-    Exit code 1: something got worse, 2: they cannot be compared.
+    Exit code 0: nothing got worse, 1: something did, 2: they cannot be compared, 3: no such file.
     """
     comparison = compare(_load(base), _load(new))
     console().print(comparison_table(comparison))
@@ -150,7 +151,7 @@ def compare_files(base: Path, new: Path) -> None:
 def show(file: Path, plot_file: Path | None) -> None:
     """Print a result again. The exit code is that of the run."""
     result = _load(file)
-    console().print(render(result, _titles(result)))
+    _show(result)
     if plot_file is not None:
         _plot(result, plot_file)
     sys.exit(exit_code(result))
@@ -223,6 +224,11 @@ def _check_files(json_file: Path | None, plot_file: Path | None) -> None:
             raise click.BadParameter(str(error), param_hint="--plot") from error
 
 
+def _show(result: Result) -> None:
+    screen = console()
+    screen.print(render(result, _titles(result), screen.width))
+
+
 def _titles(result: Result) -> dict[str, tuple[str, list[Column]]]:
     """Return title and columns of the scenarios that a result holds."""
     scenarios = [load_scenario(one.name) for one in result.scenarios]
@@ -233,8 +239,7 @@ def _load(path: Path) -> Result:
     try:
         return load(path)
     except ResultError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(EXIT_INVALID)
+        raise click.ClickException(str(error)) from error
 
 
 def _plot(result: Result, path: Path) -> None:
@@ -245,7 +250,14 @@ def _plot(result: Result, path: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; whatever was not understood ends in a sentence and exit code 3."""
     # The whole command line of `cachecast`, for usage lines and for the shell's completion.
     whole = click.Group("cachecast", commands={"bench": cli})
-    whole.main(["bench", *sys.argv[1:]], prog_name="cachecast")
+    try:
+        whole.main(["bench", *sys.argv[1:]], prog_name="cachecast", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(HARNESS_FAILED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(HARNESS_FAILED)

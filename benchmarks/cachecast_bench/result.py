@@ -9,16 +9,21 @@ shape changes; an unknown one is refused rather than guessed at.
 
 from __future__ import annotations
 
-import json
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+from cachecast_load.measures.intervals import median_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA = 2
+SCHEMA = 3
+
+TOOL = "cachecast benchmarks"
 
 Level = Literal["invalid", "warning"]
 
@@ -43,26 +48,67 @@ class Problem:
 
 
 @dataclass(slots=True)
+class Sample:
+    """One measurement.
+
+    Attributes:
+        metrics: Value of each metric, by a name that ends in its unit; None where it could not be
+            measured. What columns, figures and charts are made of.
+        ledger: Number of deliveries that went wrong, by kind.
+        refusals: What the server said to clients that did not get through.
+        beside: Deliveries/s of the run's other plans, by plan.
+        is_flat: The plan was published flat out, not on a schedule.
+        is_yardstick: Whatever set the rate is as it should be: nothing is concluded from a busy
+            generator.
+        raw: Everything that was reported, histograms included.
+    """
+
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    ledger: dict[str, int] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    beside: dict[str, float] = field(default_factory=dict)
+    is_flat: bool = False
+    is_yardstick: bool = False
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, metric: str) -> float | None:
+        """Return the value of a metric; None if it was not measured."""
+        return self.metrics.get(metric)
+
+
+@dataclass(slots=True)
+class Discarded:
+    """A sample that other programs disturbed and that was taken again; it is in no figure.
+
+    Attributes:
+        why: Reasons, in words.
+        sample: What was thrown away.
+    """
+
+    why: list[str]
+    sample: Sample
+
+
+@dataclass(slots=True)
 class Row:
     """One case measured on one target, several times.
 
     Attributes:
         case: What was varied: name to value, such as subscribers or bytes.
         target: Whose row it is.
-        samples: One for each repeat: metric to value, and everything raw (histograms, ledger, CPU)
-            below "raw".
-        discarded: Samples that other programs disturbed and that were taken again, each as `why`
-            (reasons in words) and `sample`; they are in no figure.
+        samples: One for each repeat.
+        discarded: Those that were taken again.
     """
 
     case: dict[str, Any]
     target: str
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    discarded: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    discarded: list[Discarded] = field(default_factory=list)
 
     def values(self, metric: str) -> list[float]:
         """Return the values of `metric` in the samples that have one."""
-        return [sample[metric] for sample in self.samples if sample.get(metric) is not None]
+        found = (sample.metrics.get(metric) for sample in self.samples)
+        return [value for value in found if value is not None]
 
     def median(self, metric: str) -> float | None:
         """Return the median of `metric` over the repeats; None if it was not measured."""
@@ -111,6 +157,11 @@ class Figure:
         """The highest sample."""
         return max(self.samples)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % bootstrap interval of the median; None with fewer than five repeats."""
+        return median_interval(self.samples)
+
 
 @dataclass(slots=True)
 class ScenarioResult:
@@ -158,6 +209,21 @@ def ratios(over: Row | None, under: Row | None, metric: str) -> list[float]:
     return [mine / theirs for mine, theirs in pairs if theirs]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a requirement.
+
+    Attributes:
+        text: The requirement.
+        value: The figure's value; None if it was not measured.
+        is_met: It holds.
+    """
+
+    text: str
+    value: float | None
+    is_met: bool
+
+
 @dataclass(slots=True)
 class Result:
     """One run of the tool.
@@ -170,7 +236,7 @@ class Result:
         quick: Smoke-test sizes: fewer and shorter repeats than a measurement needs.
         targets: Configuration of each target, in words.
         scenarios: In the order they were run.
-        requirements: Each `--require` with what became of it.
+        requirements: What became of each `--require`.
     """
 
     environment: dict[str, Any]
@@ -180,7 +246,7 @@ class Result:
     duration_s: float = 0.0
     targets: dict[str, str] = field(default_factory=dict)
     scenarios: list[ScenarioResult] = field(default_factory=list)
-    requirements: list[dict[str, Any]] = field(default_factory=list)
+    requirements: list[Outcome] = field(default_factory=list)
 
     def problems(self) -> Iterator[Problem]:
         """All problems of all scenarios."""
@@ -198,62 +264,42 @@ class Result:
             f"{one.name}.{figure.name}": figure for one in self.scenarios for figure in one.figures
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> bytes:
         """Return the document."""
-        document = asdict(self)
-        for scenario in document["scenarios"]:
-            for figure in scenario["figures"]:
-                figure["value"] = statistics.median(figure["samples"])
-        return {
-            "schema": SCHEMA,
-            "tool": "cachecast benchmarks",
-            "is_invalid": self.is_invalid,
-            **document,
-        }
+        document = msgspec.to_builtins(self)
+        for scenario, one in zip(document["scenarios"], self.scenarios, strict=True):
+            for figure, its in zip(scenario["figures"], one.figures, strict=True):
+                figure |= {"value": its.value, "interval": its.interval}
+        head = {"schema": SCHEMA, "tool": TOOL, "is_invalid": self.is_invalid}
+        return msgspec.json.encode({**head, **document}) + b"\n"
 
     @classmethod
-    def from_json(cls, document: object) -> Self:
+    def from_json(cls, document: bytes) -> Self:
         """Rebuild a result from its document.
 
         Raises:
             ResultError: It has another shape or another schema.
         """
-        if not isinstance(document, dict) or document.get("tool") != "cachecast benchmarks":
-            message = "not a result of `cachecast bench run --json`"
-            raise ResultError(message)
-        if document.get("schema") != SCHEMA:
-            message = (
-                f"schema {document.get('schema')!r} is not the {SCHEMA} that this version reads"
-            )
-            raise ResultError(message)
         try:
-            return cls(
-                environment=document["environment"],
-                command=document["command"],
-                started_at=document["started_at"],
-                quick=document["quick"],
-                duration_s=document["duration_s"],
-                targets=document["targets"],
-                scenarios=[_scenario(one) for one in document["scenarios"]],
-                requirements=document["requirements"],
-            )
-        except (KeyError, TypeError) as error:
-            message = f"the document is damaged: {error!r}"
+            head = msgspec.json.decode(document, type=_Head)
+            if head.tool != TOOL:
+                message = "not a result of `cachecast bench run --json`"
+                raise ResultError(message)
+            if head.schema != SCHEMA:
+                message = (
+                    f"schema {head.schema} is not the {SCHEMA} that this version reads: show it "
+                    "with the version that wrote it, or run it again"
+                )
+                raise ResultError(message)
+            return msgspec.json.decode(document, type=cls)
+        except msgspec.DecodeError as error:
+            message = f"the document is damaged: {error}"
             raise ResultError(message) from error
 
 
-def _scenario(document: dict[str, Any]) -> ScenarioResult:
-    figures = [
-        Figure(**{name: value for name, value in one.items() if name != "value"})
-        for one in document["figures"]
-    ]
-    return ScenarioResult(
-        name=document["name"],
-        rows=[Row(**one) for one in document["rows"]],
-        figures=figures,
-        problems=[Problem(**one) for one in document["problems"]],
-        notes=document["notes"],
-    )
+class _Head(msgspec.Struct):
+    tool: str = ""
+    schema: int = 0
 
 
 def load(path: Path) -> Result:
@@ -263,13 +309,12 @@ def load(path: Path) -> Result:
         ResultError: It cannot be read or is no result.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return Result.from_json(path.read_bytes())
+    except (OSError, ResultError) as error:
         message = f"{path}: {error}"
         raise ResultError(message) from error
-    return Result.from_json(document)
 
 
 def save(result: Result, path: Path) -> None:
     """Write a result file; OSError if that is not possible."""
-    path.write_text(json.dumps(result.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
+    path.write_bytes(result.to_json())

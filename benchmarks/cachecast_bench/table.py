@@ -1,8 +1,9 @@
-"""Tables that fit 100 columns, and the summary under them."""
+"""Tables that fit the terminal, 100 columns at most, and the summary under them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -13,6 +14,8 @@ from cachecast_bench.scenarios.base import Column
 from cachecast_bench.verdict import merged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cachecast_bench.result import Figure, Problem, Result, Row, ScenarioResult
 
 WIDTH = 100
@@ -67,34 +70,68 @@ def _bytes(value: float) -> str:
     return f"{value / 1024**2:,.1f} MiB"
 
 
-def scenario_table(result: ScenarioResult, columns: list[Column]) -> Table:
-    """Lay out the rows of a scenario, one line each, cases separated."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+@dataclass(slots=True)
+class _Cells:
+    """A column that is laid out: its title and a cell for each row."""
+
+    title: str
+    cells: list[str]
+    is_text: bool = False
+    style: str = ""
+
+    @property
+    def width(self) -> int:
+        """Characters that it takes, with the gap behind it."""
+        return max(map(len, (self.title, *self.cells))) + 1
+
+
+def scenario_tables(result: ScenarioResult, columns: list[Column], width: int) -> list[Table]:
+    """Lay out the rows of a scenario, one line each, cases separated.
+
+    What does not fit beside each other follows in further tables, each with cases and targets.
+    """
+    rows = sorted(result.rows, key=lambda one: _first_of_case(result, one))
+    is_new = [i == 0 or row.case != rows[i - 1].case for i, row in enumerate(rows)]
     names = list(dict.fromkeys(name for row in result.rows for name in row.case))
-    for name in names:
-        table.add_column(
+    heads = [
+        _Cells(
             _SHORT.get(name, name),
-            justify="left" if _is_text(result, name) else "right",
-            no_wrap=True,
+            [
+                _case_cell(row.case.get(name)) if new else ""
+                for row, new in zip(rows, is_new, strict=True)
+            ],
+            is_text=_is_text(result, name),
         )
-    table.add_column("target", style="bold", no_wrap=True)
-    shown = [column for column in columns if any(row.values(column.metric) for row in result.rows)]
-    for column in shown:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    table.add_column("spread", justify="right", style="dim", no_wrap=True)
-    previous: Row | None = None
-    for row in sorted(result.rows, key=lambda one: _first_of_case(result, one)):
-        is_new = previous is None or previous.case != row.case
-        cells = [_case_cell(row.case.get(name)) if is_new else "" for name in names]
-        cells += [
-            row.target,
-            *(_cell(result, row, column) for column in shown),
-            _spread_cell(row, shown),
-        ]
-        if previous is not None and is_new:
+        for name in names
+    ]
+    heads.append(_Cells("target", [row.target for row in rows], is_text=True, style="bold"))
+    shown = [column for column in columns if any(row.values(column.metric) for row in rows)]
+    rest = [_Cells(one.title, [_cell(result, row, one) for row in rows]) for one in shown]
+    rest.append(_Cells("spread", [_spread_cell(row, shown) for row in rows], style="dim"))
+    return [_table([*heads, *some], rows, is_new) for some in _packed(heads, rest, width)]
+
+
+def _packed(heads: list[_Cells], rest: list[_Cells], width: int) -> list[list[_Cells]]:
+    """Share out columns over as many tables as it takes."""
+    room = width - sum(one.width for one in heads)
+    parts: list[list[_Cells]] = [[]]
+    for one in rest:
+        if parts[-1] and sum(other.width for other in parts[-1]) + one.width > room:
+            parts.append([])
+        parts[-1].append(one)
+    return parts
+
+
+def _table(columns: list[_Cells], rows: list[Row], is_new: list[bool]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for one in columns:
+        justify: Literal["left", "right"] = "left" if one.is_text else "right"
+        table.add_column(one.title, justify=justify, style=one.style, no_wrap=True)
+    for i, (row, new) in enumerate(zip(rows, is_new, strict=True)):
+        if i and new:
             table.add_section()
-        table.add_row(*cells, style="" if row.target == "cachecast" else "dim")
-        previous = row
+        style = "" if row.target == "cachecast" else "dim"
+        table.add_row(*(one.cells[i] for one in columns), style=style)
     return table
 
 
@@ -128,22 +165,26 @@ def _spread_cell(row: Row, columns: list[Column]) -> str:
     return ""
 
 
-def figures_table(figures: list[Figure], scenario: str) -> Table:
-    """Lay out figures: median, range over the repeats, meaning."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("range", style="dim", no_wrap=True)
-    table.add_column("meaning", overflow="fold", style="dim")
-    for figure in figures:
-        value = f"{write_figure(figure.value)} {figure.unit}".strip()
-        spread = (
-            f"{write_figure(figure.low)}..{write_figure(figure.high)}"
-            if len(figure.samples) > 1
-            else ""
-        )
-        table.add_row(f"{scenario}.{figure.name}", value, spread, figure.meaning)
-    return table
+def figure_lines(figures: list[Figure], scenario: str) -> Iterator[Text]:
+    """Lay out figures, two lines each: name, median and how far to trust it; then the meaning."""
+    names = [f"{scenario}.{figure.name}" for figure in figures]
+    values = [f"{write_figure(one.value)} {one.unit}".strip() for one in figures]
+    wide, high = max(map(len, names), default=0), max(map(len, values), default=0)
+    for name, value, figure in zip(names, values, figures, strict=True):
+        line = Text(f"{name:<{wide}}", style="bold") + Text(f"  {value:>{high}}  ", style="")
+        yield line + Text(trust(figure), style="dim")
+        yield Text(f"    {figure.meaning}", style="dim")
+
+
+def trust(figure: Figure) -> str:
+    """Say how far a median may be trusted: 95 % interval, or the range where repeats are few."""
+    if figure.interval is not None:
+        low, high = figure.interval
+        return f"95 %: {write_figure(low)}..{write_figure(high)}"
+    if len(figure.samples) > 1:
+        n = len(figure.samples)
+        return f"range of {n}: {write_figure(figure.low)}..{write_figure(figure.high)}"
+    return "once"
 
 
 def write_figure(value: float) -> str:
@@ -161,7 +202,7 @@ def _discarded_note(result: ScenarioResult) -> list[str]:
     worst: dict[str, str] = {}
     for row in result.rows:
         counts[row.target] += len(row.discarded)
-        for why in (reason for one in row.discarded for reason in one["why"]):
+        for why in (reason for one in row.discarded for reason in one.why):
             kind = why.partition("% ")[2]
             worst[kind] = max(worst.get(kind, ""), why, key=_percent)
     if not worst:
@@ -189,20 +230,25 @@ def problem_lines(problems: list[Problem]) -> list[Text]:
     return lines
 
 
-def render(result: Result, titles: dict[str, tuple[str, list[Column]]]) -> RenderableType:
+def render(
+    result: Result, titles: dict[str, tuple[str, list[Column]]], width: int = WIDTH
+) -> RenderableType:
     """Return everything a result has to say.
 
     Args:
         result: The result.
         titles: Scenario to its title and columns.
+        width: Characters of a line.
     """
     parts: list[RenderableType] = []
     for scenario in result.scenarios:
         title, columns = titles[scenario.name]
         heading = Text(f"{scenario.name}: {title}", style="bold")
-        parts += ["", heading, scenario_table(scenario, columns)]
-        if scenario.figures:
-            parts += ["", Padding(figures_table(scenario.figures, scenario.name), (0, 0, 0, 2))]
+        parts += ["", heading]
+        for table in scenario_tables(scenario, columns, width):
+            parts += [table, ""]
+        lines = figure_lines(scenario.figures, scenario.name)
+        parts += [Padding(one, (0, 0, 0, 2)) for one in lines]
         notes = [*scenario.notes, *_discarded_note(scenario)]
         parts += [Text(f"  {note}", style="dim") for note in notes]
     parts.append("")
@@ -210,12 +256,10 @@ def render(result: Result, titles: dict[str, tuple[str, list[Column]]]) -> Rende
     parts.append(Text(conditions(result), style="dim"))
     parts += problem_lines(list(result.problems()))
     for one in result.requirements:
-        style = "green" if one["is_met"] else "bold red"
-        value = "not measured" if one["value"] is None else f"is {write_figure(one['value'])}"
+        style = "green" if one.is_met else "bold red"
+        value = "not measured" if one.value is None else f"is {write_figure(one.value)}"
         parts.append(
-            Text(
-                f"{'met   ' if one['is_met'] else 'FAILED'}   {one['text']}  ({value})", style=style
-            )
+            Text(f"{'met   ' if one.is_met else 'FAILED'}   {one.text}  ({value})", style=style)
         )
     return Group(*parts)
 

@@ -82,17 +82,17 @@ class Target:
         return None
 
 
-class Limit(Target):
+class RawLoop(Target):
     """The raw loop of sends (`cachecast_bench.baselines.raw_loop`)."""
 
-    name = "limit"
+    name = "raw loop"
     title = "raw loop: one non-blocking send per delivery"
     supports_tls = True
 
     def __init__(self, *, joins: bool = False) -> None:
         self._joins = joins
         if joins:
-            self.name = "limit, joined"
+            self.name = "raw loop, joined"
             self.title = "raw loop that joins the frames waiting for a channel"
 
     @asynccontextmanager

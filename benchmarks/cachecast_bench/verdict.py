@@ -1,11 +1,11 @@
 """When a number may be believed, and when it is good enough.
 
 Believed: `judge` looks at one measured sample and names what speaks against it. The limits stand
-here, each with its reason. Good enough: a requirement such as `fanout.ratio_to_limit>=0.85` is
+here, each with its reason. Good enough: a requirement such as `fanout.ratio_to_raw_loop>=0.85` is
 parsed and held against the figures.
 
-Exit codes: 2 if anything is INVALID (then nothing was shown, whatever the requirements say), 1 if a
-requirement failed or names a figure that was not measured, 0 otherwise.
+Exit codes are those of the load test: 2 if anything is INVALID (then nothing was shown, whatever
+the requirements say), 1 if a requirement failed or names a figure that was not measured, else 0.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cachecast_bench.result import Problem
+from cachecast_bench.result import Outcome, Problem, Sample
+from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
 
 if TYPE_CHECKING:
     from cachecast_bench.machine import Cores
     from cachecast_bench.result import Figure, Level, Result, ScenarioResult
     from cachecast_bench.scenarios import Scenario
-
-EXIT_OK, EXIT_FAILED, EXIT_INVALID = 0, 1, 2
 
 GENERATOR_BUSY = 0.90
 """Above this share of its core the generator is taken to be the bottleneck, unless the server is as
@@ -119,28 +118,22 @@ class Requirement:
             message = f"{name} has no figure {figure!r}; it has {', '.join(scenario.figures)}"
             raise RequirementError(message)
 
-    def check(self, figures: dict[str, Figure]) -> dict[str, Any]:
-        """Return what became of it: `text`, `value` (None if not measured) and `is_met`."""
+    def check(self, figures: dict[str, Figure]) -> Outcome:
+        """Return what became of it."""
         figure = figures.get(self.figure)
         value = None if figure is None else figure.value
         is_met = value is not None and _OPERATORS[self.comparison](value, self.wanted)
-        return {
-            "text": f"{self.figure}{self.comparison}{self.wanted:g}",
-            "value": value,
-            "is_met": is_met,
-        }
+        return Outcome(f"{self.figure}{self.comparison}{self.wanted:g}", value, is_met)
 
 
 def exit_code(result: Result) -> int:
     """Return the exit code that a result calls for."""
     if result.is_invalid:
-        return EXIT_INVALID
-    if any(not one["is_met"] for one in result.requirements):
-        return EXIT_FAILED
-    return EXIT_OK
+        return EXIT_CODES[INVALID]
+    return EXIT_CODES[PASS if all(one.is_met for one in result.requirements) else FAIL]
 
 
-def judge(sample: dict[str, Any], where: str) -> list[Problem]:
+def judge(sample: Sample, where: str) -> list[Problem]:
     """Name everything that speaks against one sample.
 
     Args:
@@ -152,14 +145,14 @@ def judge(sample: dict[str, Any], where: str) -> list[Problem]:
     def add(level: Level, text: str) -> None:
         problems.append(Problem(level, where, text))
 
-    for name, count in (sample.get("ledger") or {}).items():
+    for name, count in sample.ledger.items():
         if count:
             add(
                 "invalid", f"{count:,} deliveries {name}: the numbers are of work that was not done"
             )
-    if sample.get("n_refused"):
-        reasons = "; ".join(sample.get("refusals", ()))
-        add("invalid", f"{sample['n_refused']:,} clients did not get through: {reasons}")
+    if n_refused := int(sample.get("n_refused") or 0):
+        reasons = "; ".join(sample.refusals)
+        add("invalid", f"{n_refused:,} clients did not get through: {reasons}")
     _judge_generator(sample, add)
     _judge_counts(sample, add)
     offered, kept = sample.get("n_planned"), sample.get("n_published")
@@ -172,9 +165,9 @@ def judge(sample: dict[str, Any], where: str) -> list[Problem]:
     return problems
 
 
-def _judge_counts(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
+def _judge_counts(sample: Sample, add: Callable[[Level, str], None]) -> None:
     n_delays, n_deliveries = sample.get("n_delays"), sample.get("n_deliveries")
-    if sample.get("is_flat"):
+    if sample.is_flat:
         if n_delays is not None and n_deliveries is not None and n_deliveries < MIN_DELIVERIES:
             text = (
                 f"{n_deliveries:,} deliveries are too few for a rate; it takes {MIN_DELIVERIES:,}"
@@ -187,15 +180,14 @@ def _judge_counts(sample: dict[str, Any], add: Callable[[Level, str], None]) -> 
         )
 
 
-def _judge_generator(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
+def _judge_generator(sample: Sample, add: Callable[[Level, str], None]) -> None:
     generator, target = sample.get("generator_cpu"), sample.get("target_cpu")
     if generator is None or target is None:
         return
-    is_yardstick = sample.get("is_yardstick", False)
-    if generator > GENERATOR_BUSY and target < TARGET_BUSY and not is_yardstick:
+    if generator > GENERATOR_BUSY and target < TARGET_BUSY and not sample.is_yardstick:
         text = f"the generator used {generator:.0%} of its core, the server {target:.0%} of its own"
         add("invalid", f"{text}: the generator set the pace")
-    elif sample.get("is_flat") and max(generator, target) < IDLE_BELOW and not is_yardstick:
+    elif sample.is_flat and max(generator, target) < IDLE_BELOW and not sample.is_yardstick:
         text = (
             f"flat out the server used {target:.0%} of its core and the generator {generator:.0%}"
         )
@@ -214,12 +206,12 @@ def _judge_generator(sample: dict[str, Any], add: Callable[[Level, str], None]) 
         )
 
 
-def _judge_noise(sample: dict[str, Any], add: Callable[[Level, str], None]) -> None:
+def _judge_noise(sample: Sample, add: Callable[[Level, str], None]) -> None:
     for reason in disturbances(sample):
         add("warning", reason)
 
 
-def disturbances(sample: dict[str, Any]) -> list[str]:
+def disturbances(sample: Sample) -> list[str]:
     """Say what others took of our two cores while a sample was taken; empty if hardly anything."""
     reasons = []
     for kind, (limit, words) in _NOISE.items():
@@ -230,7 +222,7 @@ def disturbances(sample: dict[str, Any]) -> list[str]:
     return reasons
 
 
-def disturbance(sample: dict[str, Any]) -> float:
+def disturbance(sample: Sample) -> float:
     """Return how much a sample was disturbed, to choose the least one: 1 is worth a note."""
     return max(
         (sample.get(f"{kind}_{core}") or 0.0) / limit
@@ -239,12 +231,12 @@ def disturbance(sample: dict[str, Any]) -> float:
     )
 
 
-def has_failures(sample: dict[str, Any]) -> bool:
+def has_failures(sample: Sample) -> bool:
     """Say whether the server did something wrong: such a sample counts in any case."""
-    return bool(sample.get("n_refused") or any((sample.get("ledger") or {}).values()))
+    return bool(sample.get("n_refused") or any(sample.ledger.values()))
 
 
-def is_worth_retaking(sample: dict[str, Any], *, quick: bool) -> bool:
+def is_worth_retaking(sample: Sample, *, quick: bool) -> bool:
     """Say whether a sample should be thrown away, because of what other programs did meanwhile.
 
     A quick run is content with any sample that is not INVALID.
@@ -269,7 +261,7 @@ def judge_noise(result: ScenarioResult) -> list[Problem]:
     return problems
 
 
-def _is_spoilt(sample: dict[str, Any]) -> bool:
+def _is_spoilt(sample: Sample) -> bool:
     return any(
         (sample.get(f"foreign_{core}") or 0.0) > FOREIGN_INVALID
         or (sample.get(f"steal_{core}") or 0.0) > STEAL_INVALID

@@ -27,13 +27,14 @@ one of several is recorded in its own **tally**, once, and added to the whole by
 How it is built
 ---------------
 
-    cli  running  locustfile  web            commands; who is master, who is worker
-    swarm  users  locust_stats               the only modules that know Locust and gevent
-    director  collector  result  breakdown  report/   the run as a whole
-    block  publisher  client  profiles/      one share of it
-    reactor  transport  http11  frames       sockets and bytes
-    ledger  histogram  series  stamp  slo    pure arithmetic: no clock, no socket
-    plan  plan_checks  target  pusher
+    cli  locustfile                          commands
+    swarm/                                   what Locust sees: users, master, workers, its page
+    report/                                  text, HTML, JUnit, CSV, comparisons
+    run/                                     the run as a whole: director, collector, health, result
+    profiles/                                what subscribers do, one small class each
+    crowd/                                   blocks, clients, publishers, and what a profile is
+    plan/                                    what shall be done, and at what
+    pusher/  measures/  net/                 the protocol; pure arithmetic; sockets and bytes
 
 Everything below `swarm` runs without Locust, on any reactor, which is how most of it is tested.
 Nothing here imports the engine: a harness that shares code with its target shares its mistakes.

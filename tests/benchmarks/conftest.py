@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachecast_bench.result import Figure, Result, Row, ScenarioResult
+from cachecast_bench.result import Figure, Result, Row, Sample, ScenarioResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,8 @@ def make_result():
             "trio-websocket",
             [_sample(value) for value in samples],
         )
-        figure = Figure("ratio_to_limit", "", better, "what it means, in one line", list(samples))
+        words = "what it means, in one line"
+        figure = Figure("ratio_to_raw_loop", "", better, words, list(samples))
         scenario = ScenarioResult("fanout", [row], [figure], [], ["a note"])
         return Result(
             environment={**MACHINE, **machine},
@@ -57,8 +58,8 @@ def make_result():
     return make
 
 
-def _sample(value: float) -> dict[str, object]:
-    return {
+def _sample(value: float) -> Sample:
+    metrics = {
         "deliveries_per_s": 1_000_000.0 * value,
         "cpu_us_per_delivery": 5.0 * value,
         "p50_us": 1_234_567,
@@ -66,5 +67,5 @@ def _sample(value: float) -> dict[str, object]:
         "p999_us": 100_000,
         "max_us": 12_345_678,
         "generator_cpu": 0.5,
-        "raw": {},
     }
+    return Sample(metrics)

@@ -12,7 +12,7 @@ from cachecast_bench.attacker.clients import Counts, Crowd
 from cachecast_bench.dialects import Endpoint
 from cachecast_bench.dialects.pusher import PusherDialect
 from cachecast_bench.generator.loop import Loop
-from cachecast_bench.result import ScenarioResult
+from cachecast_bench.result import Sample, ScenarioResult
 from cachecast_bench.scenarios.hostile import Hostile
 
 LIMIT_NS = 10_000_000_000
@@ -168,7 +168,7 @@ def test_the_worst_attack_of_each_repeat_is_the_figure():
         "fragment_flood": [20e3, 70e3],
     }.items():
         row = result.row({"beside": beside}, "cachecast")
-        row.samples += [{"healthy_p99_us": value} for value in values]
+        row.samples += [Sample({"healthy_p99_us": value}) for value in values]
 
     Hostile()._conclude(result)
 

@@ -13,11 +13,11 @@ from cachecast_bench.generator.remote import GeneratorError
 from cachecast_bench.machine import Cores, choose_cores
 from cachecast_bench.peers import Peer
 from cachecast_bench.process import StartError, child_process, free_port
-from cachecast_bench.result import ScenarioResult
+from cachecast_bench.result import Discarded, Sample, ScenarioResult
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
 from cachecast_bench.scenarios.fanout import best_window
 from cachecast_bench.scenarios.steps import connect, flat, window_of
-from cachecast_bench.target import Engine, Limit, Running
+from cachecast_bench.target import Engine, RawLoop, Running
 
 
 def taking(*samples):
@@ -32,7 +32,7 @@ def taking(*samples):
 
 def noisy(share, **more):
     """A sample of which other programs took a share."""
-    return {"foreign_target": share, **more}
+    return Sample({"foreign_target": share}, **more)
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_a_row_says_why_samples_were_thrown_away(bench):
     seen = []
     bench.on_sample = lambda: seen.append(1)
 
-    bench.keep(result, {"subscribers": 1}, "limit", noisy(0.0), [noisy(0.5)])
+    bench.keep(result, {"subscribers": 1}, "raw loop", noisy(0.0), [noisy(0.5)])
 
     (row,) = result.rows
     assert row.samples == [noisy(0.0)]
     assert row.discarded == [
-        {"why": ["50% of the target's core went to other programs"], "sample": noisy(0.5)}
+        Discarded(["50% of the target's core went to other programs"], noisy(0.5))
     ]
     assert seen == [1]
 
@@ -133,11 +133,11 @@ async def test_a_peer_that_fails_is_left_out_and_the_others_go_on():
         await connect(bench, stage, 3)
         seen.append(stage.name)
 
-    async with bench.stages([Unreachable(), Broken(), Limit()], result) as stages:
+    async with bench.stages([Unreachable(), Broken(), RawLoop()], result) as stages:
         await bench.each(stages, result, step)
         await bench.each(stages, result, step)
 
-    assert seen == ["limit", "limit"]
+    assert seen == ["raw loop", "raw loop"]
     assert [(problem.level, problem.where) for problem in result.problems] == [
         ("invalid", "fanout broken"),
         ("invalid", "fanout unreachable"),
@@ -152,10 +152,10 @@ async def test_a_server_that_has_died_is_named_with_its_exit_code():
     bench = Bench(choose_cores(), quick=True)
     result = ScenarioResult("fanout")
 
-    async with bench.stages([Limit()], result) as stages:
+    async with bench.stages([RawLoop()], result) as stages:
         stages[0].running.child.process.kill()
         await stages[0].running.child.process.wait()
-        with pytest.raises(GeneratorError, match="limit: the server ended with code -9"):
+        with pytest.raises(GeneratorError, match="raw loop: the server ended with code -9"):
             await bench.each(stages, result, lambda stage: connect(bench, stage, 3))
 
 

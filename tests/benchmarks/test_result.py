@@ -10,15 +10,25 @@ from rich.console import Console
 
 from cachecast_bench.compare import compare, comparison_table
 from cachecast_bench.plot import plot
-from cachecast_bench.result import Problem, Result, ResultError, Row, load, ratios, save
+from cachecast_bench.result import (
+    Discarded,
+    Problem,
+    Result,
+    ResultError,
+    Row,
+    Sample,
+    load,
+    ratios,
+    save,
+)
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
 from cachecast_bench.table import WIDTH, render, write
 
 
-def printed(renderable) -> list[str]:
-    """The lines that a console of WIDTH columns would show."""
+def printed(renderable, width=WIDTH) -> list[str]:
+    """The lines that a console of so many columns would show."""
     out = io.StringIO()
-    Console(file=out, width=WIDTH, highlight=False).print(renderable)
+    Console(file=out, width=width, highlight=False).print(renderable)
     return out.getvalue().splitlines()
 
 
@@ -30,18 +40,20 @@ def test_a_result_survives_its_file(make_result, tmp_path):
 
     again = load(tmp_path / "result.json")
 
-    assert result.to_json() == again.to_json()
+    assert result == again
 
 
 def test_a_file_holds_what_a_number_needs_to_be_believed(make_result):
     """Conditions, command line, and the samples behind each median."""
-    document = make_result().to_json()
+    document = json.loads(make_result(samples=(1.0, 1.2, 1.1, 1.3, 0.9)).to_json())
 
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert {"cpu", "kernel", "python", "commit"} <= set(document["environment"])
     assert document["command"]
-    assert document["scenarios"][0]["figures"][0]["value"] == 1.1
-    assert len(document["scenarios"][0]["rows"][0]["samples"]) == 3
+    figure = document["scenarios"][0]["figures"][0]
+    assert figure["value"] == 1.1
+    assert figure["interval"] == [0.9, 1.3]
+    assert len(document["scenarios"][0]["rows"][0]["samples"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -58,25 +70,25 @@ def test_other_files_are_refused(tmp_path, text):
 
 def test_a_result_of_another_schema_is_refused(make_result):
     """Its shape may have changed in any way."""
-    document = make_result().to_json() | {"schema": 99}
+    document = json.loads(make_result().to_json()) | {"schema": 99}
 
-    with pytest.raises(ResultError, match="schema 99"):
-        Result.from_json(document)
+    with pytest.raises(ResultError, match=r"schema 99 is not the 3 .* with the version that wrote"):
+        Result.from_json(json.dumps(document).encode())
 
 
 def test_a_damaged_result_is_refused(make_result):
     """Something is missing that every version of this schema has."""
-    document = make_result().to_json()
+    document = json.loads(make_result().to_json())
     del document["environment"]
 
-    with pytest.raises(ResultError, match="damaged"):
-        Result.from_json(json.loads(json.dumps(document)))
+    with pytest.raises(ResultError, match=r"damaged.*environment"):
+        Result.from_json(json.dumps(document).encode())
 
 
 def test_ratios_are_of_neighbours_in_time():
     """The first repeat of one by the first of the other, not median by median."""
-    mine = Row({}, "a", [{"rate": 2.0}, {"rate": 30.0}])
-    theirs = Row({}, "b", [{"rate": 1.0}, {"rate": 10.0}])
+    mine = Row({}, "a", [Sample({"rate": 2.0}), Sample({"rate": 30.0})])
+    theirs = Row({}, "b", [Sample({"rate": 1.0}), Sample({"rate": 10.0})])
 
     assert ratios(mine, theirs, "rate") == [2.0, 3.0]
     assert ratios(mine, None, "rate") == []
@@ -121,7 +133,7 @@ def test_no_verdict_of_quick_or_invalid_results(make_result):
 
 CASES = {
     "fanout": {"subscribers": 10_000, "bytes": 4096, "mode": "paced"},
-    "latency": {"subscribers": 1_000, "load": "90 % of limit"},
+    "latency": {"subscribers": 1_000, "load": "90 % of raw"},
     "fairness": {"beside": "10,000"},
     "many-channels": {"channels": 10_000, "each": 10, "law": "uniform", "mode": "paced"},
     "publish": {"connections": "in process", "encoding": "one reader", "batch": 10},
@@ -157,26 +169,31 @@ ON_ITS_OWN = {
     "cluster": "two nodes",
     "workers": "workers",
     "held": "workers",
-    "generator": "limit, joined",
+    "generator": "raw loop, joined",
 }
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_table_fits_a_hundred_columns_with_no_cell_cut(name, make_result):
-    """The widest names and numbers there are."""
+@pytest.mark.parametrize("width", [80, WIDTH])
+def test_a_table_fits_its_terminal_with_no_cell_cut_and_none_missing(name, width, make_result):
+    """The widest names and numbers there are; what does not fit follows below."""
     scenario = load_scenario(name)
-    sample = {column.metric: WIDE[column.form] for column in scenario.columns}
+    sample = Sample({column.metric: WIDE[column.form] for column in scenario.columns})
     result = make_result()
     target = ON_ITS_OWN.get(name, "trio-websocket")
     row = Row(CASES[name], target, [sample, sample])
-    limit = Row(CASES[name], "limit", [sample, sample])
+    limit = Row(CASES[name], "raw loop", [sample, sample])
     result.scenarios[0].name = name
     result.scenarios[0].rows = [limit, row]
 
-    lines = printed(render(result, {name: (scenario.title, scenario.columns)}))
+    lines = printed(render(result, {name: (scenario.title, scenario.columns)}, width), width)
 
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= width
     assert not [line for line in lines if "…" in line]
+    text = "\n".join(lines)
+    assert all(column.title in text for column in scenario.columns)
+    plain = [column for column in scenario.columns if column.versus is None]
+    assert all(write(sample.get(column.metric), column.form) in text for column in plain)
 
 
 @pytest.mark.parametrize("is_invalid", [True, False])
@@ -203,8 +220,8 @@ def test_a_report_says_what_was_thrown_away_and_why(make_result):
     ]
     again = "47% of the target's core went to other programs"
     result.scenarios[0].rows[0].discarded = [
-        {"why": reasons, "sample": {}},
-        {"why": [again], "sample": {}},
+        Discarded(reasons, Sample()),
+        Discarded([again], Sample()),
     ]
 
     text = " ".join(printed(render(result, {"fanout": ("title", [])})))

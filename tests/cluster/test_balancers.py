@@ -24,7 +24,7 @@ from tests.cluster.nodes import free_port, node_process
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from cachecast.client import Channel, Client
+    from cachecast.client import Channel
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 SECRET = "change-this-too"
@@ -168,19 +168,23 @@ async def hear_tick(channel: Channel) -> None:
 
 
 @asynccontextmanager
-async def spread(place: Place, url: str) -> AsyncIterator[tuple[Client, Client]]:
-    """Two clients, one on each node: a balancer whose first look at a node came too late for its own
-    deadline looks again a second later, and sends everybody to the other one until then."""
+async def spread(place: Place, url: str) -> AsyncIterator[list[Channel]]:
+    """The channel at two clients, one on each node.
+
+    A balancer whose first look at a node took too long looks again a second later, and sends
+    everybody to the other one until then.
+    """
     while True:
         async with (
             connect(url, key="app-key", secret=SECRET) as one,
             connect(url, key="app-key", secret=SECRET) as two,
         ):
+            channels = [await client.subscribe("cache-prices") for client in (one, two)]
             if [
                 await metric(port, "cachecast_connections")
                 for port in (place.admin_a, place.admin_b)
             ] == [1, 1]:
-                yield one, two
+                yield channels
                 return
         await trio.sleep(0.5)
 
@@ -201,8 +205,7 @@ async def test_two_nodes_behind_a_balancer_are_one_and_either_may_go(
         trio.fail_after(50),
     ):
         assert "2" in place.command("cachecast bus check").stdout
-        async with spread(place, url) as clients:
-            channels = [await client.subscribe("cache-prices") for client in clients]
+        async with spread(place, url) as channels:
             told = await trio.to_thread.run_sync(place.command, "cachecast publish")
             assert told.returncode == 0, told.stderr
             for channel in channels:

@@ -16,10 +16,22 @@ Faults of connections: close_code (after the handshake), close_at (that many del
     die_after (deliveries until the process ends), publish_status (answers publishes so),
     subscribe_error, late_events (seconds every frame is held back), conflate_metrics (a number),
     stall_at (that many deliveries later the process stands still for stall_s)
+What it does not know, by name in the list `lacks`: cache, cache_miss, lifetime, rosters,
+    client_events (refused), client_events_told (swallowed), encrypted, channels_api
+Other habits: errors_as_ok (200 with the error in the body, as soketi answers), own_users (its auth
+    endpoint chooses the user ids: "each" request another, "one" for everybody), auth_body ("json":
+    no other request is understood), own_keys (the endpoint grants keys of another master key),
+    no_keys (it grants none)
+Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes instead of
+    welcoming), protocols (only these are spoken), mute (upgrades, says nothing), open_auth (wrong
+    signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
+    status_in_body (refusals are HTTP 200), cut_after_s (connections end without a word), respell
+    (blanks into JSON), drop (right after the upgrade)
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -29,6 +41,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict, deque
+from email.utils import formatdate
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -37,6 +50,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 KEY, SECRET, APP_ID = "app-key", "app-secret", "4242"
+MASTER_KEY = b"0123456789abcdef0123456789abcdef"
 DELIVERY_FAULTS = ("lose", "double", "reorder", "stale", "alter", "misroute", "delay")
 
 
@@ -110,9 +124,12 @@ class Saboteur:
                     key.data.flush()
                 if events & selectors.EVENT_READ and key.data.sock.fileno() >= 0:
                     self.read(key.data)
+            self.later.sort(key=lambda entry: entry[0])
             while self.later and self.later[0][0] <= time.monotonic():
                 _, peer, message = self.later.pop(0)
-                if peer.sock.fileno() >= 0 and not peer.closing:
+                if message is None and peer.sock.fileno() >= 0:
+                    self.drop(peer)
+                elif peer.sock.fileno() >= 0 and not peer.closing:
                     peer.say(message)
 
     def accept(self):
@@ -169,7 +186,11 @@ class Saboteur:
                 peer.body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 status, body = self.answer(peer.request, peer.body)
+                if self.faults.get("errors_as_ok") and status >= 400:
+                    error = {"error": body.decode().strip(), "code": status}
+                    status, body = 200, json.dumps(error).encode()
                 headers = [("content-length", str(len(body))), ("content-type", "text/plain")]
+                headers.append(("date", formatdate(self.unix_now(), usegmt=True)))
                 response = h11.Response(status_code=status, headers=headers)
                 out = peer.http.send(response) + peer.http.send(h11.Data(data=body))
                 peer.put(out + peer.http.send(h11.EndOfMessage()))
@@ -187,21 +208,27 @@ class Saboteur:
             admitted = self.faults.get("conflate_metrics", 0)
             return 200, f"cachecast_conflated_total {admitted}\n".encode()
         if parts.path == "/auth":
-            return self.authorize(dict(parse_qsl(body.decode())))
+            return self.authorize(body)
         status = self.faults.get("publish_status")
         if status:
             return status, b"the saboteur says no\n"
         problem = self.verify(request.method.decode(), parts, body)
+        if problem and self.faults.get("status_in_body"):
+            return 200, json.dumps({"error": problem, "code": 401}).encode()
         if problem:
             return 401, problem.encode()
+        if parts.path.endswith("/channels"):
+            return 200, json.dumps({"channels": {}}).encode()
+        if len(body) > self.faults.get("limit_bytes", 2**20):
+            return 413, b"The data content of this event exceeds the allowed maximum\n"
         if parts.path.endswith("/events"):
             event = json.loads(body)
             for channel in event.get("channels") or [event["channel"]]:
                 self.publish(channel, event["name"], event["data"])
             return 200, b"{}"
-        if "/channels/" in parts.path:
+        if "/channels/" in parts.path and not self.lacks("channels_api"):
             name = parts.path.rsplit("/", 1)[1]
-            cached = self.cached(name)
+            cached = None if self.lacks("lifetime") else self.cached(name)
             ttl = int(self.cache[name][0] - time.monotonic() + 0.999) if cached else None
             entry = {"data": cached["data"], "ttl": ttl} if cached else None
             return 200, json.dumps(
@@ -209,11 +236,33 @@ class Saboteur:
             ).encode()
         return 404, b"404 NOT FOUND\n"
 
-    def authorize(self, form):
+    def authorize(self, body):
         if self.faults.get("auth_status"):
             return self.faults["auth_status"], b"forbidden\n"
-        text = f"{form['socket_id']}:{form['channel_name']}"
-        return 200, json.dumps({"auth": f"{KEY}:{_sign(text)}"}).encode()
+        if self.faults.get("auth_body") == "json":
+            try:
+                form = json.loads(body)
+            except ValueError:
+                return 400, b"not JSON\n"
+        else:
+            form = dict(parse_qsl(body.decode()))
+        if "socket_id" not in form:
+            return 400, b"a form is wanted\n"
+        channel = form["channel_name"]
+        text, grant = f"{form['socket_id']}:{channel}", {}
+        if channel.startswith("presence-"):
+            user = form.get("user_id", "nobody")
+            if self.faults.get("own_users"):
+                self.done["grants"] += 1
+                user = f"x{self.done['grants']}" if self.faults["own_users"] == "each" else "x"
+            grant["channel_data"] = json.dumps({"user_id": user})
+            text += f":{grant['channel_data']}"
+        if channel.startswith("private-encrypted-") and not self.faults.get("no_keys"):
+            key = hashlib.sha256(channel.encode() + MASTER_KEY).digest()
+            if self.faults.get("own_keys"):
+                key = key[::-1]
+            grant["shared_secret"] = base64.b64encode(key).decode()
+        return 200, json.dumps({"auth": f"{KEY}:{_sign(text)}", **grant}).encode()
 
     def verify(self, method, parts, body):
         params = dict(parse_qsl(parts.query))
@@ -222,8 +271,13 @@ class Saboteur:
             return "Unknown auth_key\n"
         if body and params.get("body_md5") != hashlib.md5(body).hexdigest():
             return "Invalid body_md5\n"
+        if abs(int(params["auth_timestamp"]) - self.unix_now()) > 600:
+            return "Timestamp expired\n"
         plain = "&".join(f"{k}={v}" for k, v in sorted(params.items()))
         return "" if _sign(f"{method}\n{parts.path}\n{plain}") == given else "Invalid signature\n"
+
+    def unix_now(self):
+        return time.time() + self.faults.get("clock_s", 0)
 
     # --- WebSocket ------------------------------------------------------------------------------
 
@@ -243,10 +297,23 @@ class Saboteur:
         peer.put(b"".join(peer.ws.data_to_send()))
         if self.faults.get("garbage"):
             return peer.put(b"\xff\xfe these are not frames \x00\x01")
+        if self.faults.get("drop"):
+            return self.drop(peer)
         if f"/app/{KEY}?" not in request.path:
             text = "App key not in this cluster. Did you forget to specify the cluster?"
             peer.say({"event": "pusher:error", "data": {"code": 4001, "message": text}})
             return self.close(peer, 4001, text)
+        if self.faults.get("mute"):
+            return None
+        code = self.faults.get("refuse_code")
+        spoken = self.faults.get("protocols")
+        if spoken and not any(f"protocol={number}&" in request.path + "&" for number in spoken):
+            code = 4007
+        if code:
+            peer.say({"event": "pusher:error", "data": {"code": code, "message": "no"}})
+            return self.close(peer, code, "no")
+        if self.faults.get("cut_after_s"):
+            self.later.append((time.monotonic() + self.faults["cut_after_s"], peer, None))
         data = json.dumps({"socket_id": peer.socket_id, "activity_timeout": 120})
         peer.say({"event": "pusher:connection_established", "data": data})
         if self.faults.get("close_code") and not self.faults.get("close_at"):
@@ -271,27 +338,37 @@ class Saboteur:
 
     def message(self, peer, message):
         event, data = message["event"], message.get("data")
+        if event == "pusher:ping" and self.faults.get("no_pong"):
+            return
         if event == "pusher:ping":
             peer.say({"event": "pusher:pong", "data": "{}"})
         elif event == "pusher:subscribe":
             self.subscribe(peer, data["channel"], data.get("auth", ""), data.get("channel_data"))
         elif event == "pusher:unsubscribe":
             self.leave(peer, data["channel"])
-        elif event.startswith("client-"):
+        elif event.startswith("client-") and self.lacks("client_events"):
+            text = "The app does not have client messaging enabled."
+            peer.say({"event": "pusher:error", "data": {"code": 4301, "message": text}})
+        elif event.startswith("client-") and not self.lacks("client_events_told"):
             frame = {"event": event, "channel": message["channel"], "data": data}
             for other in list(self.subscribers[message["channel"]].values()):
-                if other is not peer or self.take("echo"):
+                if other is not peer or (_is_of_a_run(frame["channel"]) and self.take("echo")):
                     self.deliver(other, frame)
 
     def subscribe(self, peer, channel, auth, channel_data):
         if channel.startswith(("private-", "presence-")):
             text = f"{peer.socket_id}:{channel}" + (f":{channel_data}" if channel_data else "")
-            if auth != f"{KEY}:{_sign(text)}" or self.faults.get("subscribe_error"):
+            is_signed = auth == f"{KEY}:{_sign(text)}" or self.faults.get("open_auth")
+            if not is_signed or self.faults.get("subscribe_error"):
                 text = f"Invalid signature: Expected HMAC SHA256 hex digest of {text}"
                 peer.say({"event": "pusher:error", "data": {"code": None, "message": text}})
                 return
+        if channel.startswith("private-encrypted-") and self.lacks("encrypted"):
+            text = f"Encrypted channels are not known here: {channel}"
+            peer.say({"event": "pusher:error", "data": {"code": None, "message": text}})
+            return
         body = "{}"
-        if channel.startswith("presence-"):
+        if channel.startswith("presence-") and not self.lacks("rosters"):
             member = json.loads(channel_data)
             body = self.join(peer, channel, member)
         self.subscribers[channel][id(peer)] = peer
@@ -299,7 +376,7 @@ class Saboteur:
         peer.say(
             {"event": "pusher_internal:subscription_succeeded", "channel": channel, "data": body}
         )
-        if "cache-" in channel[:24]:
+        if "cache-" in channel[:24] and not self.lacks("cache"):
             self.replay(peer, channel)
 
     def join(self, peer, channel, member):
@@ -336,10 +413,14 @@ class Saboteur:
 
     def replay(self, peer, channel):
         frame = self.cached(channel)
-        if frame is not None and self.take("false_miss"):
+        if frame is None or not _is_of_a_run(channel):
+            pass
+        elif self.take("false_miss"):
             frame = None
-        elif frame is not None and channel in self.before and self.take("old_value"):
+        elif channel in self.before and self.take("old_value"):
             frame = self.before[channel]
+        if frame is None and self.lacks("cache_miss"):
+            return
         if frame is None:
             peer.say({"event": "pusher:cache_miss", "channel": channel, "data": "{}"})
         else:
@@ -356,6 +437,10 @@ class Saboteur:
             self.deliver(peer, frame)
 
     # --- deliveries and their faults ------------------------------------------------------------
+
+    def lacks(self, feature):
+        """Whether it does not know a feature."""
+        return feature in self.faults.get("lacks", ())
 
     def take(self, fault):
         """Whether to commit a fault now; each at most as often as asked for."""
@@ -374,6 +459,12 @@ class Saboteur:
             time.sleep(self.faults["stall_s"])
         if self.faults.get("late_events"):
             self.later.append((time.monotonic() + self.faults["late_events"], peer, frame))
+            return
+        if self.faults.get("respell") and frame["data"].startswith("{"):
+            frame = {**frame, "data": json.dumps(json.loads(frame["data"]), indent=1)}
+        if self.faults.get("joined_s"):
+            due = self.later[0][0] if self.later else time.monotonic() + self.faults["joined_s"]
+            self.later.append((due, peer, frame))
             return
         channel = frame["channel"]
         if channel in peer.held:
@@ -413,6 +504,11 @@ class Saboteur:
             peer.say(frame)
         elif fault == "stale":
             peer.say(self.history[frame["channel"]][-2])
+
+
+def _is_of_a_run(channel):
+    """Whether faults are committed there: what is tried before a run must not use them up."""
+    return "-ask-" not in channel
 
 
 def _sign(text):

@@ -84,7 +84,7 @@ def benchmark(path):
             sample["p50_us"] / 1000,
             sample["late_p99_us"] / 1000,
         )
-        for sample in row["samples"]
+        for sample in (one["metrics"] for one in row["samples"])
     ]
 
 

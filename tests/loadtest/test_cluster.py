@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from cachecast_load import scrape
-from cachecast_load.target import make_target
+from cachecast_load.plan.target import make_target
+from cachecast_load.run import scrape
 from tests.cluster.engines import serving
 from tests.loadtest.conftest import CREDENTIALS, run_command, start_engine
 from tests.loadtest.test_engine import assert_clean

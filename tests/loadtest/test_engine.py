@@ -78,12 +78,16 @@ def _extra(profile):
     if profile == "soak":
         # Its drift needs twenty seconds, and is judged in the unit tests.
         return ["--slo", "delivery.lost == 0"]
-    channels = {"many-channels": 20, "client-events": 6}.get(profile)
-    return ["--channels", channels] if channels else []
+    return {
+        "many-channels": ["--channels", 20],
+        "client-events": ["--channels", 6],
+        # As long as the lifetime takes.
+        "cache-expiry": ["--duration", 0],
+    }.get(profile, [])
 
 
 def test_the_cache_deadline_is_exact(run, engine, plan):
-    done = run("cache-expiry", engine.url, "--plan", plan)
+    done = run("cache-expiry", engine.url, "--plan", plan, "--duration", 0)
     assert done.figures["cache.false_misses"] == done.figures["cache.expired_served"] == 0
     # The pair closest to the deadline is too close to call.
     assert done.figures["cache.hits"] == pytest.approx(30, abs=3) or done.was_disturbed
@@ -91,8 +95,9 @@ def test_the_cache_deadline_is_exact(run, engine, plan):
 
 
 def test_the_cache_lifetime_is_asked_from_the_target(run, engine, plan):
-    plan.write_text(PLAN.replace("ttl_s = 3\n", ""))
+    plan.write_text(PLAN.replace("ttl_s = 3\n", "").replace("duration_s = 2\n", ""))
     done = run("cache-expiry", engine.url, "--plan", plan)
+    assert "measures for 5.5 s, for a value lives for 3 s there" in done.result["run"]["notes"]
     assert done.result["plan"]["behaviour"]["ttl_s"] == 3
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import trustme
 
-from tests.loadtest.conftest import chosen
+from tests.loadtest.conftest import ROOT, chosen
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -157,29 +157,41 @@ def tls_engine(tmp_path, new_engine):
     return server.url, tmp_path / "ca.pem"
 
 
-def test_one_interrupt_reports_what_was_measured(saboteur, tmp_path):
-    server = saboteur()
+def interrupted(url, tmp_path, profile, *arguments):
+    """Run a profile and interrupt it while it measures; returns its exit code and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "cachecast_load", "run", "fanout", "--target", server.url,
-         "--app-id", "4242", "--key", "app-key", "--subscribers", "20", "--rate", "20",
-         "--duration", "60", "--report", str(tmp_path)],
+        [sys.executable, "-m", "cachecast_load", "run", profile, "--target", url,
+         "--app-id", "4242", "--key", "app-key", "--subscribers", "20",
+         "--report", str(tmp_path), *arguments],
         env={**os.environ, "CACHECAST_LOADTEST_SECRET": "app-secret"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
-    lines = []
     for line in process.stdout:
-        lines.append(line)
-        if "measure" in line and line.split()[0] not in ("0", "1"):
+        if "measure" in line and line.split()[0] not in ("0", "1", "measures"):
             process.send_signal(signal.SIGINT)
             break
     rest, _ = process.communicate(timeout=50)  # it was to last for sixty seconds
-
     assert "Traceback" not in rest
-    assert "ended early" in rest
-    assert process.returncode in (0, 2), rest
     assert (tmp_path / "report.html").exists()
+    return process.returncode, rest
+
+
+def test_one_interrupt_reports_what_was_measured(saboteur, tmp_path):
+    arguments = ["--rate", "20", "--duration", "60"]
+    code, rest = interrupted(saboteur().url, tmp_path, "fanout", *arguments)
+
+    assert "ended early" in rest
+    assert code in (0, 2), rest
+
+
+def test_an_interrupt_before_anything_could_fail_is_no_failure(saboteur, tmp_path):
+    code, rest = interrupted(saboteur().url, tmp_path, "cache-expiry", "--ttl", "60")
+
+    assert code == 2, rest
+    assert "no cache channel was joined: cannot say whether" in rest
+    assert "does not hold" not in rest
 
 
 @pytest.mark.parametrize(
@@ -202,6 +214,15 @@ def test_mistakes_at_the_command_line_end_in_a_sentence_and_three(command, argum
     done = command(*arguments)
     assert done.code == 3, done.out
     assert words in done.out
+
+
+def test_locusts_own_options_are_not_ignored_without_a_word():
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "-t", "5"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "-t says nothing here: --lt-duration" in done.stderr
 
 
 def test_the_secret_is_kept_out_of_the_reported_command(run, saboteur, plan):

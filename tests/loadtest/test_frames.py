@@ -9,7 +9,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from wsproto.frame_protocol import FrameProtocol
 
-from cachecast_load.frames import (
+from cachecast_load.net.frames import (
     BINARY,
     CLOSE,
     PING,
@@ -20,7 +20,7 @@ from cachecast_load.frames import (
     encode_frame,
     read_close,
 )
-from cachecast_load.strict import StrictWire
+from cachecast_load.net.strict import StrictWire
 
 WIRES = [FastWire, StrictWire]
 texts = st.text(max_size=300).map(str.encode)
@@ -46,6 +46,14 @@ def fed_in_pieces(wire, data, cuts):
         messages += wire.feed(data[last:cut])
         last = cut
     return messages
+
+
+@pytest.mark.parametrize("kind", WIRES)
+def test_a_roster_of_many_thousands_is_no_fault(kind):
+    wire, server = connected(kind)
+    message = b"x" * (4 * 1024 * 1024)
+    server.send_text(message)
+    assert fed_in_pieces(wire, b"".join(server.data_to_send()), [1, 70_000]) == [(TEXT, message)]
 
 
 @pytest.mark.parametrize("kind", WIRES)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load import health
-from cachecast_load.clock import Offset, claim_ms, estimate_offset
-from cachecast_load.collector import Collector
-from cachecast_load.figures import rss_growth, split_superseded
-from cachecast_load.health import blind, diagnose, fit_here, room_for
-from cachecast_load.histogram import Histogram
-from cachecast_load.ledger import Auditor, Findings, Membership
-from cachecast_load.recorder import Recorder
+from cachecast_load.measures.histogram import Histogram
+from cachecast_load.measures.ledger import Auditor, Findings, Membership
+from cachecast_load.measures.recorder import Recorder
+from cachecast_load.run import health
+from cachecast_load.run.clock import Offset, claim_ms, estimate_offset
+from cachecast_load.run.collector import Collector
+from cachecast_load.run.figures import rss_growth, split_superseded
+from cachecast_load.run.health import blind, diagnose, fit_here, room_for
 
 
 def histogram(*milliseconds):
@@ -107,7 +107,7 @@ def test_more_sockets_than_descriptors_are_refused_beforehand():
 
 
 def test_each_of_several_targets_has_local_ports_of_its_own(monkeypatch):
-    monkeypatch.setattr("cachecast_load.health.free_ports", lambda: 100)
+    monkeypatch.setattr("cachecast_load.run.health.free_ports", lambda: 100)
     monkeypatch.setattr("resource.getrlimit", lambda _: (10**6, 10**6))
     assert "150 sockets to one address" in room_for(150, 1)
     assert room_for(150, 1, 2) == ""

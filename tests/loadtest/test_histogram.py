@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.histogram import MAX_US, Histogram, bucket_bounds, bucket_of
+from cachecast_load.measures.histogram import MAX_US, Histogram, bucket_bounds, bucket_of
 
 values = st.integers(min_value=0, max_value=MAX_US)
 samples = st.lists(values, max_size=200)
@@ -36,6 +36,15 @@ def test_merging_equals_recording_everything_in_one(first, second):
     merged = histogram_of(first)
     merged.merge(histogram_of(second))
     assert merged.to_wire() == histogram_of(first + second).to_wire()
+
+
+@given(st.lists(st.integers(-50, 5_000) | values, min_size=1, max_size=100), st.integers(0, 2**41))
+def test_recording_many_at_once_is_recording_each(latencies, since):
+    one_by_one, at_once = Histogram(), Histogram()
+    for latency in latencies:
+        one_by_one.record(latency)
+    at_once.record_since(since, [since + latency for latency in latencies])
+    assert at_once.to_wire() == one_by_one.to_wire()
 
 
 @given(samples.filter(bool), st.floats(min_value=0.1, max_value=100))

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.ledger import FAILED, Auditor, ChannelLog, Join, Membership
+from cachecast_load.measures.ledger import (
+    FAILED,
+    Auditor,
+    ChannelLog,
+    Join,
+    Membership,
+    observe_by_all,
+)
 
 GRACE = 100
 TTL = 1_000_000
@@ -219,3 +226,13 @@ def test_any_mixture_of_faults_is_found_in_exactly_its_amount(count, wishes):
 
     names = {"lose": "lost", "double": "doubled", "swap": "reordered", "stale": "stale"}
     assert faults(findings) == {names[fault]: n for fault, n in done.items()}
+
+
+@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=4), st.integers(0, 6))
+def test_an_event_entered_for_many_is_entered_for_each(histories, seq):
+    together = [member_that_saw(history) for history in histories]
+    alone = [member_that_saw(history) for history in histories]
+    observe_by_all(together, seq, seq - 2, 950)
+    for member in alone:
+        member.observe(seq, seq - 2, 950)
+    assert [m.to_wire() for m in together] == [m.to_wire() for m in alone]

@@ -2,11 +2,13 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from cachecast_load.plan import Plan, PlanError, from_dict, make_plan, read_toml
-from cachecast_load.profiles import PROFILES, default_plan, profile_class
+from cachecast_load.plan.model import Plan, PlanError, from_dict, make_plan, read_toml
+from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
+from cachecast_load.profiles import PROFILES, default_plan, explain, profile_class
 
 DEFAULT = Plan("fanout")
 
@@ -20,6 +22,16 @@ def test_a_plan_survives_json():
         "[shape]\nkind='stages'\nstages=[[1, 5], [2.5, 100]]\n[behaviour]\nmix={fanout=1}"
     )
     assert from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [({"nodes": 3}, "'nodes'"), ({"load": {"burst": 3}}, "burst"), ({"seed": "x"}, "whole number")],
+)
+def test_a_plan_of_another_version_is_refused_and_not_half_understood(section, words):
+    plain = json.loads(json.dumps(DEFAULT.to_dict()))
+    with pytest.raises(PlanError, match=words):
+        from_dict(plain | section)
 
 
 def test_flags_beat_the_file_and_the_file_beats_the_defaults():
@@ -67,7 +79,27 @@ def test_the_default_plan_of_every_profile_can_be_run(name):
         ("[slo]\nrules = 'x'", "rules = ["),
         ("[slo]\nrules = ['delivery.p99 <= 5']", "delivery.p99_ms"),
         ("conflation = 'perhaps'", "metrics, allowed, never"),
-        ("load = 5", "must be a table"),
+        ("[slo]\nrules = [5]", "rules = ["),
+        ("[slo]\nrule = []", "did you mean rules"),
+        ("slo = 5", "rules = ["),
+        ("slos = []", "did you mean slo?"),
+        ("load = 5", "[load] must be a table"),
+        ("seed = 'seven'", "seed wants a whole number, not 'seven'"),
+        ("strict = 1", "strict wants true or false, not 1"),
+        ("[load]\ndistribution = 5", "load.distribution wants a text, not 5"),
+        ("[load]\nrate = true", "load.rate wants a number, not True"),
+        ("[shape]\nto = 'high'", "shape.to wants a number, not 'high'"),
+        ("[shape]\nstages = 7", "shape.stages wants a list, not 7"),
+        ("[shape]\nkind = 'stages'\nstages = [[1, 2, 3]]", "[[seconds, rate], ...]"),
+        (
+            "[shape]\nkind = 'stages'\nof = 'both'\nstages = [[1, 2]]",
+            "stages of both are [[seconds, rate, subscribers], ...]",
+        ),
+        ("[shape]\nkind = 'ramp'\nof = 'both'\nto = 5", "only a stages shape"),
+        ("[shape]\nstages = [[1, 'x']]", "a list of pairs, not [[1, 'x']]"),
+        ("[behaviour]\nmix = { fanout = 'most' }", "behaviour.mix wants a list of pairs"),
+        (f"[load]\nsubscribers = 1{'0' * 400}", "load.subscribers must be a finite number"),
+        (f"[load]\nrate = 1{'0' * 400}", "load.rate"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):
@@ -79,6 +111,14 @@ def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):
 def test_an_unknown_profile_names_near_ones():
     with pytest.raises(PlanError, match="did you mean fanout"):
         default_plan("fan-out")
+    with pytest.raises(PlanError, match="did you mean reconnect-storm"):
+        default_plan("storm")
+
+
+def test_an_unknown_profile_with_nothing_near_is_answered_with_all():
+    with pytest.raises(PlanError, match="there are fanout, many-channels, ") as caught:
+        default_plan("nope")
+    assert "did you mean" not in str(caught.value)
 
 
 def test_a_file_that_is_not_toml_is_refused(tmp_path):
@@ -103,3 +143,84 @@ def test_a_mix_of_unknown_profiles_is_refused():
 def test_cache_expiry_measures_for_as_long_as_the_ttl_takes():
     plan = make_plan(default_plan("cache-expiry"), {"behaviour": {"ttl_s": 5}})
     assert profile_class("cache-expiry").fit(plan).load.duration_s == pytest.approx(7.5)
+
+
+def test_cache_expiry_refuses_a_duration_that_ends_before_the_deadline():
+    """Thirty minutes in place of the five seconds that were asked for are no favour."""
+    fit = profile_class("cache-expiry").fit
+    given = {"behaviour": {"ttl_s": 1800}, "load": {"duration_s": 5}}
+    with pytest.raises(PlanError, match=r"measures for 1802\.5 s; leave --duration"):
+        fit(make_plan(default_plan("cache-expiry"), given))
+    given["load"]["duration_s"] = 2000
+    assert fit(make_plan(default_plan("cache-expiry"), given)).load.duration_s == 2000
+    given["load"]["duration_s"] = 0
+    fitted = fit(make_plan(default_plan("cache-expiry"), given))
+    assert fitted.load.duration_s == 1802.5
+    assert explain(fitted) == ["measures for 1802.5 s, for a value lives for 1800 s there"]
+
+
+def test_cache_expiry_refuses_a_shape():
+    plan = make_plan(default_plan("cache-expiry"), {"shape": {"kind": "ramp", "to": 5}})
+    with pytest.raises(PlanError, match="has no shape"):
+        profile_class("cache-expiry").fit(plan)
+
+
+def test_what_a_profile_does_not_use_is_said():
+    plan = make_plan(default_plan("presence"), {"load": {"channels": 7}})
+    assert explain(plan) == [
+        "presence does not use load.channels: members_per_channel says how many there are"
+    ]
+    assert explain(make_plan(default_plan("fanout"), {"load": {"channels": 7}})) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - {"cache-expiry"}))
+def test_a_run_of_no_length_is_refused(name):
+    plan = make_plan(default_plan(name), {"load": {"duration_s": 0}})
+    with pytest.raises(PlanError, match="duration_s must be above 0"):
+        profile_class(name).fit(plan)
+
+
+DAY = {
+    "load": {"rate": 4.0, "subscribers": 10},
+    "shape": {"kind": "stages", "of": "both", "stages": [[20, 40, 100], [20, 4, 50]]},
+}
+
+
+def test_flags_stretch_a_day_to_another_length_and_other_peaks():
+    plan = make_plan(DEFAULT, DAY, {"duration_s": 20, "rate": 80.0, "subscribers": 60})
+
+    assert plan.shape.stages == ((10, 80, 60), (10, 8, 30))
+    assert (plan.load.rate, plan.load.subscribers) == (8, 6)
+    assert (plan.measured_s, plan.greatest_rate, plan.greatest_subscribers) == (20, 80, 60)
+    assert make_plan(DEFAULT, DAY).shape.stages == ((20, 40, 100), (20, 4, 50))
+
+
+def test_a_duration_stretches_the_stages_of_one_thing_and_is_no_answer_to_a_knee_search():
+    stages = {"shape": {"kind": "stages", "stages": [[2, 20], [8, 0]]}}
+    assert make_plan(DEFAULT, stages, {"duration_s": 5.0}).shape.stages == ((1, 20), (4, 0))
+    knee = {"shape": {"kind": "knee", "to": 50}, "slo": {"rules": ["delivery.lost == 0"]}}
+    with pytest.raises(PlanError, match="a knee search has no duration"):
+        make_plan(DEFAULT, knee, {"duration_s": 5.0})
+    with pytest.raises(PlanError, match="must be above 0"):
+        make_plan(DEFAULT, stages, {"duration_s": 0.0})
+    given = make_plan(DEFAULT, {**stages, "load": {"duration_s": 5}})
+    assert explain(given) == ["a stages shape has a length of its own: load.duration_s is not it"]
+
+
+@pytest.mark.parametrize("name", shipped_plans())
+def test_every_plan_that_ships_can_be_run_and_says_what_it_is(name):
+    document = read_toml(find_plan(Path(name)))
+    plan = make_plan(default_plan(document["profile"]), document)
+
+    assert profile_class(plan.profile).fit(plan) == plan
+    assert summary(shipped_plans()[name]).endswith(".")
+
+
+def test_a_plan_that_does_not_ship_is_answered_with_near_ones(tmp_path):
+    with pytest.raises(PlanError, match="did you mean production"):
+        find_plan(Path("prodction"))
+    with pytest.raises(PlanError, match="plans that ship are production"):
+        find_plan(Path("zzz"))
+    # What looks like a file is one, whether it is there or not.
+    assert find_plan(tmp_path / "production") == tmp_path / "production"
+    assert find_plan(Path("production.toml")) == Path("production.toml")

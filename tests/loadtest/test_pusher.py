@@ -7,9 +7,9 @@ import pytest
 from pusher import Pusher  # the official server library, as a witness
 from pusher.crypto import generate_shared_secret
 
-from cachecast_load import pusher
-from cachecast_load.encryption import ChannelCipher, DecryptionError
-from cachecast_load.pusher import Credentials
+from cachecast_load.pusher import protocol as pusher
+from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
+from cachecast_load.pusher.protocol import Credentials
 
 DOCUMENTED = Credentials("3", "278d425bdf160c739803", "7ad3773142a6692b25b8")
 
@@ -105,3 +105,23 @@ def test_encryption_is_the_one_of_the_official_library():
 
 def _quoted(text):
     return json.dumps(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "means"),
+    [
+        (200, b"{}", 200),
+        (200, b'{"ok":true}', 200),
+        (200, b'{"error":"The secret authentication failed","code":401}', 401),
+        (200, b'{"error":"no","code":4001}', 400),
+        (202, b'{"error":"no"}', 400),
+        # What somebody published is nobody's error.
+        (200, b'{"cache":{"data":"{\\"error\\":1}","ttl":3}}', 200),
+        (200, b'"error"', 200),
+        (200, b'an "error"', 200),
+        (413, b'{"error":"no","code":401}', 413),
+        (0, b"", 0),
+    ],
+)
+def test_an_answer_may_mean_another_status(status, body, means):
+    assert pusher.meant_status(status, body) == means

@@ -1,64 +1,58 @@
 """Reports are complete, well-formed, self-contained, and hide secrets."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
+import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
-from cachecast_load import scrape
-from cachecast_load.collector import Collector
-from cachecast_load.compare import compare, permutation_p
-from cachecast_load.director import Director
-from cachecast_load.knee import Trial
-from cachecast_load.ledger import Auditor
-from cachecast_load.plan import Plan, make_plan
-from cachecast_load.recorder import Recorder
-from cachecast_load.report import read_result, write_reports
-from cachecast_load.report.html import render
-from cachecast_load.result import Facts, empty_result, make_result
-from cachecast_load.series import Series
-from cachecast_load.target import make_target
+from cachecast_load.measures.series import Series
+from cachecast_load.plan.model import Plan
+from cachecast_load.report import junit, read_result, read_results, write_reports
+from cachecast_load.report.html import render, render_charts
+from cachecast_load.report.story import ledger_sentence
+from cachecast_load.report.text import print_result
+from cachecast_load.run import scrape
+from cachecast_load.run.result import Facts, empty_result
+from tests.e2e.conftest import require_chromium
+from tests.loadtest.conftest import run_command
+from tests.loadtest.results import TARGET, result_of
 
-TARGET = make_target(url="ws://127.0.0.1:1", app_id="1", key="k", secret="do-not-show")
-
-
-def auditor():
-    return Auditor(channel_name=str, is_cache=lambda _c: False, grace_us=1_000_000, ttl_us=10**9)
+ROOT = Path(__file__).parents[2]
+# What a target, a plan or a file's name may hold: markup, a table's lines, what terminals obey,
+# what XML forbids, and half a character.
+HOSTILE = "</script><img src=x onerror=alert(1)>|`a`|\n|b|[c](http://evil)\x1b[31m\x00\ud800"
 
 
-def result_of(
-    latencies=(1000, 2000, 3000), *, rules=(), facts=None, knee=False, errors=(), measured_us=None
-):
-    document = {"slo": {"rules": list(rules)}}
-    if knee:
-        document["shape"] = {"kind": "knee", "to": 100}
-    plan = make_plan(Plan("fanout"), document)
-    collector = Collector(auditor(), 0)
-    recorder = Recorder()
-    for second in range(12):
-        for latency in latencies:
-            recorder.histograms["delivery"].record(latency)
-            recorder.histograms["service"].record(latency // 2)
-        recorder.counts.update(connects=5, publish_ok=2, publish_scheduled=2, frames=3)
-        for kind, example in errors:
-            recorder.error(kind, example)
-        report = {
-            **recorder.take(),
-            "health": {"cpu": 0.3, "rss_bytes": 1e7, "fds": 9, "fd_limit": 99},
-        }
-        collector.collect("w", report, second * 1_000_000 + 500_000)
-    director = Director(plan, expected_ready=lambda n: n, seats=1, has_primes=False)
-    director.measured_us = measured_us or (1_000_000, 11_000_000)
-    director.ready_after_s = 0.5
-    if knee:
-        director.knee.add(Trial(10, holds=True, figures={"delivery.p99_ms": 2.0}))
-        director.knee.add(Trial(20, holds=False, failed=("delivery.p99_ms <= 5",)))
-    facts = facts or Facts(started="2026-01-01T00:00:00+00:00", run=7)
-    return make_result(plan, TARGET, collector, director, facts)
+def hostile_result():
+    """Return a failed run in which every text from outside is hostile."""
+    facts = Facts(started="2026-01-01T00:00:00+00:00", run=7, command=HOSTILE, notes=[HOSTILE])
+    result = result_of(rules=["delivery.p99_ms <= 2"], facts=facts, errors=[(HOSTILE, HOSTILE)])
+    result["verdict"]["reasons"].append(HOSTILE)
+    result["target"] = {**result["target"], "sockets": [HOSTILE, HOSTILE], "app_id": HOSTILE}
+    result["ledger"] = {**result["ledger"], "memberships": 3, "examples": {"lost": [HOSTILE]}}
+    result["closes"] = {HOSTILE: 3}
+    figures = {**result["figures"], "errors.count": 1}
+    entry = {"url": HOSTILE, "figures": figures, "other_faults": 1, "counts": {}, "connected": 0}
+    entry["errors"] = [{"kind": HOSTILE, "count": 1, "examples": [HOSTILE]}]
+    way = {"from": HOSTILE, "to": HOSTILE, "owed": 1, "lost": 1}
+    result["nodes"] = {"targets": [entry, entry], "apis": [entry], "ways": [way], "says": [HOSTILE]}
+    result["run"]["profile"] = HOSTILE
+    result["slos"][0]["note"] = HOSTILE
+    for row in result["series"]["rows"]:
+        row |= {"delivery.0.p99_ms": 1.0, "delivery.1.p99_ms": 1.0, "connected.0": 1}
+    return result
 
 
 def test_all_objectives_hold():
@@ -101,41 +95,211 @@ def test_no_percentile_is_claimed_below_the_clocks_error():
     page = render(result_of(facts=Facts(started="", run=7, clock_error_us=2_500)))
     assert "&lt; 2.5" in page
     assert "clocks agree within 2.5 ms" in page
+    assert "Half of the deliveries took less than 2.5 ms, the slowest 3.000 ms." in page
 
 
-class Links(HTMLParser):
-    def __init__(self):
+class Page(HTMLParser):
+    """Which elements a page has, where they point, and what they would run."""
+
+    def __init__(self, page):
         super().__init__()
-        self.found = []
-        self.open = []
+        self.tags, self.links, self.handlers, self.levels = [], [], [], []
+        self.attributes = []
+        self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag not in ("meta", "line", "path", "rect", "circle", "i") or tag == "i":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if self.open and tag in self.open:
-            while self.open.pop() != tag:
-                pass
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
 
 
 @pytest.mark.parametrize("knee", [False, True])
 def test_the_page_loads_nothing_and_hides_what_is_secret(knee):
-    rules = ["delivery.p99_ms <= 5"]
-    result = result_of(
-        rules=rules, knee=knee, errors=[("connect: <b>odd</b>", "<script>x</script>")]
-    )
-    page = render(result)
-    links = Links()
-    links.feed(page)
+    text = render(result_of(rules=["delivery.p99_ms <= 5"], knee=knee))
+    page = Page(text)
 
-    assert links.found == []
-    assert not re.search(r"@import|url\(|https?://(?!127)", page)
-    assert "do-not-show" not in page
-    assert "<script>x" not in page
-    assert "&lt;script&gt;x" in page
-    assert "prefers-color-scheme: dark" in page
+    assert page.links == []
+    assert not re.search(r"@import|url\(|https?://(?!127)", text)
+    assert "do-not-show" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_hostile_text_stays_text():
+    ours, text = Page(render(result_of(errors=[("odd", "odd")]))), render(hostile_result())
+    page = Page(text)
+
+    assert page.tags.count("script") == 1
+    assert set(page.tags) <= {*ours.tags, "code", "p"}
+    assert page.links == page.handlers == []
+    assert "&lt;img src=x" in text
+    assert not re.search("[\x00\x1b\ud800]", text)
+
+
+def test_no_script_but_the_pages_own_may_run():
+    text = render(result_of())
+    script = re.search("<script>(.*)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+
+
+def test_what_a_target_says_cannot_spoil_a_file_or_a_terminal(tmp_path):
+    result = hostile_result()
+    write_reports(result, tmp_path)  # half a character is no UTF-8
+
+    case = ET.parse(tmp_path / "junit.xml").getroot()
+    assert case.get("failures") == "1"
+    out = io.StringIO()
+    print_result(result, Console(file=out, width=100))
+    assert "\x1b" not in out.getvalue()
+    out.getvalue().encode()
+    for name in ("report.html", "junit.xml", "summary.csv", "series.csv"):
+        assert not re.search("[\x00\x1b]", (tmp_path / name).read_text())
+
+
+def test_an_invalid_run_with_a_hostile_reason_is_xml():
+    facts = Facts(started="", run=7, invalid=[HOSTILE])
+    suite = ET.fromstring(junit.render(result_of(facts=facts)).encode())
+    assert "<img" in suite.find("testcase/error").get("message")
+
+
+def test_a_reader_who_cannot_see_it_is_told_what_is_there():
+    page = Page(render(result_of(rules=["delivery.p99_ms <= 5"])))
+    charts = [attributes for tag, attributes in page.attributes if tag == "svg"]
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert any(
+        "p99 3, in ms" in chart["aria-label"] or "p99 3;" in chart["aria-label"] for chart in charts
+    )
+    heads = [attributes for tag, attributes in page.attributes if tag == "th"]
+    assert heads
+    assert all(head["scope"] in ("row", "col") for head in heads)
+    assert page.levels[0] == 1
+    assert all(later - level <= 1 for level, later in pairwise(page.levels))
+
+
+def test_the_page_says_what_was_asked_found_and_what_limits_it():
+    facts = Facts(
+        started="2026-01-01T00:00:00+00:00",
+        run=7,
+        command=shlex.join(["cachecast", "load", "--also-slo", "delivery.p99_ms <= 2"]),
+        notes=["not supported: cache channels"],
+    )
+    result = result_of(rules=["delivery.p99_ms <= 2"], facts=facts)
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", render(result)))
+
+    assert "one hot channel, many subscribers" in text
+    assert "1,000 subscribers, 50 publishes/s of 256 bytes, on 1 channel." in text
+    assert f"by cachecast load {result['environment']['version']}." in text
+    assert "--also-slo &#39;delivery.p99_ms &lt;= 2&#39;" in text
+    assert "At least one objective does not hold. delivery.p99_ms &lt;= 2 does not hold: 3" in text
+    assert "99 of 100" not in text  # of 36 samples
+    assert "36 samples are too few for p99 and p99.9." in text
+    assert "Not supported: cache channels." in text
+    assert "Target and generator shared one machine" in text
+    assert "It is one run." in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({}, "1,000 subscribers, 50 publishes/s"),
+        ({"kind": "steps", "to": 111, "start": 20}, "1,000 subscribers, 20 to 111 publishes/s"),
+        ({"kind": "ramp", "to": 111}, "1,000 subscribers, 50 to 111 publishes/s"),
+        ({"kind": "spike", "of": "subscribers", "to": 2000}, "1,000 to 2,000 subscribers, 50 pub"),
+        ({"kind": "stages", "stages": [[1, 80], [1, 20]]}, "1,000 subscribers, 20 to 80 publishes"),
+    ],
+)
+def test_the_header_has_the_loads_real_extremes(shape, says):
+    assert says in render(result_of(shape=shape)).partition("</header>")[0]
+
+
+def test_a_shape_of_rate_and_subscribers_has_the_extremes_of_both():
+    result = result_of()
+    shape = {"kind": "stages", "of": "both", "stages": [[5, 80, 200], [5, 20, 2000]]}
+    result["plan"] = {**result["plan"], "shape": {**result["plan"]["shape"], **shape}}
+    result["stages"] = [[1.0, "rate", 80.0], [1.0, "subscribers", 200]]
+    page = render(result)
+    assert "200 to 2,000 subscribers, 20 to 80 publishes/s" in page
+    assert ">80/s</text>" in page
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({}, ""),
+        (
+            {"expected": 1000, "received": 1000},
+            (
+                "1,000 events were owed to subscribers and 1,000 received: none lost, doubled, out"
+                " of order or altered."
+            ),
+        ),
+        (
+            {"expected": 10, "received": 12, "conflated": 1},
+            (
+                "10 events were owed to subscribers and 12 received, some by who had only just"
+                " joined: none lost, doubled, out of order or altered, 1 conflated."
+            ),
+        ),
+        (
+            {"expected": 10, "received": 7, "lost": 3, "stale": 1},
+            "10 events were owed to subscribers and 7 received: 3 lost, 1 stale after fresh.",
+        ),
+    ],
+)
+def test_the_ledger_in_a_sentence(figures, says):
+    named = {f"delivery.{name}": value for name, value in figures.items()}
+    assert ledger_sentence(named) == says
+
+
+def test_what_never_happened_has_no_chart():
+    page = render(result_of())
+    assert ">Errors" not in page
+    assert "nothing was measured" not in page
+
+
+def test_a_run_that_goes_on_has_its_charts():
+    result = result_of(rules=["delivery.p99_ms <= 5"])
+    result["verdict"] = {"outcome": "RUNNING", "exit_code": None, "reasons": ["the run goes on"]}
+    charts = render_charts(result)
+    assert Page(charts).tags.count("svg") >= 4
+    assert "<html" not in charts
+    page = render(result, head="<meta name='x'>")
+    assert "nothing is judged yet" in page
+    assert "1 of 1 hold so far" in page
+    assert "<meta name='x'>" in page
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path):
+    result = result_of(
+        tuple(range(1000, 9000, 40)),
+        rules=["delivery.p99_ms <= 2"],
+        shape={"kind": "steps", "to": 111, "steps": 9},
+    )
+    result["stages"] = [[second, "rate", 42.75 + second] for second in range(1, 10)]
+    (tmp_path / "report.html").write_text(render(result))
+    program = Path(__file__).with_name("page.py")
+    done = subprocess.run(
+        [sys.executable, program, require_chromium(), tmp_path / "report.html"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout)
+    for at in seen.values():
+        assert at["complaints"] == at["requests"] == at["hidden"] == at["collisions"] == []
+        assert {"p50", "p90", "p99", "p99.9"} <= set(at["marks"])
+        assert at["tip"]
+        assert at["printed"] == "rgb(255, 255, 255)"
+    assert seen["narrow"]["width"] == 390
+    assert seen["narrow"]["background"] != seen["wide"]["background"]
 
 
 def test_every_report_is_written_and_read_back(tmp_path):
@@ -164,6 +328,32 @@ def test_a_run_that_never_began_has_a_report_too(tmp_path):
     assert "connection refused" in (tmp_path / "report.html").read_text()
 
 
+def test_a_folder_of_reports_stands_for_all_of_them(tmp_path):
+    for name in ("1", "2"):
+        write_reports(result_of(), tmp_path / "base" / name)
+    assert len(read_results([tmp_path / "base"])) == 2
+    assert (
+        len(read_results([tmp_path / "base" / "1", tmp_path / "base" / "2" / "result.json"])) == 2
+    )
+
+
+@pytest.mark.slow
+def test_the_command_in_a_report_can_be_given_to_a_shell(tmp_path):
+    words = [
+        "run",
+        "fanout",
+        "--target",
+        "ws://127.0.0.1:1",
+        "--app-id",
+        "4242",
+        "--key",
+        "app-key",
+    ]
+    words += ["--also-slo", "delivery.p99_ms <= 100", "--report", str(tmp_path)]
+    shown = run_command(tmp_path, *words, "--secret", "app-secret").result["run"]["command"]
+    assert shlex.split(shown) == ["cachecast", "load", *words, "--secret", "..."]
+
+
 def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match="not a result"):
@@ -171,45 +361,6 @@ def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "y.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         read_result(tmp_path / "y.json")
-
-
-def test_one_run_each_never_suffices():
-    comparison = compare([result_of()], [result_of((9000,))])
-    changes = {change.figure: change for change in comparison.changes}
-    assert changes["delivery.p99_ms"].says == "not enough runs"
-    assert changes["delivery.p99_ms"].ratio == pytest.approx(3.0, rel=0.01)
-    assert any("needs 4 runs" in warning for warning in comparison.warnings)
-
-
-def test_four_runs_each_that_do_not_overlap_suffice():
-    olds = [result_of((1000 + i,)) for i in range(4)]
-    news = [result_of((2000 + i,)) for i in range(4)]
-    changes = {change.figure: change for change in compare(olds, news).changes}
-    assert changes["delivery.p99_ms"].says == "worse"
-    assert changes["delivery.p99_ms"].p == pytest.approx(2 / 70)
-    back = {change.figure: change for change in compare(news, olds).changes}
-    assert back["delivery.p99_ms"].says == "better"
-
-
-def test_runs_that_overlap_show_no_change():
-    olds = [result_of((latency,)) for latency in (1000, 1500, 1200, 1700)]
-    news = [result_of((latency,)) for latency in (1100, 1600, 1300, 1400)]
-    changes = {change.figure: change for change in compare(olds, news).changes}
-    assert changes["delivery.p99_ms"].says == "no change seen"
-
-
-def test_many_runs_use_the_approximation_of_the_same_test():
-    assert permutation_p(range(20), range(100, 120)) < 0.001
-    assert permutation_p([1] * 12, [1] * 12) == 1.0
-
-
-def test_unlike_runs_are_not_compared_in_silence():
-    other = result_of()
-    other["environment"] = {**other["environment"], "cpu": "another"}
-    other["plan"] = {**other["plan"], "load": {**other["plan"]["load"], "rate": 1.0}}
-    warnings = " ".join(compare([result_of()], [other]).warnings)
-    assert "different machines" in warnings
-    assert "differ in load" in warnings
 
 
 def test_a_long_run_is_coarsened_and_loses_nothing():

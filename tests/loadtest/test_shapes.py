@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load import orders
-from cachecast_load.director import ANNOUNCE_US, Director
-from cachecast_load.knee import KneeSearch, Trial
-from cachecast_load.plan import Plan, make_plan
-from cachecast_load.shapes import TimedShape
+from cachecast_load.plan import orders
+from cachecast_load.plan.knee import KneeSearch, Trial
+from cachecast_load.plan.model import Plan, make_plan
+from cachecast_load.plan.shapes import TimedShape
+from cachecast_load.run.director import ANNOUNCE_US, Director
 
 
 def plan_of(duration_s=10.0, rate=10.0, slos=(), **shape):
@@ -19,7 +19,7 @@ def plan_of(duration_s=10.0, rate=10.0, slos=(), **shape):
 
 def levels(seconds, **shape):
     timed = TimedShape(plan_of(**shape))
-    return [timed.level_at(second) for second in seconds]
+    return [level and level.rate for level in map(timed.load_at, seconds)]
 
 
 def test_a_constant_shape_is_constant_and_ends():
@@ -47,6 +47,17 @@ def test_a_sine_touches_both_ends():
 def test_stages_are_straight_lines_to_their_levels():
     stages = [[2, 20], [4, 20], [2, 0]]
     assert levels([0, 1, 2, 5, 7, 8], kind="stages", stages=stages) == [10, 15, 20, 20, 10, None]
+
+
+def test_stages_of_both_say_rate_and_subscribers():
+    shape = {"kind": "stages", "of": "both", "stages": [[2, 20, 500], [2, 20, 100]]}
+    plan = plan_of(**shape)
+    timed = TimedShape(plan)
+
+    assert (plan.greatest_rate, plan.greatest_subscribers) == (20, 1000)
+    assert [timed.load_at(second) for second in (0, 1, 2, 3, 4)] == [
+        (10, 1000), (15, 750), (20, 500), (20, 300), None
+    ]  # fmt: skip
 
 
 @given(st.floats(1, 5000), st.integers(6, 30))
@@ -110,6 +121,18 @@ def test_a_run_goes_through_its_phases():
     assert run.step(finished=2).phase == orders.DONE
     assert run.director.is_over
     assert run.director.measured_us[1] > run.director.measured_us[0]
+
+
+def test_a_run_follows_stages_of_both():
+    run = Run(plan_of(kind="stages", of="both", stages=[[4, 20, 500], [4, 0, 100]]))
+    run.step()
+    run.step(ready=1000)
+    assert run.step(ANNOUNCE_US / 1e6).phase == orders.MEASURE
+    seen = [run.step(2.0) for _ in range(3)]
+
+    assert [(order.rate, order.subscribers) for order in seen] == [(15, 750), (20, 500), (10, 300)]
+    assert [of for _, of, _ in run.director.stages] == ["rate", "subscribers"] * 3
+    assert run.step(2.0).phase == orders.DRAIN
 
 
 def test_silence_counts_when_it_lasts_longer_than_the_slowest_event_took():

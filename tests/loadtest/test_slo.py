@@ -2,7 +2,8 @@
 
 import pytest
 
-from cachecast_load.slo import FIGURES, SloError, judge, parse_slo
+from cachecast_load.measures.figures import FIGURES
+from cachecast_load.measures.rules import SloError, judge, parse_slo
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_rules_of_the_documentation_are_taken(rule):
         ("delivery.p99 <= 50", "write delivery.p99_ms"),
         ("delivery.p99_s <= 50", "in milliseconds"),
         ("delivery.p99_ms <= 50ms", "the unit is part of the name"),
-        ("delivery.lots == 0", "delivery.lost"),
+        ("delivery.lots == 0", "did you mean lost"),
         ("delivary.p99_ms <= 5", "did you mean delivery.p99_ms"),
         ("zzz.qqq <= 5", "groups are"),
         ("delivery.p99_ms <= -1", "can never hold"),
@@ -69,3 +70,16 @@ def test_a_limit_within_the_clocks_error_is_undecided():
     assert outcome("delivery.p99_ms <= 50", 51, error_ms=2) == "undecided"
     assert outcome("delivery.p99_ms <= 50", 40, error_ms=2) == "pass"
     assert outcome("connect.p99_ms <= 50", 51, error_ms=2) == "fail"  # one clock only
+
+
+def test_an_unknown_name_is_only_answered_with_names_that_are_near():
+    """What is nothing like it would send people the wrong way; then all there are is told."""
+    for rule, words, never in (
+        ("lost == 0", "did you mean delivery.lost", "groups are"),
+        ("latency.p99_ms <= 5", "groups are auth, cache", "did you mean"),
+        ("cache.zzz == 0", "of cache there are hits, misses", "did you mean"),
+    ):
+        with pytest.raises(SloError) as caught:
+            parse_slo(rule)
+        assert words in str(caught.value)
+        assert never not in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachecast_load.stamp import (
+from cachecast_load.pusher.stamp import (
     LATE_UNIT_US,
     MAX_BEHIND,
     MAX_CHANNELS,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cachecast_load.target import (
+from cachecast_load.plan.target import (
     TargetError,
     make_target,
     parse_endpoint,
@@ -87,6 +87,20 @@ def test_one_url_stays_as_it_is():
     assert made.api_urls == ["http://api:80"]
 
 
+def test_hosted_pusher_has_its_api_under_another_name():
+    hosted = target(url="wss://ws-eu.pusher.com")
+    assert hosted.api_urls == ["https://api-eu.pusher.com:443"]
+    assert target(url="wss://ws-eu.pusher.com.example.test").api_urls[0].startswith("https://ws-eu")
+    assert target(url="wss://ws-eu.pusher.com", api_url="http://h").api_urls == ["http://h:80"]
+
+
+def test_without_the_api_only_the_key_is_needed():
+    made = target(app_id="", secret="", needs_api=False)
+    assert (made.credentials.app_id, made.credentials.secret) == ("", "")
+    with pytest.raises(TargetError, match="--key is missing"):
+        target(key="", needs_api=False)
+
+
 def test_metrics_of_several_nodes_are_kept_in_order_and_each_once():
     urls = ["http://a/m", "http://b/m?x=1,2", "http://a/m"]
     assert target(metrics_url=urls).metrics_urls == ("http://a/m", "http://b/m?x=1,2")
@@ -148,16 +162,16 @@ def test_what_workers_are_told_is_on_no_command_line(monkeypatch):
     """Other users of a machine can read every command line, but not an environment."""
     program = (
         "import json, subprocess, sys\n"
-        "from cachecast_load import running\n"
-        "from cachecast_load.target import make_target\n"
+        "from cachecast_load.swarm import workers\n"
+        "from cachecast_load.plan.target import make_target\n"
         "target = make_target(url=['wss://127.0.0.1:1', 'ws://127.0.0.1:2'],\n"
         "    app_id='1', key='k', secret='hush',\n"
         "    headers=('Authorization: tok',), verify=False)\n"
         "class Popen:\n"
         "    def __init__(self, command, env, **_):\n"
         "        print(json.dumps([command, env]))\n"
-        "running.subprocess.Popen = Popen\n"
-        "running._start_worker(target, 5)\n"
+        "workers.subprocess.Popen = Popen\n"
+        "workers._start(target, 5)\n"
     )
     monkeypatch.setenv("CACHECAST_LOADTEST_METRICS_URL", "not-for-workers")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

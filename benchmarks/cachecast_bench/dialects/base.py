@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 Handshake = Generator[bytes, bytes, bytes]
@@ -50,6 +50,8 @@ class Endpoint:
         host: Address, a loopback one.
         tls: Subscribers and publishers speak TLS.
         answers_publishes: A publisher must wait for an answer before its next request.
+        closes_after_answer: The server closes a publisher's connection after each answer, so that
+            every publish opens one of its own.
         keeps_values: A late subscriber is given the last value of its channel.
         batch: Events that one publish may carry.
         options: What the dialect wants to know beyond that (credentials, encoding, path).
@@ -61,23 +63,14 @@ class Endpoint:
     host: str = "127.0.0.1"
     tls: bool = False
     answers_publishes: bool = True
+    closes_after_answer: bool = False
     keeps_values: bool = False
     batch: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the endpoint as JSON-able values."""
-        return {
-            "dialect": self.dialect,
-            "host": self.host,
-            "port": self.port,
-            "publish_port": self.publish_port,
-            "tls": self.tls,
-            "answers_publishes": self.answers_publishes,
-            "keeps_values": self.keeps_values,
-            "batch": self.batch,
-            "options": self.options,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
@@ -268,7 +261,8 @@ class HttpReplies:
     """Counts the HTTP/1.1 answers on one keep-alive connection; called with each piece read.
 
     Raises:
-        PublishError: An answer was not of class 2xx, or not understandable.
+        PublishError: An answer was not of class 2xx, is an error all the same, or not
+            understandable.
     """
 
     __slots__ = ("_data", "_usual")
@@ -290,7 +284,8 @@ class HttpReplies:
             total = end + 4 + (int(length[1]) if length else 0)
             if len(data) < total:
                 break
-            if not data.startswith(b"HTTP/1.1 2"):
+            # There are servers that answer 200 to whatever they refuse (soketi, Centrifugo).
+            if not data.startswith(b"HTTP/1.1 2") or b'"error"' in data[end:total]:
                 raise PublishError(data[:total][:300].decode("latin-1"))
             n_replies += 1
             data = data[total:]

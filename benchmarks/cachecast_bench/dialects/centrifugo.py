@@ -20,6 +20,9 @@ from cachecast_bench.dialects.base import (
     upgrade_request,
 )
 
+CACHE_NAMESPACE = "cache"
+"""Where the server keeps the last value: it knows it by the beginning of a channel's name."""
+
 
 class CentrifugoDialect(Dialect):
     """Option of the endpoint: `api_key`."""
@@ -28,16 +31,22 @@ class CentrifugoDialect(Dialect):
 
     @override
     def join(self, channels: list[str], *, wait_for: bytes | None = None) -> Handshake:
-        """Connect anonymously and subscribe to each channel."""
-        del wait_for
+        """Connect anonymously and subscribe; a kept value comes with the confirmation."""
         request = upgrade_request(self.endpoint, "/connection/websocket")
         data = yield from open_websocket(request)
         data += yield client_frame(b'{"id":1,"connect":{}}')
         _, data = yield from await_message(data, b'"connect"')
         for number, channel in enumerate(channels, start=2):
-            command = {"id": number, "subscribe": {"channel": channel}}
+            subscribe: dict[str, object] = {"channel": _name(channel)}
+            if _keeps_value(channel):
+                subscribe["recover"] = True
+            command = {"id": number, "subscribe": subscribe}
             data += yield client_frame(json.dumps(command).encode())
-            _, data = yield from await_message(data, b'"subscribe"')
+            confirmation, data = yield from await_message(data, b'"subscribe"')
+            if wait_for is not None and wait_for in confirmation:
+                wait_for = None
+        if wait_for is not None:
+            _, data = yield from await_message(data, wait_for)
         return data
 
     @override
@@ -51,7 +60,7 @@ class CentrifugoDialect(Dialect):
         requests = []
         for payload in payloads:
             body = b'{"channel":"%s","data":{"event":"e","data":"%s"}}' % (
-                channel.encode(),
+                _name(channel).encode(),
                 payload,
             )
             head = (
@@ -66,3 +75,12 @@ class CentrifugoDialect(Dialect):
     def reply_counter(self) -> ReplyCounter | None:
         """Every request is answered."""
         return HttpReplies()
+
+
+def _keeps_value(channel: str) -> bool:
+    return channel.startswith("cache-")
+
+
+def _name(channel: str) -> str:
+    """Return what a channel is called there: one that keeps its value is in its namespace."""
+    return channel.replace("cache-", f"{CACHE_NAMESPACE}:", 1) if _keeps_value(channel) else channel

@@ -315,7 +315,7 @@ class Commands:
             gate_on_deliveries=options.get("gate_on_deliveries", True),
         )
         n_lines = options.get("lines", 1)
-        if options.get("visits"):
+        if options.get("visits") or self._dialect.endpoint.closes_after_answer:
             publishing.invite(n_lines, resumes=options.get("resumes", False))
         else:
             lines = publishing.connect(n_lines)

@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cachecast_bench.cpu_clock import cpu_ns
+from cachecast_bench.delays import histogram_of
 from cachecast_bench.generator.stream import Group, Ledger
-from cachecast_bench.histogram import Histogram
 
 if TYPE_CHECKING:
     from cachecast_bench.generator.churning import Churning
@@ -65,13 +65,13 @@ def run_report(
     churned = {id(member) for member in mover.members} if mover is not None else set()
     for plan in plans:
         publishing = plan.publishing
-        delays = Histogram()
+        delays: list[int] = []
         ledger = Ledger()
         for crew in plan.crews:
             group = crew.group
             whole = slice(None)
             part = slice(plan.delays_from[group.name], plan.delays_to[group.name])
-            delays.extend_ns(group.delays_ns[whole if plan.is_paced else part])
+            delays += group.delays_ns[whole if plan.is_paced else part]
             if crew.is_judged:
                 _add(ledger, group.ledger)
                 own = {one.index for one in publishing.streams}
@@ -81,7 +81,7 @@ def run_report(
                     if own.intersection(member.streams)
                 )
         report["plans"][plan.name] = {
-            "delays": delays.to_json(),
+            "delays": histogram(delays),
             "answers": histogram(publishing.answers_ns),
             "lateness": histogram(publishing.lateness_ns),
             "ledger": ledger.to_json(),
@@ -136,7 +136,5 @@ def _add(total: Ledger, part: Ledger) -> None:
 
 
 def histogram(values_ns: list[int]) -> dict[str, object]:
-    """Return delays, given in nanoseconds, as the JSON of a histogram."""
-    made = Histogram()
-    made.extend_ns(values_ns)
-    return made.to_json()
+    """Return delays, given in nanoseconds, as a histogram for the pipe."""
+    return histogram_of(values_ns).to_wire()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from cachecast_bench.process import StartError, child_process, core_times
+from cachecast_bench.result import Sample
 
 if TYPE_CHECKING:
-    from cachecast_bench.bench import Bench, Sample
+    from cachecast_bench.bench import Bench
     from cachecast_bench.result import ScenarioResult
 
 _LIMIT_S = 900.0
@@ -70,22 +71,23 @@ async def measure_in_process(
 
 
 def _sample_of(watched: Sample, key: str) -> Sample:
-    noise = {name: value for name, value in watched.items() if name != "document"}
-    return {**watched["document"][key], **noise}
+    document = dict(watched.raw[key])
+    raw = document.pop("raw", {})
+    return Sample({**document, **watched.metrics}, raw=raw)
 
 
 async def _run_watched(bench: Bench, program: str, *arguments: str) -> Sample:
-    """Run a program; return its `document`, and what others took of its core meanwhile."""
+    """Run a program; return its document as `raw`, and what others took of its core meanwhile."""
     before, used = core_times()[bench.cores.target], _children_cpu_s()
     document = await run_program(bench, program, *arguments)
     after, used_after = core_times()[bench.cores.target], _children_cpu_s()
     span = after.at_s - before.at_s
     foreign = after.busy_s - before.busy_s - (used_after - used)
-    return {
-        "document": document,
+    noise: dict[str, float | None] = {
         "foreign_target": max(0.0, foreign / span),
         "steal_target": max(0.0, (after.steal_s - before.steal_s) / span),
     }
+    return Sample(noise, raw=document)
 
 
 def _children_cpu_s() -> float:

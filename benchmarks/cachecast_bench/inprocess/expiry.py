@@ -20,7 +20,7 @@ import trio
 
 from cachecast import App, BrokerConfig, open_broker
 from cachecast.cli.process import settle_garbage_collector
-from cachecast_bench.histogram import Histogram
+from cachecast_load.measures.histogram import Histogram
 
 if TYPE_CHECKING:
     from cachecast import Broker
@@ -111,16 +111,16 @@ async def measure(n_values: int) -> dict[str, Any]:
             "ttl_s": ttl_s,
             "filled_per_s": n_values / filled_s,
             "lag_p99_us": lags.percentile(99),
-            "lag_max_us": lags.max_us,
+            "lag_max_us": lags.greatest,
             "pause_p99_us": pauses.percentile(99),
-            "pause_max_us": pauses.max_us,
+            "pause_max_us": pauses.greatest,
             "cpu_us_per_value": used / max(1, held) * 1e6,
             "rss_before": before,
             "rss_bytes": peak,
             "rss_after_bytes": after,
             "tracked_bytes": tracked,
             "tracked_after": broker.cache.n_bytes(_APP),
-            "raw": {"pauses": pauses.to_json(), "lags": lags.to_json()},
+            "raw": {"pauses": pauses.to_wire(), "lags": lags.to_wire()},
         }
 
 

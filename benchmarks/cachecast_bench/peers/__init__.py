@@ -12,6 +12,8 @@ from cachecast_bench.peers.libraries import Socketify, TrioWebSocket, Websockets
 from cachecast_bench.peers.mosquitto import Mosquitto
 from cachecast_bench.peers.nats import Nats
 from cachecast_bench.peers.nchan import Nchan
+from cachecast_bench.peers.sockudo import Sockudo
+from cachecast_bench.peers.soketi import Soketi
 
 __all__ = ["PEERS", "Peer", "choose_peers"]
 
@@ -26,6 +28,8 @@ PEERS: dict[str, Peer] = {
         Socketify(),
         TrioWebSocket(),
         Centrifugo(),
+        Soketi(),
+        Sockudo(),
     )
 }
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 
-__all__ = ["SCENARIOS", "Column", "Scenario", "load_scenario"]
+__all__ = ["SCENARIOS", "Column", "Panel", "Scenario", "load_scenario"]
 
 SCENARIOS = {
     "fanout": "Fanout",

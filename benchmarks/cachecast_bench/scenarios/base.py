@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from cachecast_bench.bench import Bench
@@ -31,6 +32,37 @@ class Column:
     versus: str | None = None
 
 
+def _every(case: dict[str, Any]) -> bool:
+    del case
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel of a scenario's chart.
+
+    Attributes:
+        title: What is shown.
+        metric: The key in a sample.
+        form: How values are written, as a column's.
+        across: What of a case runs along the axis; a curve if it has several values, else bars, one
+            for each case and target.
+        prefers: Values of a case to keep to where a run has them; else its first.
+        where: Says whether a case belongs here.
+        below: Title of the axis; `across` if empty.
+        is_log: Both axes grow by factors.
+    """
+
+    title: str
+    metric: str
+    form: str = "count"
+    across: str | None = None
+    prefers: Mapping[str, object] = field(default_factory=dict)
+    where: Callable[[dict[str, Any]], bool] = _every
+    below: str = ""
+    is_log: bool = False
+
+
 class Scenario:
     """One experiment.
 
@@ -38,6 +70,7 @@ class Scenario:
         name: On the command line.
         title: One line.
         columns: Of its table.
+        panels: Of its chart, from top to bottom.
         figures: Names of its figures, which requirements and comparisons refer to. Where a number
             of clients is varied, the same names with that number as a suffix are figures too.
     """
@@ -45,6 +78,7 @@ class Scenario:
     name: ClassVar[str]
     title: ClassVar[str]
     columns: ClassVar[list[Column]]
+    panels: ClassVar[tuple[Panel, ...]]
     figures: ClassVar[tuple[str, ...]] = ()
 
     def has_figure(self, name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, paced
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class Churn(Scenario):
         Column("p99_us", "p99", "delay"),
         Column("max_us", "max", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Confirmation p99", "confirm_p99_us", "delay", across="moves a second"),
+        Panel("Delay p99 of those who stay", "p99_us", "delay", across="moves a second"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = ("confirm_p99_ms", "p99_ratio")
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from cachecast_bench.joined import Joined
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, paced
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class Cluster(Scenario):
         Column("p50_us", "delay p50", "delay"),
         Column("p99_us", "p99", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel(
+            "CPU of a signed cached publish, us", "cpu_us_per_publish", "cost",
+            where=lambda case: case["work"] == "publish",
+        ),
+        Panel("Delay p99", "p99_us", "delay", where=lambda case: case["work"] != "publish"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "publish_cpu_ratio",

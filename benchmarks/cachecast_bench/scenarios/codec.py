@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from typing_extensions import override
 
 from cachecast_bench.inprocess import measure_in_process
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 
 if TYPE_CHECKING:
     from cachecast_bench.bench import Bench
@@ -39,6 +39,9 @@ class Codec(Scenario):
         Column("best_us", "best", "cost"),
         Column("calls_per_s", "calls/s", "count"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Time of a call, us", "us_per_call", "cost"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = tuple(_figure_of(call) for call in _CALLS)
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from cachecast_bench.inprocess import measure_in_process
 from cachecast_bench.result import Problem
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 
 if TYPE_CHECKING:
     from cachecast_bench.bench import Bench
@@ -30,6 +30,10 @@ class Evict(Scenario):
         Column("rss_bytes", "full", "bytes"),
         Column("rss_after_bytes", "after", "bytes"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Lag behind the deadline, p99", "lag_p99_us", "delay"),
+        Panel("Longest pause of the loop", "pause_max_us", "delay"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "lag_p99_ms",
@@ -58,8 +62,9 @@ class Evict(Scenario):
         row = result.rows[-1]
         n = row.case["values"]
         for sample in row.samples:
-            if sample["n_held"] != n:
-                text = f"{sample['n_held']:,} of {n:,} values were held: some expired too early"
+            n_held = sample.get("n_held")
+            if n_held != n:
+                text = f"{n_held:,} of {n:,} values were held: some expired too early"
                 result.problems.append(Problem("invalid", f"evict {n:,} values", text))
         for metric, name, words in (
             ("lag_p99_us", "lag_p99_ms", "lag of the oldest held value behind its deadline, p99"),
@@ -70,11 +75,11 @@ class Evict(Scenario):
         tracked = row.values("tracked_after")
         words = "bytes the cache still accounts for when everything has expired"
         result.add_figure("tracked_bytes_after", "B", "lower", words, tracked)
+        memory = ("rss_before", "rss_bytes", "rss_after_bytes")
         kept = [
-            (sample["rss_after_bytes"] - sample["rss_before"])
-            / (sample["rss_bytes"] - sample["rss_before"])
-            for sample in row.samples
-            if sample["rss_bytes"] > sample["rss_before"]
+            (after - before) / (full - before)
+            for before, full, after in zip(*map(row.values, memory), strict=True)
+            if full > before
         ]
         words = "share of the memory that the values took which the process still has after them"
         result.add_figure("rss_kept_ratio", "", "lower", words, kept)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Scenario
+from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, flat, own_and_peers, paced
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ class Fairness(Scenario):
         Column("big_deliveries_per_s", "big deliv/s", "count"),
         Column("target_cpu", "CPU", "share"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Delay p99 of the small channels, by what is beside them", "p99_us", "delay"),
+        Panel("Deliveries/s of the large channel", "big_deliveries_per_s"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = ("small_p99_ms", "small_p99_alone_ms")
 
@@ -72,7 +76,7 @@ class Fairness(Scenario):
         case = {"beside": f"{n:,}" if n else "nothing"}
         sample = await bench.measure(stage, result, case, plan="small", **run)
         if n:
-            sample["big_deliveries_per_s"] = sample["beside"]["big"]
+            sample.metrics["big_deliveries_per_s"] = sample.beside["big"]
 
     def _conclude(self, result: ScenarioResult, n: int) -> None:
         words = f"p99 of 100 small channels beside {n:,} subscribers swept without pause"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, flat
-from cachecast_bench.target import Limit
+from cachecast_bench.target import RawLoop
 
 if TYPE_CHECKING:
     from cachecast_bench.bench import Bench, Stage
@@ -35,8 +35,16 @@ class GeneratorCheck(Scenario):
         Column("generator_cpu", "gen", "share"),
         Column("capacity_per_s", "gen capacity/s", "count"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Deliveries/s", "deliveries_per_s"),
+        Panel("Deliveries/s that the generator could take", "capacity_per_s"),
+    )  # fmt: skip
 
-    figures: ClassVar[tuple[str, ...]] = ("headroom", "capacity_over_limit", "capacity_over_engine")
+    figures: ClassVar[tuple[str, ...]] = (
+        "headroom",
+        "capacity_over_raw_loop",
+        "capacity_over_engine",
+    )
 
     @override
     def n_samples(self, bench: Bench) -> int:
@@ -54,7 +62,8 @@ class GeneratorCheck(Scenario):
             run: dict[str, Any] = {"plans": [plan], "size": _SIZE, "warmup_s": 0.4}
             case = {"subscribers": n}
             sample = await bench.measure(stage, result, case, seconds=seconds, **run)
-            sample["capacity_per_s"] = sample["deliveries_per_s"] / sample["generator_cpu"]
+            rate, share = sample.get("deliveries_per_s"), sample.get("generator_cpu")
+            sample.metrics["capacity_per_s"] = rate / share if rate and share else None
 
         async with bench.stages(_targets(bench), result) as stages:
             await bench.each(stages, result, lambda stage: connect(bench, stage, n))
@@ -64,7 +73,7 @@ class GeneratorCheck(Scenario):
 
     def _conclude(self, result: ScenarioResult, n: int) -> None:
         case = {"subscribers": n}
-        plain, joined = result.find(case, "limit"), result.find(case, "limit, joined")
+        plain, joined = result.find(case, "raw loop"), result.find(case, "raw loop, joined")
         engine = result.find(case, "cachecast")
         for row, name, words in (
             (plain, "headroom", "CPU of the raw loop / CPU of the generator, one frame a write"),
@@ -84,9 +93,9 @@ class GeneratorCheck(Scenario):
             )
             words = "deliveries/s the generator can take when frames are joined / the raw loop's"
             samples = [capacity / rate for capacity, rate in pairs]
-            result.add_figure("capacity_over_limit", "", "higher", words, samples)
+            result.add_figure("capacity_over_raw_loop", "", "higher", words, samples)
 
 
 def _targets(bench: Bench) -> list[Target]:
     engines = [] if bench.engine is None else [bench.engine]
-    return [Limit(), Limit(joins=True), *engines]
+    return [RawLoop(), RawLoop(joins=True), *engines]

@@ -29,17 +29,18 @@ from cachecast_bench.cpu_clock import cpu_ns
 from cachecast_bench.dialects import open_dialect
 from cachecast_bench.generator.remote import Generator, GeneratorError, open_generator
 from cachecast_bench.generator.stream import payload_of
-from cachecast_bench.histogram import Histogram
 from cachecast_bench.joined import Workers, pids_by_role
 from cachecast_bench.process import core_times
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.result import Sample
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.slope import fit_line
 from cachecast_bench.scenarios.steps import CHANNEL
+from cachecast_load.measures.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from cachecast_bench.bench import Bench, Sample
+    from cachecast_bench.bench import Bench
     from cachecast_bench.result import Row, ScenarioResult
     from cachecast_bench.target import Running
 
@@ -178,6 +179,10 @@ class Held(Scenario):
         Column("p50_us", "p50", "delay"),
         Column("p99_us", "p99", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Memory of four workers", "rss_bytes", "bytes", across="connections"),
+        Panel("From one publish to its last delivery", "sweep_us", "delay", across="connections"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "held",
@@ -237,17 +242,19 @@ class Held(Scenario):
         await trio.sleep(_SETTLE_S)
         once = _compared(crowd.memory(), crowd.base, n)
         counts = await target.connections(crowd.running)
-        once |= {"imbalance": max(counts) * len(counts) / sum(counts), "by_worker": counts}
+        once["imbalance"] = max(counts) * len(counts) / sum(counts)
         once["clients_per_s"] = n_more / seconds
         bench.on_progress(f"{target.name}: {n:,} clients at rest")
         once |= await self._rest(bench, crowd)
         for _ in range(_repeats(bench)):
             bench.on_progress(f"{target.name}: a publish to {n:,}")
             sample, discarded = await bench.undisturbed(lambda: self._sweep(bench, crowd))
-            bench.keep(result, {"connections": n}, target.name, {**sample, **once}, discarded)
+            sample.metrics |= once
+            sample.raw["by_worker"] = counts
+            bench.keep(result, {"connections": n}, target.name, sample, discarded)
             once = {}
 
-    async def _rest(self, bench: Bench, crowd: _Crowd) -> Sample:
+    async def _rest(self, bench: Bench, crowd: _Crowd) -> dict[str, float | None]:
         """Watch the servers do nothing for a while."""
         seconds = 1.0 if bench.quick else 5.0
         pinged = await self._n_pings(crowd)
@@ -270,24 +277,23 @@ class Held(Scenario):
         ours = {role: (used_after[role] - used[role]) / 1e9 for role in pids}
         delays, ledger = Histogram(), dict.fromkeys(reports[0]["ledger"], 0)
         for report in reports:
-            delays.merge(Histogram.from_json(report["delays"]))
+            delays.merge(Histogram.from_wire(report["delays"]))
             for name, count in report["ledger"].items():
                 ledger[name] += count
         span_s = after[bench.cores.target].at_s - before[bench.cores.target].at_s
-        return {
-            "sweep_us": delays.max_us,
+        metrics: dict[str, float | None] = {
+            "sweep_us": delays.greatest,
             "cpu_ms": 1e3 * ours["target"],
             "cpu_us_per_delivery": 1e6 * ours["target"] / max(1, delays.count),
             "target_cpu": ours["target"] / span_s,
             "generator_cpu": ours["generator"] / span_s,
-            "is_yardstick": True,  # a sweep is as fast as the slower side, which the notes say
-            "ledger": ledger,
-            "first_us": delays.min_us,
+            "first_us": delays.least,
             "p50_us": delays.percentile(50),
             "p99_us": delays.percentile(99),
-            "raw": {"delays": delays.to_json()},
             **taken_by_others(before, after, ours, bench.cores),
         }
+        # A sweep is as fast as the slower side, which the notes say.
+        return Sample(metrics, ledger, is_yardstick=True, raw={"delays": delays.to_wire()})
 
     def _conclude(self, result: ScenarioResult, base: dict[str, float]) -> None:
         rows = sorted(result.rows, key=lambda row: int(row.case["connections"]))
@@ -380,7 +386,7 @@ async def _for_each(them: Any, step: Callable[[Any], Awaitable[object]]) -> None
             nursery.start_soon(step, one)
 
 
-def _compared(memory: dict[str, float], base: dict[str, float], n: int) -> Sample:
+def _compared(memory: dict[str, float], base: dict[str, float], n: int) -> dict[str, float | None]:
     """Return memory with what of it is a connection's."""
     kernel = (memory["slab_bytes"] - base["slab_bytes"]) / 2 / n
     rss = (memory["rss_bytes"] - base["rss_bytes"]) / n

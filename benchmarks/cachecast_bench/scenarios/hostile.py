@@ -23,16 +23,16 @@ from typing_extensions import override
 from cachecast_bench.attacker.attacks import ATTACKS
 from cachecast_bench.certificate import temporary_certificate
 from cachecast_bench.generator.remote import open_generator
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, paced
 from cachecast_bench.target import Engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from cachecast_bench.bench import Bench, Sample, Stage
+    from cachecast_bench.bench import Bench, Stage
     from cachecast_bench.generator.remote import Generator
-    from cachecast_bench.result import ScenarioResult
+    from cachecast_bench.result import Sample, ScenarioResult
 
 _SIZE = 256
 _RATE_PER_S = 100.0
@@ -73,6 +73,9 @@ class Hostile(Scenario):
         Column("max_us", "max", "delay"),
         Column("target_cpu", "CPU", "share"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("p99 of a healthy app beside each attack", "healthy_p99_us", "delay"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "healthy_p99_ms",
@@ -109,11 +112,12 @@ class Hostile(Scenario):
                     scale = _QUICK_SCALE if bench.quick else 1.0
                     await attacker.ask("prepare", attack=attack, scale=scale)
                     sample = await self._beside(bench, stage, result, attack, attacker)
-            return {**sample, "alone": alone}
+            calm[id(sample)] = alone
+            return sample
 
+        calm: dict[int, Sample] = {}
         sample, discarded = await bench.undisturbed(take)
-        alone = sample.pop("alone")
-        bench.keep(result, {"beside": _NOTHING}, "cachecast", alone, [])
+        bench.keep(result, {"beside": _NOTHING}, "cachecast", calm[id(sample)], [])
         bench.keep(result, {"beside": attack}, "cachecast", sample, discarded)
 
     async def _beside(
@@ -132,7 +136,8 @@ class Hostile(Scenario):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(strike)
             sample = await self._sample(bench, stage, result, attack)
-        return {**sample, "attack": counts}
+        sample.raw["attack"] = counts
+        return sample
 
     async def _sample(
         self, bench: Bench, stage: Stage, result: ScenarioResult, beside: str
@@ -142,8 +147,9 @@ class Hostile(Scenario):
         run: dict[str, Any] = {"plans": [plan], "size": _SIZE, "patience_s": _PATIENCE_S}
         sample = await bench.sample(stage, seconds=_seconds(bench), **run)
         delays = [sample.get("answer_p99_us"), sample.get("p99_us")]
-        sample["healthy_p99_us"] = max((one for one in delays if one is not None), default=None)
-        sample["allowed_lag_us"] = _ALLOWED_LAG_US
+        known = [one for one in delays if one is not None]
+        sample.metrics["healthy_p99_us"] = max(known, default=None)
+        sample.metrics["allowed_lag_us"] = _ALLOWED_LAG_US
         return sample
 
     def _conclude(self, result: ScenarioResult) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from cachecast_bench.cpu_clock import cpu_ns
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.result import Sample
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.slope import fit_line
 from cachecast_bench.scenarios.steps import connect, own_and_peers
-from cachecast_bench.target import Limit
+from cachecast_bench.target import RawLoop
 
 if TYPE_CHECKING:
-    from cachecast_bench.bench import Bench, Sample, Stage
+    from cachecast_bench.bench import Bench, Stage
     from cachecast_bench.result import ScenarioResult
     from cachecast_bench.target import Target
 
@@ -40,6 +41,14 @@ class Idle(Scenario):
         Column("n_fds", "fds", "count"),
         Column("clients_per_s", "conn/s", "count"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel(
+            "Memory of the process", "rss_bytes", "bytes", across="connections",
+            prefers={"subscriptions": 1},
+        ),
+        Panel("Memory of a connection", "rss_per_connection", "bytes"),
+        Panel("CPU at rest", "cpu_at_rest", "share", prefers={"subscriptions": 1}),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "rss_kib_per_connection",
@@ -50,7 +59,7 @@ class Idle(Scenario):
     @override
     def n_samples(self, bench: Bench) -> int:
         """Each number of connections, of subscriptions, target and repeat."""
-        targets = [Limit(), *own_and_peers(bench)]
+        targets = [RawLoop(), *own_and_peers(bench)]
         return bench.n_repeats(3, quick=1) * sum(
             len(_subscriptions(bench, target, n)) for target in targets for n in _connections(bench)
         )
@@ -60,7 +69,7 @@ class Idle(Scenario):
         """Measure connections without, with one and with ten subscriptions."""
         for n in _connections(bench):
             for _ in range(bench.n_repeats(3, quick=1)):
-                for target in [Limit(), *own_and_peers(bench)]:
+                for target in [RawLoop(), *own_and_peers(bench)]:
                     for n_subscriptions in _subscriptions(bench, target, n):
                         step = partial(self._measure, bench, n, n_subscriptions, result)
                         # A fresh server for each sample.
@@ -80,12 +89,13 @@ class Idle(Scenario):
         report = await connect(bench, stage, n, n_probes=0, **options)
         await stage.generator.settle(0.5)
         sample = await self._rest(bench, stage)
-        sample["rss_per_connection"] = (sample["rss_bytes"] - before.rss_bytes) / n
-        sample["rss_before_bytes"] = before.rss_bytes
-        sample["clients_per_s"] = n / report["seconds"]
+        metrics = sample.metrics
+        metrics["rss_per_connection"] = ((metrics["rss_bytes"] or 0) - before.rss_bytes) / n
+        metrics["rss_before_bytes"] = before.rss_bytes
+        metrics["clients_per_s"] = n / report["seconds"]
         await stage.generator.disconnect("all")
         await stage.generator.settle(0.5 + n / 10_000)
-        sample["rss_after_bytes"] = stage.running.child.usage().rss_bytes
+        metrics["rss_after_bytes"] = stage.running.child.usage().rss_bytes
         case = {"connections": n, "subscriptions": n_subscriptions}
         bench.keep(result, case, stage.name, sample, [])
 
@@ -100,8 +110,9 @@ class Idle(Scenario):
         usage = stage.running.child.usage()
         # Who was thrown out takes no memory: that would be no measurement of idle connections.
         ledger = {"closed": report["n_closed"]}
-        sample = {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds, "cpu_at_rest": share}
-        return {**sample, "ledger": ledger}
+        return Sample(
+            {"rss_bytes": usage.rss_bytes, "n_fds": usage.n_fds, "cpu_at_rest": share}, ledger
+        )
 
     def _conclude(self, result: ScenarioResult) -> None:
         rows = [row for row in result.rows if row.target == "cachecast"]

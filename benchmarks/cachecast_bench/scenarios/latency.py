@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Scenario
+from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import N_LINES, connect, flat, own_and_peers, paced
-from cachecast_bench.target import Limit
+from cachecast_bench.target import RawLoop
 
 if TYPE_CHECKING:
     from cachecast_bench.bench import Bench, Stage
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SIZE = 256
 _KNEE = 3.0
-_SAME, _OWN = "{} % of limit", "{} % of own"
+_SAME, _OWN = "{} % of raw", "{} % of own"
 """What a load is a share of: of what the raw loop can do, or the server itself."""
 
 _N_SATURATION = 2
@@ -50,6 +50,16 @@ class Latency(Scenario):
         Column("target_cpu", "CPU", "share"),
         *DELAY_COLUMNS,
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel(
+            "Delay p99 against load", "p99_us", "delay", across="load",
+            where=lambda case: case["load"].endswith("raw"), below="% of the raw loop's saturation",
+        ),
+        Panel(
+            "Delay p99 against load", "p99_us", "delay", across="load",
+            where=lambda case: case["load"].endswith("own"), below="% of its own saturation",
+        ),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "p99_ratio_at_half",
@@ -68,7 +78,7 @@ class Latency(Scenario):
     async def run(self, bench: Bench, result: ScenarioResult) -> None:
         """Find each server's saturation, then walk up the curve, all servers at each step."""
         for n in _subscribers(bench):
-            async with bench.stages([Limit(), *own_and_peers(bench)], result) as stages:
+            async with bench.stages([RawLoop(), *own_and_peers(bench)], result) as stages:
                 await bench.each(stages, result, partial(connect, bench, count=n))
                 await self._curve(bench, stages, n, result)
         self._conclude(result, _subscribers(bench)[0])
@@ -102,16 +112,16 @@ class Latency(Scenario):
                         stage: Stage,
                         case: dict[str, Any] = case,
                         percent: int = percent,
-                        of: str | None = "limit" if load == _SAME else None,
+                        of: str | None = "raw loop" if load == _SAME else None,
                     ) -> None:
                         rate = saturation[of or stage.name] * percent / 100
                         await _measure(bench, stage, result, case, max(_LEAST_RATE, rate), seconds)
 
-                    takes = [stage for stage in stages if load == _SAME or stage.name != "limit"]
+                    takes = [stage for stage in stages if load == _SAME or stage.name != "raw loop"]
                     await bench.each(takes, result, measure)
 
     def _conclude(self, result: ScenarioResult, n: int) -> None:
-        sweep = result.find({"subscribers": n, "load": _SAME.format(10)}, "limit")
+        sweep = result.find({"subscribers": n, "load": _SAME.format(10)}, "raw loop")
         for load, name, whose in (
             (_SAME, "p99_ratio_at_half", "the raw loop's"),
             (_OWN, "p99_ratio_at_own_half", "its own"),

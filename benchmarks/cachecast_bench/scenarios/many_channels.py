@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, lines_of, own_and_peers
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class ManyChannels(Scenario):
         Column("p50_us", "p50", "delay"),
         Column("p99_us", "p99", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Publishes/s, flat out", "publishes_per_s", prefers={"mode": "flat"}),
+        Panel("Delay p99, paced", "p99_us", "delay", prefers={"mode": "paced"}),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "publishes_per_s_1_uniform",

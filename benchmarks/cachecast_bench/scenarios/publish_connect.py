@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from cachecast_bench.certificate import temporary_certificate
 from cachecast_bench.result import Problem, ratios
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import CHANNEL, connect
 from cachecast_bench.target import Responder
 
@@ -61,6 +61,13 @@ class PublishConnect(Scenario):
         Column("answer_p50_us", "p50", "delay"),
         Column("answer_p99_us", "p99", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("CPU of a publish, us", "cpu_us_per_publish", "cost", prefers={"closes": "client"}),
+        Panel(
+            "Answer p99, paced", "answer_p99_us", "delay",
+            prefers={"mode": "paced", "closes": "client"},
+        ),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         *(f"{name}_us" for name, _ in _FIGURES.values()),
@@ -104,7 +111,7 @@ class PublishConnect(Scenario):
         sample = await bench.measure(
             stage, result, case, is_yardstick=True, **_run_of(bench, stage, case)
         )
-        part = sample["raw"]["plans"]["main"]
+        part = sample.raw["plans"]["main"]
         if case["transport"] == _RESUMED:
             result.problems += _judge_resumed(part, f"{result.name} {stage.name}")
 

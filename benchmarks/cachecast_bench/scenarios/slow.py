@@ -15,12 +15,12 @@ from typing_extensions import override
 
 from cachecast_bench.bench import describe_case
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, own_and_peers, paced
 
 if TYPE_CHECKING:
-    from cachecast_bench.bench import Bench, Sample, Stage
-    from cachecast_bench.result import ScenarioResult
+    from cachecast_bench.bench import Bench, Stage
+    from cachecast_bench.result import Sample, ScenarioResult
     from cachecast_bench.target import Target
 
 _SIZE = 4096
@@ -43,6 +43,10 @@ class Slow(Scenario):
         Column("rss_growth", "RSS growth", "bytes"),
         Column("rss_bytes", "RSS", "bytes"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("Delay p99 of healthy subscribers", "p99_us", "delay"),
+        Panel("Memory that the slow ones cost", "rss_growth", "bytes"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = ("p99_ratio_stalled", "p99_ratio_trickling")
 
@@ -93,7 +97,7 @@ class Slow(Scenario):
                 await connect(bench, stage, case["slow"], crew=_CREW, bytes_per_s=speed, **options)
             before = stage.running.child.usage().rss_bytes
             sample = await bench.sample(stage, seconds=seconds, **run)
-            sample["rss_growth"] = sample["rss_bytes"] - before
+            sample.metrics["rss_growth"] = (sample.get("rss_bytes") or 0) - before
             await stage.generator.disconnect(_CREW)
             await stage.generator.settle(0.3)
             return sample

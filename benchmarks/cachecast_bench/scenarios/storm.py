@@ -17,13 +17,13 @@ from typing_extensions import override
 from cachecast_bench.bench import describe_case
 from cachecast_bench.peers import PEERS
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, own_and_peers, paced
-from cachecast_bench.target import Limit
+from cachecast_bench.target import RawLoop
 
 if TYPE_CHECKING:
-    from cachecast_bench.bench import Bench, Sample, Stage
-    from cachecast_bench.result import ScenarioResult
+    from cachecast_bench.bench import Bench, Stage
+    from cachecast_bench.result import Sample, ScenarioResult
     from cachecast_bench.target import Target
 
 _KINDS = ("public", "authorized")
@@ -41,21 +41,35 @@ class Storm(Scenario):
     columns: ClassVar[list[Column]] = [
         Column("clients_per_s", "clients/s", "count"),
         Column("cpu_us_per_client", "us/client", "cost"),
-        Column("cpu_us_per_client", "/limit", "ratio", versus="limit"),
+        Column("cpu_us_per_client", "/raw", "ratio", versus="raw loop"),
         Column("wait_p50_us", "wait p50", "delay"),
         Column("wait_p99_us", "p99", "delay"),
         Column("last_client_us", "last", "delay"),
         Column("p99_us", "calm", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel(
+            "Clients/s, everybody at once", "clients_per_s", across="clients",
+            prefers={"kind": "public"},
+        ),
+        Panel(
+            "CPU of a client, us", "cpu_us_per_client", "cost", across="clients",
+            prefers={"kind": "public"},
+        ),
+        Panel(
+            "Delay p99 of those who were there before", "p99_us", "delay", across="clients",
+            prefers={"kind": "public"},
+        ),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = (
         "clients_per_s",
         "authorized_per_s",
         "last_client_ms",
         "ratio_to_nchan",
-        "ratio_to_limit",
+        "ratio_to_raw_loop",
         "rate_ratio_to_nchan",
-        "rate_ratio_to_limit",
+        "rate_ratio_to_raw_loop",
         "calm_p99_ms",
     )
 
@@ -104,14 +118,12 @@ class Storm(Scenario):
 
         bench.on_progress(f"{result.name} {describe_case(case)} {stage.name}")
         sample, discarded = await bench.undisturbed(take)
-        sample["is_yardstick"] = stage.name != "cachecast"
-        sample["with_value"] = has_values
+        sample.is_yardstick = stage.name != "cachecast"
+        sample.metrics["with_value"] = float(has_values)
         bench.keep(result, case, stage.name, sample, discarded)
 
     def _conclude(self, result: ScenarioResult) -> None:
-        with_value = {
-            row.target for row in result.rows if any(one["with_value"] for one in row.samples)
-        }
+        with_value = {row.target for row in result.rows if any(row.values("with_value"))}
         names = " and ".join(sorted(with_value)) or "nobody"
         result.notes += [
             f"who waits for a cached value: clients of {names}; the others have none to give",
@@ -141,14 +153,15 @@ class Storm(Scenario):
         ):
             delays = [value / 1e3 for value in mine.values(metric)]
             result.add_figure(f"{name}{suffix}", "ms", "lower", meaning, delays)
-        for other, title in (("nchan", "nginx + nchan"), ("limit", "the raw loop")):
+        for other, title in (("nchan", "nginx + nchan"), ("raw loop", "the raw loop")):
             row = result.find(public, other)
             share = ratios(row, mine, "cpu_us_per_client")
             meaning = f"CPU of a client that {title} accepts / CPU of one here, {words}"
-            result.add_figure(f"ratio_to_{other}{suffix}", "", "higher", meaning, share)
+            name = other.replace(" ", "_")
+            result.add_figure(f"ratio_to_{name}{suffix}", "", "higher", meaning, share)
             rates = ratios(mine, row, "clients_per_s")
             meaning = f"clients/s / those of {title}, which the load may hold back, {words}"
-            result.add_figure(f"rate_ratio_to_{other}{suffix}", "", "higher", meaning, rates)
+            result.add_figure(f"rate_ratio_to_{name}{suffix}", "", "higher", meaning, rates)
 
 
 async def publish_once(stage: Stage, channel: str) -> None:
@@ -168,4 +181,4 @@ def _targets(bench: Bench, kind: str) -> list[Target]:
     others = own_and_peers(bench)
     if nchan is not None and nchan.why_missing() is None and nchan not in others:
         others.append(nchan)
-    return [Limit(), *others]
+    return [RawLoop(), *others]

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from cachecast_bench.certificate import temporary_certificate
 from cachecast_bench.result import ScenarioResult
-from cachecast_bench.scenarios.base import Column, Scenario
+from cachecast_bench.scenarios.base import Column, Panel, Scenario
 from cachecast_bench.scenarios.fanout import Fanout
 from cachecast_bench.scenarios.publish import Publish
 from cachecast_bench.scenarios.storm import Storm
@@ -37,6 +37,10 @@ class Tls(Scenario):
         Column("cpu_us_per_event", "us/event", "cost"),
         Column("p99_us", "p99", "delay"),
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("CPU of a delivery, us", "cpu_us_per_delivery", "cost"),
+        Panel("CPU of an event, us", "cpu_us_per_event", "cost"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = tuple(
         f"{part.name}_{figure}" for part in _PARTS for figure in part.figures

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from cachecast_bench.joined import Workers as WorkersTarget
 from cachecast_bench.result import ratios
-from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Scenario
+from cachecast_bench.scenarios.base import DELAY_COLUMNS, Column, Panel, Scenario
 from cachecast_bench.scenarios.steps import connect, paced
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class Workers(Scenario):
         Column("rss_bytes", "RSS", "bytes"),
         *DELAY_COLUMNS[:2],
     ]
+    panels: ClassVar[tuple[Panel, ...]] = (
+        Panel("CPU of a delivery, us", "cpu_us_per_delivery", "cost", across="subscribers"),
+        Panel("Memory", "rss_bytes", "bytes", across="subscribers"),
+    )  # fmt: skip
 
     figures: ClassVar[tuple[str, ...]] = ("delivery_cpu_ratio", "imbalance")
 

@@ -1,16 +1,16 @@
 """The profiles, by the names the command line uses.
 
-Each is a small class in a file of its own; `base.Profile` says what the hooks are. To add one,
+Each is a small class in a file of its own; `crowd.profile` says what the hooks are. To add one,
 write the class and enter it here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
-from cachecast_load.plan import Plan, PlanError
-from cachecast_load.profiles.base import Profile
+from cachecast_load.crowd.profile import Profile
+from cachecast_load.measures.names import suggest
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.cache_expiry import CacheExpiry
 from cachecast_load.profiles.cache_join import CacheJoin
 from cachecast_load.profiles.churn import Churn
@@ -53,10 +53,24 @@ def profile_class(name: str) -> type[Profile]:
     """
     found = PROFILES.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, PROFILES, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(PROFILES)}"
+        hint = suggest(name, PROFILES, "there are")
         raise PlanError(f"no profile is called {name!r}; {hint}")
     return found
+
+
+def explain(plan: Plan) -> list[str]:
+    """Return sentences on what a run will do that its plan does not say, or says in vain."""
+    profile, load, default = profile_class(plan.profile), plan.load, default_plan(plan.profile).load
+    notes = profile.explain(plan)
+    if plan.shape.kind in ("stages", "knee") and load.duration_s != default.duration_s:
+        notes.append(
+            f"a {plan.shape.kind} shape has a length of its own: load.duration_s is not it"
+        )
+    return notes + [
+        f"{profile.name} does not use load.{name}: {why}"
+        for name, why in profile.unused.items()
+        if getattr(load, name) != getattr(default, name)
+    ]
 
 
 def default_plan(name: str) -> Plan:

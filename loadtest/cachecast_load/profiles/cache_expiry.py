@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
-from cachecast_load.plan import Plan, PlanError
-from cachecast_load.profiles.base import Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import Defaults, Profile
+from cachecast_load.plan.model import Plan, PlanError, validate
 from cachecast_load.profiles.cache_join import CACHE_CLEAN
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 _SPREAD_S = 1.0
 _AFTER_S = 1.0
@@ -32,32 +35,63 @@ class CacheExpiry(Profile):
     summary = "subscribe shortly before and after the cache deadline (needs a short TTL, or time)"
     prefix = "cache-"
     defaults: ClassVar[Defaults] = {
-        "load": {"subscribers": 200, "rate": 1.0},
+        "load": {"subscribers": 200, "duration_s": 0.0},
         "behaviour": {"edge_s": 0.5},
     }
     slos = (*CACHE_CLEAN, "cache.hits > 0", "cache.misses > 0")
 
+    unused: ClassVar[Mapping[str, str]] = {
+        "rate": "each value is published once",
+        "channels": "each pair of subscribers has one of its own",
+        "channels_per_subscriber": "each subscriber waits for one value",
+    }
+
     @classmethod
+    @override
     def fit(cls, plan: Plan) -> Plan:
-        """Measure for as long as the TTL takes, and refuse one that is beyond the time ceiling."""
+        """Measure for as long as the TTL takes; refuse what says otherwise, or takes too long."""
         behaviour = plan.behaviour
+        if plan.shape.kind != "constant":
+            raise PlanError(
+                f"cache-expiry has no shape ({plan.shape.kind}): each value is published once, and"
+                " the deadline says when subscribers come"
+            )
         if not behaviour.ttl_s:
             return plan  # the target has not been asked yet
-        needed_s = behaviour.ttl_s + behaviour.edge_s + _SPREAD_S + _AFTER_S
-        if needed_s > plan.limits.max_duration_s:
-            raise PlanError(f"a TTL of {behaviour.ttl_s:g} s is beyond max_duration_s")
         if behaviour.ttl_s <= behaviour.edge_s:
             raise PlanError("behaviour.edge_s must be shorter than the TTL")
-        return dataclasses.replace(plan, load=dataclasses.replace(plan.load, duration_s=needed_s))
+        needed_s = behaviour.ttl_s + behaviour.edge_s + _SPREAD_S + _AFTER_S
+        given_s = plan.load.duration_s
+        if 0 < given_s < needed_s:
+            raise PlanError(
+                f"a duration of {given_s:g} s ends before the deadline: a value lives for"
+                f" {behaviour.ttl_s:g} s there, so cache-expiry measures for {needed_s:g} s; leave"
+                " --duration (load.duration_s) out, or give the target a shorter lifetime"
+            )
+        fitted = dataclasses.replace(
+            plan, load=dataclasses.replace(plan.load, duration_s=max(needed_s, given_s))
+        )
+        validate(fitted)
+        return fitted
 
+    @classmethod
+    @override
+    def explain(cls, plan: Plan) -> list[str]:
+        """Say how long it takes, where nobody has."""
+        ttl_s, duration_s = plan.behaviour.ttl_s, plan.load.duration_s
+        return [f"measures for {duration_s:g} s, for a value lives for {ttl_s:g} s there"]
+
+    @override
     def channel_count(self) -> int:
         """One channel for each pair."""
         return max(1, self.plan.load.subscribers // 2)
 
+    @override
     def published(self) -> list[int]:
         """Nothing on schedule: each channel is published once, by the script."""
         return []
 
+    @override
     def script(self) -> list[tuple[float, int]]:
         """Publish each channel once."""
         return [(self._at_s(k), self.base + k) for k in range(self.channel_count())]
@@ -65,13 +99,16 @@ class CacheExpiry(Profile):
     def _at_s(self, k: int) -> float:
         return 0.2 + _SPREAD_S * k / self.channel_count()
 
+    @override
     def is_ready(self, client: Client) -> bool:
         """Connected is enough."""
         return client.state == OPEN
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Wait: the time to subscribe comes later."""
 
+    @override
     def started(self, block: Block) -> None:
         """Plan every subscription."""
         behaviour, count = self.plan.behaviour, self.channel_count()
@@ -87,6 +124,7 @@ class CacheExpiry(Profile):
         if client.state == OPEN:
             self.authorize(client, channel, self.channel_data(client))
 
+    @override
     def finishing(self, block: Block) -> None:
         """Who still waits for an answer will not get one."""
         for client in self.clients(block):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import IDLE
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.reactor import now_us
+from typing_extensions import override
+
+from cachecast_load.crowd.client import IDLE
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
+from cachecast_load.net.reactor import now_us
+from cachecast_load.plan.features import Feature
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.model import Plan
 
 CACHE_CLEAN = (
     *CLEAN,
@@ -45,6 +50,16 @@ class CacheJoin(Profile):
         self._intended: dict[int, int] = {}
         self._rng: random.Random | None = None
 
+    @classmethod
+    @override
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Values can be joined where misses are not told."""
+        if feature is not Feature.CACHE_MISS:
+            return super().without(plan, kind, feature)
+        behaviour = dataclasses.replace(plan.behaviour, miss_share=0.0)
+        return dataclasses.replace(plan, behaviour=behaviour), "nobody joins an empty channel"
+
+    @override
     def primed(self) -> list[int]:
         """Every channel that is published to has a value before the first joiner comes."""
         return self.published()
@@ -54,25 +69,30 @@ class CacheJoin(Profile):
         count = self.channel_count()
         return [self.base + count + step for step in range(max(1, count // 10))]
 
+    @override
     def expected_ready(self, subscribers: int) -> int:
         """Nobody is there at the beginning."""
         del subscribers
         return 0
 
+    @override
     def added(self, client: Client) -> None:
         """A place that is free."""
         self._free.append(client)
 
+    @override
     def removed(self, client: Client) -> None:
         """The place is gone."""
         if client in self._free:
             self._free.remove(client)
 
+    @override
     def started(self, block: Block) -> None:
         """Let joiners arrive."""
         self._rng = random.Random(f"{self.plan.seed}/joins/{block.index}")
         self._arrivals = block.every(self.plan.behaviour.joins_per_s, self._arrive)
 
+    @override
     def draining(self, block: Block) -> None:
         """Nobody new comes."""
         del block
@@ -96,12 +116,14 @@ class CacheJoin(Profile):
             return self._rng.choices(channels, self._zipf)[0]
         return self._rng.choice(channels)
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Subscribe to the one channel this joiner came for."""
         self.authorize(client, client.memory, self.channel_data(client))
         timeout_s = self.plan.limits.connect_timeout_s
         client.block.reactor.call_later(timeout_s, self._give_up, client, client.socket_id)
 
+    @override
     def joined(self, client: Client, channel: int, seq: int) -> None:
         """The value (or the miss) is there: note the time since the arrival was due."""
         del channel, seq
@@ -127,6 +149,7 @@ class CacheJoin(Profile):
         name = self.channel_name(client.memory)
         client.tally.error("cache: neither value nor cache_miss", name)
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """The joiner is gone; its place is free again."""
         del code, was_open
@@ -134,6 +157,7 @@ class CacheJoin(Profile):
         if not client.block.is_finished:
             self._free.append(client)
 
+    @override
     def finishing(self, block: Block) -> None:
         """Who still waits for a value will not get one."""
         for client in self.clients(block):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
-from cachecast_load.profiles.base import Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 
 class Churn(Profile):
@@ -26,12 +28,14 @@ class Churn(Profile):
         "behaviour": {"churn_per_s": 50.0, "disconnect_share": 0.5},
     }
 
+    @override
     def started(self, block: Block) -> None:
         """Begin to churn."""
         self._churning = block.every(
             self.plan.behaviour.churn_per_s, lambda _intended_us: self._disturb(block)
         )
 
+    @override
     def draining(self, block: Block) -> None:
         """Let everybody settle."""
         del block

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load import orders, pusher
-from cachecast_load.client import OPEN
-from cachecast_load.ledger import Membership
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.reactor import now_us
-from cachecast_load.schedule import Schedule
-from cachecast_load.stamp import MAX_SEQ, Stamp, make_payload
+from typing_extensions import override
+
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
+from cachecast_load.crowd.schedule import Schedule
+from cachecast_load.measures.ledger import Membership
+from cachecast_load.net.reactor import now_us
+from cachecast_load.plan import orders
+from cachecast_load.plan.features import Feature
+from cachecast_load.pusher import protocol as pusher
+from cachecast_load.pusher.stamp import MAX_SEQ, Stamp, make_payload
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
-    from cachecast_load.orders import Order
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.plan.model import Plan
+    from cachecast_load.plan.orders import Order
 
 
 class ClientEvents(Profile):
@@ -29,8 +35,20 @@ class ClientEvents(Profile):
     summary = "events from client to client: completeness, order, no echo"
     prefix = "private-"
     defaults: ClassVar[Defaults] = {"load": {"subscribers": 500, "channels": 50, "rate": 100.0}}
+    unused: ClassVar[Mapping[str, str]] = {
+        "channels_per_subscriber": "each subscriber has one channel",
+        "distribution": "each channel has one sender",
+    }
     slos = (*CLEAN, "client_events.echoed == 0", "client_events.refused == 0")
 
+    @classmethod
+    @override
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """Besides what a private channel has, events from client to client."""
+        channels = super().features(plan)
+        return {kind: found | {Feature.CLIENT_EVENTS} for kind, found in channels.items()}
+
+    @override
     def published(self) -> list[int]:
         """Nothing goes through the HTTP API."""
         return []
@@ -39,10 +57,12 @@ class ClientEvents(Profile):
         """The first subscriber of each channel sends."""
         return subscriber < self.channel_count()
 
+    @override
     def subscriptions(self, subscriber: int) -> list[int]:
         """One channel each, so that every channel has one sender and equally many listeners."""
         return [self.base + subscriber % self.channel_count()]
 
+    @override
     def subscribed(self, client: Client, channel: int, data: object) -> None:
         """Mark a sender's membership: it is owed nothing."""
         del data
@@ -50,12 +70,14 @@ class ClientEvents(Profile):
             member: Membership = client.memberships[channel]
             member.subscriber = -1 - client.number
 
+    @override
     def refused(self, client: Client, code: object, text: str) -> None:
         """Count refused events (rate, size, feature switched off)."""
         del code, text
         if self.is_sender(client.number) and client.memberships:
             client.tally.counts["client_events_refused"] += 1
 
+    @override
     def ordered(self, block: Block, order: Order) -> None:
         """Send at this block's share of the rate: its senders over all senders."""
         state = self._state(block)

@@ -6,12 +6,15 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachecast_load.encryption import ChannelCipher, DecryptionError
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
-from cachecast_load.stamp import StampError, read_stamp
+from typing_extensions import override
+
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
+from cachecast_load.pusher.encryption import ChannelCipher, DecryptionError
+from cachecast_load.pusher.stamp import StampError, read_stamp
 
 if TYPE_CHECKING:
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.crowd.session import Session
 
 
 class Encrypted(Profile):
@@ -23,10 +26,12 @@ class Encrypted(Profile):
     defaults: ClassVar[Defaults] = {"load": {"subscribers": 200, "channels": 10, "rate": 50.0}}
     slos = (*CLEAN, "crypto.failed == 0")
 
+    @override
     def encode(self, channel: int, payload: bytes) -> str:
         """Seal the payload with the channel's key."""
         return self._cipher(channel).seal(payload)
 
+    @override
     def other_event(self, client: Client, message: dict[str, Any], now_us: int) -> None:
         """Open an event; what does not open is the target's fault or a wrong key."""
         tally = client.tally
@@ -47,21 +52,34 @@ class Encrypted(Profile):
         else:
             client.observe(stamp, now_us)
 
-    def granted(self, channel: int, grant: dict[str, Any]) -> None:
+    @override
+    def granted(self, client: Client, channel: int, grant: dict[str, Any]) -> None:
         """Use the key the auth endpoint handed out, as an SDK does."""
-        if isinstance(grant.get("shared_secret"), str):
+        super().granted(client, channel, grant)
+        if "shared_secret" in grant:
             self._ciphers[channel] = ChannelCipher.from_shared_secret(grant["shared_secret"])
 
     def _cipher(self, channel: int) -> ChannelCipher:
         cipher = self._ciphers.get(channel)
         if cipher is None:
-            key = self.session.target.encryption_key
-            if key is None:
-                text = f"{self.session.target.credentials.secret}/{self.session.run}"
-                key = hashlib.sha256(text.encode()).digest()
-            cipher = self._ciphers[channel] = ChannelCipher.derive(self.channel_name(channel), key)
+            cipher = master_cipher(self.session, self.channel_name(channel))
+            self._ciphers[channel] = cipher
         return cipher
 
     @cached_property
     def _ciphers(self) -> dict[int, ChannelCipher]:
         return {}
+
+
+def master_cipher(session: Session, channel: str) -> ChannelCipher:
+    """Return a channel's cipher under the master key; the run has its own where none was given.
+
+    Args:
+        session: knows the master key.
+        channel: full name.
+    """
+    key = session.target.encryption_key
+    if key is None:
+        text = f"{session.target.credentials.secret}/{session.run}"
+        key = hashlib.sha256(text.encode()).digest()
+    return ChannelCipher.derive(channel, key)

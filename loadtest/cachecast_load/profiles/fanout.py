@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cachecast_load.profiles.base import Defaults, Profile
+from cachecast_load.crowd.profile import Defaults, Profile
 
 
 class Fanout(Profile):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.plan import Plan, PlanError
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
+from cachecast_load.plan.features import Feature
+from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.profiles.cache_join import CACHE_CLEAN, CacheJoin
 from cachecast_load.profiles.churn import Churn
 from cachecast_load.profiles.encrypted import Encrypted
@@ -20,10 +24,10 @@ from cachecast_load.profiles.reconnect_storm import ReconnectStorm
 from cachecast_load.profiles.slow_readers import SlowReaders
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
-    from cachecast_load.orders import Order
-    from cachecast_load.session import Session
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
+    from cachecast_load.crowd.session import Session
+    from cachecast_load.plan.orders import Order
 
 _CHANNELS_EACH = 1 << 16
 PARTS: dict[str, type[Profile]] = {
@@ -60,6 +64,7 @@ class Mixed(Profile):
     slos = tuple(dict.fromkeys((*CLEAN, *CACHE_CLEAN, "presence.wrong == 0")))
 
     @classmethod
+    @override
     def fit(cls, plan: Plan) -> Plan:
         """Refuse a mix that cannot be run."""
         if not plan.behaviour.mix:
@@ -71,7 +76,38 @@ class Mixed(Profile):
                 raise PlanError(f"behaviour.mix: the share of {name} must be above 0")
         if plan.load.channels > _CHANNELS_EACH // 2:
             raise PlanError(f"mixed allows at most {_CHANNELS_EACH // 2} channels for each part")
-        return plan
+        return super().fit(plan)
+
+    @classmethod
+    @override
+    def features(cls, plan: Plan) -> dict[str, set[Feature]]:
+        """What all parts meet."""
+        found: dict[str, set[Feature]] = {}
+        for name, _ in plan.behaviour.mix:
+            for kind, features in PARTS[name].features(plan).items():
+                found[kind] = found.get(kind, set()) | features
+        return found
+
+    @classmethod
+    @override
+    def without(cls, plan: Plan, kind: str, feature: Feature) -> tuple[Plan, str] | None:
+        """Leave out the parts that have no point then; the others share the subscribers."""
+        stay, said, gone = [], [], []
+        for name, share in plan.behaviour.mix:
+            fitted: tuple[Plan, str] | None = (plan, "")
+            if feature in PARTS[name].features(plan).get(kind, ()):
+                fitted = PARTS[name].without(plan, kind, feature)
+            if fitted is None:
+                gone.append(name)
+                continue
+            stay.append((name, share))
+            plan, consequence = fitted
+            said += [consequence] if consequence else []
+        if not stay:
+            return None
+        said += [f"left out: {', '.join(gone)}"] if gone else []
+        behaviour = dataclasses.replace(plan.behaviour, mix=tuple(stay))
+        return dataclasses.replace(plan, behaviour=behaviour), "; ".join(said)
 
     def __init__(self, plan: Plan, session: Session, base: int = 0) -> None:
         super().__init__(plan, session, base)
@@ -94,26 +130,32 @@ class Mixed(Profile):
         """Return the part a channel belongs to."""
         return self.parts[channel // _CHANNELS_EACH]
 
+    @override
     def channel_name(self, channel: int) -> str:
         """Return a channel's name; its part knows the kind."""
         return self.part_of(channel).channel_name(channel)
 
+    @override
     def channel_prefix(self, channel: int) -> str:
         """Return the kind of a channel."""
         return self.part_of(channel).channel_prefix(channel)
 
+    @override
     def published(self) -> list[int]:
         """All parts' channels."""
         return [channel for part in self.parts for channel in part.published()]
 
+    @override
     def primed(self) -> list[int]:
         """All parts' primed channels."""
         return [channel for part in self.parts for channel in part.primed()]
 
+    @override
     def encode(self, channel: int, payload: bytes) -> str:
         """Encode as the channel's part does."""
         return self.part_of(channel).encode(channel, payload)
 
+    @override
     def expected_ready(self, subscribers: int) -> int:
         """Sum over the parts."""
         owned = [0] * len(self.parts)
@@ -123,34 +165,41 @@ class Mixed(Profile):
             part.expected_ready(count) for part, count in zip(self.parts, owned, strict=True)
         )
 
+    @override
     def is_slow(self, subscriber: int) -> bool:
         """Only members of a slow part are slow."""
         return self.parts[self._part_index(subscriber)].is_slow(subscriber)
 
+    @override
     def added(self, client: Client) -> None:
         """Hand the client to its part for good."""
         client.profile = self.parts[self._part_index(client.number)]
         client.profile.added(client)
 
+    @override
     def removed(self, client: Client) -> None:
         """Tell its part."""
         client.profile.removed(client)
 
+    @override
     def ordered(self, block: Block, order: Order) -> None:
         """Tell every part."""
         for part in self.parts:
             part.ordered(block, order)
 
+    @override
     def started(self, block: Block) -> None:
         """Tell every part."""
         for part in self.parts:
             part.started(block)
 
+    @override
     def draining(self, block: Block) -> None:
         """Tell every part."""
         for part in self.parts:
             part.draining(block)
 
+    @override
     def finishing(self, block: Block) -> None:
         """Tell every part."""
         for part in self.parts:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 _AT_ONCE = 8
 
@@ -32,9 +34,10 @@ class ReconnectStorm(Profile):
     }
     slos = (*CLEAN, "recover.unrecovered == 0", "recover.count > 0")
 
+    @override
     def started(self, block: Block) -> None:
         """Plan the drops: the first at `drop_at`, the others evenly after it."""
-        behaviour, duration_s = self.plan.behaviour, self.plan.load.duration_s
+        behaviour, duration_s = self.plan.behaviour, self.plan.measured_s
         first_s = behaviour.drop_at * duration_s
         gap_s = (duration_s - first_s) / max(behaviour.drops, 1)
         for number in range(behaviour.drops):
@@ -62,6 +65,7 @@ class ReconnectStorm(Profile):
         if len(clients) > _AT_ONCE:
             block.reactor.call_later(0, self._drop_some, block, clients[_AT_ONCE:])
 
+    @override
     def finishing(self, block: Block) -> None:
         """Count who did not come back."""
         for client in self.clients(block):

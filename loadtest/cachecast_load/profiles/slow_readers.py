@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from cachecast_load.client import OPEN
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from typing_extensions import override
+
+from cachecast_load.crowd.client import OPEN
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 
 if TYPE_CHECKING:
-    from cachecast_load.block import Block
-    from cachecast_load.client import Client
+    from cachecast_load.crowd.block import Block
+    from cachecast_load.crowd.client import Client
 
 _RECEIVE_BUFFER = 4096
 _SIP_S = 0.1
@@ -32,16 +34,19 @@ class SlowReaders(Profile):
     }
     slos = (*CLEAN, "slow.last_value_missing == 0")
 
+    @override
     def is_slow(self, subscriber: int) -> bool:
         """Spread the slow ones evenly over the numbers."""
         share = self.plan.behaviour.slow_share
         return int((subscriber + 1) * share) > int(subscriber * share)
 
+    @override
     def welcomed(self, client: Client) -> None:
         """Subscribe; who is slow is marked before its first event."""
         client.is_slow = self.is_slow(client.number)
         super().welcomed(client)
 
+    @override
     def added(self, client: Client) -> None:
         """A slow reader gets a small receive window, so that its backlog is the target's."""
         if self.is_slow(client.number):
@@ -49,6 +54,7 @@ class SlowReaders(Profile):
         else:
             super().added(client)
 
+    @override
     def started(self, block: Block) -> None:
         """The slow ones stop reading."""
         for client in self.clients(block):
@@ -63,6 +69,7 @@ class SlowReaders(Profile):
         client.connection.read_some(max(1, int(self.plan.behaviour.slow_bytes_per_s * _SIP_S)))
         block.reactor.call_later(_SIP_S, self._sip, block, client)
 
+    @override
     def draining(self, block: Block) -> None:
         """Everybody reads again: what is left must come, and the newest value with it."""
         for client in self.clients(block):
@@ -70,11 +77,13 @@ class SlowReaders(Profile):
                 client.memory = "resumed"
                 client.connection.resume_reading()
 
+    @override
     def closed(self, client: Client, code: int, *, was_open: bool) -> None:
         """A slow reader that was closed stays away; the healthy come back."""
         if not client.is_slow:
             super().closed(client, code, was_open=was_open)
 
+    @override
     def finishing(self, block: Block) -> None:
         """Compare the last value of each living slow reader with what the healthy ones saw."""
         newest: dict[int, int] = {}

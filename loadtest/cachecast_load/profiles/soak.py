@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cachecast_load.profiles.base import CLEAN, Defaults, Profile
+from cachecast_load.crowd.profile import CLEAN, Defaults, Profile
 
 
 class Soak(Profile):

@@ -1,15 +1,17 @@
-"""Reports: everything here turns a result (`cachecast_load.result`) into something to read."""
+"""Reports: everything here turns a result (`cachecast_load.run.result`) into something to read."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cachecast_load.report import csv, html, junit
+from cachecast_load.report.table import Result
 
 
-def write_reports(result: dict[str, Any], folder: Path) -> list[Path]:
+def write_reports(result: Result, folder: Path) -> list[Path]:
     """Write `result.json`, `report.html`, `summary.csv`, `series.csv` and `junit.xml`.
 
     Raises:
@@ -31,7 +33,58 @@ def write_reports(result: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def write_repeats(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write `report.html` and `junit.xml` of several runs of one plan.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page, cases = folder / "report.html", folder / "junit.xml"
+    page.write_text(html.render_repeats(results), encoding="utf-8")
+    cases.write_text(junit.render_several(results), encoding="utf-8")
+    return [page, cases]
+
+
+def write_summary(text: str, file: Path | None) -> list[Path]:
+    """Write Markdown to a file, and append it to the summary of the CI job that this runs in.
+
+    Args:
+        text: the Markdown.
+        file: where it goes besides; None for nowhere.
+
+    Returns:
+        The files written. GitHub names its own in `GITHUB_STEP_SUMMARY`.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    job = Path(named) if named else None
+    if file and file != job:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    if job:
+        with job.open("a", encoding="utf-8") as summary:
+            summary.write(f"{text}\n")
+    return [path for path in dict.fromkeys((file, job)) if path]
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """Read results; a folder that has none itself stands for those of the folders in it.
+
+    Raises:
+        ValueError: no result of this tool.
+        OSError: it cannot be read.
+    """
+    found = []
+    for path in paths:
+        inner = [] if (path / "result.json").exists() else sorted(path.glob("*/result.json"))
+        found += [read_result(file) for file in inner or [path]]
+    return found
+
+
+def read_result(path: Path) -> Result:
     """Read a result's JSON, given its file or the folder of its reports.
 
     Raises:

@@ -1,27 +1,41 @@
-"""Charts as SVG text: no library, no script to see them, colours left to the style sheet.
+"""Charts: from series to places on a picture; `templates/charts.html` makes SVG of them.
 
-A chart is drawn once in its own coordinates (`WIDTH` by `HEIGHT`) and scales with the page.
-Series are told apart by CSS classes `s0` to `s4`, so that light and dark need no second drawing.
-The page's small script adds the reading under the pointer from the points kept in `data-chart`.
+No library draws them: a chart is worked out once in its own coordinates (`WIDTH` wide) and scales
+with the page. Series are told apart by CSS classes `s0` to `s4`, so that light and dark need no
+second drawing, and from the sixth on by their dashes. Labels are placed for the larger type of a
+narrow page, where they take most room: what does not collide there collides nowhere.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-WIDTH, HEIGHT = 640, 258
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 32, 30
+WIDTH, PLOT_HEIGHT = 640, 196
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 24, 30
+COLOURS = 5
+# Of the type on a narrow page, in the chart's units: one character, and one row of labels.
+_CHARACTER, _ROW = 11.5, 22
+_MAX_ROWS = 3
+_HEADROOM = 1.02
+_STEP = math.log(1.1)
+_DOTS = 8
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series: points by x, in the unit of the axis."""
+    """One series: points by x, in the unit of the axis.
+
+    Attributes:
+        name: what the legend says.
+        points: x and y, ascending in x.
+        style: number of its colour; from `COLOURS` on the same colours come dashed.
+        is_area: whether what is below it is tinted.
+        is_dashed: whether it is dashed whatever its number.
+    """
 
     name: str
     points: Sequence[Point]
@@ -41,11 +55,83 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Return 0 to 1."""
+        low, high = self.low, self.high
         if self.is_log:
-            value, low, high = (math.log10(max(v, 1e-9)) for v in (value, self.low, self.high))
-        else:
-            low, high = self.low, self.high
+            value, low, high = (math.log10(max(v, 1e-9)) for v in (value, low, high))
         return min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text at a place; `is_minor` ones go where a page is too narrow for all."""
+
+    x: float
+    y: float
+    text: str
+    is_minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One drawn series."""
+
+    name: str
+    style: int
+    is_dashed: bool
+    path: str
+    area: str = ""
+    dots: Sequence[Point] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One drawn bar, with what it says when it is pointed at."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart worked out: everything is in its own coordinates but `points`.
+
+    Attributes:
+        title: heading.
+        note: what to know when reading it.
+        about: what it shows, in words, for people who cannot see it.
+        y_unit: unit of y.
+        height: height of the picture.
+        floor: y of the x axis.
+        rows: labels along the left, with a line across each.
+        columns: labels along the bottom.
+        marks: vertical lines: x of the line, and its label unless there is no room.
+        bars: of a histogram.
+        curves: the series.
+        keys: further entries of the legend: a name and its value.
+        reading: what the page's script needs to tell the values under the pointer.
+    """
+
+    title: str
+    note: str
+    about: str
+    y_unit: str = ""
+    height: float = PLOT_HEIGHT + TOP + BOTTOM
+    floor: float = PLOT_HEIGHT + TOP
+    rows: Sequence[Label] = ()
+    columns: Sequence[Label] = ()
+    marks: Sequence[tuple[float, Label | None]] = ()
+    bars: Sequence[Bar] = ()
+    curves: Sequence[Curve] = ()
+    keys: Sequence[tuple[str, str]] = ()
+    reading: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured."""
+        return not self.curves and not self.bars
 
 
 def linear_axis(values: Sequence[float], *, from_zero: bool = True, wanted: int = 5) -> Axis:
@@ -81,8 +167,8 @@ def log_axis(values: Sequence[float]) -> Axis:
 def _round_step(raw: float) -> float:
     exponent = math.floor(math.log10(raw)) if raw > 0 else 0
     for factor in (1, 2, 2.5, 5, 10):
-        if raw <= factor * 10**exponent * 1.0001:
-            return factor * 10**exponent
+        if raw <= factor * 10.0**exponent * 1.0001:
+            return factor * 10.0**exponent
     return 10.0 ** (exponent + 1)
 
 
@@ -103,123 +189,186 @@ def line_chart(
     lines: Sequence[Line],
     *,
     y_unit: str,
+    note: str = "",
     x_unit: str = "s",
     is_log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
-) -> str:
-    """Return an SVG of lines over a common linear x axis (seconds as a rule).
+) -> Chart:
+    """Return lines over a common linear x axis (seconds as a rule).
 
     Args:
-        title: for people who cannot see it.
-        lines: the series; points of value None must be left out by the caller.
-        y_unit: unit of y, for labels.
-        x_unit: unit of x.
-        is_log: logarithmic y.
+        title: heading.
+        lines: the series; what was not measured is no point.
+        y_unit: unit of y.
+        note: what to know when reading it.
+        x_unit: unit of x; seconds become minutes or hours where a run is long.
+        is_log: whether y is logarithmic.
         marks: vertical lines with a label, in x.
     """
     if x_unit == "s":
         lines, marks, x_unit = _in_long_units(lines, marks)
+    lines = [line for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     if not xs:
-        return _empty(title)
+        return Chart(title, note, "nothing was measured")
     x_axis = linear_axis(xs, from_zero=False, wanted=8)
     x_axis = Axis(min(xs), max(*xs, min(xs) + 1e-9), is_log=False, ticks=x_axis.ticks)
-    y_axis = log_axis(ys) if is_log else linear_axis(ys)
-    body = _frame(x_axis, y_axis, x_unit, y_unit)
-    for line in lines:
-        body += _draw(line, x_axis, y_axis)
-    for place, (x, label) in enumerate(marks):
-        # Where a narrow page has no room for all labels, every other one goes.
-        minor = len(marks) > 6 and place % 2 == 1
-        body += _mark(_x(x_axis, x), label, is_minor=minor)
-    data = {
-        "x": [x_axis.low, x_axis.high, 0],
-        "xu": x_unit,
-        "u": y_unit,
-        "s": [
-            [line.name, line.style, [[_short(x), _short(y)] for x, y in line.points]]
-            for line in lines
-        ],
+    reading = {
+        "x": [x_axis.low, x_axis.high],
+        "units": [x_unit, y_unit],
+        "lines": [[line.name, [[_short(x), _short(y)] for x, y in line.points]] for line in lines],
     }
-    return _svg(title, body, data) + legend(lines)
+    y_axis = log_axis(ys) if is_log else linear_axis(ys)
+    columns = _ticks(x_axis, x_unit)
+    chart = _drawn(lines, x_axis, y_axis, y_unit, marks)
+    return replace(chart, title=title, note=note, columns=columns, reading=reading)
 
 
-def bar_chart(
+def percentile_chart(title: str, lines: Sequence[Line], *, y_unit: str, note: str = "") -> Chart:
+    """Return latency against percentile, stretched so that the tail has room.
+
+    Args:
+        title: heading.
+        lines: the series; x is the percentile, 0 to less than 100.
+        y_unit: unit of y.
+        note: what to know when reading it.
+    """
+    moved = [
+        replace(line, points=[(_nines(x), y) for x, y in line.points])
+        for line in lines
+        if line.points
+    ]
+    if not moved:
+        return Chart(title, note, "nothing was measured")
+    top = max(max(x for x, _ in line.points) for line in moved)
+    x_axis = Axis(0.0, max(top, 2.0), is_log=False, ticks=())
+    columns = [
+        Label(_x(x_axis, _nines(percent)), 0, text)
+        for percent, text in (
+            (0, "0"), (50, "50"), (90, "90"), (99, "99 %"), (99.9, "99.9"), (99.99, "99.99"),
+            (99.999, "99.999"),
+        )
+        if _nines(percent) <= x_axis.high + 1e-9
+    ]  # fmt: skip
+    y_axis = log_axis([y for line in moved for _, y in line.points])
+    chart = _drawn(moved, x_axis, y_axis, y_unit, ())
+    return replace(chart, title=title, note=note, columns=columns)
+
+
+def density_chart(
     title: str,
     bars: Sequence[tuple[float, float, float]],
     *,
     x_unit: str,
-    y_unit: str,
+    note: str = "",
     marks: Sequence[tuple[float, str]] = (),
-) -> str:
-    """Return an SVG histogram over a logarithmic x axis from (low, high, height) bars."""
-    if not bars:
-        return _empty(title)
-    x_axis = log_axis([bars[0][0], bars[-1][1]])
-    x_axis = Axis(bars[0][0], bars[-1][1], is_log=True, ticks=x_axis.ticks)
-    y_axis = linear_axis([height for _, _, height in bars])
-    body = _frame(x_axis, y_axis, x_unit, y_unit)
-    for low, high, height in bars:
-        left, right = _x(x_axis, low), _x(x_axis, high)
-        top = _y(y_axis, height)
-        tip = f"{number(low)} to {number(high)} {x_unit}: {height:,.0f}"
-        width = max(right - left - 0.6, 0.6)
-        body.append(
-            f'<rect class="bar" x="{left:.2f}" y="{top:.1f}" width="{width:.2f}"'
-            f' height="{_floor() - top:.1f}"><title>{escape(tip)}</title></rect>'
+) -> Chart:
+    """Return a histogram over a logarithmic axis whose areas are the shares of the events.
+
+    Bars of unequal width that showed counts would have peaks where they are wide. So a bar is as
+    high as its share is dense on this axis: the share for each 10 % more of x.
+
+    Args:
+        title: heading.
+        bars: (low, high, count), ascending.
+        x_unit: unit of low and high.
+        note: what to know when reading it.
+        marks: vertical lines with a short label, in x.
+    """
+    total = sum(count for _, _, count in bars)
+    if not total:
+        return Chart(title, note, "nothing was measured")
+    dense = [100 * count / total * _STEP / math.log(high / low) for low, high, count in bars]
+    low, high = bars[0][0], max(bars[-1][1], *(at for at, _ in marks), 0.0)
+    ticks = log_axis([low, high]).ticks
+    x_axis = Axis(low, high * _HEADROOM, is_log=True, ticks=ticks)
+    y_axis = linear_axis(dense)
+    top, placed = _placed_marks(x_axis, marks)
+    floor = top + PLOT_HEIGHT
+    drawn = [
+        Bar(
+            x := _x(x_axis, start),
+            y := _y(y_axis, value, top),
+            max(_x(x_axis, end) - x - 0.6, 0.5),
+            floor - y,
+            f"{number(start)} to {number(end)} {x_unit}: {count:,.0f} ({count / total:.1%})",
         )
-    for row, (x, label) in enumerate(sorted(marks)):
-        body += _mark(_x(x_axis, x), label, row=row)
-    return _svg(title, body, None)
+        for (start, end, count), value in zip(bars, dense, strict=True)
+    ]
+    said = ", ".join(f"{text} {number(at)} {x_unit}" for at, text in marks)
+    return Chart(
+        title,
+        note,
+        f"{total:,.0f} between {number(low)} and {number(bars[-1][1])} {x_unit}; {said}",
+        y_unit=f"% of events for each 10 % more {x_unit}",
+        height=floor + BOTTOM,
+        floor=floor,
+        rows=_rows(y_axis, top),
+        columns=_ticks(x_axis, x_unit),
+        marks=placed,
+        bars=drawn,
+        keys=[(text, f"{number(at)} {x_unit}") for at, text in marks],
+    )
 
 
-def percentile_chart(title: str, lines: Sequence[Line], *, y_unit: str) -> str:
-    """Return an SVG of latency by percentile; points are (percent, value), x by nines."""
-    places = [(0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")]
-    places += [(0.9999, "99.99 %"), (0.99999, "99.999 %")]
-    if not any(line.points for line in lines):
-        return _empty(title)
-    reach = max(_nines(x) for line in lines for x, _ in line.points)
-    ys = [y for line in lines for _, y in line.points]
-    ticks = [(place, text) for place, text in places if _nines(100 * place) <= reach + 1e-9]
-    x_axis = Axis(0.0, reach or 1.0, is_log=False, ticks=())
-    y_axis = log_axis(ys)
-    body = _frame(x_axis, y_axis, "", y_unit)
-    for place, text in ticks:
-        at = _x(x_axis, _nines(100 * place))
-        body.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>')
-        body.append(f'<text x="{at:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>')
-    for line in lines:
-        moved = [(_nines(x), y) for x, y in line.points]
-        body += _draw(replace(line, points=moved), x_axis, y_axis)
-    return _svg(title, body, None) + legend(lines)
+def _drawn(
+    lines: Sequence[Line],
+    x_axis: Axis,
+    y_axis: Axis,
+    y_unit: str,
+    marks: Sequence[tuple[float, str]],
+) -> Chart:
+    top, placed = _placed_marks(x_axis, marks)
+    said = "; ".join(
+        f"{line.name} {_range(y for _, y in line.points)}" for line in lines if line.name
+    )
+    unit = f", in {y_unit}" if y_unit else ""
+    return Chart(
+        "",
+        "",
+        f"{said}{unit}",
+        y_unit=y_unit,
+        height=top + PLOT_HEIGHT + BOTTOM,
+        floor=top + PLOT_HEIGHT,
+        rows=_rows(y_axis, top),
+        marks=placed,
+        curves=[_curve(line, x_axis, y_axis, top) for line in lines],
+    )
+
+
+def _range(values: Iterable[float]) -> str:
+    every = list(values)
+    low, high = number(min(every)), number(max(every))
+    return low if low == high else f"{low} to {high}"
 
 
 def _nines(percent: float) -> float:
     return -math.log10(max(1 - percent / 100, 1e-7))
 
 
-def legend(lines: Sequence[Line]) -> str:
-    """Return the names of the series with their colours."""
-    items = "".join(
-        f'<span class="key"><i class="k{line.style}{" dashed" if line.is_dashed else ""}"></i>'
-        f"{escape(line.name)}</span>"
-        for line in lines
-        if line.points
-    )
-    return f'<div class="legend">{items}</div>'
+def _placed_marks(
+    axis: Axis, marks: Sequence[tuple[float, str]]
+) -> tuple[float, list[tuple[float, Label | None]]]:
+    """Return where the plot begins and the marks, their labels in rows above it.
 
-
-def _mark(at: float, label: str, *, row: int = 0, is_minor: bool = False) -> list[str]:
-    """Return a vertical line and its label, which stays inside the picture."""
-    anchor = "end" if at > WIDTH - 150 else "start"
-    shift = -4 if anchor == "end" else 4
-    kind = "mark minor" if is_minor else "mark"
-    place = f'x="{at + shift:.1f}" y="{TOP + 13 + 19 * row}" text-anchor="{anchor}"'
-    return [
-        f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{_floor()}"/>',
-        f'<text class="{kind}" {place}>{escape(label)}</text>',
+    A label stands over its line, is moved inside the picture, and goes to the first row where it
+    has room. One that has none in any row is left out; its line stays.
+    """
+    ends: list[float] = []
+    placed: list[tuple[float, str, float, int | None]] = []
+    for value, text in sorted(marks):
+        x, half = _x(axis, value), len(text) * _CHARACTER / 2
+        centre = min(max(x, LEFT + half), WIDTH - RIGHT - half)
+        free = (row for row, end in enumerate(ends) if centre - half > end + _CHARACTER)
+        row = next(free, len(ends) if len(ends) < _MAX_ROWS else None)
+        if row is not None:
+            ends[row : row + 1] = [centre + half]
+        placed.append((x, text, centre, row))
+    top = TOP + _ROW * len(ends)
+    return top, [
+        (x, None if row is None else Label(centre, top - 6 - _ROW * row, text))
+        for x, text, centre, row in placed
     ]
 
 
@@ -235,73 +384,45 @@ def _in_long_units(
     return lines, marks, "s"
 
 
-def _draw(line: Line, x_axis: Axis, y_axis: Axis) -> list[str]:
-    spots = [(_x(x_axis, x), _y(y_axis, y)) for x, y in line.points]
-    if not spots:
-        return []
+def _curve(line: Line, x_axis: Axis, y_axis: Axis, top: float) -> Curve:
+    spots = [(_x(x_axis, x), _y(y_axis, y, top)) for x, y in line.points]
     path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(spots))
-    drawn = []
-    if line.is_area:
-        closed = f"{path} L{spots[-1][0]:.1f} {_floor()} L{spots[0][0]:.1f} {_floor()} Z"
-        drawn.append(f'<path class="area s{line.style}" d="{closed}"/>')
-    if len(spots) == 1:
-        x, y = spots[0]
-        drawn.append(f'<circle class="dot s{line.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-    kind = " dashed" if line.is_dashed else ""
-    drawn.append(f'<path class="line s{line.style}{kind}" d="{path}"/>')
-    return drawn
-
-
-def _frame(x_axis: Axis, y_axis: Axis, x_unit: str, y_unit: str) -> list[str]:
-    body: list[str] = []
-    for tick in y_axis.ticks:
-        at = _y(y_axis, tick)
-        body.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        )
-        body.append(
-            f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{number(tick)}</text>'
-        )
-    shown = [tick for tick in x_axis.ticks if x_axis.low <= tick <= x_axis.high]
-    for place, tick in enumerate(reversed(shown)):
-        # The unit stands at the last label only; with every number it would be noise.
-        text = f"{number(tick)} {x_unit}".rstrip() if place == 0 else number(tick)
-        kind = ' class="minor"' if place % 2 else ""
-        body.append(
-            f'<text{kind} x="{_x(x_axis, tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">'
-            f"{escape(text)}</text>"
-        )
-    body.append(
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_floor()}" y2="{_floor()}"/>'
-    )
-    body.append(f'<text class="unit" x="4" y="12">{escape(y_unit)}</text>')
-    return body
-
-
-def _svg(title: str, body: Sequence[str], data: Mapping[str, object] | None) -> str:
-    attribute = f" data-chart='{escape(json.dumps(data, separators=(',', ':')))}'" if data else ""
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"{attribute}>'
-        + "".join(body)
-        + "</svg>"
+    floor = top + PLOT_HEIGHT
+    closed = f"{path} L{spots[-1][0]:.1f} {floor:.1f} L{spots[0][0]:.1f} {floor:.1f} Z"
+    return Curve(
+        line.name,
+        line.style % COLOURS,
+        line.is_dashed or line.style >= COLOURS,
+        path,
+        area=closed if line.is_area else "",
+        dots=spots if len(spots) <= _DOTS else (),
     )
 
 
-def _empty(title: str) -> str:
-    text = f'<text class="none" x="{WIDTH / 2}" y="{HEIGHT / 2}">nothing was measured</text>'
-    return _svg(title, [text], None)
+def _rows(axis: Axis, top: float) -> list[Label]:
+    return [Label(LEFT - 8, _y(axis, tick, top), number(tick)) for tick in axis.ticks]
 
 
-def _floor() -> int:
-    return HEIGHT - BOTTOM
+def _ticks(axis: Axis, unit: str) -> list[Label]:
+    shown = [tick for tick in axis.ticks if axis.low <= tick <= axis.high]
+    # The unit stands at the last label only; with every number it would be noise.
+    return [
+        Label(
+            _x(axis, tick),
+            0,
+            f"{number(tick)} {unit}".rstrip() if place == 0 else number(tick),
+            is_minor=place % 2 == 1,
+        )
+        for place, tick in enumerate(reversed(shown))
+    ]
 
 
 def _x(axis: Axis, value: float) -> float:
     return LEFT + axis.place(value) * (WIDTH - LEFT - RIGHT)
 
 
-def _y(axis: Axis, value: float) -> float:
-    return _floor() - axis.place(value) * (_floor() - TOP)
+def _y(axis: Axis, value: float, top: float) -> float:
+    return top + PLOT_HEIGHT * (1 - axis.place(value))
 
 
 def _short(value: float) -> float:

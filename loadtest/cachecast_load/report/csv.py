@@ -6,11 +6,13 @@ import csv
 import io
 from typing import Any
 
-from cachecast_load.slo import FIGURES
+from cachecast_load.measures.figures import FIGURES
+from cachecast_load.report.table import Result, printable
 
 
-def summary(result: dict[str, Any]) -> str:
+def summary(result: Result) -> str:
     """Return `figure,value,meaning` lines."""
+    result = printable(result)
     rows = [["figure", "value", "meaning"], ["verdict", result["verdict"]["outcome"], ""]]
     rows += [
         [name, value, FIGURES[name].text if name in FIGURES else ""]
@@ -25,7 +27,7 @@ def summary(result: dict[str, Any]) -> str:
     return _lines(rows)
 
 
-def series(result: dict[str, Any]) -> str:
+def series(result: Result) -> str:
     """Return one line per slot of the run, with a column for everything that occurs."""
     rows = result["series"]["rows"]
     names = sorted({name for row in rows for name in row} - {"t_s"})

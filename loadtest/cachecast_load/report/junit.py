@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree import ElementTree as ET
+
+from cachecast_load.report.table import Result, printable
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: Result) -> str:
     """Return the XML. An invalid run is one error, whatever its objectives say."""
+    return _text(_suite(printable(result)))
+
+
+def render_several(results: Sequence[Result]) -> str:
+    """Return the XML of several runs, a suite for each."""
+    suites = ET.Element("testsuites")
+    for number, result in enumerate(results, 1):
+        suite = _suite(printable(result))
+        suite.set("name", f"{suite.get('name')}, run {number}")
+        suites.append(suite)
+    return _text(suites)
+
+
+def _text(root: ET.Element) -> str:
+    ET.indent(root)
+    xml = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{xml}\n'
+
+
+def _suite(result: Result) -> ET.Element:
     verdict, slos = result["verdict"], result["slos"]
     name = f"load test {result['run']['profile']}"
     is_invalid = verdict["outcome"] == "INVALID"
-    failures = 0 if is_invalid else sum(slo["outcome"] == "fail" for slo in slos)
-    counts = f"tests={_quoted(len(slos) + 1)} failures={_quoted(failures)}"
-    counts += f" errors={_quoted(int(is_invalid))} time={_quoted(result['run']['measured_s'])}"
-    lines = [
-        '<?xml version="1.0" encoding="utf-8"?>',
-        f"<testsuite name={quoteattr(name)} {counts}>",
-        f"  <testcase classname={quoteattr(name)} name={quoteattr('the run is valid')}>",
-    ]
+    suite = ET.Element(
+        "testsuite",
+        name=name,
+        tests=str(len(slos) + 1),
+        failures=str(0 if is_invalid else sum(slo["outcome"] == "fail" for slo in slos)),
+        errors=str(int(is_invalid)),
+        time=str(result["run"]["measured_s"]),
+    )
+    valid = ET.SubElement(suite, "testcase", classname=name, name="the run is valid")
     if is_invalid:
-        text = "; ".join(verdict["reasons"])
-        lines.append(f"    <error message={quoteattr(text)}/>")
-    lines.append("  </testcase>")
+        ET.SubElement(valid, "error", message="; ".join(verdict["reasons"]))
     for slo in slos:
-        lines += _case(name, slo, is_invalid=is_invalid)
-    lines.append("</testsuite>")
-    return "\n".join(lines) + "\n"
+        case = ET.SubElement(suite, "testcase", classname=name, name=slo["rule"])
+        _judge(case, slo, is_invalid=is_invalid)
+    return suite
 
 
-def _case(suite: str, slo: dict[str, Any], *, is_invalid: bool) -> list[str]:
-    head = f"  <testcase classname={quoteattr(suite)} name={quoteattr(slo['rule'])}>"
+def _judge(case: ET.Element, slo: dict[str, Any], *, is_invalid: bool) -> None:
     if is_invalid:
-        return [head, "    <skipped message='the run is invalid'/>", "  </testcase>"]
-    if slo["outcome"] != "fail":
-        return [head, f"    <system-out>{escape(str(slo['value']))}</system-out>", "  </testcase>"]
-    value = "not measured" if slo["value"] is None else f"measured {slo['value']:g}"
-    text = f"{value}, wanted {slo['rule']}"
-    return [head, f"    <failure message={quoteattr(text)}/>", "  </testcase>"]
-
-
-def _quoted(value: object) -> str:
-    return quoteattr(str(value))
+        ET.SubElement(case, "skipped", message="the run is invalid")
+    elif slo["outcome"] == "fail":
+        value = "not measured" if slo["value"] is None else f"measured {slo['value']:g}"
+        ET.SubElement(case, "failure", message=f"{value}, wanted {slo['rule']}")
+    else:
+        ET.SubElement(case, "system-out").text = str(slo["value"])

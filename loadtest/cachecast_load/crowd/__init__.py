@@ -1,0 +1,1 @@
+"""Those who take part: blocks of subscribers, their clients, and publishers."""

@@ -1,0 +1,1 @@
+"""Sockets and bytes: one epoll loop, connections, HTTP answers, WebSocket frames."""

@@ -1,0 +1,1 @@
+"""What Locust sees: users, master and workers, its page."""
