@@ -60,6 +60,9 @@ VARIABLE: Final = "HANDOVER_LINE"
 #: Seconds that the command waits for the node: longer than all its own limits together.
 ANSWER_LIMIT_S: Final = 120.0
 
+#: Seconds that those have to hear their answer who asked the process that is replaced.
+WORDS_LIMIT_S: Final = 5.0
+
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _log = structlog.get_logger("cachecast.upgrade")
@@ -377,7 +380,8 @@ class Upgrader:
     async def wait_answered(self) -> None:
         """Wait, once another process has taken over, until all who asked here are answered."""
         if self._desk is not None:
-            await self._desk.wait_answered()
+            with trio.move_on_after(WORDS_LIMIT_S):
+                await self._desk.wait_answered()
 
 
 def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes], Line, int | None]:

@@ -56,7 +56,7 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
-from cachecast.server.http import HttpConnection
+from cachecast.server.http import STREAMING, HttpConnection
 from cachecast.server.http_messages import Response, text_response
 from cachecast.server.websocket import WebSocket
 
@@ -270,6 +270,8 @@ def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
         _leave(server, handler)
     let_go(server.broker)
     for caller in _callers(server):
+        if caller.state is STREAMING:
+            caller.abort()
         caller.handle_by(_refuse)
 
 

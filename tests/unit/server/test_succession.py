@@ -17,6 +17,7 @@ from cachecast.errors import UpgradeError
 from cachecast.handover.line import Line
 from cachecast.handover.state import STATE_VERSION, Failed, Hello, Taken
 from cachecast.server import succession
+from cachecast.server.streaming import Stream
 from cachecast.server.succession import give, retire
 from tests.sockets.moving import copy, move
 from tests.sockets.node import Client, Node, frame, make_app, message, running, sign, until
@@ -398,3 +399,27 @@ async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_c
     async with running() as node:
         with pytest.raises(UpgradeError, match="did not say hello within 30 s"):
             await give(node.server, ours, [], end_other=lambda: None)
+
+
+async def test_an_answer_in_parts_is_cut_and_its_source_is_told():
+    """Whoever reads it asks again, and finds the new process."""
+    told = []
+
+    class Source:
+        def begin(self, body):
+            body.write(b"first")
+
+        def on_room(self):
+            """Nothing is waited for."""
+
+        def on_gone(self):
+            told.append("gone")
+
+    async with two_nodes() as (old, new):
+        old.server._handle = lambda _request: Stream(Source(), "text/plain")
+        reader = await old.connect()
+        await reader.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.until(b"first")
+        move(old.server, new.server)
+        await reader.end()
+        assert told == ["gone"]
