@@ -33,6 +33,9 @@ def wrap(owner, name, step, when=lambda *_: True):
                 os.kill(os.getpid(), signal.SIGKILL)
             if os.environ["AT"] == step + " raises":
                 raise RuntimeError("a bug of the new version")
+            if os.environ["AT"] == step + " waits":
+                os.kill(int(os.environ["KILLS"]), signal.SIGKILL)
+                time.sleep(0.2)
             if os.environ["AT"] == step + " hangs":
                 time.sleep(1_000)
         return function(*args, **options)
@@ -64,11 +67,11 @@ def broken(tmp_path):
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SABOTAGE)
 
-    def make(at, *, max_files=None):
+    def make(at, *, max_files=None, kills=0):
         path = tmp_path / f"python {at}"
         limit = f"ulimit -n {max_files}\n" if max_files else ""
         path.write_text(
-            f"#!/bin/sh\nexport AT='{at}' PYTHONPATH='{folder}'\n{limit}"
+            f"#!/bin/sh\nexport AT='{at}' KILLS={kills} PYTHONPATH='{folder}'\n{limit}"
             f'exec "{sys.executable}" "$@"\n'
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -211,6 +214,26 @@ async def test_a_successor_ends_if_the_running_process_dies_in_the_midst(control
             await until(lambda: processes_of(server.process.pid))
             server.process.kill()
         server.process.wait(LIMIT_S)
+
+
+async def test_a_process_that_dies_when_it_has_handed_over_everything_is_not_missed(
+    control, broken
+):
+    """Between its last word and the new one's first: the new one has it all, and goes on."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        pid = (await upgrade(control))["pid"]
+        await until(lambda: processes_of(server.process.pid) == [pid])
+        with pytest.raises(ControlError):
+            await upgrade(control, broken("word waits", kills=pid))
+        await publish(server, "cache-a", "still here")
+        assert (await client.hear("tick"))["data"] == "still here"
+        assert processes_of(server.process.pid) != [pid]
+        await client.wire.aclose()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT_S) == 0
 
 
 def test_the_command_says_what_has_moved(control):
