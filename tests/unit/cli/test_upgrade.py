@@ -50,6 +50,13 @@ if "worker" not in sys.argv:
     wrap(succession.Taking, "take", "clients", is_a(state.Clients))
     wrap(succession.Taking, "finish", "end")
     wrap(line.Line, "send_now", "word", is_a(state.Taken))
+    if os.environ["AT"] == "writes nothing":
+        def forbid(event, arguments):
+            if event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+                if not str(arguments[0]).startswith(("/proc/self/fd/", "/dev/")):
+                    os.write(2, f"opened for writing: {arguments}".encode())
+                    os._exit(99)
+        sys.addaudithook(forbid)
     if os.environ["AT"] == "version":
         succession.STATE_VERSION = 99
 """
@@ -298,4 +305,26 @@ async def test_a_node_with_workers_says_that_it_cannot_be_replaced(control):
     with serving("--control", str(control), "--workers", "2") as server:
         with pytest.raises(ControlError, match="A node with workers cannot be replaced"):
             await upgrade(control)
+        assert server.end() == 0
+
+
+async def test_nothing_touches_a_disk_on_the_way(control, broken, tmp_path):
+    """Neither of the two opens a file for writing; whoever did would end at once."""
+    program = broken("writes nothing")
+    environment = {
+        "PYTHONPATH": str(tmp_path / "sabotage"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "AT": "writes nothing",
+    }
+    with serving("--control", str(control), **environment) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        await publish(server, "cache-a", "a value")
+        await upgrade(control, program)
+        late = await server.client()
+        await late.subscribe("cache-a")
+        assert (await late.hear("tick"))["data"] == "a value"
+        for one in (client, late):
+            await one.wire.aclose()
         assert server.end() == 0
