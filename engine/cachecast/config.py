@@ -22,6 +22,7 @@ from cachecast.apps import (
     App,
     KeyPair,
     Webhook,
+    check_positive,
     check_visible,
     require_room,
 )
@@ -56,6 +57,9 @@ DEMO_APP = App(
 
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
+
+#: Bytes of a configuration file at most: a hundred thousand apps.
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 
 #: More than the cores of any machine.
 MAX_WORKERS: Final = 1_024
@@ -129,8 +133,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("activity_timeout_s", "must be at least 1 second and finite.")
         for field in _POSITIVE:
             value = getattr(self, field)
-            if value is not None and not 0 < value < inf:
-                raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
+            check_positive(field, value)
         if self.cluster == "":
             raise ConfigError("cluster", "must be the name of a region.", "Or leave it out.")
         check_visible("cluster", "it", self.cluster or "")
@@ -196,6 +199,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
             choose.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
+        control: path of the Unix socket by which commands on this machine speak to the node
+            (``cachecast reload``); without one it follows from ``port``, and ``off`` is none.
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
         admin_host, admin_port: the admin address; no port means the one after ``port``, or any if
             it is taken.
@@ -220,6 +225,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
     has_admin: bool = True
+    control: str | None = None
     trusts_proxy: bool = False
     locks_memory: bool = False
     drain_s: float = 5.0
@@ -246,6 +252,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
+        if self.control == "":
+            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
         if self.log_format not in {"auto", "console", "json"}:
             raise ConfigError("server.log_format", "must be auto, console or json.")
         if self.log_level not in {"debug", "info", "warning", "error"}:
@@ -303,6 +311,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_PORT": ("server", "port"),
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
+    "CACHECAST_CONTROL": ("server", "control"),
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
@@ -331,6 +340,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
 def load_config(
     path: Path | None = None,
     *,
+    text: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> FileConfig:
@@ -338,13 +348,14 @@ def load_config(
 
     Args:
         path: a TOML file, or None.
+        text: text that takes the place of the file's; None reads the file.
         environ: ``CACHECAST_*`` variables; others are ignored.
         flags: keyed like :data:`ENVIRONMENT`, values of the command line; None counts as absent.
 
     Raises:
         ConfigError: the file cannot be read, or a value breaks a rule; names where.
     """
-    tree = _read_toml(path) if path else {}
+    tree = _read_toml(path, text) if path else {}
     sources = _merge(tree, environ or {}, flags or {})
     _split_lists(tree)
     try:
@@ -418,13 +429,26 @@ def _merge(
     return sources
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if text is None:
+            text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOML's own among them, and that of a number with 5,000 digits
         raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise ConfigError(str(path), "is nested too deeply.") from None
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:  # of no bounded length, if it is a device
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(str(path), f"is larger than {MAX_FILE_BYTES} bytes.")
+    return data.decode()
 
 
 #: Where a field may stand -> its table, and how a file says so.

@@ -314,7 +314,7 @@ def test_client_that_answered_its_ping_stays_whatever_pause_the_process_made(
             seen = b""
             while b"\x8a\x00" not in seen:
                 seen += sock.recv(4_096)
-                assert b"4201" not in seen
+                assert b"Pong reply not received" not in seen  # 4201 may stand in a socket id
 
 
 # --- TLS
@@ -400,13 +400,14 @@ def test_certificate_is_replaced_without_losing_anyone(start_server, certificate
         old = _served_certificate(server, context)
         certificates.issue()
         server.send_signal(signal.SIGHUP)
-        wait_for(lambda: "certificate reloaded" in server.log.read_text(), "not reloaded")
+        changed = "the certificate is another"
+        wait_for(lambda: changed in server.log.read_text(), "not reloaded")
         new = _served_certificate(server, context)
         assert new != old
 
         certificates.cert.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n")
         server.send_signal(signal.SIGHUP)
-        wait_for(lambda: "certificate not reloaded" in server.log.read_text(), "not refused")
+        wait_for(lambda: "not reloaded" in server.log.read_text(), "not refused")
         assert _served_certificate(server, context) == new
         client.fence()
 

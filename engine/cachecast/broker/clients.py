@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
+    from cachecast.broker.directory import Directory
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
@@ -72,7 +73,7 @@ class Clients:
     def __init__(
         self,
         config: BrokerConfig,
-        hubs: dict[str, Hub],
+        directory: Directory,
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
@@ -85,7 +86,7 @@ class Clients:
 
         Args:
             config: limits of the node.
-            hubs: app id -> hub.
+            directory: hubs of the apps.
             delivery: the source of publications and replays.
             announcements: news by which a channel is told of its members and their number.
             bus: the bus, which is told who is where; with other nodes it says when a client may be
@@ -95,12 +96,15 @@ class Clients:
             notify: function that tells webhooks and hooks.
         """
         self._bus = bus
-        self._joins = Joins(bus, self._finish_join)
+        #: Subscriptions that are under way at other nodes.
+        self.joins = Joins(bus, self._finish_join)
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
-        self._config = config
-        self._hubs = hubs
+        #: Limits of the node; may be replaced.
+        self.config = config
+        self._directory = directory
+        self._hubs = directory.known
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -108,7 +112,6 @@ class Clients:
         self.now = clock
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
-        self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
         #: Journal that says at level debug why somebody was refused or has gone.
         self.journal = Journal()
         #: Code -> number of refusals that belong to no app.
@@ -120,7 +123,7 @@ class Clients:
         self.is_cut_off = False
         self.n_sessions = 0
         #: Connections that have ended and are still in channels, in rotation.
-        self._leaving: deque[Connection] = deque()
+        self.leaving: deque[Connection] = deque()
         self._departure = trio.Event()
 
     def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -131,11 +134,11 @@ class Clients:
 
     def find_hub(self, key: str) -> Hub | None:
         """The hub of the app that a key belongs to."""
-        return self._by_key.get(key)
+        return self._directory.by_key.get(key)
 
     def find_app_hub(self, app_id: str) -> Hub | None:
         """The hub of an app."""
-        return self._hubs.get(app_id)
+        return self._directory.hubs.get(app_id)
 
     def admit(self, key: str, protocol: str | None, origin: str | None, *, is_tls: bool) -> App:
         """Decide whether a connection may exist.
@@ -150,12 +153,12 @@ class Clients:
             RefusedError: 4000, 4001, 4003, 4004, 4006 to 4008 or 4009.
             CapacityError: 4100; the node is full or draining.
         """
-        hub = self._by_key.get(key)
+        hub = self._directory.by_key.get(key)
         try:
-            hub = find_app(hub, key, self._config.cluster)
-            check_protocol_version(protocol, is_required=self._config.requires_protocol)
+            hub = find_app(hub, key, self.config.cluster)
+            check_protocol_version(protocol, is_required=self.config.requires_protocol)
             check_app(hub, origin, is_tls=is_tls)
-            limit = self._config.max_connections
+            limit = self.config.max_connections
             if (
                 self.is_draining
                 or self.is_cut_off
@@ -186,7 +189,7 @@ class Clients:
             preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
         """
-        hub = self._hubs[app.id]
+        hub = self._directory.hubs[app.id]
         outbox = Outbox(
             transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
         )
@@ -206,7 +209,7 @@ class Clients:
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
-        timeout_s = int(self._config.activity_timeout_s)
+        timeout_s = int(self.config.activity_timeout_s)
         data = {"socket_id": socket_id, "activity_timeout": timeout_s}
         first = wire.control(Control("pusher:connection_established", data))
         outbox.put(preface + first, is_asked=True)
@@ -247,7 +250,9 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._hubs[session.app.id]
+        hub = self._directory.find(session.app.id)
+        if hub is None:
+            return  # its app has been removed, and it has been told so
         hub.counters.refusals["null" if code is None else str(code)] += 1
         if error.is_fatal:
             self.disconnect(connection, code or 4009, error.message)
@@ -279,7 +284,7 @@ class Clients:
             channel = hub.channels.get(request.name.text)
             if channel is not None:  # the count with it may be told before it is answered
                 self._announcements.count_changed(hub, channel)
-            self._joins.begin(connection, request)
+            self.joins.begin(connection, request)
         else:
             self._subscribe(connection, request)
 
@@ -293,15 +298,16 @@ class Clients:
         """The bus has counted a connection in, or has not: subscribe it, or undo that."""
         fault = receipt.fault
         app_id, channel = connection.session.app.id, request.name.text
-        if not (fault is None and is_wanted) and not self._joins.is_asked(app_id, channel):
+        if not (fault is None and is_wanted) and not self.joins.is_asked(app_id, channel):
             self._early_counts.pop((app_id, channel), None)
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            else:
-                hub = self._hubs[connection.session.app.id]
+            elif (hub := self._directory.find(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
+            else:  # the app has been removed meanwhile
+                self._bus.leave(app_id, request.name, request.member)
         elif not is_wanted:
             pass
         elif isinstance(fault, RemoteProtocolError):
@@ -359,7 +365,7 @@ class Clients:
     def _leave(self, connection: Connection, name: str) -> None:
         edge = connection.session.subscriptions[name]
         if not edge.is_joined:
-            self._joins.take_back(connection, name)
+            self.joins.take_back(connection, name)
             return
         hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
@@ -405,7 +411,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._hubs[connection.session.app.id]
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -450,7 +456,7 @@ class Clients:
 
     def member_changed(self, app_id: str, channel: str, change: str, member: Member) -> None:
         """Tell a presence channel's subscribers here of a member of the cluster. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             info = member.user_info if change == "member_added" else None
@@ -458,22 +464,22 @@ class Clients:
 
     def user_changed(self, app_id: str, user_id: str, change: str) -> None:
         """Tell those here who watch a user that it went online or offline. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         if hub is not None:
             self._announcements.tell_watchers(hub, user_id, change)
 
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         """Tell a channel's subscribers here how many there are everywhere. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
-        elif self._joins.is_asked(app_id, channel):
+        elif self.joins.is_asked(app_id, channel):
             self._early_counts[app_id, channel] = count
 
     async def run_joins(self) -> NoReturn:
         """Go on with subscriptions of clients that had to read first, for ever."""
-        await self._joins.run_paced()
+        await self.joins.run_paced()
 
     def _note_connections(self, hub: Hub) -> None:
         """Say how many there are here, which counts against the app's limit on all nodes."""
@@ -486,12 +492,11 @@ class Clients:
     ) -> None:
         """Forget a connection: it leaves its channels and signs out.
 
-        Of many channels it leaves most a moment later (:meth:`run_departures`); nothing that is
-        published to them reaches it any more. Never yields; harmless twice.
+        Of many channels it leaves most later, and hears nothing of them. Harmless twice.
         """
         session = connection.session
-        hub = self._hubs[session.app.id]
-        if hub.connections.pop(session.socket_id, None) is None:
+        hub = self._directory.find(session.app.id)
+        if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
             "connection ended",
@@ -506,26 +511,31 @@ class Clients:
             self._note_connections(hub)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(connection)
-        self._leave_some(connection)
+        self.leave_some(connection)
         user = session.user
         if user is not None:
             self._sign_ins.sign_out(hub, connection, user)
 
-    def _leave_some(self, connection: Connection) -> None:
+    def leave_some(self, connection: Connection) -> None:
+        """Have one that has ended leave some of its channels. Never yields."""
         subscriptions = connection.session.subscriptions
         for name in list(islice(subscriptions, LEAVES_PER_STEP)):
             self._leave(connection, name)
         if subscriptions:
-            self._leaving.append(connection)
+            self.leaving.append(connection)
             self._departure.set()
+
+    def is_leaving(self, app_id: str) -> bool:
+        """Whether any client of an app has ended and is still in a channel. O(those who leave)."""
+        return any(connection.session.app.id == app_id for connection in self.leaving)
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
         while True:
             await self._departure.wait()
             self._departure = trio.Event()
-            while self._leaving:
-                self._leave_some(self._leaving.popleft())
+            while self.leaving:
+                self.leave_some(self.leaving.popleft())
                 await trio.lowlevel.checkpoint()
 
     def disconnect(
@@ -564,7 +574,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._hubs[session.app.id].counters.slow_closes += 1
+        self._hubs[connection.session.app.id].counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True

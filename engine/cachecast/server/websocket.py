@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App
     from cachecast.broker.clients import Clients
     from cachecast.channels.connection import Connection
+    from cachecast.handover.state import ClientState, ParserState
     from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
@@ -82,6 +83,48 @@ class WebSocket:
         self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
         self._connection = self._clients.open(app, wire, self, protocol, preface)
+
+    # --- handing over
+
+    @property
+    def connection(self) -> Connection | None:
+        """The conversation; None once it has ended."""
+        return self._connection
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it: TLS cannot, and who is told to go need not."""
+        connection = self._connection
+        is_open = connection is not None and not connection.outbox.is_finishing
+        return is_open and not isinstance(self._sock, TlsSocket)
+
+    def export(self) -> tuple[int, ParserState | None, bool]:
+        """Family of addresses, what is here, and if it is behind; of one that :attr:`can_move`."""
+        assert not isinstance(self._sock, TlsSocket)
+        return self._sock.family, self._parser.export(), self._is_behind
+
+    def restore(self, connection: Connection, state: ClientState) -> None:
+        """Go on with the socket of a conversation that another process began."""
+        self.share = self._poller.share_of(connection.session.app.id)
+        self._poller.add(self.fd, self)
+        self._connection = connection
+        if state.parser is not None:
+            self._parser.restore(state.parser)
+        if state.outbox is not None:
+            connection.outbox.restore(state.outbox)
+        if connection.outbox.is_pacing and state.is_behind:
+            self._pause()
+        elif state.is_behind:
+            self._is_behind = True
+            self._poller.again(self.fd, self)
+
+    def let_go(self) -> Connection | None:
+        """Another process has it: close the descriptor, which ends nothing; gives what it was."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._poller.remove(self.fd)
+            self._sock.close()
+        return connection
 
     # --- in
 

@@ -287,11 +287,12 @@ async def test_serve_reads_its_certificate_again_and_keeps_the_old_one_if_it_mus
         assert served_name(server.port) == "one.test"
         write("two.test")
         server.process.send_signal(signal.SIGHUP)
-        server.wait_logged("certificate reloaded")
+        entry = server.wait_logged("reloaded")
+        assert entry["changes"] == ["server.tls_cert: the certificate is another"]
         assert served_name(server.port) == "two.test"
         (tmp_path / "cert").write_text("spoiled")
         server.process.send_signal(signal.SIGHUP)
-        entry = server.wait_logged("certificate not reloaded, the old one stays")
+        entry = server.wait_logged("not reloaded")
         assert "holds no certificate" in entry["error"]
         assert served_name(server.port) == "two.test"
         assert await trio.to_thread.run_sync(server.end) == 0
@@ -433,8 +434,8 @@ async def test_a_node_without_memory_ends_and_says_so(tmp_path):
         "sys.argv = ['cachecast', 'serve', '--port', '0', '--admin-port', '0']\n"
         "import cachecast.cli.serve as serve\n"
         "announce = serve._announce\n"
-        "def limit(*about):\n"
-        "    announce(*about)\n"
+        "def limit(*about, **more):\n"
+        "    announce(*about, **more)\n"
         "    size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (size + (24 << 20),) * 2)\n"
         "serve._announce = limit\n"
