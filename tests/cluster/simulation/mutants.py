@@ -72,7 +72,7 @@ MUTANTS: Final[dict[str, tuple[Mutant, ...]]] = {
         ),
     ),
     "no grace": (
-        Mutant(primary.PrimarySeat, "_say_hello", "grace_ms=GRACE_MS", "grace_ms=0"),
+        Mutant(primary.PrimarySeat, "_hello", "grace_ms=GRACE_MS", "grace_ms=0"),
     ),
     "READ before SUBSCRIBE": (
         Mutant(
