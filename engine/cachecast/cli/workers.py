@@ -20,7 +20,6 @@ from cachecast.cli.process import prepare_process
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.errors import ConfigError, EngineError
 from cachecast.metrics import families_of, process_families
-from cachecast.server.admin import is_ready
 from cachecast.server.listen import open_admin_listener, open_shared_listeners
 from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
@@ -239,7 +238,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
 async def _beat(broker: Broker, pipe: Pipe) -> None:
     while True:
         await trio.sleep(BEAT_S)
-        pipe.send(Beat(is_ready=is_ready(broker)))
+        pipe.send(Beat(is_ready=broker.is_ready))
 
 
 async def _obey(

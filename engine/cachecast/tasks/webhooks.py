@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 import trio
 
+from cachecast.metrics import Durations
 from cachecast.tasks.webhook_delivery import (
     CLOSE_GRACE_S,
     LOG_INTERVAL_S,
@@ -102,6 +103,7 @@ class Webhooks:
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
+        self.delays = Durations()
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
         self._n_flushing = 0
@@ -153,7 +155,7 @@ class Webhooks:
         """
         if self._queues:
             client = self._open_client()
-            self._courier = Courier(client, self._unix_now, self._jitter)
+            self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
             try:
                 with self._life:
                     await self._run_nursery()
