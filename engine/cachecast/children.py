@@ -21,7 +21,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Backoff", "describe_end", "spawn", "wait_ended"]
+__all__ = ["Backoff", "describe_end", "end_with", "spawn", "wait_ended"]
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -71,6 +71,18 @@ def spawn(
         preexec_fn=begin,  # noqa: PLW1509 - what it does is safe there
         **options,
     )
+
+
+def end_with(parent: int | None) -> None:
+    """Have this process end when its parent does, or not any more.
+
+    Args:
+        parent: id of the process that is the parent, if it is still there; None for "not any more".
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, 0 if parent is None else signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 async def wait_ended(process: subprocess.Popen[bytes]) -> int:

@@ -196,6 +196,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
             choose.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
+        control: path of the Unix socket by which commands on this machine speak to the node
+            (``cachecast reload``); without one it follows from ``port``, and ``off`` is none.
         has_admin: whether there is an admin address with ``/up``, ``/ready`` and ``/metrics``.
         admin_host, admin_port: the admin address; no port means the one after ``port``, or any if
             it is taken.
@@ -220,6 +222,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
     has_admin: bool = True
+    control: str | None = None
     trusts_proxy: bool = False
     locks_memory: bool = False
     drain_s: float = 5.0
@@ -246,6 +249,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
+        if self.control == "":
+            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
         if self.log_format not in {"auto", "console", "json"}:
             raise ConfigError("server.log_format", "must be auto, console or json.")
         if self.log_level not in {"debug", "info", "warning", "error"}:
@@ -303,6 +308,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_PORT": ("server", "port"),
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
+    "CACHECAST_CONTROL": ("server", "control"),
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
@@ -331,6 +337,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
 def load_config(
     path: Path | None = None,
     *,
+    text: str | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> FileConfig:
@@ -338,13 +345,14 @@ def load_config(
 
     Args:
         path: a TOML file, or None.
+        text: text that takes the place of the file's; None reads the file.
         environ: ``CACHECAST_*`` variables; others are ignored.
         flags: keyed like :data:`ENVIRONMENT`, values of the command line; None counts as absent.
 
     Raises:
         ConfigError: the file cannot be read, or a value breaks a rule; names where.
     """
-    tree = _read_toml(path) if path else {}
+    tree = _read_toml(path, text) if path else {}
     sources = _merge(tree, environ or {}, flags or {})
     _split_lists(tree)
     try:
@@ -418,9 +426,9 @@ def _merge(
     return sources
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
     except tomllib.TOMLDecodeError as error:

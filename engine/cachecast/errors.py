@@ -19,6 +19,8 @@ appear; nothing above that seam knows them.
         CapacityError           this node is full: come back later
       BusError                other nodes cannot be reached
       BrokerClosedError       the broker that is asked has ended
+      UpgradeError            one process could not take the place of another one
+      ControlError            a running node cannot be asked by its control socket, or refuses
 
 How each is answered (``tests/unit/test_errors.py`` compares this table with the classes):
 
@@ -61,12 +63,14 @@ __all__ = [
     "CapacityError",
     "ClientEventError",
     "ConfigError",
+    "ControlError",
     "EngineError",
     "LimitError",
     "LocalProtocolError",
     "RefusedError",
     "RemoteProtocolError",
     "SubscriptionError",
+    "UpgradeError",
 ]
 
 #: Bytes of a message that a client is told.
@@ -238,3 +242,11 @@ class BusError(EngineError):
 
 class BrokerClosedError(EngineError):
     """The broker has ended, and nothing can be asked of it any more."""
+
+
+class ControlError(EngineError):
+    """A running node cannot be asked by its control socket, or has not done what was asked."""
+
+
+class UpgradeError(EngineError):
+    """One process could not take the place of another one; the text says why."""

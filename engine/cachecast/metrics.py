@@ -25,7 +25,7 @@ from prometheus_client.core import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "AppCounters",
@@ -88,6 +88,18 @@ class AppCounters:
         self.refusals: Counter[str] = Counter()
         #: ``delivered``, ``retried``, ``failed`` or ``dropped`` -> number of webhook events.
         self.webhooks: Counter[str] = Counter()
+
+    def export(self) -> dict[str, int | dict[str, int]]:
+        """All of them, by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def restore(self, state: Mapping[str, int | dict[str, int]]) -> None:
+        """Add what another process counted; names of another version are passed over."""
+        for name, value in state.items():
+            if isinstance(value, dict):
+                getattr(self, name, Counter()).update(value)
+            elif name in self.__slots__:
+                setattr(self, name, getattr(self, name) + value)
 
 
 class Durations:

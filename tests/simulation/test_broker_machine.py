@@ -158,6 +158,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def machine_sleeps(self, seconds: float) -> None:
         self.tell(lambda world: world.sleep(seconds))
 
+    @rule()
+    def another_process_takes_over(self) -> None:
+        self.tell(World.replace)
+
     def teardown(self) -> None:
         """Play the story."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,17 @@ from trio.testing import wait_all_tasks_blocked
 from cachecast.broker import open_broker
 from cachecast.channels import waiting
 from cachecast.config import BrokerConfig
+from cachecast.server.succession import leave, settle_all
 from cachecast.testing import TEST_APP, open_memory_network
 from tests.simulation.checker import MISS, Heard, Listening, Published, check
+from tests.sockets import moving as moves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from cachecast.broker import Broker
     from cachecast.testing import MemoryClient, MemoryNetwork
+    from cachecast.testing.socket import MemorySocket
 
 TTL_S = 30.0
 CACHE_CHANNELS = ("cache-a", "private-cache-b", "presence-cache-c")
@@ -68,6 +72,10 @@ class World:
         self.history: dict[str, list[Listening]] = {name: [] for name in CHANNELS}
         self.n_players = 0
         self.n_questions = 0
+        #: Opens the next process; None where there is none.
+        self.open_next: Callable[[], Awaitable[MemoryNetwork]] | None = None
+        #: What each client has heard, those who have left included.
+        self.everybody: list[MemoryClient] = []
 
     def now(self) -> float:
         """The broker's time, and a nanosecond later at each question.
@@ -83,6 +91,7 @@ class World:
     def join(self, *, speaks_msgpack: bool) -> None:
         self.n_players += 1
         client = self.network.open(speaks_msgpack=speaks_msgpack)
+        self.everybody.append(client)
         self.players.append(_Player(f"client {self.n_players}", client))
 
     def subscribe(self, player: _Player, channel: str) -> None:
@@ -126,6 +135,7 @@ class World:
             for listening in player.listenings(channel):
                 listening.is_slow = True
         player.client.stop_reading(n_bytes)
+        self.network.poller.touch(player.client.socket.fileno())  # there may be room now
 
     def read(self, player: _Player, n_bytes: float) -> None:
         player.client.read(n_bytes)
@@ -140,6 +150,34 @@ class World:
             player.client.close()
         else:
             player.client.drop(ConnectionResetError() if how == "break" else None)
+
+    # --- another process
+
+    async def replace(self) -> None:
+        """A new process takes the place of the node; or, to compare, all is as before that."""
+        old = self.network
+        if self.open_next is None:
+            assert settle_all(old.server, 10.0)
+            for fd in old.poller.sockets:  # a new selector would ask all of them, too
+                old.poller.touch(fd)
+            return
+        new = self.network = await self.open_next()
+        self.broker = new.broker
+        new._fds = old._fds
+        twins: dict[int, MemorySocket] = {}
+
+        def open_socket(_family: int, fd: int) -> MemorySocket:
+            new.poller.sockets[fd] = twins[fd] = copy(old.poller.sockets[fd])
+            return twins[fd]
+
+        taking, state, moving = moves.copy(old.server, new.server, open_socket, int)
+        taking.finish(state)
+        clients = {player.client.socket.fileno(): player.client for player in self.players}
+        for fd, twin in twins.items():
+            old.poller.sockets[fd].is_closed = True  # as it seems to a client, it was not closed
+            if fd in clients:
+                clients[fd].socket, clients[fd]._network = twin, new
+        leave(old.server, moving)
 
     # --- time
 
@@ -221,8 +259,12 @@ class World:
 
 
 @asynccontextmanager
-async def open_world() -> AsyncIterator[World]:
-    """A world at the beginning of its time."""
+async def open_world(*, is_replaced: bool = True) -> AsyncIterator[World]:
+    """A world at the beginning of its time.
+
+    Args:
+        is_replaced: whether another process takes over where the story says so.
+    """
     world: World | None = None
 
     def now() -> float:
@@ -232,9 +274,14 @@ async def open_world() -> AsyncIterator[World]:
         # Small, so that clients are paced by a few answers.
         patch.setattr(waiting, "PACE_BYTES", 400)
         patch.setattr(waiting, "RESUME_BYTES", 200)
-        async with (
-            open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now) as broker,
-            open_memory_network(broker) as network,
-        ):
-            world = World(network)
+        async with AsyncExitStack() as stack:
+
+            async def open_next() -> MemoryNetwork:
+                broker = await stack.enter_async_context(
+                    open_broker(BrokerConfig(apps=(APP,)), clock=now, unix_now=now)
+                )
+                return await stack.enter_async_context(open_memory_network(broker))
+
+            world = World(await open_next())
+            world.open_next = open_next if is_replaced else None
             yield world

@@ -253,3 +253,12 @@ def test_of_a_process_that_has_ended_only_what_it_counted_remains() -> None:
     text = page_of(left).decode()
     assert 'cachecast_deliveries_total{app="1"} 7.0' in text
     assert "cachecast_connections{" not in text
+
+
+def test_counters_go_on_from_what_another_process_counted() -> None:
+    """Names that only its version had are passed over."""
+    before, after = AppCounters(), AppCounters()
+    before.publishes, after.publishes = 7, 1
+    before.refusals["4009"] += 2
+    after.restore(before.export() | {"of_another_version": 3, "and_another": {"a": 1}})
+    assert (after.publishes, after.refusals["4009"]) == (8, 2)

@@ -34,6 +34,7 @@ __all__ = [
     "find_own_hub",
     "find_secret",
     "note_signature",
+    "refusal_of",
 ]
 
 _PROTOCOLS: Final = frozenset({4, 5, 6, 7})
@@ -108,6 +109,20 @@ def _foreign(who: str) -> RefusedError:
     """In hosted Pusher's words, which people search for."""
     text = f"{who} not in this cluster. Did you forget to specify the cluster?"
     return RefusedError(text, close_code=4001)
+
+
+def refusal_of(app: App, cluster: str | None) -> tuple[int, str] | None:
+    """Code and reason by which an app's clients are closed when it is served no more.
+
+    None if it is served. Those who came before TLS was asked for, or who come from an origin that
+    is no longer allowed, stay: a client that was let in does not lose its channels to a rule about
+    newcomers.
+    """
+    if _is_foreign(app, cluster):
+        return 4001, _foreign(f"App {app.id}").message
+    if not app.is_enabled:
+        return 4003, CLOSE_CODES[4003].reason
+    return None
 
 
 def _check_access(app: App, *, is_tls: bool, advice: str) -> None:

@@ -269,6 +269,11 @@ class Announcements:
             self._stirred.discard(channel)
             self.counts.pop((hub.app.id, channel.name.text), None)
 
+    def let_go(self) -> None:
+        """Another process announces what is held back here."""
+        self.stale_counts.clear()
+        self.held.clear()
+
     def _may_count(self, hub: Hub, channel: Channel, now: float) -> bool:
         """Whether neither the throttle nor a full queue holds a channel's count back."""
         is_due = self._count(hub, channel) <= COUNT_THROTTLE_ABOVE or now >= channel.count_due_at

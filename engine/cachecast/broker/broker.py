@@ -24,8 +24,10 @@ from cachecast.broker.admission import find_own_hub
 from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
+from cachecast.broker.directory import Directory
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
+from cachecast.broker.reloads import Reloads, terms_of
 from cachecast.broker.subscriber import Subscriber
 from cachecast.broker.upcalls import Upcalls
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
@@ -39,7 +41,7 @@ from cachecast.events import AppEvent
 from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
-from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
+from cachecast.protocol.rate_limit import SharedBucket
 from cachecast.runtime import require_trio
 from cachecast.tasks.announcer import run_announcer
 from cachecast.tasks.evictor import Evictor
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cachecast.bus.seam import Bus
+    from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
     from cachecast.protocol.channel_name import ChannelName
 
@@ -81,13 +84,15 @@ class Broker:
     Once that block is over, whatever is asked of it raises ``BrokerClosedError``.
 
     Attributes:
-        config: the configuration as it was given.
+        config: the configuration that it serves by; :meth:`reload` replaces it.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
+        directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
+        reloads: task that gives the broker another configuration.
         stepper: task that gives answers which take many steps.
         unix_now: function that gives the wall time in seconds, for signatures and webhooks.
         lost_log_lines: function that gives the number of lines that the process could not log;
@@ -108,36 +113,28 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
-        self._line: deque[Hub] = deque()
+        line: deque[Hub] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
-        now = clock()
-        self.hubs = {app.id: Hub(app, self._line, now) for app in config.apps}
-        self.shared_buckets = _share(self.hubs, bus) if bus.is_shared else []
+        self.directory = Directory()
+        self.hubs = self.directory.hubs
+        self.shared_buckets: list[SharedBucket] = []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
-        for hub in self.hubs.values():
-            app = hub.app
-            ttl_s = min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s)
-            self.cache.add_app(
-                app.id, ttl_s, app.max_cache_entries, app.max_cache_bytes, hub.counters
-            )
-        self.fanout = Fanout(self._line, clock)
+        self.fanout = Fanout(line, clock)
         self.stepper = Stepper()
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
             config.max_undelivered_bytes,
         )  # fmt: skip
-        self.hooks = Hooks(self.delivery.on_miss_acknowledged)
-        self.webhooks = Webhooks(
-            config.apps,
-            {hub.app.id: hub.counters for hub in self.hubs.values()},
-            unix_now=unix_now,
-            on_miss_acknowledged=self.delivery.on_miss_acknowledged,
-        )
+        acknowledge = self.delivery.on_miss_acknowledged
+        self.hooks = Hooks(acknowledge)
+        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=acknowledge)
+        self.reloads = Reloads(self, bus, line)
+        self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
             config,
-            self.hubs,
+            self.directory,
             self.delivery,
             self.announcements,
             bus,
@@ -151,6 +148,28 @@ class Broker:
         self.clients.attach_heartbeat(self.heartbeat)
         self.upcalls = Upcalls(self, is_shared=bus.is_shared)
         self.evictor = Evictor(self.cache, self.backlog, clock, self.delivery.purge_subscribers)
+
+    # --- the configuration
+
+    async def reload(self, config: BrokerConfig) -> Changes:
+        """Serve by another configuration from now on; checked whole before anything changes.
+
+        Connections, subscriptions and cached values of an app that stays stay. Clients of one that
+        has been removed are closed with 4001, of one that is disabled with 4003; what a removed app
+        has cached is freed, its subscribers in this process end, and webhooks that wait are still
+        sent. Values keep the life with which they were published. ``bus`` is fixed for good.
+
+        All of that has happened when it returns; if cancelled, what has begun is finished all the
+        same. Each of several nodes has to be told.
+
+        Returns:
+            What it changed, and what it would have if that could change, in sentences.
+
+        Raises:
+            ConfigError: the configuration cannot work; nothing has changed.
+            BrokerClosedError: the broker has ended.
+        """
+        return await self.reloads.reload(config)
 
     # --- publishing
 
@@ -455,6 +474,7 @@ class Broker:
         """End: whoever asks something from now on, or still waits, is told so. Never yields."""
         self.clients.is_draining = True
         self.delivery.close()
+        self.reloads.close()
 
     def _note_full(self) -> None:
         """Say once a minute that slow connections go because all that waits is too much."""
@@ -520,8 +540,9 @@ async def open_broker(
         nursery.start_soon(broker.evictor.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
-        if broker.shared_buckets:
+        if bus.is_shared:
             nursery.start_soon(run_shares, broker.shared_buckets)
+        nursery.start_soon(broker.reloads.run)
         nursery.start_soon(broker.hooks.run)
         nursery.start_soon(broker.clients.journal.run)
         nursery.start_soon(broker.clients.run_departures)
@@ -549,34 +570,12 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
     if not config.bus.urls:
         return LocalBus()
     # A node that is alone neither imports it nor what it needs.
-    from cachecast.bus.engine_bus import AppTerms, EngineBus  # noqa: PLC0415
+    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
     from cachecast.bus.seal import Seal  # noqa: PLC0415
 
-    terms = {
-        app.id: AppTerms(
-            min(config.cache_ttl_s, app.cache_ttl_s or config.cache_ttl_s),
-            app.max_presence_members,
-            app.max_cache_entries,
-            app.max_cache_bytes,
-            has_webhooks=bool(app.webhooks),
-        )
-        for app in config.apps
-    }
+    terms = {app.id: terms_of(config, app) for app in config.apps}
     keys = config.bus.keys()
     return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
-
-
-def _share(hubs: Mapping[str, Hub], bus: Bus) -> list[SharedBucket]:
-    """Have hubs know that others serve their apps too; gives the rates that they share."""
-    shared: list[SharedBucket] = []
-    for hub in hubs.values():
-        hub.is_shared = True
-        hub.sum_connections = partial(bus.total, "connections", hub.app.id)
-        if isinstance(hub.publish_bucket, TokenBucket):
-            sum_of = partial(bus.total, "publishes_per_s", hub.app.id)
-            hub.publish_bucket = SharedBucket(hub.publish_bucket, sum_of)
-            shared.append(hub.publish_bucket)
-    return shared
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from functools import lru_cache
 from itertools import islice
+from math import inf
 from secrets import randbits
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import structlog
@@ -31,6 +32,7 @@ from cachecast.errors import (
     RemoteProtocolError,
 )
 from cachecast.events import AppEvent
+from cachecast.handover.state import ClientState
 from cachecast.protocol.messages import Control, as_text
 from cachecast.protocol.session import (
     ClientEvent,
@@ -39,19 +41,22 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
+    from cachecast.broker.directory import Directory
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
     from cachecast.channels.hub import Hub, Joined, Left
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
+    from cachecast.handover.state import ParserState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member, Request, User
     from cachecast.protocol.wire import Wire
@@ -72,7 +77,7 @@ class Clients:
     def __init__(
         self,
         config: BrokerConfig,
-        hubs: dict[str, Hub],
+        directory: Directory,
         delivery: Delivery,
         announcements: Announcements,
         bus: Bus,
@@ -85,7 +90,7 @@ class Clients:
 
         Args:
             config: limits of the node.
-            hubs: app id -> hub.
+            directory: hubs of the apps.
             delivery: the source of publications and replays.
             announcements: news by which a channel is told of its members and their number.
             bus: the bus, which is told who is where; with other nodes it says when a client may be
@@ -99,8 +104,9 @@ class Clients:
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
-        self._config = config
-        self._hubs = hubs
+        #: Limits of the node; may be replaced.
+        self.config = config
+        self._directory = directory
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -108,7 +114,6 @@ class Clients:
         self.now = clock
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
-        self._by_key = {pair.key: hub for hub in hubs.values() for pair in hub.app.key_pairs}
         #: Journal that says at level debug why somebody was refused or has gone.
         self.journal = Journal()
         #: Code -> number of refusals that belong to no app.
@@ -131,11 +136,11 @@ class Clients:
 
     def find_hub(self, key: str) -> Hub | None:
         """The hub of the app that a key belongs to."""
-        return self._by_key.get(key)
+        return self._directory.by_key.get(key)
 
     def find_app_hub(self, app_id: str) -> Hub | None:
         """The hub of an app."""
-        return self._hubs.get(app_id)
+        return self._directory.hubs.get(app_id)
 
     def admit(self, key: str, protocol: str | None, origin: str | None, *, is_tls: bool) -> App:
         """Decide whether a connection may exist.
@@ -150,12 +155,12 @@ class Clients:
             RefusedError: 4000, 4001, 4003, 4004, 4006 to 4008 or 4009.
             CapacityError: 4100; the node is full or draining.
         """
-        hub = self._by_key.get(key)
+        hub = self._directory.by_key.get(key)
         try:
-            hub = find_app(hub, key, self._config.cluster)
-            check_protocol_version(protocol, is_required=self._config.requires_protocol)
+            hub = find_app(hub, key, self.config.cluster)
+            check_protocol_version(protocol, is_required=self.config.requires_protocol)
             check_app(hub, origin, is_tls=is_tls)
-            limit = self._config.max_connections
+            limit = self.config.max_connections
             if (
                 self.is_draining
                 or self.is_cut_off
@@ -186,7 +191,7 @@ class Clients:
             preface: bytes sent in front of the first frame, in the same call: the response of the
                 WebSocket handshake.
         """
-        hub = self._hubs[app.id]
+        hub = self._directory.hubs[app.id]
         outbox = Outbox(
             transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
         )
@@ -206,13 +211,104 @@ class Clients:
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
-        timeout_s = int(self._config.activity_timeout_s)
+        timeout_s = int(self.config.activity_timeout_s)
         data = {"socket_id": socket_id, "activity_timeout": timeout_s}
         first = wire.control(Control("pusher:connection_established", data))
         outbox.put(preface + first, is_asked=True)
         if outbox.is_gone:  # the socket broke before the transport knew of a session to end
             self.close(connection)
         return connection
+
+    # --- handing over
+
+    def export(
+        self,
+        connection: Connection,
+        channels: Mapping[str, int],
+        *,
+        is_here: bool = False,
+        family: int = 0,
+        parser: ParserState | None = None,
+        is_behind: bool = False,
+    ) -> ClientState:
+        """A client in plain values. Never yields.
+
+        Args:
+            connection: connection that has not ended.
+            channels: name -> number of the app's channels.
+            is_here: whether its socket comes along; what waits for one that does not stays, too.
+            family: family of the socket's addresses.
+            parser: what has been read of it and not handled.
+            is_behind: whether it is to be served without being asked.
+        """
+        session = connection.session
+        return ClientState(
+            session.export(),
+            [channels[name] for name in session.subscriptions],
+            connection.wire is JSON_WEBSOCKET,
+            is_here,
+            family,
+            parser,
+            is_behind,
+            connection.outbox.export() if is_here else None,
+            None if self._heartbeat is None else self._heartbeat.pinged_at(connection),
+            connection.authorize_by,
+            connection.must_pong,
+        )
+
+    def restore(
+        self, app: App, transport: Transport, state: ClientState, channels: Sequence[str]
+    ) -> Connection:
+        """Go on with a client of another process; the hub restores its subscriptions. Never yields.
+
+        Nothing is sent to it; what waited for it is the transport's to restore.
+
+        Args:
+            app: the client's app.
+            transport: the owner of its socket.
+            state: the client.
+            channels: names of the app's channels by number.
+        """
+        hub = self._directory.hubs[app.id]
+        outbox = Outbox(
+            transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
+        )
+        session = Session.restore(app, state.session)
+        # Places in the order in which it joined them; the hub puts the subscriptions into them.
+        places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
+        session.subscriptions = places
+        wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
+        connection = Connection(session, wire, outbox)
+        connection.must_pong = state.must_pong
+        connection.authorize_by = state.authorize_by
+        if state.authorize_by != inf:
+            hub.unauthorized.add(connection)
+        hub.connections[session.socket_id] = connection
+        self.n_sessions += 1
+        if self._heartbeat is not None:
+            if state.pinged_at is None:
+                self._heartbeat.watch(connection)
+            else:
+                self._heartbeat.resume(connection, state.pinged_at)
+        return connection
+
+    def finish_departures(self) -> None:
+        """Have all who have ended leave their channels now. Never yields; O(channels left)."""
+        while self._leaving:
+            self._leave_some(self._leaving.popleft())
+
+    def let_go(self, connection: Connection) -> None:
+        """Forget a client that is another process's now, and nobody hears of it. Never yields."""
+        session = connection.session
+        hub = self._directory.find(session.app.id)
+        if hub is not None:
+            hub.connections.pop(session.socket_id, None)
+        self.n_sessions -= 1
+        session.subscriptions = {}
+        session.user = None
+        if self._heartbeat is not None:
+            self._heartbeat.unwatch(connection)
+        connection.outbox.discard()
 
     # --- listening
 
@@ -247,7 +343,9 @@ class Clients:
 
     def _refuse(self, connection: Connection, error: RemoteProtocolError) -> None:
         session, code = connection.session, error.close_code
-        hub = self._hubs[session.app.id]
+        hub = self._directory.find(session.app.id)
+        if hub is None:
+            return  # its app has been removed, and it has been told so
         hub.counters.refusals["null" if code is None else str(code)] += 1
         if error.is_fatal:
             self.disconnect(connection, code or 4009, error.message)
@@ -271,7 +369,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._hubs[connection.session.app.id]
+        hub = self._directory.of(connection)
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -298,10 +396,11 @@ class Clients:
         if fault is None:
             if is_wanted:
                 self._subscribe(connection, request, receipt.value)
-            else:
-                hub = self._hubs[connection.session.app.id]
+            elif (hub := self._directory.find(app_id)) is not None:
                 self._tell_entry(hub, request.name, request.member, receipt.value)
                 self._exit(hub, request.name, request.member)
+            else:  # the app has been removed meanwhile
+                self._bus.leave(app_id, request.name, request.member)
         elif not is_wanted:
             pass
         elif isinstance(fault, RemoteProtocolError):
@@ -324,7 +423,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._hubs[connection.session.app.id]
+        hub = self._directory.of(connection)
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -361,7 +460,7 @@ class Clients:
         if not edge.is_joined:
             self._joins.take_back(connection, name)
             return
-        hub = self._hubs[connection.session.app.id]
+        hub = self._directory.of(connection)
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -405,7 +504,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._hubs[session.app.id]
+        hub = self._directory.of(connection)
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -438,7 +537,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._hubs[connection.session.app.id]
+        hub = self._directory.of(connection)
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -450,7 +549,7 @@ class Clients:
 
     def member_changed(self, app_id: str, channel: str, change: str, member: Member) -> None:
         """Tell a presence channel's subscribers here of a member of the cluster. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             info = member.user_info if change == "member_added" else None
@@ -458,13 +557,13 @@ class Clients:
 
     def user_changed(self, app_id: str, user_id: str, change: str) -> None:
         """Tell those here who watch a user that it went online or offline. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         if hub is not None:
             self._announcements.tell_watchers(hub, user_id, change)
 
     def count_changed(self, app_id: str, channel: str, count: int) -> None:
         """Tell a channel's subscribers here how many there are everywhere. Never yields."""
-        hub = self._hubs.get(app_id)
+        hub = self._directory.hubs.get(app_id)
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
@@ -490,8 +589,8 @@ class Clients:
         published to them reaches it any more. Never yields; harmless twice.
         """
         session = connection.session
-        hub = self._hubs[session.app.id]
-        if hub.connections.pop(session.socket_id, None) is None:
+        hub = self._directory.find(session.app.id)
+        if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
         self.journal.note(
             "connection ended",
@@ -518,6 +617,12 @@ class Clients:
         if subscriptions:
             self._leaving.append(connection)
             self._departure.set()
+
+    def is_leaving(self, app_id: str) -> bool:
+        """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
+        return self._joins.is_busy(app_id) or any(
+            connection.session.app.id == app_id for connection in self._leaving
+        )
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
@@ -564,7 +669,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._hubs[session.app.id].counters.slow_closes += 1
+        self._directory.of(connection).counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cachecast.channels.channel import Channel
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
+    from cachecast.handover.state import ValueState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.http_api import EventRequest
     from cachecast.tasks.fanout import Fanout
@@ -49,6 +50,9 @@ MISS_REARM_S: Final = 10.0
 #: Number of channels whose miss is remembered; past it the oldest is forgotten and may report once
 #: more.
 MAX_REMEMBERED_MISSES: Final = 100_000
+
+#: Number of remembered misses looked at between two checkpoints.
+MISSES_PER_STEP: Final = 5_000
 
 #: Parts of the bounds of what is undelivered: down to which publishers of other nodes are told to
 #: go on, and from which on what they send is skipped and dropped.
@@ -87,7 +91,8 @@ class Delivery:
         self._fanout = fanout
         self._clock = clock
         self._notify = notify
-        self._max_undelivered_bytes = max_undelivered_bytes
+        #: Number of bytes that may wait on one channel; past it publishers wait.
+        self.max_undelivered_bytes = max_undelivered_bytes
         self._subscribers: dict[tuple[str, str], list[Subscriber]] = {}
         self._misses: dict[tuple[str, str], float] = {}
         self._is_closed = False
@@ -175,7 +180,7 @@ class Delivery:
         if hub.undelivered_bytes >= hub.app.max_undelivered_bytes:
             return False
         found = hub.channels.get(channel)
-        if found is not None and found.queued_bytes >= self._max_undelivered_bytes:
+        if found is not None and found.queued_bytes >= self.max_undelivered_bytes:
             return False
         if self._is_shared and self._bus.is_crowded(hub.app.id, channel):
             return False
@@ -185,7 +190,7 @@ class Delivery:
         """Whether less than a share of the bounds waits for the fan-out."""
         if hub.undelivered_bytes >= share * hub.app.max_undelivered_bytes:
             return False
-        return channel is None or channel.queued_bytes < share * self._max_undelivered_bytes
+        return channel is None or channel.queued_bytes < share * self.max_undelivered_bytes
 
     def _have_room(self, hub: Hub, requests: Sequence[EventRequest]) -> bool:
         if hub.undelivered_bytes or self._subscribers or self._is_shared:
@@ -424,6 +429,25 @@ class Delivery:
         elif (app_id, channel) in self._misses:
             self._misses[app_id, channel] = self._clock() + MISS_REARM_S
 
+    def restore(self, app_id: str, values: Sequence[ValueState]) -> None:
+        """Cache what another process cached, with what remains of its life. Never yields.
+
+        The only other caller of ``cache.put``. Whoever listens has had it from that process.
+        """
+        if app_id in self._hubs:
+            now = self._clock()
+            for name, frame, published_at, deadline in values:
+                self._cache.put(app_id, name, frame, now, published_at, deadline)
+
+    def export_misses(self, app_id: str) -> list[tuple[str, float]]:
+        """Channels of an app whose miss was reported, and when it may be again. O(all)."""
+        return [(name, at) for (owner, name), at in self._misses.items() if owner == app_id]
+
+    def restore_misses(self, app_id: str, misses: list[tuple[str, float]]) -> None:
+        """Report none of them again that another process reported."""
+        for name, at in misses:
+            self._misses[app_id, name] = at
+
     # --- in-process subscribers
 
     def add_subscriber(self, app_id: str, channel: str, subscriber: Subscriber) -> None:
@@ -437,6 +461,22 @@ class Delivery:
         if not self._subscribers[key]:
             del self._subscribers[key]
         subscriber.close()
+
+    def end_subscribers(self, app_id: str) -> None:
+        """End the iteration of an app's subscribers in this process. Never yields."""
+        for key, subscribers in self._subscribers.items():
+            if key[0] == app_id:
+                for subscriber in subscribers:
+                    subscriber.close()
+
+    async def forget_app(self, app_id: str) -> None:
+        """Forget whose miss was reported, so that an app of that id begins anew."""
+        for number, key in enumerate(list(self._misses), 1):
+            if key[0] == app_id:
+                self._misses.pop(key, None)
+            if not number % MISSES_PER_STEP:
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
     def purge_subscribers(self, now: float) -> None:
         """Drop cached values that wait past their deadline for a subscriber in this process.

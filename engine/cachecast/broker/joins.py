@@ -102,6 +102,10 @@ class Joins:
         """Whether a subscription to a channel is under way at the other nodes. O(1)."""
         return (app_id, channel) in self._asked
 
+    def is_busy(self, app_id: str) -> bool:
+        """Whether any subscription of an app is under way at the other nodes. O(those)."""
+        return any(key[0] == app_id for key in self._asked)
+
     def begin(self, connection: Connection, request: Subscribe) -> None:
         """Subscribe, now or when the other nodes have answered. Never yields."""
         line = self._lines.get(connection)

@@ -111,6 +111,14 @@ class Ceilings:
         self.n_freed = 0
         self.n_evicted = 0
 
+    def limit(self, app_id: str, max_entries: int, max_bytes: int) -> None:
+        """Hold an app, which may be new, to other limits from the next tick on. Never yields."""
+        account = self._accounts.get(app_id)
+        if account is None:
+            self._accounts[app_id] = _Account(max_entries, max_bytes)
+        else:
+            account.max_entries, account.max_bytes = max_entries, max_bytes
+
     def note(self, seat: PrimarySeat, event: Event, order: Version, sent: float) -> None:
         """A value has been taken by the engine. Never yields."""
         account = self._accounts[event.app_id]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -78,12 +78,32 @@ class Couriers:
             random: function that draws evenly in 0 <= x < 1, so that nodes do not ask in step.
         """
         self._random = random
-        self._all = [_Courier(seat, node, contents, app_id) for app_id in app_ids]
+        self._make = partial(_Courier, seat, node, contents)
+        self._all: list[_Courier] = []
+        self._nursery: trio.Nursery | None = None
+        self._n_lost_before = 0
+        self.serve(app_ids)
+
+    def serve(self, app_ids: Sequence[str]) -> None:
+        """Carry for these apps from now on. Never yields.
+
+        Of others nothing more is taken; what is under way is settled first.
+        """
+        carried = set()
+        for courier in self._all:
+            courier.is_ending = courier.app_id not in app_ids
+            carried.add(courier.app_id)
+        for app_id in app_ids:
+            if app_id not in carried:
+                courier = self._make(app_id)
+                self._all.append(courier)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._run_one, courier)
 
     @property
     def n_lost(self) -> int:
         """Events for which the engine had no room, of all apps."""
-        return sum(courier.n_lost for courier in self._all)
+        return self._n_lost_before + sum(courier.n_lost for courier in self._all)
 
     @property
     def n_under_way(self) -> int:
@@ -96,8 +116,13 @@ class Couriers:
         If cancelled, what is under way is left to the next courier.
         """
         async with trio.open_nursery() as nursery:
-            for courier in self._all:
-                nursery.start_soon(self._run_one, courier)
+            self._nursery = nursery
+            try:
+                for courier in self._all:
+                    nursery.start_soon(self._run_one, courier)
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def finish(self) -> None:
         """Settle what has been delivered, at the end of a node; whatever fails is left.
@@ -107,17 +132,21 @@ class Couriers:
         for courier in self._all:
             await courier.finish()
 
-    async def _run_one(self, courier: _Courier) -> NoReturn:
+    async def _run_one(self, courier: _Courier) -> None:
         pause_s = 0.0
-        while True:
+        while not (courier.is_ending and courier.is_settled):
             await trio.sleep(pause_s * (0.5 + 0.5 * self._random()))
             pause_s = await courier.turn(pause_s)
+        self._all.remove(courier)
+        self._n_lost_before += courier.n_lost
 
 
 class _Courier:
     """One app's.
 
     Attributes:
+        app_id: id of the app.
+        is_ending: whether it takes nothing more.
         n_lost: number of events for which the engine had no room.
     """
 
@@ -125,7 +154,8 @@ class _Courier:
         self._seat = seat
         self._node = node
         self._contents = contents
-        self._app_id = app_id
+        self.app_id = app_id
+        self.is_ending = False
         self._session = ""
         self._after = ""
         # Until they are settled, so that a new session does not have them delivered twice.
@@ -137,6 +167,11 @@ class _Courier:
     def n_under_way(self) -> int:
         """Events that are not settled."""
         return len(self._under_way)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is under way, and the engine knows so."""
+        return not self._under_way
 
     async def turn(self, last_pause_s: float) -> float:
         """Settle what is done with and get what is new.
@@ -154,10 +189,11 @@ class _Courier:
             self._session, self._after = seat.session, ""
         try:
             await self._settle()
-            after = self._after if len(self._under_way) < MAX_UNDER_WAY else _LAST
+            takes_more = len(self._under_way) < MAX_UNDER_WAY and not self.is_ending
+            after = self._after if takes_more else _LAST
             lease_ms = int(LEASE_S * 1000)
             found = await self._ask(
-                seat.to.collect(seat.epoch, self._session, self._app_id, lease_ms, after)
+                seat.to.collect(seat.epoch, self._session, self.app_id, lease_ms, after)
             )
         except LinkError:
             return LONGEST_S  # the seat looks at it
@@ -177,7 +213,7 @@ class _Courier:
     def _take(self, found: Collected) -> None:
         if found.n_lost:
             self.n_lost += found.n_lost
-            _log.warning("webhook events lost in the engine", app=self._app_id, lost=found.n_lost)
+            _log.warning("webhook events lost in the engine", app=self.app_id, lost=found.n_lost)
         for event_id, body in found.events:
             self._after = event_id
             if self._under_way.get(event_id) == body:
@@ -185,16 +221,16 @@ class _Courier:
             self._under_way[event_id] = body
             receipt: Receipt[None] = Receipt()
             receipt.when_done(partial(self._done.append, event_id))
-            event = self._contents.read_event(self._app_id, event_id, body)
+            event = self._contents.read_event(self.app_id, event_id, body)
             if event is None:
                 receipt.fulfil(None)
             else:
-                self._node.take_hook(self._app_id, event, receipt)
+                self._node.take_hook(self.app_id, event, receipt)
 
     async def _settle(self) -> None:
         for ids in portions(tuple(self._done)):
             n = await self._ask(
-                self._seat.to.settle(self._seat.epoch, self._session, self._app_id, ids)
+                self._seat.to.settle(self._seat.epoch, self._session, self.app_id, ids)
             )
             # In place, where receipts add to it; and by name, for the end of a node settles too.
             self._done[:] = [event_id for event_id in self._done if event_id not in ids]

@@ -11,6 +11,7 @@ import secrets
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 import trio
 
@@ -20,7 +21,7 @@ from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
 from cachecast.bus.functions import MAX_NAMES
 from cachecast.bus.gauges import Gauges
-from cachecast.bus.half import AppTerms, Half
+from cachecast.bus.half import Half
 from cachecast.bus.link import Link
 from cachecast.bus.memory import check_memory
 from cachecast.bus.publishing import all_of
@@ -28,7 +29,7 @@ from cachecast.bus.questions import Questions
 from cachecast.bus.receipt import Receipt, join
 from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
-from cachecast.bus.seam import Envelope
+from cachecast.bus.seam import AppTerms, Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
 from cachecast.errors import ConfigError
 from cachecast.metrics import EngineStatistics
@@ -97,7 +98,7 @@ class EngineBus:
             ConfigError: a file that it names cannot be used.
         """
         self._config = config
-        self._terms = terms
+        self._terms = dict(terms)
         self._lifetimes_ms = {id_: int(its.cache_ttl_s * 1000) for id_, its in terms.items()}
         self._now = now
         self._seal = seal
@@ -172,6 +173,20 @@ class EngineBus:
         raise DownError(
             f"This node cannot join the others by {names}. {why} `cachecast bus check` tells more."
         )
+
+    def serve_apps(self, terms: Mapping[str, AppTerms]) -> None:
+        """See ``Bus``."""
+        for app_id, its in self._terms.items():
+            if app_id not in terms and its.has_webhooks:
+                self._terms[app_id] = msgspec.structs.replace(its, has_webhooks=False)
+        # In place, for all parts look into it.
+        self._terms.update(terms)
+        for app_id, its in terms.items():
+            self._lifetimes_ms[app_id] = int(its.cache_ttl_s * 1000)
+            self.ceilings.limit(app_id, its.max_entries, its.max_bytes)
+        with_webhooks = tuple(id_ for id_, its in self._terms.items() if its.has_webhooks)
+        for half in self.halves:
+            half.bring_webhooks(with_webhooks)
 
     def _link(
         self,

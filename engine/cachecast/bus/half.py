@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from cachecast.bus.attendance import Attendance
 from cachecast.bus.calls import MAX_BYTES, MAX_KEYS, Facts
 from cachecast.bus.clock import EngineClock
@@ -28,33 +26,15 @@ from cachecast.bus.values import Values
 from cachecast.metrics import EngineStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cachecast.bus.calls import Call
     from cachecast.bus.record import Record
     from cachecast.bus.seal import Seal
-    from cachecast.bus.seam import Node
+    from cachecast.bus.seam import AppTerms, Node
     from cachecast.bus_config import Primary
 
-__all__ = ["AppTerms", "Half"]
-
-
-class AppTerms(msgspec.Struct, frozen=True):
-    """What the bus has to know of an app.
-
-    Attributes:
-        cache_ttl_s: seconds for which its values live.
-        max_members: number of members of a presence channel at most.
-        max_entries, max_bytes: number of the app's values, and of their bytes, at most, in the
-            whole cluster.
-        has_webhooks: whether this node can bring its events to somebody.
-    """
-
-    cache_ttl_s: float
-    max_members: int
-    max_entries: int = 1_000_000
-    max_bytes: int = 256 * 1024 * 1024
-    has_webhooks: bool = False
+__all__ = ["Half"]
 
 
 class Half:
@@ -137,6 +117,11 @@ class Half:
                 self.attendance.hear("control", "", "", payload)
         except (LinkError, ValueError):  # somebody else writes to our topics
             self.values.n_broken += 1
+
+    def bring_webhooks(self, app_ids: Sequence[str]) -> None:
+        """Bring events to the webhooks of these apps from now on. Never yields."""
+        self.couriers.serve(app_ids)
+        self.seat.announce(app_ids)
 
     def tick(self) -> None:
         """Four times a second."""

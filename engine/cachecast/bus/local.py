@@ -8,12 +8,12 @@ from cachecast.bus.receipt import DONE
 from cachecast.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import trio
 
     from cachecast.bus.receipt import Receipt
-    from cachecast.bus.seam import Envelope, Node
+    from cachecast.bus.seam import AppTerms, Envelope, Node
     from cachecast.metrics import EngineStatistics
     from cachecast.protocol.channel_name import ChannelName
 
@@ -49,6 +49,9 @@ class LocalBus:
             for envelope in envelopes:
                 deliver(envelope)
         return DONE
+
+    def serve_apps(self, terms: Mapping[str, AppTerms]) -> None:
+        """There is nobody to agree with."""
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """There is no engine."""

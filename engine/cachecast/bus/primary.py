@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
 
+import msgspec
 import structlog
 import trio
 
@@ -359,15 +360,8 @@ class PrimarySeat:
             await self._look_at_process()
         for _ in range(3):
             sent = self._now()
-            call = self.to.hello(
-                self._facts,
-                seen_epoch=self.epoch,
-                session=self.session,
-                lease_ms=self._lease_ms,
-                grace_ms=GRACE_MS,
-            )
             try:
-                greeting = await self._wait(call)
+                greeting = await self._wait(self._hello())
             except MissingFunctionError:
                 try:
                     await self._wait(self.to.load())
@@ -390,6 +384,26 @@ class PrimarySeat:
             return greeting
         raise MissingFunctionError(
             f"The engine {self.name} takes the broker's functions and has none of them afterwards."
+        )
+
+    def announce(self, apps_with_webhooks: Sequence[str]) -> None:
+        """Have events be kept for the webhooks of these apps, too. Never yields.
+
+        They are said with every hello; one more on an open seat, which changes nothing else.
+        """
+        facts = msgspec.structs.replace(self._facts, apps_with_webhooks=tuple(apps_with_webhooks))
+        is_new = not set(apps_with_webhooks) <= set(self._facts.apps_with_webhooks)
+        self._facts = facts
+        if is_new and self.is_open:
+            self.command(self._hello(), lambda _: None)
+
+    def _hello(self) -> Call[Greeting]:
+        return self.to.hello(
+            self._facts,
+            seen_epoch=self.epoch,
+            session=self.session,
+            lease_ms=self._lease_ms,
+            grace_ms=GRACE_MS,
         )
 
     async def _look_at_process(self) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cachecast.metrics import EngineStatistics
     from cachecast.protocol.session import Member
 
-__all__ = ["Bus", "Entry", "Envelope", "Exit", "Node"]
+__all__ = ["AppTerms", "Bus", "Entry", "Envelope", "Exit", "Node"]
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +76,24 @@ class Exit(msgspec.Struct, frozen=True, gc=False):
 
     is_vacated: bool
     is_member_gone: bool
+
+
+class AppTerms(msgspec.Struct, frozen=True):
+    """What the bus has to know of an app.
+
+    Attributes:
+        cache_ttl_s: seconds for which its values live.
+        max_members: number of members of a presence channel at most.
+        max_entries, max_bytes: number of the app's values, and of their bytes, at most, in the
+            whole cluster.
+        has_webhooks: whether this node can bring its events to somebody.
+    """
+
+    cache_ttl_s: float
+    max_members: int
+    max_entries: int = 1_000_000
+    max_bytes: int = 256 * 1024 * 1024
+    has_webhooks: bool = False
 
 
 class Node(Protocol):
@@ -143,6 +161,14 @@ class Bus(Protocol):
 
         Nothing is told afterwards. Receipts that are open fail; so does what is asked from then on,
         and what is undone has no effect.
+        """
+
+    def serve_apps(self, terms: Mapping[str, AppTerms]) -> None:
+        """The node serves these apps from now on, on these terms. Never yields.
+
+        Args:
+            terms: app id -> what the bus has to know of the app. What one that is missing has under
+                way goes on, on its last terms.
         """
 
     # --- publications

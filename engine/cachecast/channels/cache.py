@@ -17,7 +17,8 @@ each; and a plain dict costs 54 us for each eviction at 100,000 entries, an Orde
 from __future__ import annotations
 
 from collections import OrderedDict
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
+from itertools import takewhile
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,9 @@ from cachecast.protocol.frames import payload_of
 from cachecast.protocol.wire import JSON_WEBSOCKET
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachecast.handover.state import ValueState
     from cachecast.metrics import AppCounters
     from cachecast.protocol.messages import Publication
     from cachecast.protocol.wire import Wire
@@ -262,8 +266,53 @@ class CacheStore:
     def add_app(
         self, app_id: str, ttl_s: float, max_entries: int, max_bytes: int, counters: AppCounters
     ) -> None:
-        """Make room for an app; once, at start."""
+        """Make room for an app that has none."""
         self._apps[app_id] = _AppCache(ttl_s, max_entries, max_bytes, counters, self._totals)
+
+    def limit_app(
+        self, app_id: str, ttl_s: float, max_entries: int, max_bytes: int, now: float, steps: int
+    ) -> bool:
+        """Go by other terms for an app; values that are here keep the life that they have.
+
+        Never yields: what is above a lower ceiling is freed ``steps`` values at a time, and the
+        ceilings hold once that is done. A publish in between frees no more than its own.
+
+        Returns:
+            Whether they hold; if not, the caller lets others run and asks again.
+        """
+        app = self._apps[app_id]
+        app.ttl_s = ttl_s
+        for _ in range(steps):
+            if app.n_entries <= max_entries and app.n_bytes <= max_bytes:
+                app.max_entries, app.max_bytes = max_entries, max_bytes
+                return True
+            _drop_oldest(app, now)
+        return False
+
+    def limit(self, max_entries: int, max_bytes: int, now: float, steps: int) -> bool:
+        """Go by other ceilings of all apps together; see :meth:`limit_app`."""
+        totals = self._totals
+        for _ in range(steps):
+            by = _by_entries if totals.n_entries > max_entries else _by_bytes
+            if totals.n_entries <= max_entries and totals.n_bytes <= max_bytes:
+                self._max_entries, self._max_bytes = max_entries, max_bytes
+                return True
+            _drop_oldest(self._find_expired(now) or max(self._apps.values(), key=by), now)
+        return False
+
+    def remove_app(self, app_id: str, steps: int) -> bool:
+        """Free an app's values, ``steps`` of them at a time, and then the app. Never yields.
+
+        Returns:
+            Whether some are left; the caller lets others run and asks again.
+        """
+        app = self._apps[app_id]
+        for _ in range(steps):
+            if not app.n_entries:
+                del self._apps[app_id]
+                return False
+            app.drop_oldest()
+        return True
 
     def ttl_s(self, app_id: str) -> float:
         """How long the app's values live."""
@@ -356,6 +405,28 @@ class CacheStore:
     def forget(self, app_id: str, channel: str) -> None:
         """Drop the channel's value, if it has one. Never yields."""
         self._apps[app_id].drop(channel)
+
+    @property
+    def serial(self) -> int:
+        """Number of the last value that was put."""
+        return self._serial
+
+    def export(self, app_id: str, after: int = 0) -> Iterator[ValueState]:
+        """The app's values in the order in which they were put, for a successor to put again.
+
+        What is put while this is gone through is left out: see :attr:`serial`, and ask again. Its
+        beginning takes O(values), 20 ms for a million.
+
+        Args:
+            app_id: id of the app.
+            after: number of the last value that the successor has; only newer ones are given.
+        """
+        shelves: list[list[tuple[int, str, CacheEntry]]] = []
+        for shelf in filter(None, self._apps[app_id].shelves):
+            newer = takewhile(lambda item: item[1].serial > after, reversed(shelf.items()))
+            shelves.append([(entry.serial, name, entry) for name, entry in newer][::-1])
+        for _, name, entry in merge(*shelves):
+            yield name, entry.frame, entry.published_at, entry.deadline
 
     def next_deadline(self) -> float:
         """When the next entry expires; infinity if there is none. O(apps)."""

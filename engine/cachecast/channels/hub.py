@@ -14,17 +14,19 @@ import msgspec
 from cachecast.channels.channel import Channel, Subscription
 from cachecast.channels.users import UserIndex
 from cachecast.errors import SubscriptionError
+from cachecast.handover.state import ChannelState
 from cachecast.metrics import AppCounters
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.identity import Member
 from cachecast.protocol.rate_limit import SharedBucket, TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from cachecast.apps import App
     from cachecast.channels.connection import Connection
     from cachecast.channels.presence import PresenceRoster
     from cachecast.protocol.channel_name import ChannelName
-    from cachecast.protocol.session import Member
     from cachecast.protocol.wire import Encoded
 
 __all__ = ["Hub", "Joined", "Left"]
@@ -96,10 +98,7 @@ class Hub:
             line: the node's line of hubs that have something to deliver.
             now: the present, in the broker's seconds.
         """
-        rate = app.publishes_per_s
-        self.publish_bucket: TokenBucket | SharedBucket | None = (
-            TokenBucket(rate, max(rate, 100.0), now) if rate else None
-        )
+        self.publish_bucket: TokenBucket | SharedBucket | None = _bucket(app, now)
         self.app = app
         self.connections: dict[str, Connection] = {}
         self.unauthorized: set[Connection] = set()
@@ -112,6 +111,15 @@ class Hub:
         self.ready: deque[Channel] = deque()
         self.is_ready = False
         self._line = line
+
+    def serve(self, app: App, now: float) -> None:
+        """Go by other terms of the same app from now on. Never yields.
+
+        Those who are connected have terms of their own, which the caller renews.
+        """
+        if app.publishes_per_s != self.app.publishes_per_s:
+            self.publish_bucket = _bucket(app, now)
+        self.app = app
 
     @property
     def n_channels(self) -> int:
@@ -192,6 +200,56 @@ class Hub:
             del self.channels[name]
         return Left(edge, is_vacated, is_member_gone)
 
+    # --- handing over
+
+    def export(
+        self, numbers: Mapping[Connection, int], stale: Container[Channel]
+    ) -> list[ChannelState]:
+        """Who is in which channel, in plain values; nothing may wait for its fan-out.
+
+        Args:
+            numbers: connection -> its number, of all that are here.
+            stale: channels whose count is held back.
+        """
+        return [
+            ChannelState(
+                name,
+                [numbers[connection] for connection in channel.subscriptions],
+                [
+                    edge.member.export()
+                    for edge in channel.subscriptions.values()
+                    if edge.member is not None
+                ],
+                None if channel.roster is None else channel.roster.export(),
+                channel.count_due_at,
+                channel in stale,
+            )
+            for name, channel in self.channels.items()
+        ]
+
+    def restore(self, state: ChannelState, clients: Sequence[Connection]) -> Channel:
+        """Occupy a channel as it was in another process; nobody is told.
+
+        Args:
+            state: the channel.
+            clients: connections of the app by their numbers, with the names of their channels.
+        """
+        text = state.name
+        # A name that was right once stays, whatever the limit is now.
+        name = parse_channel_name(text, max(len(text), self.app.max_channel_name_length))
+        channel = self.channels[text] = Channel(name, self.counters)
+        channel.count_due_at = state.count_due_at
+        roster, standing = channel.roster, state.standing
+        if roster is not None:
+            roster.restore(state.members or [])
+        for place, number in enumerate(state.clients):
+            connection, member = clients[number], None
+            if roster is not None and standing:
+                member = Member.restore(standing[place])
+                roster.join(member)
+            connection.session.subscriptions[text] = channel.add(connection, member)
+        return channel
+
     def enqueue(
         self,
         channel: Channel,
@@ -244,3 +302,8 @@ class Hub:
         else:
             self.is_ready = False
         return used, channel.delivered_from if done else None
+
+
+def _bucket(app: App, now: float) -> TokenBucket | None:
+    rate = app.publishes_per_s
+    return TokenBucket(rate, max(rate, 100.0), now) if rate else None

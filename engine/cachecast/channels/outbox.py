@@ -24,6 +24,7 @@ from cachecast.channels.waiting import Total, Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cachecast.handover.state import OutboxState
     from cachecast.metrics import AppCounters
 
 __all__ = ["DISCARD", "Backlog", "Outbox", "Transport"]
@@ -115,6 +116,11 @@ class Outbox:
         self._waiting: Waiting | None = None
         self.is_finishing = False
         self.send: Callable[[bytes], int] = transport.send
+
+    def limit(self, max_bytes: int, stall_timeout_s: float) -> None:
+        """Go by other limits, see :meth:`__init__`, at the next frame that has to wait."""
+        self._max_bytes = max_bytes
+        self._stall_timeout_s = stall_timeout_s
 
     @property
     def waiting_bytes(self) -> int:
@@ -301,6 +307,19 @@ class Outbox:
         self.is_finishing = True
         self.send = len
 
+    def export(self) -> OutboxState | None:
+        """What waits, in plain values; None for nothing. O(frames waiting)."""
+        return None if self._waiting is None else self._waiting.export()
+
+    def restore(self, state: OutboxState) -> None:
+        """Go on with what waited in another process, for a socket that it shared with this one."""
+        assert self._transport is not None
+        self._waiting = Waiting(self._backlog)
+        self._waiting.restore(state)
+        self._backlog.enter(self)
+        self.send = _take_nothing
+        self._transport.wait_writable()
+
     def forget(self, key: str) -> None:
         """Drop the waiting value of a channel that the client has left."""
         if self._waiting is not None:
@@ -376,10 +395,11 @@ class Backlog(Total):
     They stand in a line, whoever has taken nothing for the longest first.
 
     Attributes:
+        max_bytes: number of bytes that may wait on the node; may be replaced.
         n_closed: number of connections that had to go for the others.
     """
 
-    __slots__ = ("_line", "_max_bytes", "_on_full", "n_closed")
+    __slots__ = ("_line", "_on_full", "max_bytes", "n_closed")
 
     def __init__(self, max_bytes: float = inf, on_full: Callable[[], None] = lambda: None) -> None:
         """Make an empty one.
@@ -390,7 +410,7 @@ class Backlog(Total):
         """
         super().__init__()
         self._line: OrderedDict[Outbox, None] = OrderedDict()
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._on_full = on_full
         self.n_closed = 0
 
@@ -416,13 +436,13 @@ class Backlog(Total):
 
     def make_room(self, newest: Outbox) -> None:
         """Past the ceiling, close the slowest connections; if that is not enough, ``newest``."""
-        if self.n_bytes <= self._max_bytes:
+        if self.n_bytes <= self.max_bytes:
             return
         for _ in range(CLOSINGS_PER_CALL):
             slowest = next(iter(self._line))
             self.n_closed += not slowest.is_finishing
             slowest.yield_room()
-            if self.n_bytes <= self._max_bytes:
+            if self.n_bytes <= self.max_bytes:
                 break
         else:
             self.n_closed += not newest.is_finishing

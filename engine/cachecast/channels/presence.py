@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cachecast.protocol.codec import JSON
+from cachecast.protocol.identity import Member
 from cachecast.protocol.messages import Control
 
 if TYPE_CHECKING:
-    from cachecast.protocol.session import Member
+    from cachecast.handover.state import MemberState
     from cachecast.protocol.wire import Wire
 
 __all__ = ["PresenceRoster"]
@@ -89,6 +90,15 @@ class PresenceRoster:
         del self._connections[key]
         self.discard(key)
         return True
+
+    def export(self) -> list[MemberState]:
+        """The members in their order, in plain values."""
+        return [member.export() for member in self._members.values()]
+
+    def restore(self, members: list[MemberState]) -> None:
+        """Have members whose connections :meth:`join` next, in an order of their own."""
+        for state in members:
+            self.put(Member.restore(state))
 
     def _encode(self, member: Member) -> None:
         key = member.key

@@ -13,7 +13,7 @@ from cachecast.channels.channel import Channel
 from cachecast.protocol.channel_name import ChannelName, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from cachecast.channels.connection import Connection
     from cachecast.metrics import AppCounters
@@ -53,6 +53,13 @@ class UserIndex:
     def watchers_of(self, user_id: str) -> Channel | None:
         """The channel of the connections whose watchlist has the user; None if there are none."""
         return self._watchers.get(user_id)
+
+    def export(self, numbers: Mapping[Connection, int]) -> list[tuple[str, list[int]]]:
+        """Who is signed in, in that order, by the numbers of their connections."""
+        return [
+            (user_id, [numbers[connection] for connection in connections])
+            for user_id, connections in self._connections.items()
+        ]
 
     def add(self, connection: Connection, user: User) -> bool:
         """Sign a connection in; True if the user comes online with it."""

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from math import inf
 from typing import Final
 
+from cachecast.handover.state import OutboxState
+
 __all__ = ["ITEM_BYTES", "PACE_BYTES", "RESUME_BYTES", "Total", "Waiting"]
 
 #: Bytes of what a client asked for, beyond which it must read before more is answered; and down to
@@ -192,6 +194,34 @@ class Waiting:
         self._head_asked_bytes = asked
         if self.asked_bytes <= RESUME_BYTES:
             self.is_pacing = False
+
+    def export(self) -> OutboxState:
+        """All of it, in plain values. O(frames waiting)."""
+        return OutboxState(
+            self.head,
+            self.is_bound,
+            self.head_deadline,
+            self._head_asked_bytes,
+            [(key, *item) for key, item in self.items.items()],
+            self.is_pacing,
+            self.moved - self.seen,
+            self.since,
+        )
+
+    def restore(self, state: OutboxState) -> None:
+        """Take over what waited in another process. O(frames waiting)."""
+        self.head, self.is_bound, self.head_deadline = (
+            state.head,
+            state.is_bound,
+            state.head_deadline,
+        )
+        self._total.n_bytes += len(state.head)
+        self._head_asked_bytes = self.asked_bytes = state.head_asked_bytes
+        for key, frame, deadline, is_asked in state.items:
+            self.add(frame, key if isinstance(key, str) else None, deadline, is_asked=is_asked)
+        self.earliest = min(self.earliest, self.head_deadline)
+        self.is_pacing = state.is_pacing
+        self.moved, self.since = state.moved, state.since
 
     def purge(self, now: float) -> None:
         """Drop cached values past their deadline; O(frames waiting)."""

@@ -15,9 +15,11 @@ from trio import TrioInternalError
 from cachecast import __version__
 from cachecast.cli.bus import bus
 from cachecast.cli.harnesses import bench, load
+from cachecast.cli.reloads import reload_command
 from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
 from cachecast.cli.tools import check_config, generate, sign
+from cachecast.cli.upgrade import upgrade_command
 from cachecast.cli.workers import worker_command
 from cachecast.errors import EngineError
 
@@ -35,7 +37,8 @@ def cachecast() -> None:
 
 for _command in (
     serve_command, publish, subscribe, channels, cache, terminate, check_config, bus, generate,
-    sign, load, bench, worker_command,
+    sign, load, bench, worker_command, reload_command,
+    upgrade_command,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

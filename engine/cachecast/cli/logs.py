@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cachecast.cli.sink import Sink
 
-__all__ = ["configure_logs"]
+__all__ = ["configure_logs", "set_log_level"]
 
 
 def configure_logs(
@@ -52,10 +52,11 @@ def configure_logs(
     lines = _Lines(sink)
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=lambda *_: lines,
-        cache_logger_on_first_use=True,
+        # Or the level could not change; it costs each line 3 us, and there are few of them.
+        cache_logger_on_first_use=False,
     )
+    set_log_level(level)
     log = structlog.get_logger("cachecast.logs")
     # An error at any level: who reads only errors must know that some may be missing.
     sink.on_loss = lambda n_lines: log.error(
@@ -69,6 +70,12 @@ def configure_logs(
         lines.msg(str(render(None, "", entry)))
 
     return pass_on
+
+
+def set_log_level(level: str) -> None:
+    """Log from this level on, of ``debug``, ``info``, ``warning``, ``error``."""
+    number = logging.getLevelName(level.upper())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
 
 
 class _Lines:

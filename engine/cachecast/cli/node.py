@@ -1,33 +1,81 @@
 """One node, from its configuration to its orderly end, in this process.
 
-It is told what to do by numbers of signals: of the operating system, or, for a worker, of its
-parent.
+It is told to end by numbers of signals: of the operating system, or, for a worker, of its parent.
 """
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
 from cachecast.broker import open_broker
+from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
-from cachecast.errors import ConfigError
+from cachecast.cli.reloads import read_certificate
+from cachecast.cli.upgrade import Upgrades
 from cachecast.server import Server, serve
-from cachecast.server.tls import TlsTerms
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
 
     from cachecast.broker import Broker
+    from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.server.tls import TlsTerms
 
-__all__ = ["run_node"]
+__all__ = ["Node", "run_node"]
 
 _log = structlog.get_logger("cachecast.serve")
+
+
+class Node:
+    """A node that serves, in this process.
+
+    Attributes:
+        config: the configuration that it serves by.
+        broker: its broker.
+        server: its server.
+        tls: certificate that it serves with; None for plain text.
+        upgrades: what replaces this process by another one.
+    """
+
+    #: Number of its processes that serve.
+    n_workers: Final = 1
+
+    def __init__(
+        self,
+        config: FileConfig,
+        broker: Broker,
+        server: Server,
+        tls: TlsTerms | None,
+        upgrades: Upgrades,
+    ) -> None:
+        self.config = config
+        self.broker = broker
+        self.server = server
+        self.tls = tls
+        self.upgrades = upgrades
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it drains, or has."""
+        return self.broker.clients.is_draining
+
+    async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
+        """Serve by another configuration from now on; see ``Reloadable``.
+
+        Raises:
+            ConfigError: it cannot work; nothing has changed.
+        """
+        await self.broker.reload(config)
+        self.config = config
+        self.server.trusts_proxy = config.server.trusts_proxy
+        set_log_level(config.server.log_level)
+        if self.tls is not None and tls is not None:
+            self.tls.take(tls)
 
 
 async def run_node(
@@ -37,29 +85,32 @@ async def run_node(
     address: str | socket.socket,
     admin_address: str | None,
     lost_log_lines: Callable[[], int],
-    on_ready: Callable[[Broker, Server], None],
-) -> None:
-    """Serve until a signal ends it in order.
+    on_ready: Callable[[Node], None],
+    inheritance: Inheritance | None = None,
+) -> Heir | None:
+    """Serve until a signal ends it in order, or another process has taken over.
 
     Args:
         config: configuration of the node.
-        signals: signals of the operating system: SIGHUP reads the certificate again; any other
-            begins the end, and a second one ends at once.
+        signals: signals of the operating system; the first begins the end, and a second one ends
+            at once.
         address: address for clients, or a socket that listens already.
         admin_address: address of ``/up``, ``/ready`` and ``/metrics``; None for none.
         lost_log_lines: function that gives the number of lines that the process could not log.
-        on_ready: function called once the node accepts connections.
+        on_ready: function called with the node once it accepts connections.
+        inheritance: what the process before this one leaves; None if this one is the first.
+
+    Returns:
+        The process that has taken over, if one has.
 
     Raises:
         ConfigError: it cannot start.
         BusError: the other nodes cannot be reached.
+        UpgradeError: nothing could be taken over.
     """
+    heir: Heir | None = None
     options = config.server
-    tls = (
-        TlsTerms(options.tls_cert, options.tls_key)
-        if options.tls_cert and options.tls_key
-        else None
-    )
+    tls = read_certificate(config)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
         async with open_broker(config) as broker, trio.open_nursery() as nursery:
@@ -73,40 +124,31 @@ async def run_node(
                     admin_address=admin_address,
                     trusts_proxy=options.trusts_proxy,
                     falls_back=options.admin_port is None,
+                    predecessor=None if inheritance is None else inheritance.predecessor,
                     task_status=task_status,
                 )
 
-            server: Server = await nursery.start(run)
-            reloads, wanted = trio.open_memory_channel[None](1)
-            nursery.start_soon(_run_reloads, tls, wanted)
+            # Before anything is taken over, of which there may be much.
             settle_garbage_collector()
-            on_ready(broker, server)
-            async for number in signals:
-                if number != signal.SIGHUP:
+            server: Server = await nursery.start(run)
+            upgrades = Upgrades(server, address, admin_address, inheritance)
+            node = Node(config, broker, server, tls, upgrades)
+            on_ready(node)
+            with trio.CancelScope() as serving:
+                upgrades.when_heir(serving.cancel)
+                async for _ in signals:
                     break
-                try:
-                    reloads.send_nowait(None)
-                except trio.WouldBlock:
-                    pass  # one waits already, and will find the same files
+            options, heir = node.config.server, upgrades.heir
             life.deadline = trio.current_time() + options.exit_limit_s
             nursery.start_soon(_end_at_second_signal, signals, life)
-            await _end(broker, server, options)
+            if heir is None:
+                await _end(broker, server, options)
+            else:
+                await upgrades.retire()
             nursery.cancel_scope.cancel()
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
-
-
-async def _run_reloads(tls: TlsTerms | None, wanted: trio.MemoryReceiveChannel[None]) -> None:
-    """Read the certificate again whenever that is wanted, in a thread: its disk may stand still."""
-    async for _ in wanted:
-        if tls is None:
-            _log.info("SIGHUP ignored: no certificate is configured")
-            continue
-        try:
-            await trio.to_thread.run_sync(tls.reload, abandon_on_cancel=True)
-            _log.info("certificate reloaded")
-        except ConfigError as error:
-            _log.warning("certificate not reloaded, the old one stays", error=str(error))
+    return heir
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
@@ -118,7 +160,6 @@ async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:
 
 
 async def _end_at_second_signal(signals: AsyncIterator[int], life: trio.CancelScope) -> None:
-    async for number in signals:
-        if number != signal.SIGHUP:
-            _log.warning("second signal, ending now")
-            life.cancel()
+    async for _ in signals:
+        _log.warning("second signal, ending now")
+        life.cancel()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import signal
 import sys
-from functools import partial
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,27 @@ import click
 import structlog
 import trio
 
+from cachecast.cli.control import open_control
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
+from cachecast.cli.reloads import Reloader, Source
 from cachecast.cli.sink import Sink, own_streams
+from cachecast.cli.stand_in import SIGNALS
+from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
-from cachecast.config import DEMO_APP, FileConfig, load_config
-from cachecast.errors import ConfigError
+from cachecast.config import DEMO_APP, FileConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
 
-__all__ = ["check_exposure", "count_workers", "serve_command"]
+    from cachecast.cli.node import Node
+    from cachecast.cli.upgrade import Heir, Inheritance
+    from cachecast.cli.workers import Parent
+
+
+__all__ = ["count_workers", "serve_command"]
 
 _log = structlog.get_logger("cachecast.serve")
 
@@ -50,6 +57,7 @@ _log = structlog.get_logger("cachecast.serve")
     "--admin-port",
     help="Port of /up, /ready and /metrics.  [default: the one after --port, if free]",
 )
+@click.option("--control", help="Path of the control socket, or off.  [default: by --port]")
 @bus_options
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option(
@@ -64,78 +72,103 @@ def serve_command(path: Path | None, **options: object) -> None:
     With nothing given it serves a demonstration app on loopback. Flags beat the environment
     (CACHECAST_HOST, CACHECAST_PORT, CACHECAST_APP_ID, ...), which beats the file.
 
-    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the certificate
-    again.
+    SIGTERM or SIGINT closes clients in an orderly way and exits 0; SIGHUP reads the configuration
+    again, as `cachecast reload` does.
     """
     flags = {f"CACHECAST_{name.upper()}": value for name, value in options.items()}
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
-    with own_streams() as sinks:
-        config = load_config(path, environ=os.environ, flags=flags)
-        check_exposure(config)
+    source = Source(path, os.environ, flags)
+    with inherit() as inheritance, own_streams() as sinks:
+        config = source.read()
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        trio.run(_run, config, sinks, pass_on, n_workers)
-
-
-def check_exposure(config: FileConfig) -> None:
-    """Refuse to show the public demonstration credentials to anyone but this machine.
-
-    Raises:
-        ConfigError: they would be served beyond loopback.
-    """
-    if config.is_demo and not _is_loopback(config.server.host):
-        raise ConfigError(
-            "server.host",
-            f"the demonstration app's secret is public, so it may not be served on "
-            f"{config.server.host}.",
-            "Make an app of your own with `cachecast generate app`.",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+        heir = trio.run(_run, config, source, sinks, pass_on, n_workers, inheritance)
+    if heir is not None:
+        heir.replace()
 
 
 async def _run(
     config: FileConfig,
+    source: Source,
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    inheritance: Inheritance | None,
+) -> Heir | None:
+    heir: Heir | None = None
+    reloader = Reloader(source)
+    # Nobody needs a third end.
+    ends, end_signals = trio.open_memory_channel[int](2)
+    with ExitStack() as stack:
+        signals: AsyncIterator[int] = inheritance or stack.enter_context(
+            trio.open_signal_receiver(*SIGNALS)
+        )
         async with trio.open_nursery() as nursery:
+            upgrader = Upgrader()
+
+            def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
+                inherited = None if inheritance is None else inheritance.predecessor.control
+                desk = stack.enter_context(open_control(config, port, inherited))
+                reloader.begin(node, desk)
+                nursery.start_soon(reloader.run)
+                upgrader.begin(node.upgrades, desk)
+                nursery.start_soon(upgrader.run)
+                if desk is not None:
+                    nursery.start_soon(desk.run)
+                if inheritance is None:
+                    _announce(config, port, admin_port)
+                _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
+
+            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
-                await _run_alone(config, signals, sinks[1])
+                heir = await run_node(
+                    config,
+                    end_signals,
+                    address=_address(config),
+                    admin_address=_admin_address(config),
+                    lost_log_lines=lambda: sinks[1].n_dropped,
+                    on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
+                    inheritance=inheritance,
+                )
             else:
                 await run_parent(
                     config,
                     n_workers,
-                    signals,
+                    end_signals,
                     address=_address(config),
                     admin_address=_admin_address(config),
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
-                    on_ready=partial(_announce, config),
+                    on_ready=on_ready,
                 )
+            if heir is not None:
+                await upgrader.wait_answered()
+                # What comes from here on waits for the stand-in.
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             nursery.cancel_scope.cancel()
+    return heir
 
 
-async def _run_alone(config: FileConfig, signals: AsyncIterator[int], log: Sink) -> None:
-    await run_node(
-        config,
-        signals,
-        address=_address(config),
-        admin_address=_admin_address(config),
-        lost_log_lines=lambda: log.n_dropped,
-        on_ready=lambda _, server: _announce(config, server.port, server.admin_port),
-    )
+async def _sort_signals(
+    signals: AsyncIterator[int],
+    reloader: Reloader,
+    upgrader: Upgrader,
+    ends: trio.MemorySendChannel[int],
+) -> None:
+    async for number in signals:
+        if upgrader.pass_on(number):
+            continue
+        if number == signal.SIGHUP:
+            reloader.want()
+        elif number == signal.SIGUSR2:
+            upgrader.want()
+        else:
+            with suppress(trio.WouldBlock):
+                ends.send_nowait(number)
 
 
 def count_workers(text: int | str) -> int:
@@ -188,7 +221,6 @@ def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
     click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
-    _log.info("ready", host=options.host, port=port, admin_port=admin_port)
 
 
 def _command() -> str:

@@ -14,15 +14,17 @@ import click
 import msgspec
 
 from cachecast.apps import App, KeyPair, Webhook
+from cachecast.changes import Changes
+from cachecast.cli.control import ask_node, find_node
+from cachecast.cli.reloads import ANSWER_LIMIT_S, Source, describe, read_certificate
 from cachecast.cli.remote import credentials
-from cachecast.cli.serve import check_exposure, count_workers
-from cachecast.config import BusConfig, FileConfig, ServerConfig, load_config
-from cachecast.errors import BadMessageError
+from cachecast.cli.serve import count_workers
+from cachecast.config import BusConfig, FileConfig, ServerConfig
+from cachecast.errors import BadMessageError, ConfigError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import is_socket_id
 from cachecast.protocol.identity import read_member, read_user
 from cachecast.protocol.json_text import read_json
-from cachecast.server.tls import load_context
 from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
@@ -34,26 +36,47 @@ __all__ = ["check_config", "generate", "sign"]
 @click.command(name="check-config")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--fields", is_flag=True, help="List every field with its type and default.")
-def check_config(path: Path | None, *, fields: bool) -> None:
+@click.option(
+    "--diff", is_flag=True, help="Say what a reload would change in the node that runs here."
+)
+@click.option("--port", help="Port of that node.  [default: by PATH]")
+@click.option("--control", help="Path of that node's control socket.  [default: by the port]")
+def check_config(
+    path: Path | None, *, fields: bool, diff: bool, port: str | None, control: str | None
+) -> None:
     """Check a configuration file as `serve` would read it.
 
     A fault is named by field, rule and remedy, with exit code 1. Without PATH the file that
     CACHECAST_CONFIG names is checked, or the environment alone.
+
+    With --diff the node that runs here says what `cachecast reload` would do if PATH stood in the
+    place of its file, with the options that it was started with; nothing is changed.
     """
     if fields:
         _print_fields()
         return
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
-    config = load_config(path, environ=os.environ)
-    check_exposure(config)
+    if diff:
+        text = None if path is None else _read(path)
+        node = find_node(path, port, control)
+        changes = ask_node(node, "diff", Changes, text, within_s=ANSWER_LIMIT_S)
+        click.echo(describe(changes, "would change:", "nothing would change"))
+        return
+    config = Source(path, os.environ, {}).read()
     shares_of(config, count_workers(config.server.workers))
-    if config.server.tls_cert and config.server.tls_key:
-        load_context(config.server.tls_cert, config.server.tls_key)
+    read_certificate(config)
     apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
     engine = ", ".join(primary.name for primary in config.bus.primaries())
     bus = f"; joined to other nodes by {engine}" if engine else ""
     click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}{bus}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}.") from None
 
 
 #: Table, as a file opens it -> what may stand in it.

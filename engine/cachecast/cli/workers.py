@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
 import sys
 from contextlib import ExitStack, asynccontextmanager
@@ -14,16 +13,29 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.cli.logs import configure_logs
-from cachecast.cli.node import run_node
+from cachecast.cli.logs import configure_logs, set_log_level
+from cachecast.cli.node import Node, run_node
 from cachecast.cli.process import prepare_process
+from cachecast.cli.reloads import read_certificate
 from cachecast.cli.sink import Sink, own_streams
-from cachecast.errors import ConfigError, EngineError
+from cachecast.cli.upgrade import NoUpgrades
+from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.metrics import families_of, process_families
 from cachecast.server.listen import open_admin_listener, open_shared_listeners
 from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
-from cachecast.workers.messages import FROM_PARENT, Ask, Beat, Brief, Failed, Order, Ready, Report
+from cachecast.workers.messages import (
+    FROM_PARENT,
+    Ask,
+    Beat,
+    Brief,
+    Failed,
+    Order,
+    Ready,
+    Reload,
+    Reloaded,
+    Report,
+)
 from cachecast.workers.pipe import Pipe
 from cachecast.workers.shares import shares_of
 
@@ -32,10 +44,11 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.bus.private import PrivateEngine
+    from cachecast.bus_config import BusConfig
     from cachecast.config import FileConfig
-    from cachecast.server import Server
+    from cachecast.server.tls import TlsTerms
 
-__all__ = ["run_parent", "worker_command"]
+__all__ = ["Parent", "run_parent", "worker_command"]
 
 #: Seconds between two messages of a worker.
 BEAT_S: Final = 1.0
@@ -58,19 +71,19 @@ async def run_parent(
     admin_address: str | None,
     pass_on: Callable[[MutableMapping[str, Any]], None],
     lost_log_lines: Callable[[], int],
-    on_ready: Callable[[int, int | None], None],
+    on_ready: Callable[[Parent, int, int | None], None],
 ) -> None:
     """Serve with several workers until a signal ends them in order.
 
     Args:
         config: configuration of the node.
         n_workers: number of workers, at least two.
-        signals: signals of the operating system; all workers get them.
+        signals: signals of the operating system that end it; all workers get them.
         address: address for clients.
         admin_address: the one admin address of the node; None for none.
         pass_on: function that writes a line of a worker's log.
         lost_log_lines: function that gives the number of lines that could not be written.
-        on_ready: function called with both ports once all workers accept connections.
+        on_ready: function called with the node and both ports once all workers accept connections.
 
     Raises:
         ConfigError: it cannot start.
@@ -83,6 +96,7 @@ async def run_parent(
             "their parent.",
         )
     shares_of(config, n_workers)  # before anything is opened
+    tls = read_certificate(config)
     with ExitStack() as stack:
         listeners = [
             stack.enter_context(sock) for sock in open_shared_listeners(address, n_workers)
@@ -93,16 +107,16 @@ async def run_parent(
             falls_back = config.server.admin_port is None
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
-            if engine is not None:
-                config = _joined_by(engine, config)
-            crew = Crew(shares_of(config, n_workers), listeners, _LogReader(pass_on))
+            joined = config if engine is None else _joined_by(engine, config)
+            crew = Crew(shares_of(joined, n_workers), listeners, _LogReader(pass_on))
+            parent = Parent(config, tls, crew, bus=joined.bus)
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
             admin_port = None
             if engine is not None:
                 nursery.start_soon(engine.run_keeping)
             if admin is not None:
-                desk = Desk(
+                desk = parent.desk = Desk(
                     config,
                     admin,
                     crew,
@@ -113,7 +127,7 @@ async def run_parent(
                 nursery.start_soon(desk.run)
             await crew.wait_ready()
             if not crew.is_ending:
-                on_ready(port, admin_port)
+                on_ready(parent, port, admin_port)
             await crew.wait_ended()
             nursery.cancel_scope.cancel()
 
@@ -141,11 +155,66 @@ def _joined_by(engine: PrivateEngine, config: FileConfig) -> FileConfig:
     return msgspec.structs.replace(config, bus=bus)
 
 
+class Parent:
+    """A node of several processes, as the parent sees it.
+
+    Attributes:
+        config: the configuration that it serves by.
+        tls: certificate that its workers serve with; None for plain text.
+        upgrades: what says that it cannot be replaced.
+        desk: what answers operators; None without an admin address.
+    """
+
+    def __init__(
+        self, config: FileConfig, tls: TlsTerms | None, crew: Crew, *, bus: BusConfig
+    ) -> None:
+        self.config = config
+        self.tls = tls
+        self.desk: Desk | None = None
+        self.upgrades = NoUpgrades(
+            "A node with workers cannot be replaced while it runs; restart it, or the nodes of a "
+            "cluster one after the other."
+        )
+        self._crew = crew
+        self._bus = bus
+
+    @property
+    def n_workers(self) -> int:
+        """Number of its processes that serve."""
+        return len(self._crew.posts)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun."""
+        return self._crew.is_ending
+
+    async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
+        """Have all workers serve by another configuration; see ``Reloadable``.
+
+        Raises:
+            ConfigError: it cannot be divided among them; nothing has changed.
+            ControlError: some of them do not serve by it, all others do.
+        """
+        joined = msgspec.structs.replace(config, bus=self._bus)
+        faults = await self._crew.reload(shares_of(joined, self.n_workers))
+        self.config = config
+        set_log_level(config.server.log_level)
+        if self.desk is not None:
+            self.desk.reload(config)
+        if self.tls is not None and tls is not None:
+            self.tls.take(tls)
+        if faults:
+            texts = "; ".join(f"worker {number}: {faults[number]}" for number in sorted(faults))
+            raise ControlError(
+                f"Of {self.n_workers} workers all but {len(faults)} have changed. {texts}. "
+                "Reload again."
+            )
+
+
 async def _relay(signals: AsyncIterator[int], crew: Crew) -> None:
     async for number in signals:
-        if number != signal.SIGHUP:
-            words = "second signal, ending now" if crew.is_ending else "draining"
-            _log.info(words, workers=crew.n_ready)
+        words = "second signal, ending now" if crew.is_ending else "draining"
+        _log.info(words, workers=crew.n_ready)
         crew.order(number)
 
 
@@ -217,13 +286,15 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
     orders, signals = trio.open_memory_channel[int](16)
     async with trio.open_nursery() as nursery:
 
-        def on_ready(broker: Broker, _: Server) -> None:
-            nodes.append(broker)
+        def on_ready(node: Node) -> None:
+            nodes.append(node)
             pipe.send(Ready())
-            nursery.start_soon(_beat, broker, pipe)
+            nursery.start_soon(_beat, node.broker, pipe)
+            nursery.start_soon(_run_reloads, node, pipe, changes)
 
-        nodes: list[Broker] = []
-        nursery.start_soon(_obey, pipe, orders, nodes, nursery.cancel_scope)
+        nodes: list[Node] = []
+        changes = _Newest()
+        nursery.start_soon(_obey, pipe, orders, nodes, changes, nursery.cancel_scope)
         await run_node(
             config,
             signals,
@@ -235,6 +306,40 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
         nursery.cancel_scope.cancel()
 
 
+class _Newest:
+    """The last change that the parent wants and this worker has not begun; older ones are over."""
+
+    def __init__(self) -> None:
+        self._change: Reload | None = None
+        self._has_any = trio.Event()
+
+    def put(self, change: Reload) -> None:
+        self._change = change
+        self._has_any.set()
+
+    async def take(self) -> Reload:
+        while (change := self._change) is None:
+            self._has_any = trio.Event()
+            await self._has_any.wait()
+        self._change = None
+        return change
+
+
+async def _run_reloads(node: Node, pipe: Pipe, changes: _Newest) -> None:
+    while True:
+        change = await changes.take()
+        fault = ""
+        try:
+            # In a thread: its disk may stand still.
+            tls = await trio.to_thread.run_sync(
+                read_certificate, change.config, abandon_on_cancel=True
+            )
+            await node.reload(change.config, tls)
+        except EngineError as error:
+            fault = str(error).strip()
+        pipe.send(Reloaded(change.serial, fault))
+
+
 async def _beat(broker: Broker, pipe: Pipe) -> None:
     while True:
         await trio.sleep(BEAT_S)
@@ -244,7 +349,8 @@ async def _beat(broker: Broker, pipe: Pipe) -> None:
 async def _obey(
     pipe: Pipe,
     orders: trio.MemorySendChannel[int],
-    nodes: list[Broker],
+    nodes: list[Node],
+    changes: _Newest,
     life: trio.CancelScope,
 ) -> None:
     while (message := await pipe.receive()) is not None:
@@ -252,7 +358,9 @@ async def _obey(
             try:
                 orders.send_nowait(message.number)
             except trio.WouldBlock:
-                pass  # nobody needs a seventeenth SIGHUP
+                pass  # nobody needs a seventeenth signal to end
+        elif isinstance(message, Reload):
+            changes.put(message)
         elif isinstance(message, Ask) and nodes:
-            pipe.send(Report(families_of(nodes[0].statistics()) + process_families()))
+            pipe.send(Report(families_of(nodes[0].broker.statistics()) + process_families()))
     life.cancel()  # the parent has gone; so does everything else of it

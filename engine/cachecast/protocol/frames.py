@@ -13,6 +13,7 @@ from hashlib import sha1
 from typing import Final
 
 from cachecast.errors import RemoteProtocolError
+from cachecast.handover.state import ParserState
 
 __all__ = [
     "BINARY",
@@ -124,6 +125,18 @@ class FrameParser:
     def held_bytes(self) -> int:
         """Bytes that have not been taken out, and of unfinished messages."""
         return len(self._buffer) - self._at + len(self._fragments or b"")
+
+    def export(self) -> ParserState | None:
+        """What is here and has not been taken out; None for nothing. Not after a broken rule."""
+        if not self._buffer and self._fragments is None and self._opcode != CLOSE:
+            return None
+        fragments = None if self._fragments is None else bytes(self._fragments)
+        return ParserState(bytes(self._buffer[self._at :]), fragments, self._opcode)
+
+    def restore(self, state: ParserState) -> None:
+        """Go on where another one was."""
+        self._buffer, self._opcode = state.rest, state.opcode
+        self._fragments = None if state.fragments is None else bytearray(state.fragments)
 
     def feed(self, data: bytes) -> None:
         """Take in bytes; they follow what has not been taken out. None after a CLOSE."""

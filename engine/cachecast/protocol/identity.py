@@ -20,6 +20,7 @@ from cachecast.protocol.messages import RULES, ChannelData, UserData, fault_of
 
 if TYPE_CHECKING:
     from cachecast.apps import App
+    from cachecast.handover.state import MemberState
 
 __all__ = ["Member", "User", "read_member", "read_user", "read_user_data", "user_id_fault"]
 
@@ -42,6 +43,16 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     def key(self) -> str:
         """The id as text, which is what two connections of one user share."""
         return str(self.user_id)
+
+    def export(self) -> MemberState:
+        """The same in plain values."""
+        return self.user_id, None if self.user_info is None else bytes(self.user_info)
+
+    @classmethod
+    def restore(cls, state: MemberState) -> Member:
+        """A member that another process knew."""
+        user_id, info = state
+        return cls(user_id, None if info is None else msgspec.Raw(info))
 
 
 class User(msgspec.Struct, frozen=True, gc=False):

@@ -47,6 +47,15 @@ class TokenBucket(msgspec.Struct, gc=False):
         self._tokens -= amount
         return True
 
+    def export(self) -> tuple[float, float]:
+        """Its tokens, and the time of their last refill."""
+        return self._tokens, self.now
+
+    def restore(self, state: tuple[float, float]) -> None:
+        """Go on where another one was; its rate and burst may have been others."""
+        tokens, self.now = state
+        self._tokens = min(tokens, self.burst)
+
 
 class SharedBucket:
     """A bucket of which several nodes have a part each, by what each is asked for.

@@ -24,6 +24,7 @@ from cachecast.errors import (
     SubscriptionError,
     clip,
 )
+from cachecast.handover.state import SessionState, UserState
 from cachecast.protocol import auth
 from cachecast.protocol.channel_name import ChannelName, Kind, parse_channel_name
 from cachecast.protocol.identity import Member, User, read_member, read_user
@@ -145,6 +146,11 @@ class Session:
         """Name the socket, not what it carries."""
         return f"Session({self.app.id}, {self.socket_id})"
 
+    def serve(self, app: App) -> None:
+        """Go by other terms of the same app from now on; rates begin anew."""
+        self.app = app
+        self._event_bucket = self._message_bucket = None
+
     def touch(self, now: float) -> None:
         """Note a sign of life: a message before it is read, or a ping or pong, which cost as much.
 
@@ -153,13 +159,20 @@ class Session:
         """
         self.active_at = now
         if self._message_bucket is None:
-            app = self.app
-            burst = max(MESSAGE_BURST, MESSAGES_PER_CHANNEL * app.max_channels_per_connection)
-            self._message_bucket = TokenBucket(app.messages_per_s, burst, now)
+            self._message_bucket = self._new_message_bucket(now)
         if not self._message_bucket.take(now):
             raise RefusedError(
                 f"Too many messages: more than {self.app.messages_per_s:g} per second"
             )
+
+    def _new_message_bucket(self, now: float) -> TokenBucket:
+        app = self.app
+        burst = max(MESSAGE_BURST, MESSAGES_PER_CHANNEL * app.max_channels_per_connection)
+        return TokenBucket(app.messages_per_s, burst, now)
+
+    def _new_event_bucket(self, now: float) -> TokenBucket:
+        rate = self.app.client_events_per_s
+        return TokenBucket(rate, max(1.0, rate), now)
 
     def receive(self, message: ClientMessage, now: float) -> Request | Control | None:
         """Understand one message; its sender has been touched for it.
@@ -276,9 +289,7 @@ class Session:
             )
         self._check_client_event_size(message)
         if self._event_bucket is None:
-            self._event_bucket = TokenBucket(
-                app.client_events_per_s, max(1.0, app.client_events_per_s), now
-            )
+            self._event_bucket = self._new_event_bucket(now)
         if not self._event_bucket.take(now):
             raise ClientEventError(
                 f"Client event rejected: more than {app.client_events_per_s:g} per second",
@@ -328,6 +339,44 @@ class Session:
             raise RefusedError(
                 f"Too many invalid messages: {MAX_FAULTS} within {FAULT_WINDOW_S:.0f} seconds"
             )
+
+    # --- handing over
+
+    def export(self) -> SessionState:
+        """What a successor of this process needs to go on; subscriptions are their channels'."""
+        return SessionState(
+            self.socket_id,
+            self.active_at,
+            None if self.user is None else _export_user(self.user),
+            None if self._message_bucket is None else self._message_bucket.export(),
+            None if self._event_bucket is None else self._event_bucket.export(),
+            self._faults,
+        )
+
+    @classmethod
+    def restore(cls, app: App, state: SessionState) -> Session:
+        """Go on with a conversation that another process began."""
+        session = cls(app, state.socket_id, state.active_at)
+        if state.user is not None:
+            session.user = _restore_user(state.user)
+        if state.messages is not None:
+            session._message_bucket = session._new_message_bucket(0.0)
+            session._message_bucket.restore(state.messages)
+        if state.events is not None:
+            session._event_bucket = session._new_event_bucket(0.0)
+            session._event_bucket.restore(state.events)
+        session._faults = state.faults
+        return session
+
+
+def _export_user(user: User) -> UserState:
+    info = None if user.user_info is None else bytes(user.user_info)
+    return UserState(user.id, user.user_data, info, user.watchlist, user.is_watchlist_cut)
+
+
+def _restore_user(state: UserState) -> User:
+    info = None if state.user_info is None else msgspec.Raw(state.user_info)
+    return User(state.id, state.user_data, info, state.watchlist, state.is_watchlist_cut)
 
 
 _HANDLERS = {

@@ -166,6 +166,30 @@ class HttpConnection:
         waits = self.state <= IDLE and not self._parser.has_begun
         return waits and not self._outbox.waiting_bytes
 
+    # --- handing over
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it: it waits for a request, without TLS."""
+        is_plain = not isinstance(self.sock, TlsSocket)
+        return is_plain and self.is_idle and not self._requests and not self._out
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request has begun, is being answered, or may come in the next moment."""
+        return self.state <= STREAMING and not self.is_idle
+
+    def restore(self, app_id: str | None) -> None:
+        """Go on with a connection of another process, whose last request was that app's."""
+        if app_id is not None:
+            self._speak_for(app_id)
+        self._go(IDLE)
+        self._common.expire_after(self._common.config.idle_timeout_s, self)
+
+    def handle_by(self, handle: Callable[[Request], Answer]) -> None:
+        """Have further requests answered by another function."""
+        self._handle = handle
+
     # --- in
 
     def on_readable(self) -> None:

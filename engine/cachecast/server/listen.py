@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import structlog
 import trio
@@ -24,9 +24,10 @@ from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cachecast.broker import Broker
+    from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
     from cachecast.server.room import Room
@@ -63,6 +64,16 @@ TICK_S: Final = 1.0
 DRAIN_TICK_S: Final = 0.05
 
 _log = structlog.get_logger("cachecast.server")
+
+
+class Predecessor(Protocol):
+    """What ``serve`` needs of the process that it replaces; see :mod:`.succession`."""
+
+    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
+        """Its listening sockets, by what each is for and its address."""
+
+    async def take(self, server: Server, nursery: trio.Nursery) -> None:
+        """Take over all the rest."""
 
 
 class _Listener:
@@ -225,6 +236,31 @@ class Front:
         self.room.enter(connection, is_admin=is_admin)
         self.common.expire_after(self.common.config.request_timeout_s, connection)
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether clients speak TLS with it."""
+        return self._tls is not None
+
+    def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
+        """Go on with an HTTP connection that another process has accepted."""
+        connection = HttpConnection(
+            sock,
+            self.common,
+            self._handle_admin if is_admin else self._handle,
+            self.poller.operators if is_admin else self.poller.newcomers,
+            can_upgrade=not is_admin,
+        )
+        self.poller.add(connection.fd, connection)
+        self.room.enter(connection, is_admin=is_admin)
+        connection.restore(app_id)
+        return connection
+
+    def hold_newcomers(self, *, is_held: bool) -> None:
+        """Accept nobody, who waits in the kernel meanwhile; or do again."""
+        for listener in self.listeners:
+            listener.is_paused = False
+            self.poller.watch(listener.sock.fileno(), listener, reads=not is_held)
+
     def stop_listening(self) -> None:
         """Accept no new connections; those that are open go on."""
         for listener in list(self.listeners):
@@ -259,6 +295,7 @@ class Server(Front):
 
     Attributes:
         broker: the broker that it serves.
+        trusts_proxy: whether a proxy's headers are believed; may be replaced.
     """
 
     def __init__(
@@ -292,10 +329,10 @@ class Server(Front):
             tls=tls,
         )
         self.broker = broker
-        self._trusts_proxy = trusts_proxy
+        self.trusts_proxy = trusts_proxy
 
     def _answer(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self._trusts_proxy and is_forwarded_tls(request.headers))
+        is_tls = self._tls is not None or (self.trusts_proxy and is_forwarded_tls(request.headers))
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls)
@@ -336,12 +373,18 @@ class Server(Front):
 
     async def run_poller(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
         """Serve all sockets for ever; the heartbeat knows meanwhile what has not been read."""
-        readers = self.broker.heartbeat.readers
+        readers, reloads = self.broker.heartbeat.readers, self.broker.reloads.listeners
         readers.append(self.poller)
+        reloads.append(self._reload)
         try:
             await super().run_poller()
         finally:
             readers.remove(self.poller)
+            reloads.remove(self._reload)
+
+    def _reload(self, config: BrokerConfig) -> None:
+        """Connections that begin from now on have these limits."""
+        self.common.config = config
 
 
 def open_shared_listeners(address: str, number: int) -> list[socket.socket]:
@@ -446,6 +489,7 @@ async def serve(
     admin_address: str | None = None,
     trusts_proxy: bool = False,
     falls_back: bool = False,
+    predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a Broker to WebSocket clients and HTTP API callers, for ever.
@@ -463,22 +507,39 @@ async def serve(
         trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that
             accept TLS only.
         falls_back: whether to take any free port where the admin address's is taken.
+        predecessor: the process that this one replaces; its listening sockets are used where their
+            addresses are these, and its clients are served on.
         task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
         ConfigError: an address cannot be listened on.
+        UpgradeError: nothing could be taken over.
     """
     require_trio("serve")
-    listener = open_listener(address) if isinstance(address, str) else address
-    listeners = [(listener, False)]
-    if admin_address is not None:
-        try:
-            listeners.append((open_admin_listener(admin_address, falls_back=falls_back), True))
-        except ConfigError:
-            listeners[0][0].close()
-            raise
+    seats: dict[tuple[str, str], socket.socket] = {}
+    if predecessor is not None:
+        seats = await predecessor.ask(broker.hubs, broker.clock())
+    listeners: list[tuple[socket.socket, bool]] = []
+    try:
+        if isinstance(address, str):
+            address = seats.pop(("clients", address), None) or open_listener(address)
+        listeners.append((address, False))
+        if admin_address is not None:
+            admin = seats.pop(("admin", admin_address), None)
+            if admin is None:
+                admin = open_admin_listener(admin_address, falls_back=falls_back)
+            listeners.append((admin, True))
+    except ConfigError:
+        for sock, _ in listeners:
+            sock.close()
+        raise
+    finally:
+        for sock in seats.values():  # whose addresses are others now
+            sock.close()
     async with trio.open_nursery() as nursery:
         server = Server(broker, tls, trusts_proxy=trusts_proxy)
+        if predecessor is not None:
+            await predecessor.take(server, nursery)
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)

@@ -289,6 +289,14 @@ class Poller:
         handler.share.again[fd] = ABORT
         self._wake(handler.share)
 
+    def finish_aborts(self) -> bool:
+        """Abort now whoever is to be aborted soon; whether there was anybody. O(sockets due)."""
+        shares = (self.newcomers, self.operators, *self._shares.values())
+        due = [fd for share in shares for fd, events in share.again.items() if events == ABORT]
+        for fd in due:
+            self.guard(self._handlers[fd], self._handlers[fd].abort)
+        return bool(due)
+
     def _wake(self, share: Share) -> None:
         self._enqueue(share, self._asked_at)
         if self._is_waiting:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cachecast.server.http_messages import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Iterator, Sized
 
     from cachecast.server.poller import Poller
 
@@ -202,6 +202,10 @@ class Room:
         """A connection has shown a signature; called again whenever that is another app's."""
         self._newcomers.pop(connection, None)
         self._publishers[connection] = None
+
+    def guests(self) -> Iterator[Guest]:
+        """All HTTP connections."""
+        yield from [*self._newcomers, *self._publishers, *self._answered, *self._operators]
 
     def note_answered(self, connection: Guest) -> None:
         """A connection gets its last answer; a newcomer's is short and in the kernel by then."""

@@ -7,6 +7,7 @@ plain socket, so that nobody above needs to know which of the two it has.
 from __future__ import annotations
 
 import ssl
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,14 +68,16 @@ class TlsTerms:
     """The certificate that new connections get.
 
     Attributes:
-        context: terms of TLS with the certificate; swapped whole by :meth:`reload`; connections
-            keep the one they began with.
+        context: terms of TLS with the certificate; swapped whole by :meth:`take`; connections keep
+            the one they began with.
+        fingerprint: hash of both files.
     """
 
     def __init__(self, cert: Path | str, key: Path | str) -> None:
-        self._cert = cert
-        self._key = key
+        """Read a certificate and its key; see :func:`load_context`."""
+        self._paths = cert, key
         self.context: ssl.SSLContext = load_context(cert, key)
+        self.fingerprint = _fingerprint(cert, key)
 
     def reload(self) -> None:
         """Read the files again.
@@ -82,7 +85,17 @@ class TlsTerms:
         Raises:
             ConfigError: they cannot be used; the old certificate stays.
         """
-        self.context = load_context(self._cert, self._key)
+        self.take(TlsTerms(*self._paths))
+
+    def take(self, other: TlsTerms) -> None:
+        """Give new connections another certificate. Never yields."""
+        self._paths, self.fingerprint = other._paths, other.fingerprint
+        self.context = other.context
+
+
+def _fingerprint(cert: Path | str, key: Path | str) -> bytes:
+    """What tells whether the files have changed; says nothing about the key."""
+    return sha256(Path(cert).read_bytes() + b"\0" + Path(key).read_bytes()).digest()
 
 
 class TlsSocket:

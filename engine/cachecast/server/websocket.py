@@ -13,11 +13,12 @@ from cachecast.server.tls import TlsSocket, has_decrypted
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from cachecast.apps import App
     from cachecast.broker.clients import Clients
     from cachecast.channels.connection import Connection
+    from cachecast.handover.state import ClientState
     from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
@@ -82,6 +83,57 @@ class WebSocket:
         self.share = self._poller.share_of(app.id)
         self._poller.watch(self.fd, self)
         self._connection = self._clients.open(app, wire, self, protocol, preface)
+
+    # --- handing over
+
+    @property
+    def connection(self) -> Connection | None:
+        """The conversation; None once it has ended."""
+        return self._connection
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it: TLS cannot, and who is told to go need not."""
+        connection = self._connection
+        is_open = connection is not None and not connection.outbox.is_finishing
+        return is_open and not isinstance(self._sock, TlsSocket)
+
+    def export(self, channels: Mapping[str, int]) -> ClientState:
+        """All of it in plain values, for one that :attr:`can_move`; its descriptor goes beside."""
+        assert self._connection is not None
+        assert not isinstance(self._sock, TlsSocket)
+        return self._clients.export(
+            self._connection,
+            channels,
+            is_here=True,
+            family=self._sock.family,
+            parser=self._parser.export(),
+            is_behind=self._is_behind,
+        )
+
+    def restore(self, app: App, state: ClientState, channels: Sequence[str]) -> Connection:
+        """Go on with a conversation of another process; see ``Clients.restore``."""
+        self.share = self._poller.share_of(app.id)
+        self._poller.add(self.fd, self)
+        connection = self._connection = self._clients.restore(app, self, state, channels)
+        if state.parser is not None:
+            self._parser.restore(state.parser)
+        if state.outbox is not None:
+            connection.outbox.restore(state.outbox)
+        if connection.outbox.is_pacing and state.is_behind:
+            self._pause()
+        elif state.is_behind:
+            self._is_behind = True
+            self._poller.again(self.fd, self)
+        return connection
+
+    def let_go(self) -> None:
+        """Another process has it: close the descriptor, which ends nothing, and forget all."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._poller.remove(self.fd)
+            self._sock.close()
+            self._clients.let_go(connection)
 
     # --- in
 

@@ -98,6 +98,11 @@ class Fanout:
         """Whether everything that was published has been handed over."""
         return not self._line
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether that is so, and nobody waits for room."""
+        return not self._line and not self._waiting_for_room
+
     async def wait_idle(self) -> None:
         """Wait until everything that was published has been handed over."""
         while self._line:

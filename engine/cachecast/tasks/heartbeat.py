@@ -76,6 +76,7 @@ class Heartbeat:
     while it is overloaded, the answers lie in the sockets.
 
     Attributes:
+        config: limits of the node; may be replaced.
         readers: those who read the clients' sockets; servers come and go.
         lag_s: seconds by which the loop woke this task late at the last tick; the node's loop lag.
         max_lag_s: seconds of the latest waking since start.
@@ -89,7 +90,7 @@ class Heartbeat:
         clock: Callable[[], float],
         broker: Disconnector,
     ) -> None:
-        self._config = config
+        self.config = config
         self._backlog = backlog
         self._clock = clock
         self._broker = broker
@@ -105,7 +106,19 @@ class Heartbeat:
 
     def watch(self, connection: Connection) -> None:
         """Begin to watch a connection."""
-        self._schedule(connection, connection.session.active_at + self._config.activity_timeout_s)
+        self._schedule(connection, connection.session.active_at + self.config.activity_timeout_s)
+
+    def pinged_at(self, connection: Connection) -> float | None:
+        """Time of a ping that it has not answered, in the broker's seconds; None for none."""
+        return self._pinged_at.get(connection)
+
+    def resume(self, connection: Connection, pinged_at: float) -> None:
+        """Watch a connection that another process has pinged."""
+        self._pinged_at[connection] = pinged_at
+        config = self.config
+        self._schedule(
+            connection, pinged_at + min(config.pong_timeout_s, config.activity_timeout_s)
+        )
 
     def unwatch(self, connection: Connection) -> None:
         """Stop watching a connection that has ended."""
@@ -114,7 +127,7 @@ class Heartbeat:
 
     def watch_closing(self, outbox: Outbox, now: float) -> None:
         """Give a closing connection its time to read the close frame, and then end it."""
-        self._closing[outbox] = now + self._config.close_timeout_s
+        self._closing[outbox] = now + self.config.close_timeout_s
 
     async def run(self) -> NoReturn:
         """Check once a second, for ever."""
@@ -194,7 +207,7 @@ class Heartbeat:
             heard_until: time up to which everything that arrived has been read, in the broker's
                 seconds; the measure of silence.
         """
-        config, session = self._config, connection.session
+        config, session = self.config, connection.session
         if heard_until >= connection.authorize_by:
             self._broker.disconnect(connection, 4009, "Connection not authorized within timeout")
             return
@@ -222,7 +235,7 @@ class Heartbeat:
 
     def _check_silence(self, connection: Connection, now: float, heard_until: float) -> None:
         """Ping whoever has been silent for long enough."""
-        config = self._config
+        config = self.config
         due = connection.session.active_at + config.activity_timeout_s
         if heard_until >= due:
             connection.ping()

@@ -108,6 +108,10 @@ class Endpoint:
         self.next_log_at = -float("inf")
         self.standing = Standing.NEW
         self.trying_since: OrderedDict[Turn, float] = OrderedDict()
+        self.serve(app, hook)
+
+    def serve(self, app: App, hook: Webhook) -> None:
+        """Go by other terms for the same URL, retries of what is under way included."""
         self._hook = hook
         oldest = app.key_pairs[0]
         self._key, self._secret = oldest.key, oldest.secret.encode()

@@ -10,16 +10,18 @@ from collections import OrderedDict, deque
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from cachecast.apps import WEBHOOK_EVENTS
+from cachecast.events import AppEvent
+from cachecast.handover.state import TellState, WebhookState
 from cachecast.tasks.webhook_delivery import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cachecast.apps import App
-    from cachecast.events import AppEvent
     from cachecast.metrics import AppCounters
 
 __all__ = ["GRACE_S", "AppQueue", "UrlQueue"]
@@ -42,6 +44,10 @@ _DEPARTURES: Final = frozenset(_DEPARTURE_OF.values())
 #: Event of an arrival or a departure -> both. Whoever asks for one has to do with the other:
 #: without it, half of a page reload would be sent.
 _PAIR_OF: Final = {name: pair for pair in _DEPARTURE_OF.items() for name in pair}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AppEvent).decode
 
 
 class _Told:
@@ -114,7 +120,7 @@ class UrlQueue:
         "busy", "endpoint", "filled", "is_choosing", "max_batch", "n_lanes", "n_ready", "ready",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint, max_batch: int) -> None:
+    def __init__(self, endpoint: Endpoint, max_batch: int = 1) -> None:
         self.endpoint = endpoint
         self.max_batch = max_batch
         self.ready: OrderedDict[str, deque[_Item]] = OrderedDict()
@@ -195,7 +201,7 @@ class AppQueue:
         urls: queues, one for each URL.
         held: (name, channel, user id) -> departure in its grace, oldest first.
         items: events that wait in the queues of URLs, longest-waiting first.
-        n_in_flight: number of events of requests under way.
+        under_way: events of requests under way, longest-waiting first.
         n_unreported: number of events lost since the last line in the log.
         emptied: parking lot where ``Webhooks.wait_flushed`` waits.
     """
@@ -203,15 +209,12 @@ class AppQueue:
     def __init__(
         self, app: App, counters: AppCounters, acknowledge_miss: Callable[[str], None]
     ) -> None:
-        self.app = app
         self.outcomes = counters.webhooks
-        max_batch = MAX_BATCH_EVENTS if app.batches_webhooks else 1
-        self.urls = [UrlQueue(Endpoint(app, hook), max_batch) for hook in app.webhooks]
-        wanted: set[str] = {name for hook in app.webhooks for name in hook.events or WEBHOOK_EVENTS}
-        self.names = frozenset(name for event in wanted for name in _PAIR_OF.get(event, (event,)))
+        self.urls: list[UrlQueue] = []
+        self.serve(app)
         self.held: OrderedDict[tuple[str, str, str | None], _Held] = OrderedDict()
         self.items: OrderedDict[_Item, None] = OrderedDict()
-        self.n_in_flight = 0
+        self.under_way: dict[_Item, None] = {}
         self.n_unreported = 0
         self.has_grace_task = False
         self.has_loss_task = False
@@ -219,10 +222,34 @@ class AppQueue:
         self._n_followers = 0
         self._acknowledge_miss = acknowledge_miss
 
+    def serve(self, app: App) -> None:
+        """Go by other terms of the same app from now on. Never yields.
+
+        What waits for a URL that stays is sent on its new terms; what waits for one that has gone
+        is still sent there, as far as its receiver takes it.
+        """
+        self.app = app
+        before = {url.endpoint.url: url for url in self.urls}
+        self.urls = []
+        for hook in app.webhooks:
+            url = before.pop(hook.url, None)  # of two alike the second begins anew
+            if url is None:
+                url = UrlQueue(Endpoint(app, hook))
+            url.endpoint.serve(app, hook)
+            url.max_batch = MAX_BATCH_EVENTS if app.batches_webhooks else 1
+            self.urls.append(url)
+        wanted: set[str] = {name for hook in app.webhooks for name in hook.events or WEBHOOK_EVENTS}
+        self.names = frozenset(name for event in wanted for name in _PAIR_OF.get(event, (event,)))
+
     @property
     def n_waiting(self) -> int:
         """What the bound applies to."""
         return len(self.items) + len(self.held) + self._n_followers
+
+    @property
+    def n_in_flight(self) -> int:
+        """Events of requests under way."""
+        return len(self.under_way)
 
     @property
     def n_queued(self) -> int:
@@ -276,15 +303,70 @@ class AppQueue:
         batch = urls_queue.take()
         for item in batch:
             del self.items[item]
-        self.n_in_flight += len(batch)
+            self.under_way[item] = None
         return batch
 
     def settle(self, batch: Sequence[_Item], *, is_accepted: bool) -> None:
         """Note the outcome of a batch."""
-        self.n_in_flight -= len(batch)
         for item in batch:
+            del self.under_way[item]
             self._close(item.told, is_accepted=is_accepted)
         self._wake_if_empty()
+
+    # --- handing over
+
+    def export(self, now: float) -> WebhookState:
+        """All that was told and is not done with, requests under way included.
+
+        Whoever takes it sends those once more: nobody knows whether they arrived.
+
+        Args:
+            now: the present, in seconds of Trio's clock, which no other process shares.
+        """
+        waiting: dict[_Told, tuple[list[str], float]] = {}
+        for item in (*self.under_way, *self.items):
+            urls, _ = waiting.setdefault(item.told, ([], now - item.queued_at))
+            urls.append(item.urls_queue.endpoint.url)
+        return WebhookState(
+            [
+                TellState(_encode(told.event), urls, age_s, told.is_acknowledged)
+                for told, (urls, age_s) in waiting.items()
+            ],
+            [
+                (
+                    _encode(held.told.event),
+                    now - held.held_at,
+                    [_encode(told.event) for told in held.followers],
+                )
+                for held in self.held.values()
+            ],
+        )
+
+    def restore(self, state: WebhookState, now: float) -> None:
+        """Take over what another process was told, before anything is told here.
+
+        What was for a URL that there is no more is dropped, and counted.
+        """
+        for waiting in state.waiting:
+            told = _Told(_decode(waiting.event), None)
+            told.is_acknowledged = waiting.is_acknowledged
+            left = list(waiting.urls)
+            for url in self.urls:
+                if url.endpoint.url in left:
+                    left.remove(url.endpoint.url)
+                    told.n_open += 1
+                    item = _Item(told, url, now - waiting.age_s)
+                    self.items[item] = None
+                    url.put(item)
+            self.outcomes["dropped"] += len(left)
+            self.n_unreported += len(left)
+        for event, age_s, followers in state.held:
+            told = _Told(_decode(event), None)
+            held = _Held(told, now - age_s)
+            held.followers = [_Told(_decode(follower), None) for follower in followers]
+            self._n_followers += len(followers)
+            self.held[told.event.name, told.event.channel, told.event.user_id] = held
+        self._trim(now)
 
     def _concerns_any(self, event: AppEvent) -> bool:
         names = _PAIR_OF.get(event.name, (event.name,))

@@ -30,7 +30,6 @@ event:
 from __future__ import annotations
 
 import random
-from collections import Counter
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -48,12 +47,13 @@ from cachecast.tasks.webhook_delivery import (
 from cachecast.tasks.webhook_queue import AppQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import httpx2
 
     from cachecast.apps import App
     from cachecast.events import AppEvent
+    from cachecast.handover.state import WebhookState
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
 
@@ -64,6 +64,9 @@ __all__ = ["Webhooks"]
 #: settled on 6 connections to a host for the same reason; 8 make 160 events/s at 50 ms an answer.
 MAX_LANES: Final = 8
 
+#: Seconds between two looks at whether the last request has ended.
+PAUSE_TICK_S: Final = 0.01
+
 _log = structlog.get_logger("cachecast.webhooks")
 
 
@@ -72,20 +75,15 @@ class Webhooks:
 
     def __init__(
         self,
-        apps: Sequence[App],
-        counters: Mapping[str, AppCounters],
         *,
         unix_now: Callable[[], float],
         on_miss_acknowledged: Callable[[str, str], None] = lambda _app_id, _channel: None,
         open_client: Callable[[], httpx2.AsyncClient] = open_client,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Make the queues; nothing is opened before :meth:`run`.
+        """Make it, without any app; nothing is opened before :meth:`run`.
 
         Args:
-            apps: apps of the node; those without webhooks are passed over.
-            counters: app id -> counters; ``webhooks`` counts events as ``delivered``, ``retried``
-                (each try but the first), ``failed`` and ``dropped``, once for each URL.
             unix_now: function that gives the wall time in seconds, for ``time_ms``.
             on_miss_acknowledged: function called with app id and channel, once for each
                 ``cache_miss``: when the first URL has accepted it, or when the last was given up or
@@ -95,11 +93,11 @@ class Webhooks:
                 :meth:`run`.
             jitter: function that draws a number from 0 to 1, for the pauses between tries.
         """
-        self._queues = {
-            app.id: AppQueue(app, counters[app.id], partial(on_miss_acknowledged, app.id))
-            for app in apps
-            if app.webhooks
-        }
+        self._queues: dict[str, AppQueue] = {}
+        #: Of apps that have been removed, or have no webhooks any more: what they still wait for.
+        self._ending: list[AppQueue] = []
+        self._has_any = trio.Event()
+        self._on_miss_acknowledged = on_miss_acknowledged
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
@@ -107,9 +105,40 @@ class Webhooks:
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
         self._n_flushing = 0
+        self._is_paused = False
         self._life = trio.CancelScope()
         self._is_over = trio.Event()
-        self._failed_before: Counter[str] = Counter()
+        self._failed_before: dict[AppQueue, int] = {}
+
+    def serve(self, app: App, counters: AppCounters) -> None:
+        """Bring an app's events to its webhooks, if it has any, on these terms. Never yields.
+
+        Args:
+            app: an app that is new here, or on other terms.
+            counters: counters of the app; ``webhooks`` counts events as ``delivered``, ``retried``
+                (each try but the first), ``failed`` and ``dropped``, once for each URL.
+        """
+        queue = self._queues.get(app.id)
+        if not app.webhooks:
+            self.end_app(app.id)
+        elif queue is not None:
+            queue.serve(app)
+            self._start_tasks(queue)
+        elif not self._is_over.is_set():
+            acknowledge = partial(self._on_miss_acknowledged, app.id)
+            self._queues[app.id] = AppQueue(app, counters, acknowledge)
+            self._has_any.set()
+
+    def end_app(self, app_id: str) -> None:
+        """Take no more events of an app; those that wait are sent all the same. Never yields."""
+        queue = self._queues.pop(app_id, None)
+        if queue is not None:
+            self._ending.append(queue)
+
+    def _all(self) -> list[AppQueue]:
+        """Queues in which something may wait."""
+        self._ending = [queue for queue in self._ending if queue.n_queued]
+        return [*self._queues.values(), *self._ending]
 
     def wants(self, app_id: str, name: str) -> bool:
         """Whether an event of that name is worth :meth:`notify`. O(1).
@@ -147,24 +176,29 @@ class Webhooks:
         return 0 if queue is None else queue.n_queued
 
     async def run(self) -> NoReturn:
-        """Deliver for ever. Without any webhook it does nothing and opens nothing.
+        """Deliver for ever. Before there is any webhook it does nothing and opens nothing.
 
         Starts in its own nursery: for each URL up to :data:`MAX_LANES` lanes, for each app one
         task for the grace and one for the losses, each only while there is something for it to
         do. If cancelled, what was not delivered is lost, counted and logged.
         """
-        if self._queues:
+        if self._has_any.is_set():
             client = self._open_client()
-            self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
-            try:
-                with self._life:
-                    await self._run_nursery()
-            finally:
-                self._report_unsent()
-                self._queues.clear()
-                self._is_over.set()
-                with trio.move_on_after(CLOSE_GRACE_S, shield=True):
-                    await client.aclose()
+        else:
+            await self._has_any.wait()
+            # In a thread, for others are served already.
+            client = await trio.to_thread.run_sync(self._open_client, abandon_on_cancel=True)
+        self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
+        try:
+            with self._life:
+                await self._run_nursery()
+        finally:
+            self._report_unsent()
+            self._queues.clear()
+            self._ending.clear()
+            self._is_over.set()
+            with trio.move_on_after(CLOSE_GRACE_S, shield=True):
+                await client.aclose()
         await trio.sleep_forever()
 
     async def flush(self, within_s: float) -> None:
@@ -174,10 +208,8 @@ class Webhooks:
         longer than that: what fails then is lost, counted and logged, and so is what is left when
         the time is over. If cancelled, :meth:`run` goes on, but without further tries.
         """
-        if self._queues and self._courier is not None:
-            self._failed_before = Counter(
-                {app_id: queue.outcomes["failed"] for app_id, queue in self._queues.items()}
-            )
+        if self._courier is not None and (queues := self._all()):
+            self._failed_before = {queue: queue.outcomes["failed"] for queue in queues}
             self._courier.begin_last_chance()
             with trio.move_on_after(within_s):
                 await self.wait_flushed()
@@ -194,39 +226,87 @@ class Webhooks:
         """
         self._n_flushing += 1
         try:
-            for queue in self._queues.values():
+            for queue in self._all():
                 while queue.held:
                     queue.release(inf, trio.current_time())
                     self._start_tasks(queue)
                     await trio.lowlevel.checkpoint()
                 for url in queue.urls:
                     url.filled.set()
-            while any(queue.n_queued for queue in self._queues.values()):
-                for queue in self._queues.values():
+            while any(queue.n_queued for queue in self._all()):
+                for queue in self._all():
                     if queue.n_queued:
                         await queue.emptied.park()
             await trio.lowlevel.checkpoint()
         finally:
             self._n_flushing -= 1
 
+    # --- handing over
+
+    async def pause(self, within_s: float) -> None:
+        """Begin no further request, and wait until none is under way, so many seconds at most.
+
+        Events are taken and kept meanwhile. :meth:`go_on` ends it; so does being cancelled.
+        """
+        self._is_paused = True
+        try:
+            with trio.move_on_after(within_s):
+                while any(  # noqa: ASYNC110 - nothing announces it, nor should it
+                    queue.n_in_flight for queue in self._queues.values()
+                ):
+                    await trio.sleep(PAUSE_TICK_S)
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            self.go_on()
+            raise
+
+    def go_on(self) -> None:
+        """Make requests again. Never yields."""
+        self._is_paused = False
+        for queue in self._queues.values():
+            self._start_tasks(queue)
+
+    def export(self, app_id: str) -> WebhookState | None:
+        """What an app's webhooks have not been told; None if it has none. Never yields."""
+        queue = self._queues.get(app_id)
+        return None if queue is None else queue.export(trio.current_time())
+
+    def restore(self, app_id: str, state: WebhookState) -> int:
+        """Tell what another process has not told any more. Never yields.
+
+        Returns:
+            Number of events that nobody here is to be told, for the app has no webhooks any more.
+        """
+        queue = self._queues.get(app_id)
+        if queue is None:
+            return len(state.waiting) + len(state.held)
+        queue.restore(state, trio.current_time())
+        self._start_tasks(queue)
+        return 0
+
+    def let_go(self) -> None:
+        """Another process has what waits: forget it, requests under way included. Never yields."""
+        self._queues.clear()
+        self._life.cancel()
+
     async def _run_nursery(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                for queue in self._queues.values():
+                for queue in self._all():
                     self._start_tasks(queue)
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
 
     def _report_unsent(self) -> None:
-        for app_id, queue in self._queues.items():
+        for queue in self._all():
             queue.outcomes["dropped"] += queue.n_queued
             lost = queue.n_queued
-            if app_id in self._failed_before:
-                lost += queue.outcomes["failed"] - self._failed_before[app_id]
+            if queue in self._failed_before:
+                lost += queue.outcomes["failed"] - self._failed_before[queue]
             if lost:
-                _log.warning("webhook events lost at stop", app=app_id, lost=lost)
+                _log.warning("webhook events lost at stop", app=queue.app.id, lost=lost)
 
     def _start_tasks(self, queue: AppQueue) -> None:
         """Start what the state of a queue asks for and does not have yet."""
@@ -242,7 +322,8 @@ class Webhooks:
             self._nursery.start_soon(self._run_loss_log, queue)
 
     def _start_lane(self, queue: AppQueue, url: UrlQueue) -> None:
-        if self._nursery is None or not url.ready or url.is_choosing or url.n_lanes >= MAX_LANES:
+        is_full = url.is_choosing or url.n_lanes >= MAX_LANES
+        if self._nursery is None or self._is_paused or not url.ready or is_full:
             return
         url.n_lanes += 1
         due = url.begin_choosing(at_once=self._n_flushing > 0)
@@ -265,7 +346,7 @@ class Webhooks:
                 is_accepted = await self._courier.deliver(url.endpoint, events, queue.outcomes)
                 url.finish(batch)
                 queue.settle(batch, is_accepted=is_accepted)
-            if url.is_choosing or not url.ready:
+            if url.is_choosing or not url.ready or self._is_paused:
                 break
             due = url.begin_choosing(at_once=self._n_flushing > 0)
         url.n_lanes -= 1

@@ -6,7 +6,7 @@ What it takes and gives is decided by the test: how much room there is, and what
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cachecast.server.selector import READ, WRITE
 
@@ -26,6 +26,9 @@ class MemorySocket:
         room: number of bytes that the server may still send before its ``send`` would block.
         send_error: exception raised by the next sends, as when the network fails; else None.
     """
+
+    #: Family of addresses, of which it has none.
+    family: Final = 0
 
     def __init__(
         self, fd: int, on_bytes: Callable[[bytes], None], on_end: Callable[[], None]

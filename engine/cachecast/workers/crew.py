@@ -32,6 +32,8 @@ from cachecast.workers.messages import (
     Failed,
     Order,
     Ready,
+    Reload,
+    Reloaded,
     Report,
 )
 from cachecast.workers.pipe import Pipe
@@ -53,6 +55,10 @@ REPORT_LIMIT_S: Final = 1.0
 #: Seconds that a worker may take to be ready. A tenth of it is much; it reads its certificate, and
 #: meets the engine.
 START_LIMIT_S: Final = 30.0
+
+#: Seconds that workers have to serve by another configuration, clients of removed apps included,
+#: who may have to be taken out of channels on other nodes.
+RELOAD_LIMIT_S: Final = 20.0
 
 #: Seconds more than the node's own limit that workers have to end, and after a second signal.
 END_GRACE_S: Final = 2.0
@@ -87,6 +93,7 @@ class Post:
         latest: figures that it reported last; the past of earlier ones not included.
         past: counters of the workers that held this post before.
         backoff: pauses between its starts.
+        config: configuration that it begins by.
     """
 
     def __init__(self, number: int, config: FileConfig, listener: socket.socket) -> None:
@@ -98,7 +105,7 @@ class Post:
         self.latest: list[Family] = []
         self.past: list[Family] = []
         self.backoff = Backoff()
-        self._config = config
+        self.config = config
         self._heard_at = inf
         self.pipe: Pipe | None = None
 
@@ -120,7 +127,7 @@ class Post:
     def begin(self, pid: int, pipe: Pipe) -> None:
         """A process has been started: brief it."""
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        pipe.send(Brief(self.number, self._config, self.listener.fileno()))
+        pipe.send(Brief(self.number, self.config, self.listener.fileno()))
 
     def hear(self, message: Beat | Report) -> None:
         """Take in what it says of itself."""
@@ -188,6 +195,10 @@ class Crew:
         self._is_asking = False
         self._wants_round = trio.Event()
         self._waiting: list[Callable[[], bool]] = []
+        self._n_reloads = 0
+        #: Numbers of workers that have not said yet whether they serve by the latest configuration.
+        self._unreloaded: set[int] = set()
+        self._faults: dict[int, str] = {}
         self._owed: set[int] = set()
 
     # --- what the node asks
@@ -207,21 +218,54 @@ class Crew:
         await self._has_ended.wait()
 
     def order(self, number: int) -> None:
-        """Hand a signal on to all workers; the first one but SIGHUP begins the end. Never yields.
+        """Hand a signal on to all workers; the first begins the end. Never yields.
 
         After it the workers have the node's limits, and a moment; after the second a moment.
         """
-        if number != signal.SIGHUP:
-            limit_s = END_GRACE_S if self.is_ending else self._limit_s
-            self._life.deadline = min(self._life.deadline, trio.current_time() + limit_s)
-            if not self.is_ending:
-                self.is_ending = True
-                for post in self.posts:
-                    post.listener.close()  # each worker has a copy, and closes it
-                self._note_change()
+        limit_s = END_GRACE_S if self.is_ending else self._limit_s
+        self._life.deadline = min(self._life.deadline, trio.current_time() + limit_s)
+        if not self.is_ending:
+            self.is_ending = True
+            for post in self.posts:
+                post.listener.close()  # each worker has a copy, and closes it
+            self._note_change()
         for post in self.posts:
             if post.pipe is not None:
                 post.pipe.send(Order(number))
+
+    async def reload(self, shares: Sequence[FileConfig]) -> dict[int, str]:
+        """Have all workers serve by other configurations; those that are started from now on too.
+
+        Args:
+            shares: configuration of each worker.
+
+        Returns:
+            Number of each worker that has not done it -> why not.
+        """
+        self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
+        self._n_reloads += 1
+        self._faults = {}
+        self._unreloaded = set()
+        for post, config in zip(self.posts, shares, strict=True):
+            post.config = config
+            if post.pipe is not None:  # else its next one begins by it
+                self._unreloaded.add(post.number)
+                post.pipe.send(Reload(self._n_reloads, config))
+        with trio.move_on_after(RELOAD_LIMIT_S):
+            while self._unreloaded and not self.is_ending:
+                await self._changed.wait()
+        for number in self._unreloaded:
+            self._faults[number] = (
+                f"it has not answered within {RELOAD_LIMIT_S:g} s, and does it when it goes on"
+            )
+        return self._faults
+
+    def _note_reloaded(self, post: Post, fault: str = "") -> None:
+        if post.number in self._unreloaded:
+            self._unreloaded.discard(post.number)
+            if fault:
+                self._faults[post.number] = fault
+            self._note_change()
 
     def ask(self, attempt: Callable[[], bool]) -> None:
         """Have all workers report; ``attempt`` is called when they have, or have not in time.
@@ -342,6 +386,7 @@ class Crew:
             pipe.close()
             post.end()
             self._owe_nothing(post)
+            self._note_reloaded(post)  # the next one begins by it
         return code
 
     async def _listen(
@@ -359,6 +404,9 @@ class Crew:
                         is_unready = False
                         limit.deadline = inf
                         self._note_ready(post, is_first=is_first)
+                    case Reloaded():
+                        if message.serial == self._n_reloads:
+                            self._note_reloaded(post, message.fault)
                     case Failed() if is_first:
                         raise message.to_error()
                     case Failed():

@@ -84,6 +84,10 @@ class Desk:
         """Number of the admin address's port."""
         return self._front.admin_port
 
+    def reload(self, config: FileConfig) -> None:
+        """Connections that begin from now on have these limits."""
+        self._front.common.config = config
+
     async def run(self) -> None:
         """Serve for ever."""
         async with trio.open_nursery() as nursery:

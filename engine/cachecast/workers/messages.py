@@ -22,6 +22,8 @@ __all__ = [
     "Failed",
     "Order",
     "Ready",
+    "Reload",
+    "Reloaded",
     "Report",
 ]
 
@@ -49,9 +51,32 @@ class Brief(_Message, frozen=True):
 
 
 class Order(_Message, frozen=True):
-    """The parent was sent a signal of this number; do as a node of one process would."""
+    """The parent was sent a signal of this number: end as a node of one process would."""
 
     number: int
+
+
+class Reload(_Message, frozen=True):
+    """The parent wants the worker to serve by another configuration.
+
+    Attributes:
+        serial: number of the change.
+        config: the worker's share of the whole of it.
+    """
+
+    serial: int
+    config: FileConfig
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        """Leave the configuration out."""
+        return f"Reload({self.serial})"
+
+
+class Reloaded(_Message, frozen=True):
+    """The worker serves by it, or does not: then ``fault`` says why. ``serial`` as it was asked."""
+
+    serial: int
+    fault: str = ""
 
 
 class Ask(_Message, frozen=True):
@@ -92,5 +117,5 @@ class Report(_Message, frozen=True):
     families: list[Family]
 
 
-FROM_PARENT: Final = Brief | Order | Ask
-FROM_WORKER: Final = Ready | Failed | Beat | Report
+FROM_PARENT: Final = Brief | Order | Reload | Ask
+FROM_WORKER: Final = Ready | Failed | Beat | Reloaded | Report

@@ -257,6 +257,7 @@ class SharedBus:
 
     def __init__(self, mesh):
         self.mesh = mesh
+        self.terms = {}
         self.node = None
         self.is_down = False
         self.is_closed = False
@@ -269,6 +270,9 @@ class SharedBus:
         self.signed_in = Counter()
         self.watched = Counter()
         self._crowded = {}
+
+    def serve_apps(self, terms):
+        self.terms = terms
 
     async def start(self, node, nursery):
         await trio.lowlevel.checkpoint()

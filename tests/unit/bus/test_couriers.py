@@ -214,3 +214,32 @@ async def test_a_node_that_leaves_settles_what_it_has_delivered(autojump_clock: 
         place.world.desks[0].cut()
         place.couriers[0]._all[0]._done.append("1-1")
         await place.couriers[0].finish()
+
+
+async def test_an_app_that_is_carried_no_more_has_settled_what_was_under_way(
+    autojump_clock: Any,
+) -> None:
+    """And takes nothing more meanwhile; another node has what comes then."""
+    async with post() as place:
+        await trio.sleep(5)
+        occupy(place.world.desks[0], "a")
+        await trio.sleep(2)
+        first = place.busy()
+        place.couriers[first].serve([])
+        occupy(place.world.desks[0], "b")
+        await trio.sleep(10)
+        assert place.handed(first) == [("occupied", "a"), ("vacated", "a")]
+        assert place.couriers[first].n_under_way == 2
+        place.settle(first)
+        await trio.sleep(10)
+        assert place.couriers[first].n_under_way == 0
+        assert place.handed(1 - first) == [("occupied", "b"), ("vacated", "b")]
+        assert place.couriers[first].n_lost == 0
+
+        place.couriers[first].serve([APP])
+        place.settle(1 - first)
+        place.scopes[1 - first].cancel()
+        await trio.sleep(20)
+        occupy(place.world.desks[0], "c")
+        await trio.sleep(10)
+        assert ("occupied", "c") in place.handed(first)

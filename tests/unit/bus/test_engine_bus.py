@@ -8,9 +8,11 @@ import trio
 from cachecast.bus.engine_bus import AppTerms, EngineBus
 from cachecast.bus.publishing import UnknownOutcomeError
 from cachecast.bus.seal import Seal
+from cachecast.bus.seam import Envelope
 from cachecast.bus_config import BusConfig
-from cachecast.errors import BusError, ConfigError
+from cachecast.errors import BusError, ConfigError, SubscriptionError
 from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.messages import Publication
 from cachecast.protocol.session import Member
 from tests.cluster.simulation import network as network_module
 from tests.unit.bus.meeting import APP, Witness, envelope, meeting, up
@@ -300,3 +302,60 @@ async def test_those_that_one_will_are(autojump_clock):
         assert await node.bus.note_miss(APP, "cache-x").wait()
         await trio.sleep(60)
         assert not await node.bus.note_miss(APP, "cache-x").wait()
+
+
+async def test_apps_are_served_that_came_later(autojump_clock):
+    """Values, lifetimes, ceilings and members; what the gone one has under way goes on."""
+    async with meeting() as place:
+        one, two = await place.join(), await place.join()
+        await trio.sleep(2)
+        both = {APP: AppTerms(60.0, 100), "new": AppTerms(30.0, 1, max_entries=1)}
+        for node in (one, two):
+            node.bus.serve_apps(both)
+        for node in (one, two):
+            await node.bus.attach("new", NAME).wait()
+        publication = Publication("tick", "cache-x", "later")
+        await one.bus.publish([Envelope("new", NAME, publication, is_server_side=True)]).wait()
+        await trio.sleep(1)
+        value, published_at, deadline = two.values["cache-x"]
+        assert value == "later"
+        assert deadline - published_at == pytest.approx(30.0, abs=0.01)
+        room = parse_channel_name("presence-x")
+        await one.bus.enter("new", room, Member("7")).wait()
+        with pytest.raises(SubscriptionError):
+            await one.bus.enter("new", room, Member("8")).wait()
+
+        one.bus.serve_apps({APP: AppTerms(60.0, 100)})
+        await one.bus.publish([Envelope("new", NAME, publication, is_server_side=True)]).wait()
+        await trio.sleep(100)
+        assert (await two.bus.read("new", "cache-x").wait()) is None
+
+
+async def test_webhooks_that_came_later_are_told_what_happens_from_then_on(autojump_clock):
+    """The engine keeps events of apps that it has been told of: it is, without a new session."""
+    async with meeting() as place:
+        node = await place.join(terms=AppTerms(60.0, 100))
+        await trio.sleep(2)
+        session, channel = node.seat.session, parse_channel_name("room")
+        node.bus.serve_apps({APP: AppTerms(60.0, 100, has_webhooks=True)})
+        await trio.sleep(1)
+        assert node.seat.session == session
+        (await node.bus.enter(APP, channel, None).wait())
+        await trio.sleep(3)
+        hooks = [event for _, event, _ in node.said("take_hook")]
+        assert [(event.name, event.channel) for event in hooks] == [("channel_occupied", "room")]
+        assert (await node.bus.note_miss(APP, "cache-z").wait()) is True
+
+
+async def test_a_node_that_is_away_says_it_when_it_is_back(autojump_clock):
+    async with meeting() as place:
+        node = await place.join(terms=AppTerms(60.0, 100))
+        await trio.sleep(2)
+        place.engine.stop()
+        await trio.sleep(1)
+        node.bus.serve_apps({APP: AppTerms(60.0, 100, has_webhooks=True)})
+        place.engine.start()
+        await trio.sleep(20)
+        (await node.bus.enter(APP, parse_channel_name("room"), None).wait())
+        await trio.sleep(3)
+        assert node.said("take_hook")

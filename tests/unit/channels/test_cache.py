@@ -390,3 +390,117 @@ def test_clocks_that_differ_a_little_cost_nothing() -> None:
     assert store._apps["1"].early == []
     assert store.get("1", "b", 101.0 - SLACK_S) is None
     assert store.evict(101.0, 500)[0] == 2
+
+
+# --- other terms, while values are there
+
+
+def test_under_a_lower_ceiling_the_oldest_go_a_few_at_a_time() -> None:
+    """The ceiling holds once they have gone; until then a publish frees only its own."""
+    store, counters = _store(max_entries=100)
+    for number in range(100):
+        store.put("1", f"cache-{number}", b"frame", float(number))
+
+    assert not store.limit_app("1", TTL_S, 10, 1_000_000, 100.0, 60)
+    assert store.n_entries() == 40
+    store.put("1", "cache-new", b"frame", 100.0)
+    assert store.n_entries() == 41
+    assert store.limit_app("1", TTL_S, 10, 1_000_000, 100.0, 60)
+    assert (store.n_entries(), counters.cache_capacity_evictions) == (10, 91)
+    store.put("1", "cache-newer", b"frame", 100.0)
+    assert store.n_entries() == 10
+    assert store.get("1", "cache-91", 100.0) is None
+    assert store.get("1", "cache-92", 100.0) is not None
+
+
+def test_a_ceiling_in_bytes_can_be_lowered_and_raised() -> None:
+    store, _ = _store()
+    for number in range(10):
+        store.put("1", f"cache-{number}", b"frame", 0.0)
+    size = _size(b"frame", "cache-0")
+
+    assert store.limit_app("1", TTL_S, 1_000, 5 * size, 0.0, 100)
+    assert store.n_bytes() == 5 * size
+    assert store.limit_app("1", TTL_S, 1_000, 8 * size, 0.0, 100)
+    for number in range(10):
+        store.put("1", f"cache-{number}", b"frame", 0.0)
+    assert store.n_bytes() == 8 * size
+
+
+def test_under_another_lifetime_values_that_are_there_keep_theirs() -> None:
+    """Shorter and longer; each is freed at its own deadline."""
+    store, _ = _store()
+    store.put("1", "cache-old", b"frame", 0.0)
+    assert store.limit_app("1", 60.0, 1_000, 1_000_000, 1.0, 100)
+    store.put("1", "cache-short", b"frame", 1.0)
+    assert store.ttl_s("1") == 60.0
+
+    assert store.evict(61.0, 100)[0] == 1
+    assert store.get("1", "cache-old", 1_799.0) is not None
+    assert store.limit_app("1", 1_000.0, 1_000, 1_000_000, 61.0, 100)
+    store.put("1", "cache-long", b"frame", 61.0)
+    assert store.next_deadline() == 1_061.0
+    assert store.evict(1_061.0, 100)[0] == 1
+    assert store.evict(1_800.0, 100)[0] == 1
+    assert store.n_entries() == 0
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_under_a_lower_ceiling_of_the_node_who_holds_most_loses_its_oldest(in_bytes: bool) -> None:
+    store, counters = _store()
+    store.add_app("2", TTL_S, 1_000, 1_000_000, AppCounters())
+    for number in range(30):
+        store.put("1", f"cache-{number}", b"frame", float(number))
+    for number in range(10):
+        store.put("2", f"cache-{number}", b"frame", 0.0)
+    size = _size(b"frame", "cache-10")
+    limits = (100_000, 20 * size) if in_bytes else (20, 10**9)
+
+    assert not store.limit(*limits, 30.0, 5)
+    assert store.n_entries() == 35
+    assert store.limit(*limits, 30.0, 100)
+    assert (store.n_entries("1"), store.n_entries("2")) == (10, 10)
+    assert counters.cache_capacity_evictions == 20
+    # What has expired goes first, whoever holds it.
+    assert store.limit(15, 10**9, TTL_S, 100)
+    assert (store.n_entries("1"), store.n_entries("2")) == (10, 5)
+
+
+def test_an_app_is_freed_a_few_values_at_a_time_and_then_it_is_gone() -> None:
+    store, counters = _store()
+    store.add_app("2", TTL_S, 1_000, 1_000_000, AppCounters())
+    for number in range(25):
+        store.put("1", f"cache-{number}", b"frame", 0.0)
+    store.put("2", "cache-0", b"frame", 0.0)
+
+    assert store.remove_app("1", 10)
+    assert store.remove_app("1", 10)
+    assert store.n_entries() == 6
+    assert not store.remove_app("1", 10)
+    assert (store.n_entries(), store.n_bytes()) == (1, _size(b"frame", "cache-0"))
+    assert counters.cache_capacity_evictions == 0  # no ceiling ended them
+    with pytest.raises(KeyError):
+        store.get("1", "cache-0", 0.0)
+    _, fresh = store, AppCounters()
+    store.add_app("1", TTL_S, 1_000, 1_000_000, fresh)
+    assert store.get("1", "cache-0", 0.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 100), st.booleans()), max_size=60))
+def test_values_that_are_put_again_elsewhere_are_the_same(steps: Any) -> None:
+    """In the order in which they were written, with what is left of their lives."""
+    before, _ = _store(max_entries=20)
+    after, _ = _store(max_entries=20)
+    now, mark = 0.0, 0
+    for number, pause_s, is_copied in steps:
+        now += pause_s
+        before.put("1", f"cache-{number}", f"{now}".encode(), now)
+        if is_copied:
+            for name, frame, published_at, deadline in before.export("1", mark):
+                after.put("1", name, frame, now, published_at, deadline)
+            mark = before.serial
+    for name, frame, published_at, deadline in before.export("1", mark):
+        after.put("1", name, frame, now, published_at, deadline)
+    assert list(after.export("1")) == list(before.export("1"))
+    assert after.next_deadline() == before.next_deadline()
+    assert (after.n_entries(), after.n_bytes()) == (before.n_entries(), before.n_bytes())

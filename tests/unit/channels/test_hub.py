@@ -6,6 +6,7 @@ from collections import deque
 from math import inf
 
 import pytest
+from msgspec import Raw
 
 from cachecast.channels.channel import POINTER_BYTES, Channel
 from cachecast.channels.hub import Hub
@@ -227,3 +228,75 @@ def test_values_that_are_skipped_wait_no_more_and_are_charged_to_nobody() -> Non
         hub.deliver(10)
     assert [message["event"] for message in client.heard] == ["value", "plain", "new"]
     assert (hub.undelivered_bytes, channel.queued_bytes) == (0, 0)
+
+
+def test_other_terms_leave_all_that_is_there() -> None:
+    """A rate that stays has what is left of it; another begins anew, or ends."""
+    hub, _ = _hub(publishes_per_s=1)
+    hub.subscribe(Client().connection, PLAIN, None)
+    bucket = hub.publish_bucket
+
+    hub.serve(make_app(publishes_per_s=1, max_event_bytes=7), 0.0)
+    assert hub.publish_bucket is bucket
+    assert (hub.app.max_event_bytes, hub.n_subscriptions) == (7, 1)
+    hub.serve(make_app(publishes_per_s=2), 0.0)
+    assert hub.publish_bucket is not bucket
+    hub.serve(make_app(), 0.0)
+    assert hub.publish_bucket is None
+
+
+def test_channels_are_occupied_in_another_process_as_they_were_here() -> None:
+    """Members in their order, with what their first connection said of them; nobody is told."""
+    hub, _ = _hub()
+    clients = [Client().connection for _ in range(4)]
+    first, again = Member("u", Raw(b'{"a":1}')), Member("u", Raw(b'{"a":2}'))
+    for connection, name, member in (
+        (clients[1], NAME, Member("v")),
+        (clients[0], NAME, first),
+        (clients[2], NAME, again),
+        (clients[3], PLAIN, None),
+        (clients[0], PLAIN, None),
+    ):
+        hub.subscribe(connection, name, member)
+    hub.unsubscribe(clients[0], "presence-a")
+    hub.channels["a"].count_due_at = 7.0
+    states = hub.export(
+        {connection: number for number, connection in enumerate(clients)}, {hub.channels["a"]}
+    )
+    assert [state.is_count_stale for state in states] == [False, True]
+
+    other, ready = _hub()
+    others = [Client().connection for _ in clients]
+    for state in states:
+        other.restore(state, others)
+
+    assert list(other.channels) == ["presence-a", "a"]
+    assert list(other.channels["a"].subscriptions) == [others[3], others[0]]
+    assert other.channels["a"].count_due_at == 7.0
+    roster = other.channels["presence-a"].roster
+    assert roster is not None
+    assert roster.members == [Member("v"), first]
+    assert others[2].session.subscriptions["presence-a"].member == again
+    assert not ready
+    left = other.unsubscribe(others[2], "presence-a")
+    assert (left.is_member_gone, left.is_vacated) == (True, False)
+
+
+def test_a_name_that_was_right_once_stays() -> None:
+    """Whatever the limit is in the next process."""
+    hub, other = _hub()[0], _hub(max_channel_name_length=3)[0]
+    connection = Client().connection
+    hub.subscribe(connection, parse_channel_name("a-long-name"), None)
+    (state,) = hub.export({connection: 0}, ())
+    assert other.restore(state, [Client().connection]).name.text == "a-long-name"
+
+
+def test_observers_of_members_stay_observers() -> None:
+    """Where nobody in a presence channel stands for a user there are none."""
+    hub, other = _hub()[0], _hub()[0]
+    connection = Client().connection
+    hub.subscribe(connection, NAME, None)
+    (state,) = hub.export({connection: 0}, ())
+    channel = other.restore(state, [Client().connection])
+    assert channel.roster is not None
+    assert (len(channel.roster), len(channel.subscriptions)) == (0, 1)

@@ -734,3 +734,45 @@ def test_a_broken_socket_is_noticed_by_a_confirmation_too() -> None:
     outbox.put_with_value(_frame("yes"), _frame("value"), "cache-a", 9.0)
 
     assert outbox.is_gone
+
+
+def test_other_limits_hold_from_the_next_frame_on_that_has_to_wait() -> None:
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket, max_bytes=1_000, stall_timeout_s=30.0)
+    outbox.put(_frame("a", 400))
+    outbox.flush(1.0)
+
+    outbox.limit(100, 5.0)
+    assert not socket.events.count("on_slow")
+    assert not outbox.has_stalled(5.0)
+    assert outbox.has_stalled(10.0)
+    outbox.put(_frame("b", 400))
+    assert socket.events.count("on_slow")
+
+
+@pytest.mark.parametrize("room", [0, 3, 5])
+def test_what_waits_leaves_from_another_process_as_it_would_have(room: int) -> None:
+    """The rest of a half-sent frame first; and newer values take the place of older ones."""
+    before, after = FakeSocket(room), FakeSocket(0)
+    old = make_outbox(before, backlog=Backlog())
+    assert old.export() is None
+    old.put(_frame("one"), is_asked=True)
+    old.put(_frame("old"), "cache-a", 9.0)
+    old.put(_frame("two"))
+    state = old.export()
+    assert state is not None
+
+    backlog = Backlog()
+    new = make_outbox(after, backlog=backlog)
+    new.restore(state)
+
+    assert new.waiting_bytes == old.waiting_bytes
+    assert backlog.n_bytes == old._backlog.n_bytes
+    assert after.events == ["wait_writable"]
+    new.put(_frame("new"), "cache-a", 9.0)
+    after.room = inf
+    new.flush(0.0)
+    left = FakeSocket()
+    left.send(bytes(before.taken) + bytes(after.taken))
+    assert _texts(left) == ["one", "two", "new"]
+    assert len(backlog) == 0

@@ -72,3 +72,11 @@ def test_one_may_watch_oneself() -> None:
     users.add(connection, _user("a", "a"))
 
     assert _watchers(users, "a") == [connection]
+
+
+def test_who_is_signed_in_is_told_by_number_in_that_order() -> None:
+    """As a successor of this process signs them in again."""
+    users, one, two, three = UserIndex(AppCounters()), *(Client().connection for _ in range(3))
+    for connection, user_id in ((two, "v"), (one, "u"), (three, "v")):
+        users.add(connection, _user(user_id))
+    assert users.export({one: 0, two: 1, three: 2}) == [("v", [1, 2]), ("u", [0])]

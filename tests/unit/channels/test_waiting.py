@@ -127,3 +127,27 @@ def test_a_rest_that_was_asked_for_paces_too(waiting: Waiting) -> None:
     waiting.begin(b"x" * (PACE_BYTES + 1), inf, is_asked=True)
 
     assert (waiting.is_pacing, waiting.unasked_bytes) == (True, 0)
+
+
+def test_all_that_is_known_of_what_waits_is_known_to_another_process() -> None:
+    """Who asked for it, whether it paces, when it ends, and since when nothing has moved."""
+    here, there = Total(), Total()
+    before = Waiting(here)
+    before.begin(b"half", 7.0, is_asked=True)
+    before.add(b"x" * PACE_BYTES, is_asked=True)
+    before.add(b"value", "cache-a", 5.0)
+    before.note_sent(1)
+    before.seen, before.since = 1, 3.0
+
+    after = Waiting(there)
+    after.restore(before.export())
+
+    assert (after.n_bytes, after.unasked_bytes) == (before.n_bytes, before.unasked_bytes)
+    assert (after.earliest, after.head_deadline) == (5.0, 7.0)
+    assert (after.is_pacing, after.is_bound, there.n_bytes) == (True, True, here.n_bytes)
+    assert (after.moved - after.seen, after.since) == (0, 3.0)
+    assert after.forget("cache-a")
+    after.note_sent(3)
+    after.fill_head(10)
+    after.note_sent(PACE_BYTES)
+    assert (after.asked_bytes, after.is_pacing, there.n_bytes) == (0, False, 0)

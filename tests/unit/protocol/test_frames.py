@@ -293,3 +293,31 @@ def test_endless_empty_fragments_hold_nothing() -> None:
 
     assert parser.held_bytes == 0
     assert parser.violation is None
+
+
+@pytest.mark.parametrize("cut", range(30))
+def test_a_parser_goes_on_in_another_process(cut: int) -> None:
+    """Wherever the bytes were cut: in a head, a fragment, or behind all of it."""
+    masked = [
+        bytes([first, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+        for first, payload in [(0x01, b"one"), (0x89, b"p"), (0x80, b"two"), (0x81, b"three")]
+    ]
+    data = b"".join(masked)
+    before, after = FrameParser(100), FrameParser(100)
+    taken: list[tuple[int, bytes]] = []
+    before.feed(data[:cut])
+    if cut % 2:  # some of it has been handled, or nothing
+        while (message := before.take()) is not None:
+            taken.append(message)
+    state = before.export()
+    if state is not None:
+        after.restore(state)
+    after.feed(data[cut:])
+    while (message := after.take()) is not None:
+        taken.append(message)
+    assert taken == [(0, b""), (PING, b"p"), (TEXT, b"onetwo"), (TEXT, b"three")]
+
+
+def test_an_idle_parser_has_nothing_to_hand_over() -> None:
+    """So an idle client costs nothing there either."""
+    assert FrameParser(100).export() is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from cachecast.apps import App
 from cachecast.errors import BadMessageError
 from cachecast.protocol.channel_name import MAX_LENGTH, parse_channel_name
-from cachecast.protocol.identity import read_member, read_user, user_id_fault
+from cachecast.protocol.identity import Member, read_member, read_user, user_id_fault
 from tests.harness.lower import make_app
 
 HASH = "user_info is invalid - if supplied it must be a type of hash (a JSON object)"
@@ -112,3 +113,9 @@ def test_half_an_emoji_in_what_was_signed_is_no_fault() -> None:
 def test_nobody_is_no_user() -> None:
     """Said of an id that a publisher gives, as of one that was signed."""
     assert user_id_fault("", make_app()) == "id must be a non-empty string"
+
+
+@pytest.mark.parametrize("member", [Member("u"), Member(7, msgspec.Raw(b'{"name":"U"}'))])
+def test_a_member_is_known_to_another_process(member: Member) -> None:
+    """A number stays a number."""
+    assert Member.restore(member.export()) == member

@@ -127,3 +127,14 @@ def test_a_node_whose_sum_is_behind_has_no_more_than_the_rate() -> None:
         bucket.take(0.0)
     bucket.adjust(1.0)
     assert sum(bucket.take(1.0) for _ in range(200)) == 100
+
+
+def test_a_bucket_goes_on_in_another_process() -> None:
+    """With its tokens and their age; a smaller one holds no more than it may."""
+    before = TokenBucket(1.0, 10.0, 0.0)
+    before.take(4.0, 7.0)
+    same, smaller = TokenBucket(1.0, 10.0, 0.0), TokenBucket(1.0, 2.0, 0.0)
+    for bucket in (same, smaller):
+        bucket.restore(before.export())
+    assert [same.take(5.0, 4.0), same.take(5.0, 1.0)] == [True, False]
+    assert [smaller.take(4.0, 2.0), smaller.take(4.0, 1.0)] == [True, False]

@@ -749,3 +749,61 @@ def test_nothing_can_be_sent_by_a_subscription_that_is_not_answered_yet() -> Non
     assert error.message.startswith("Cannot broadcast client event (connection not subscribed")
     error = _refusal(client, "pusher:subscribe", _subscribe_data(name))
     assert error.message == "Existing subscription to channel private-a"
+
+
+def test_a_session_goes_by_other_terms_of_its_app_at_once() -> None:
+    """Limits, keys and rates; who was too fast may begin anew."""
+    session = Session(make_app(messages_per_s=1.0, max_channels_per_connection=1), SOCKET_ID, 0.0)
+    for _ in range(2_000):
+        session.touch(0.0)
+    with pytest.raises(RefusedError):
+        session.touch(0.0)
+
+    session.serve(make_app(messages_per_s=2.0))
+    session.touch(0.0)
+    message = ClientMessage("client-x", "private-a", msgspec.Raw(b'"x"'))
+    with pytest.raises(ClientEventError, match="enable this feature"):
+        session.receive(message, 0.0)
+    session.serve(make_app(allows_client_events=True))
+    with pytest.raises(ClientEventError, match="not subscribed"):
+        session.receive(message, 0.0)
+
+
+def test_a_conversation_goes_on_in_another_process() -> None:
+    """With its user, and with what is left of its limits; subscriptions are their channels'."""
+    app = make_app(messages_per_s=1.0, client_events_per_s=2.0, allows_client_events=True)
+    before = Session(app, SOCKET_ID, 5.0)
+    before.user = User(
+        "u", '{"id":"u"}', msgspec.Raw(b'{"name":"U"}'), ("v",), is_watchlist_cut=True
+    )
+    before.touch(7.0)
+    before.subscriptions["private-a"] = Edge(parse_channel_name("private-a"))
+    event = ClientMessage("client-a", "private-a", msgspec.Raw(b"1"))
+    before.receive(event, 7.0)
+    before.note_fault(7.5)
+
+    after = Session.restore(app, before.export())
+
+    assert (after.socket_id, after.active_at, after.subscriptions) == (SOCKET_ID, 7.0, {})
+    assert after.user == before.user
+    after.subscriptions = before.subscriptions
+    after.receive(event, 7.0)
+    with pytest.raises(ClientEventError, match="more than 2 per second"):
+        after.receive(event, 7.0)
+    for _ in range(MAX_FAULTS - 2):
+        after.note_fault(8.0)
+    with pytest.raises(RefusedError):
+        after.note_fault(8.0)
+    for _ in range(MESSAGE_BURST - 1):
+        after.touch(7.0)
+    with pytest.raises(RefusedError, match="Too many messages"):
+        after.touch(7.0)
+
+
+def test_a_conversation_that_has_not_begun_goes_on_as_one() -> None:
+    """And a user without information stays one."""
+    fresh = Session.restore(make_app(), Session(make_app(), SOCKET_ID, 5.0).export())
+    assert fresh.user is None
+    signed_in = Session(make_app(), SOCKET_ID, 5.0)
+    signed_in.user = User("u", "{}", None, (), is_watchlist_cut=False)
+    assert Session.restore(make_app(), signed_in.export()).user == signed_in.user

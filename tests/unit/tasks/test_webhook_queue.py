@@ -249,3 +249,32 @@ def test_whatever_happens_order_bound_and_accounts_hold(steps, bound, batches):
         open_ |= {int(told.event.data) for told in (held.told, *held.followers)}
     assert set(done) == set(range(1, number + 1)) - open_
     assert max(done.values(), default=1) == 1
+
+
+def _app(hooks):
+    return App(id="1", key="k", secret="s", webhooks=hooks)
+
+
+def test_what_waits_is_told_by_another_process_in_its_order() -> None:
+    """What is under way first, once more; departures keep what is left of their grace."""
+    hooks = tuple(Webhook(url=f"http://{name}.test/") for name in "abc")
+    before = AppQueue(_app(hooks), AppCounters(), lambda _: None)
+    for number, at in enumerate((1.0, 2.0)):
+        before.add(AppEvent("cache_miss", f"cache-{number}"), at, has_grace=True)
+    batch = before.take(before.urls[0])
+    before.add(AppEvent("channel_vacated", "a"), 3.0, has_grace=True)
+    before.add(AppEvent("cache_miss", "a"), 4.0, has_grace=True)
+    state = before.export(5.0)
+
+    counters = AppCounters()
+    after = AppQueue(_app(hooks[:2]), counters, lambda _: None)
+    after.restore(state, 105.0)
+
+    assert counters.webhooks["dropped"] == 2  # those for a URL that there is no more
+    assert after.next_release_at() == 103.0 + 3.0
+    assert after.n_waiting == before.n_queued - 2
+    url = after.urls[0]
+    assert [item.event for item in after.take(url)] == [item.event for item in batch]
+    assert [item.event.channel for item in after.take(url)] == ["cache-1"]
+    after.release(inf, 106.0)
+    assert [item.event.name for item in after.take(url)] == ["channel_vacated"]

@@ -66,7 +66,8 @@ class Receiver:
         self.started_at = None
 
     def open_client(self):
-        self.started_at = trio.current_time()
+        if self.started_at is None:
+            self.started_at = trio.current_time()
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._handle), timeout=None)
         self.clients.append(client)
         return client
@@ -103,10 +104,11 @@ async def running(receiver, *apps, **options):
     """Run Webhooks for some apps; yields it, with its counters as ``counters``."""
     counters = {app.id: AppCounters() for app in apps}
     webhooks = Webhooks(
-        apps, counters,
         **({"unix_now": lambda: 1_000.0, "open_client": receiver.open_client,
             "jitter": lambda: 1.0} | options),
     )  # fmt: skip
+    for app in apps:
+        webhooks.serve(app, counters[app.id])
     webhooks.counters = {app_id: counter.webhooks for app_id, counter in counters.items()}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(webhooks.run)
@@ -154,8 +156,9 @@ def test_wants_is_true_for_what_a_url_asks_for_and_for_its_counterpart():
     """Without the departures, a URL that asks for arrivals would hear of every reload."""
     app = make_app(Webhook(url="http://a.test/", events=("channel_occupied", "member_removed")))
     bare = App(id="2", key="k2", secret="s2")
-    counters = {"1": AppCounters(), "2": AppCounters()}
-    webhooks = Webhooks([app, bare], counters, unix_now=time.time)
+    webhooks = Webhooks(unix_now=time.time)
+    webhooks.serve(app, AppCounters())
+    webhooks.serve(bare, AppCounters())
 
     wanted = ["channel_occupied", "channel_vacated", "member_added", "member_removed"]
     assert all(webhooks.wants("1", name) for name in wanted)
@@ -741,9 +744,8 @@ async def test_events_from_before_the_start_are_delivered(autojump_clock):
     """The broker may notify before the task has had its first turn."""
     receiver = Receiver()
     app = make_app()
-    webhooks = Webhooks(
-        [app], {"1": AppCounters()}, unix_now=time.time, open_client=receiver.open_client
-    )
+    webhooks = Webhooks(unix_now=time.time, open_client=receiver.open_client)
+    webhooks.serve(app, AppCounters())
     webhooks.notify("1", client_event("private-a", 1))
     webhooks.notify("1", vacated("a"))
     async with trio.open_nursery() as nursery:
@@ -810,3 +812,104 @@ async def test_what_comes_when_webhooks_have_ended_is_not_done_with(autojump_clo
         webhooks.notify("another", client_event("a", 3), lambda: done.append("not ours"))
 
     assert done == ["in time"]
+
+
+# --- other terms while it runs
+
+
+async def test_what_waits_goes_on_when_the_terms_of_its_app_change(autojump_clock):
+    """To a URL that stays on its new terms, to one that has gone as it was; new ones only later."""
+    receiver = Receiver()
+    stays, goes = Webhook(url="http://stays.test/"), Webhook(url="http://goes.test/")
+    app = make_app(stays, goes)
+    async with running(receiver, app) as webhooks:
+        webhooks.notify("1", vacated("held"))
+        webhooks.notify("1", miss("cache-a"))
+        changed = Webhook(url="http://stays.test/", headers={"X-New": "1"}, events=("cache_miss",))
+        comes = Webhook(url="http://comes.test/")
+        newer = make_app(changed, comes, secret="other-secret")
+        webhooks.serve(newer, AppCounters())
+        webhooks.notify("1", miss("cache-b"))
+        webhooks.notify("1", occupied("new"))
+        await webhooks.wait_flushed()
+
+    told = {(host, event["channel"]) for _, host, events in receiver.requests for event in events}
+    assert told == {
+        ("stays.test", "cache-a"), ("goes.test", "cache-a"),
+        ("stays.test", "cache-b"), ("comes.test", "cache-b"),
+        ("comes.test", "held"), ("comes.test", "new"),
+    }  # fmt: skip
+    by_url = {request.url.host: request.headers for request in receiver.raw}
+    assert by_url["stays.test"]["X-New"] == "1"
+    assert webhooks.counters["1"] == Counter(delivered=6)
+
+
+async def test_a_retry_is_signed_with_the_key_that_there_is_by_then(autojump_clock):
+    down = True
+    receiver = Receiver(lambda host, events: 503 if down else 200)
+    async with running(receiver, make_app()) as webhooks:
+        webhooks.notify("1", miss("cache-a"))
+        await trio.sleep(0.5)
+        webhooks.serve(make_app(secret="other-secret"), AppCounters())
+        down = False
+        await webhooks.wait_flushed()
+
+    first, *_, last = (request.headers["X-Pusher-Signature"] for request in receiver.raw)
+    assert first != last
+
+
+async def test_an_app_that_ends_has_what_waits_delivered_and_nothing_more(autojump_clock):
+    receiver = Receiver()
+    async with running(receiver, make_app()) as webhooks:
+        webhooks.notify("1", vacated("held"))
+        webhooks.notify("1", miss("cache-a"))
+        webhooks.end_app("1")
+        webhooks.end_app("1")
+        assert not webhooks.wants("1", "cache_miss")
+        done = []
+        webhooks.notify("1", miss("cache-late"), lambda: done.append(True))
+        assert done
+        await trio.sleep(5)
+        assert webhooks.queued_events("1") == 0
+
+    assert [(at, channel) for at, _, channel in receiver.told] == [(0.0, "cache-a"), (3.0, "held")]
+    assert webhooks.counters["1"] == Counter(delivered=2)
+
+
+async def test_the_end_of_the_node_waits_for_apps_that_have_ended_too(autojump_clock):
+    receiver = Receiver()
+    async with running(receiver, make_app()) as webhooks:
+        webhooks.notify("1", vacated("held"))
+        webhooks.serve(App(id="1", key="k", secret="s"), AppCounters())  # without any
+        await webhooks.flush(5.0)
+
+    assert [channel for _, _, channel in receiver.told] == ["held"]
+
+
+async def test_what_an_ended_app_loses_at_the_end_is_counted(autojump_clock):
+    receiver = Receiver(lambda host, events: 503)
+    with structlog.testing.capture_logs() as logs:
+        async with running(receiver, make_app()) as webhooks:
+            webhooks.notify("1", miss("cache-a"))
+            await trio.sleep(1)
+            webhooks.end_app("1")
+
+    assert webhooks.counters["1"]["dropped"] == 1
+    assert [entry["lost"] for entry in logs if entry["event"] == "webhook events lost at stop"] == [
+        1
+    ]
+
+
+async def test_the_first_webhook_of_a_node_that_runs_is_served():
+    """In real time: what it needs is opened in a thread, for others are served already."""
+    told = trio.Event()
+    receiver = Receiver(lambda host, events: told.set() or 200)
+    receiver.started_at = trio.current_time()
+    async with running(receiver) as webhooks:
+        assert not receiver.clients
+        webhooks.serve(make_app(), AppCounters())
+        webhooks.notify("1", miss("cache-a"))
+        await told.wait()
+        await webhooks.flush(5.0)
+        webhooks.serve(make_app(id="2"), AppCounters())  # too late
+        assert not webhooks.wants("2", "cache_miss")

@@ -41,15 +41,20 @@ def report(value):
     sample = b"\\x93\\xb1cachecast_a_total\\x80" + bytes([value])
     family = b"\\x94\\xabcachecast_a\\xa7counter\\xa0\\x91" + sample
     return b"\\x92\\xa6Report\\x91" + family
+FAULT = b"\\xa0"
+def change(said):
+    print("change", said[8], b"app-two" in said, flush=True)
+    say(b"\\x93\\xa8Reloaded" + said[8:9] + FAULT)
 def obey():
     while True:
         said = hear()
         if b"Ask" in said:
             say(report(number))
+        elif b"Reload" in said:
+            change(said)
         elif b"Order" in said:
             print("order", said[-1], flush=True)
-            if said[-1] != signal.SIGHUP:
-                sys.exit(0)
+            sys.exit(0)
 """
 
 GOOD = WORKER + "\nprint('hello', flush=True)\nsay(READY)\nobey()"
@@ -123,16 +128,11 @@ async def test_workers_are_briefed_ready_told_and_ended_in_order():
         crew = world.crew
         assert crew.n_ready == 3
         pids = [post.pid for post in crew.posts]
-        crew.order(signal.SIGHUP)
-        for number in (1, 2, 3):
-            await world.wait_said(number, b"order %d" % signal.SIGHUP)
         crew.order(signal.SIGTERM)
         with trio.fail_after(20):
             await crew.wait_ended()
         assert not any(is_alive(pid) for pid in pids)
-        assert {line for _, line in world.lines} == {
-            b"hello", b"order %d" % signal.SIGHUP, b"order %d" % signal.SIGTERM,
-        }  # fmt: skip
+        assert {line for _, line in world.lines} == {b"hello", b"order %d" % signal.SIGTERM}
 
 
 async def test_nothing_of_the_parents_environment_is_shown_to_them(monkeypatch):
@@ -149,8 +149,7 @@ async def test_signals_of_the_system_do_not_reach_them():
         pid = world.crew.posts[0].pid
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(pid, number)
-        world.crew.order(signal.SIGHUP)
-        await world.wait_said(1, b"order %d" % signal.SIGHUP)
+        await world.ask()
         assert world.crew.posts[0].pid == pid
         assert os.getsid(pid) == pid  # and a terminal's do not either
 
@@ -258,13 +257,12 @@ async def test_a_worker_that_does_not_end_is_killed(monkeypatch):
 async def test_a_worker_that_cannot_be_told_anything_any_more_is_replaced(end):
     """Its pipe closed, or nonsense in it."""
     script = (
-        WORKER
-        + f"\nimport pathlib, tempfile\nsay(READY)\nif not hear().endswith(b'\\x01'): obey()\n{end}"
+        WORKER + f"\nimport pathlib, tempfile\nsay(READY)\nif b'Ask' not in hear(): obey()\n{end}"
     )
     async with crewed(script, 1) as world:
         post = world.crew.posts[0]
         pid = post.pid
-        world.crew.order(signal.SIGHUP)
+        world.crew.ask(lambda: True)
         await world.wait(lambda: post.is_ready and post.pid != pid)
         assert not is_alive(pid)
 
@@ -316,3 +314,66 @@ async def test_a_line_of_a_log_is_cut_and_the_last_one_needs_no_end(monkeypatch)
         with trio.fail_after(20):
             await world.crew.wait_ended()
         assert world.lines == [(1, b"x" * 10), (1, b"end")]
+
+
+# --- other configurations
+
+
+def _shares(*ids):
+    apps = tuple(App(id=id_, key=id_, secret="s") for id_ in ids)
+    return [FileConfig(apps=(APP, *apps))] * 2
+
+
+async def test_all_workers_change_and_those_started_later_begin_by_it():
+    async with crewed(GOOD) as world:
+        assert await world.crew.reload(_shares("app-one")) == {}
+        assert await world.crew.reload(_shares("app-two")) == {}
+        for number in (1, 2):
+            await world.wait_said(number, b"change 1 False")
+            await world.wait_said(number, b"change 2 True")
+        post = world.crew.posts[0]
+        os.kill(post.pid, signal.SIGKILL)
+        await world.wait(lambda: not post.is_ready)
+        await world.wait(lambda: post.is_ready)
+        assert post.config.apps[-1].id == "app-two"
+
+
+async def test_a_worker_that_refuses_is_named_with_its_reason():
+    script = GOOD.replace("FAULT = ", "FAULT = b'\\xa2no' if number == 2 else ")
+    async with crewed(script) as world:
+        assert await world.crew.reload(_shares("app-two")) == {2: "no"}
+
+
+async def test_a_worker_that_stands_still_is_named_and_changes_when_it_goes_on(monkeypatch):
+    """What it says then is of a change that is over: it is not taken for the next one's."""
+    monkeypatch.setattr("cachecast.workers.crew.RELOAD_LIMIT_S", 0.3)
+    async with crewed(GOOD) as world:
+        pid = world.crew.posts[1].pid
+        os.kill(pid, signal.SIGSTOP)
+        faults = await world.crew.reload(_shares("app-two"))
+        assert list(faults) == [2]
+        assert "has not answered" in faults[2]
+        os.kill(pid, signal.SIGCONT)
+        await world.wait_said(2, b"change 1 True")
+        monkeypatch.setattr("cachecast.workers.crew.RELOAD_LIMIT_S", 20.0)
+        assert await world.crew.reload(_shares("app-two")) == {}
+
+
+async def test_a_worker_that_dies_while_it_changes_is_no_fault():
+    """Its successor begins by the new configuration."""
+    script = GOOD.replace('print("change"', 'os._exit(7); print("change"')
+    async with crewed(script, 1) as world:
+        with trio.fail_after(20):
+            assert await world.crew.reload(_shares("app-two")[:1]) == {}
+
+
+async def test_the_end_does_not_wait_for_a_change():
+    async with crewed(GOOD) as world:
+        os.kill(world.crew.posts[1].pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.crew.reload, _shares("app-two"))
+            await world.wait_said(1, b"change 1 True")
+            world.crew.order(signal.SIGTERM)
+        os.kill(world.crew.posts[1].pid, signal.SIGCONT)
+        with trio.fail_after(20):
+            await world.crew.wait_ended()

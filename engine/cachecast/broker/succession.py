@@ -1,0 +1,120 @@
+"""A broker's state as it passes to the broker of the next process, and nobody hears of it.
+
+:func:`settle` first: what is under way and can be ended in a moment is ended, so that no
+publication waits for its fan-out and nobody who has left is still in a channel. Then every class
+says what it owns, and the successor's restores it. Exporting changes nothing, so a successor that
+fails costs its predecessor no more than the time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from cachecast.handover.state import AppState
+from cachecast.protocol.rate_limit import TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cachecast.broker.broker import Broker
+    from cachecast.channels.connection import Connection
+    from cachecast.channels.hub import Hub
+
+__all__ = ["channel_numbers", "export_app", "let_go", "restore_app", "settle"]
+
+#: Number of announcements that were held back and are queued at a time.
+ANNOUNCEMENTS_PER_STEP: Final = 1_000
+
+_log = structlog.get_logger("cachecast.upgrade")
+
+
+def settle(broker: Broker, within_s: float) -> bool:
+    """Deliver what was published, and have those leave who have ended. Never yields.
+
+    Args:
+        broker: the broker, whose tasks all stand still meanwhile.
+        within_s: seconds that it may take at most.
+
+    Returns:
+        Whether nothing is left. If not, as much is done as there was time for.
+    """
+    until = time.monotonic() + within_s
+    fanout, announcements = broker.fanout, broker.announcements
+    while time.monotonic() < until:
+        broker.clients.finish_departures()
+        announcements.announce_due(ANNOUNCEMENTS_PER_STEP)
+        fanout.deliver_turn()
+        if fanout.is_settled and not announcements.held:
+            return True
+    return False
+
+
+def channel_numbers(hub: Hub) -> dict[str, int]:
+    """Name -> number of an app's channels."""
+    return {name: number for number, name in enumerate(hub.channels)}
+
+
+def export_app(broker: Broker, hub: Hub, numbers: Mapping[Connection, int]) -> AppState:
+    """An app, but for its connections and values. Never yields.
+
+    Args:
+        broker: the broker, settled.
+        hub: the app's hub.
+        numbers: connection -> its number, of all that the app has.
+    """
+    app_id, bucket = hub.app.id, hub.publish_bucket
+    return AppState(
+        app_id,
+        hub.export(numbers, broker.announcements.stale_counts),
+        hub.users.export(numbers),
+        bucket.export() if isinstance(bucket, TokenBucket) else None,
+        broker.delivery.export_misses(app_id),
+        hub.counters.export(),
+        broker.webhooks.export(app_id),
+    )
+
+
+def restore_app(broker: Broker, state: AppState, clients: Sequence[Connection]) -> None:
+    """Take over an app. Nobody is told of anything. Never yields.
+
+    Args:
+        broker: the broker, which serves nobody yet.
+        state: the app; it must be one that the broker has.
+        clients: its connections by number.
+    """
+    app_id = state.app_id
+    hub = broker.hubs[app_id]
+    for channel_state in state.channels:
+        channel = hub.restore(channel_state, clients)
+        if channel_state.is_count_stale:
+            broker.announcements.stale_counts[channel] = hub
+    for _, numbers in state.users:
+        for number in numbers:
+            connection = clients[number]
+            user = connection.session.user
+            if user is not None:
+                hub.users.add(connection, user)
+    if isinstance(hub.publish_bucket, TokenBucket) and state.bucket is not None:
+        hub.publish_bucket.restore(state.bucket)
+    broker.delivery.restore_misses(app_id, state.misses)
+    hub.counters.restore(state.counters)
+    if state.webhooks is not None:
+        lost = broker.webhooks.restore(app_id, state.webhooks)
+        if lost:
+            _log.warning("webhook events dropped, the app has none any more", app=app_id, lost=lost)
+
+
+def let_go(broker: Broker) -> None:
+    """The successor has it all: forget it, so that nothing is announced by what ends here."""
+    broker.webhooks.let_go()
+    broker.clients.is_draining = True
+    for hub in broker.hubs.values():
+        for connection in list(hub.connections.values()):
+            connection.session.subscriptions = {}
+            connection.session.user = None
+        hub.channels.clear()
+        hub.unauthorized.clear()
+    broker.announcements.let_go()

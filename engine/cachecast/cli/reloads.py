@@ -1,0 +1,267 @@
+"""The configuration of a node that runs, read again: by SIGHUP, and by ``cachecast reload``.
+
+Everything is read that was read at the start: the file, the environment, and the options of the
+command line, which beat both as they did then. It is checked whole, files of certificates included,
+before anything changes; whatever is wrong with it leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+import click
+import structlog
+import trio
+
+from cachecast.changes import Changes, compare, reloadable
+from cachecast.cli.control import ask_node, control_options, find_node
+from cachecast.config import load_config
+from cachecast.errors import ConfigError, ControlError, EngineError
+from cachecast.server.tls import TlsTerms
+from cachecast.workers.crew import RELOAD_LIMIT_S
+from cachecast.workers.shares import shares_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cachecast.config import FileConfig
+    from cachecast.control.desk import Call, ControlDesk
+
+__all__ = [
+    "Reloadable",
+    "Reloader",
+    "Source",
+    "check_exposure",
+    "describe",
+    "read_certificate",
+    "reload_command",
+]
+
+#: Seconds that reading may take: a disk may stand still. The node goes on meanwhile.
+READ_LIMIT_S: Final = 30.0
+
+#: Seconds that a command waits for the answer.
+ANSWER_LIMIT_S: Final = READ_LIMIT_S + RELOAD_LIMIT_S + 10.0
+
+_log = structlog.get_logger("cachecast.reload")
+
+
+@click.command(name="reload")
+@control_options
+def reload_command(**options: Any) -> None:  # noqa: ANN401 - they are the options'
+    """Have the node that runs on this machine read its configuration again.
+
+    It is checked whole before anything changes. Exit code 0: the node serves by it, and what
+    changed is listed; 1: it is refused, and says why, and everything is as it was.
+    """
+    changes = ask_node(find_node(**options), "reload", Changes, within_s=ANSWER_LIMIT_S)
+    click.echo(describe(changes, "changed:", "nothing has changed"))
+
+
+def describe(changes: Changes, title: str, nothing: str) -> str:
+    """Changes as they are read on a terminal."""
+    lines = [title, *(f"  {text}" for text in changes.made)] if changes.made else [nothing]
+    if changes.fixed:
+        lines += ["needs a restart:", *(f"  {text}" for text in changes.fixed)]
+    return "\n".join(lines)
+
+
+class Source:
+    """Where a node's configuration comes from, as it was said at its start.
+
+    Attributes:
+        path: path of the file; None for none.
+    """
+
+    def __init__(
+        self, path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+    ) -> None:
+        # Whoever sends the signal may stand in another folder, but the node does not move.
+        self.path = None if path is None else path.absolute()
+        self._environ = environ
+        self._flags = flags
+
+    def read(self, text: str | None = None) -> FileConfig:
+        """Read and check it. Blocks for the file.
+
+        Args:
+            text: text that takes the file's place; None reads the file.
+
+        Raises:
+            ConfigError: it cannot work; says why.
+        """
+        config = load_config(self.path, text=text, environ=self._environ, flags=self._flags)
+        check_exposure(config)
+        return config
+
+
+class Reloadable(Protocol):
+    """A node that serves, in one process or in several.
+
+    Attributes:
+        config: the configuration that it serves by.
+        tls: certificate that it serves with; None for plain text.
+    """
+
+    config: FileConfig
+    tls: TlsTerms | None
+
+    @property
+    def n_workers(self) -> int:
+        """Number of its processes that serve."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has begun to end."""
+
+    async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
+        """Serve by another configuration from now on.
+
+        Args:
+            config: the whole of it, checked; what cannot change at run time is as it was.
+            tls: its certificate; None where there is none.
+
+        Raises:
+            EngineError: it cannot, or a part of it has not; says what.
+        """
+
+
+class Reloader:
+    """Has a node serve by what its source says now; one at a time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._turn = trio.Lock()
+        self._node: Reloadable | None = None
+        self._is_ready = trio.Event()
+        self._is_wanted = trio.Event()
+
+    def begin(self, node: Reloadable, desk: ControlDesk | None) -> None:
+        """The node serves: it may be told from now on, and be asked at its control socket."""
+        self._node = node
+        self._is_ready.set()
+        if desk is not None:
+            desk.add("reload", self._answer_reload)
+            desk.add("diff", self._answer_diff)
+
+    def want(self) -> None:
+        """Read it again soon: a signal came. Never yields.
+
+        Of several that come while one is carried out one more is carried out.
+        """
+        self._is_wanted.set()
+
+    async def run(self) -> NoReturn:
+        """Do what signals ask for, for ever."""
+        await self._is_ready.wait()
+        while True:
+            await self._is_wanted.wait()
+            self._is_wanted = trio.Event()
+            try:
+                await self.reload()
+            except EngineError:
+                pass  # it has been logged
+
+    async def reload(self) -> Changes:
+        """Read it again and serve by it.
+
+        Raises:
+            EngineError: it was not done; says why. It has been logged.
+        """
+        async with self._turn:
+            try:
+                config, tls = await self._read(None)
+                node = self._require()
+                changes = _compare(node, config, tls)
+                await node.reload(reloadable(node.config, config), tls)
+            except EngineError as error:
+                _log.warning("not reloaded", error=str(error).strip())
+                raise
+        _log.info("reloaded", changes=changes.made, needs_restart=changes.fixed)
+        return changes
+
+    async def compare(self, text: str | None = None) -> Changes:
+        """What :meth:`reload` would do, if the file had another text.
+
+        Raises:
+            EngineError: it would not be done; says why.
+        """
+        async with self._turn:
+            config, tls = await self._read(text)
+            return _compare(self._require(), config, tls)
+
+    def _require(self) -> Reloadable:
+        if self._node is None:
+            raise ControlError("The node has not begun to serve.")
+        if self._node.is_ending:
+            raise ControlError("The node is ending, so nothing is changed any more.")
+        return self._node
+
+    async def _read(self, text: str | None) -> tuple[FileConfig, TlsTerms | None]:
+        node = self._require()
+
+        def read() -> tuple[FileConfig, TlsTerms | None]:
+            config = self._source.read(text)
+            served = reloadable(node.config, config)
+            # What stays as it is may not go with what changes.
+            served.check()
+            served.server.check()
+            check_exposure(served)
+            shares_of(served, node.n_workers)
+            return config, read_certificate(served)
+
+        with trio.move_on_after(READ_LIMIT_S):
+            return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        raise ConfigError(
+            str(self._source.path), f"cannot be read within {READ_LIMIT_S:g} seconds."
+        )
+
+    async def _answer_reload(self, call: Call) -> Changes:
+        del call
+        return await self.reload()
+
+    async def _answer_diff(self, call: Call) -> Changes:
+        return await self.compare(call.read(str | None))  # type: ignore[arg-type]
+
+
+def _compare(node: Reloadable, config: FileConfig, tls: TlsTerms | None) -> Changes:
+    changes = compare(node.config, config)
+    if node.tls is None or tls is None or node.tls.fingerprint == tls.fingerprint:
+        return changes
+    return Changes((*changes.made, "server.tls_cert: the certificate is another"), changes.fixed)
+
+
+def read_certificate(config: FileConfig) -> TlsTerms | None:
+    """Certificate and key that a configuration names; None if it names none. Blocks for the files.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    options = config.server
+    if options.tls_cert and options.tls_key:
+        return TlsTerms(options.tls_cert, options.tls_key)
+    return None
+
+
+def check_exposure(config: FileConfig) -> None:
+    """Refuse to show the public demonstration credentials to anyone but this machine.
+
+    Raises:
+        ConfigError: they would be served beyond loopback.
+    """
+    if config.is_demo and not _is_loopback(config.server.host):
+        raise ConfigError(
+            "server.host",
+            f"the demonstration app's secret is public, so it may not be served on "
+            f"{config.server.host}.",
+            "Make an app of your own with `cachecast generate app`.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

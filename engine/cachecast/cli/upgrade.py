@@ -1,0 +1,444 @@
+"""A new process in the place of the running one: how it starts, and how it is told from then on.
+
+    cachecast upgrade   or   kill -USR2 PID
+
+The running process starts the new one, with its own command line and maybe of a new version, and
+hands over to it (:mod:`cachecast.server.succession`). The first process of a node stays under its
+number as a shell of itself (:mod:`cachecast.cli.stand_in`), so that nobody who supervises it
+notices either. What it is sent comes to its successors by a pipe: systemd sends SIGTERM to all
+processes of a service, and one that took both would take the second for impatience.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+import click
+import structlog
+import trio
+
+from cachecast import __version__
+from cachecast.children import describe_end, end_with
+from cachecast.cli import stand_in
+from cachecast.cli.control import ask_node, control_options, find_node
+from cachecast.errors import EngineError, UpgradeError
+from cachecast.handover.line import Line, LineError
+from cachecast.handover.state import Failed
+from cachecast.server.succession import Predecessor, give, retire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cachecast.control.desk import Call, ControlDesk
+    from cachecast.server import Server
+
+__all__ = [
+    "Heir",
+    "Inheritance",
+    "NoUpgrades",
+    "Upgradable",
+    "Upgrader",
+    "Upgrades",
+    "inherit",
+    "upgrade_command",
+]
+
+#: Variable that tells a new process of the running one: descriptors of the line to it, and of the
+#: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
+VARIABLE: Final = "CACHECAST_TAKES_OVER"
+
+#: Seconds that the command waits for the node: longer than all its own limits together.
+ANSWER_LIMIT_S: Final = 120.0
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_log = structlog.get_logger("cachecast.upgrade")
+
+
+# --- the new process
+
+
+class Inheritance:
+    """What a process has of the one before it.
+
+    Attributes:
+        predecessor: the process that it replaces.
+        orders: descriptor of a pipe by which it is sent signals, a byte each.
+    """
+
+    def __init__(self, line: Line, orders: int) -> None:
+        self.predecessor = Predecessor(line, __version__, on_whole=partial(end_with, None))
+        self.orders = orders
+        self._line = line
+        self._has_ended = False
+
+    def fail(self, text: str) -> None:
+        """Say why this process gives up; harmless if nobody hears it."""
+        try:
+            self._line.send_now(Failed(text), deadline=time.monotonic() + 1.0)
+        except (LineError, ValueError, OSError):
+            pass  # it has ended, or has what it wanted
+
+    def __aiter__(self) -> Inheritance:
+        """Signals by number, until this process is to end because the first one has."""
+        return self
+
+    async def __anext__(self) -> int:
+        """The next one. If cancelled, nothing is lost."""
+        # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
+        while True:
+            if self._has_ended:
+                await trio.sleep_forever()
+            await trio.lowlevel.wait_readable(self.orders)
+            try:
+                # One at a time: what follows may be for the next process.
+                data = os.read(self.orders, 1)
+            except BlockingIOError:
+                continue
+            if data:
+                return data[0]
+            # The first process was killed, and the node ends with it, as it would have before.
+            self._has_ended = True
+            return signal.SIGTERM
+
+
+@contextmanager
+def inherit() -> Iterator[Inheritance | None]:
+    """Find what the running process left for this one; None if this one is the first.
+
+    What ends the block while nothing has been taken over is told to the running one.
+    """
+    given = os.environ.pop(VARIABLE, None)
+    if given is None:
+        yield None
+        return
+    for number in stand_in.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    line_fd, orders, parent = map(int, given.split(":"))
+    # Until everything is here, this process is nothing without that one.
+    end_with(parent)
+    os.set_inheritable(line_fd, False)  # noqa: FBT003 - its only argument beside the descriptor
+    os.set_inheritable(orders, False)  # noqa: FBT003
+    inheritance = Inheritance(Line(socket.socket(fileno=line_fd)), orders)
+    try:
+        yield inheritance
+    except BaseException as error:
+        fault: BaseException = error
+        while isinstance(fault, BaseExceptionGroup):
+            fault = fault.exceptions[0]
+        text = str(fault).strip() if isinstance(fault, EngineError) else repr(fault)
+        inheritance.fail(text or type(fault).__name__)
+        raise
+
+
+# --- the running process
+
+
+class Heir:
+    """The process that has taken over.
+
+    Attributes:
+        pid: id of it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], orders: int | None) -> None:
+        """Note it.
+
+        Args:
+            process: the process.
+            orders: descriptor to send it signals by; None if an earlier process has that.
+        """
+        self.pid = process.pid
+        self._process = process
+        self._orders = orders
+
+    def order(self, number: int) -> None:
+        """Hand a signal on, unless an earlier process does. Never blocks."""
+        if self._orders is not None:
+            try:
+                os.write(self._orders, bytes([number]))
+            except OSError:
+                pass  # it has ended
+
+    def replace(self) -> NoReturn:
+        """Leave the rest to it: become its stand-in, or end if there is one already."""
+        if self._orders is None:
+            sys.exit(0)
+        os.set_inheritable(self._orders, True)  # noqa: FBT003 - its only argument beside it
+        # Nothing of the environment, in which an app's secret may stand.
+        script = str(Path(stand_in.__file__))
+        os.execve(sys.executable, [sys.executable, "-I", "-S", script, str(self._orders)], {})  # noqa: S606
+
+
+class Upgrades:
+    """Replaces the process of a node, once; a try that fails may be followed by another one.
+
+    Attributes:
+        heir: the process that has taken over; None before that.
+        more_seats: listening sockets beside those of the server: what each is for, its address, its
+            descriptor.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        address: str | socket.socket,
+        admin_address: str | None,
+        inheritance: Inheritance | None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            server: server of the node.
+            address: address for clients as it was configured.
+            admin_address: admin address as it was configured; None for none.
+            inheritance: what the process before this one left; None if this is the first.
+        """
+        self.heir: Heir | None = None
+        self._on_heir: list[Callable[[], None]] = []
+        self.more_seats: list[tuple[str, str, int]] = []
+        self._server = server
+        self._addresses = {False: address, True: admin_address}
+        self._orders = None if inheritance is None else inheritance.orders
+        self._is_under_way = False
+        self._n_absent = 0
+
+    def when_heir(self, action: Callable[[], None]) -> None:
+        """Have something called in the moment in which another process has taken over."""
+        self._on_heir.append(action)
+
+    async def run(self, program: str | None = None) -> dict[str, int]:
+        """Start a new process and hand over to it; gives what there was, in numbers.
+
+        Args:
+            program: Python interpreter of the new process; None for that of this one.
+
+        Raises:
+            UpgradeError: it failed, and this process goes on.
+        """
+        if self._is_under_way or self.heir is not None:
+            raise UpgradeError("An upgrade is under way already.")
+        broker = self._server.broker
+        if broker.config.bus.urls:
+            raise UpgradeError(
+                "A node that an engine joins to others cannot be replaced while it runs; restart "
+                "the nodes one after the other."
+            )
+        self._is_under_way = True
+        n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
+        try:
+            process, line, orders = _start(program or sys.executable, self._orders)
+            _log.info("upgrade begun", pid=process.pid)
+            try:
+                self._n_absent = await give(
+                    self._server, line, self._seats(), end_other=partial(_end, process)
+                )
+            except BaseException:
+                if orders is not None:
+                    os.close(orders)
+                raise
+            finally:
+                line.close()
+        except UpgradeError as error:
+            _log.error("upgrade failed, this process goes on", error=str(error))
+            raise
+        finally:
+            self._is_under_way = False
+        self.heir = Heir(process, orders)
+        for action in self._on_heir:
+            action()
+        return {
+            "pid": process.pid,
+            "connections": n_clients - self._n_absent,
+            "closed": self._n_absent,
+            "values": n_values,
+        }
+
+    def _seats(self) -> list[tuple[str, str, int]]:
+        listeners = self._server.listeners
+        return [
+            (
+                "admin" if listener.is_admin else "clients",
+                str(self._addresses[listener.is_admin]),
+                listener.sock.fileno(),
+            )
+            for listener in listeners
+        ] + self.more_seats
+
+    async def retire(self) -> None:
+        """Close what could not move."""
+        await retire(self._server, self._n_absent)
+
+
+class Replaceable(Protocol):
+    """How a node is replaced."""
+
+    @property
+    def heir(self) -> Heir | None:
+        """The process that has taken over; None before that."""
+
+    #: Listening sockets beside the node's own.
+    more_seats: list[tuple[str, str, int]]
+
+    def when_heir(self, action: Callable[[], None]) -> None:
+        """See :meth:`Upgrades.when_heir`."""
+
+    async def run(self, program: str | None = None) -> dict[str, int]:
+        """See :meth:`Upgrades.run`."""
+
+
+class NoUpgrades:
+    """Of a node that cannot be replaced; says why."""
+
+    heir: Final = None
+
+    def __init__(self, why: str) -> None:
+        self.more_seats: list[tuple[str, str, int]] = []
+        self._why = why
+
+    def when_heir(self, action: Callable[[], None]) -> None:
+        """There will never be one."""
+
+    async def run(self, program: str | None = None) -> dict[str, int]:
+        """Refuse."""
+        del program
+        await trio.lowlevel.checkpoint()
+        _log.error("no upgrade", error=self._why)
+        raise UpgradeError(self._why)
+
+
+class Upgradable(Protocol):
+    """A node, as far as it can be replaced."""
+
+    @property
+    def upgrades(self) -> Replaceable:
+        """What replaces it."""
+
+
+class Upgrader:
+    """Has a node replaced whenever that is wanted: by SIGUSR2, or by the control socket."""
+
+    def __init__(self) -> None:
+        self._upgrades: Replaceable | None = None
+        self._desk: ControlDesk | None = None
+        self._wanted = trio.Event()
+
+    def begin(self, upgrades: Replaceable, desk: ControlDesk | None) -> None:
+        """Take orders from now on. Never yields."""
+        self._upgrades, self._desk = upgrades, desk
+        if desk is not None:
+            place = desk.place
+            upgrades.more_seats.append(("control", str(place.path), place.listener.fileno()))
+
+            async def upgrade(call: Call) -> object:
+                return await upgrades.run(call.read(str) or None)
+
+            desk.add("upgrade", upgrade)
+            upgrades.when_heir(desk.stop)
+
+    def want(self) -> None:
+        """Have it replaced; how that went stands in the log. Never yields."""
+        self._wanted.set()
+
+    def pass_on(self, number: int) -> bool:
+        """Hand a signal to the process that has taken over, if one has; whether that is so."""
+        heir = None if self._upgrades is None else self._upgrades.heir
+        if heir is not None:
+            heir.order(number)
+        return heir is not None
+
+    async def run(self) -> NoReturn:
+        """Carry out what :meth:`want` asks for, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            if self._upgrades is not None:
+                try:
+                    await self._upgrades.run()
+                except UpgradeError:
+                    pass  # it is logged
+
+    async def wait_answered(self) -> None:
+        """Wait, once another process has taken over, until all who asked here are answered."""
+        if self._desk is not None:
+            await self._desk.wait_answered()
+
+
+def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes], Line, int | None]:
+    """Start the new process; gives it, the line to it, and where to write orders if that is new.
+
+    Raises:
+        UpgradeError: it cannot be started.
+    """
+    if sys.platform != "linux":
+        raise UpgradeError("Only Linux hands a process's connections over; restart instead.")
+    orders: int | None = None
+    reading = inherited
+    try:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if reading is None:
+                reading, orders = os.pipe()
+                os.set_blocking(orders, False)
+                os.set_blocking(reading, False)
+                libc = ctypes.CDLL(None, use_errno=True)
+                libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            descriptors = theirs.fileno(), reading
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                # -P: modules are not looked for in the current folder.
+                [program, "-P", "-m", "cachecast", *sys.argv[1:]],
+                env={**os.environ, VARIABLE: f"{descriptors[0]}:{descriptors[1]}:{os.getpid()}"},
+                pass_fds=descriptors,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+    except OSError as error:
+        for fd in () if orders is None or reading is None else (reading, orders):
+            os.close(fd)
+        raise UpgradeError(
+            f"The new process cannot be started: {error.strerror}; this one goes on."
+        ) from None
+    if inherited is None:
+        os.close(reading)
+    return process, Line(ours), orders
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Make sure that it is dead, before this process goes on."""
+    if process.poll() is None:
+        process.kill()
+    code = process.wait()
+    _log.info("the new process has ended", pid=process.pid, end=describe_end(code))
+
+
+# --- the command
+
+
+@click.command(name="upgrade")
+@control_options
+def upgrade_command(**options: Any) -> None:  # noqa: ANN401 - they are the options'
+    """Have a new process take the place of the node that runs on this machine.
+
+    It is of the version that this command is of, and reads the configuration again. Clients stay
+    connected, and cached values keep what remains of their lives. Exit code 0: it has taken over;
+    1: it has not, and says why, and the running one goes on.
+    """
+    done = ask_node(
+        find_node(**options), "upgrade", dict[str, int], sys.executable, within_s=ANSWER_LIMIT_S
+    )
+    click.echo(
+        f"Process {done['pid']} has taken over: {done['connections']} connections, "
+        f"{done['values']} cached values."
+    )
+    if done["closed"]:
+        click.echo(f"{done['closed']} connections cannot move, for they use TLS; they come back.")

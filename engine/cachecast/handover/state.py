@@ -1,0 +1,313 @@
+"""The form in which a node's state passes from one process to its successor.
+
+Plain values only, so that every floor can say what it owns and none needs to know another's types.
+Each class that owns a part of the state has a pair ``export`` and ``restore``; here is what stands
+between them. Instants are the broker's seconds, which the two processes have in common: both read
+the machine's own clock since its start. Connections and channels are known by their number.
+
+Whoever changes a form here raises ``STATE_VERSION``: processes that do not understand each other
+refuse in words, and the running one goes on.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+import msgspec
+
+__all__ = [
+    "STATE_VERSION",
+    "AppState",
+    "ChannelState",
+    "ClientState",
+    "Failed",
+    "Hello",
+    "HttpState",
+    "MemberState",
+    "NodeState",
+    "OutboxState",
+    "ParserState",
+    "Seats",
+    "SessionState",
+    "Taken",
+    "TellState",
+    "UserState",
+    "ValueState",
+    "Values",
+    "WaitingState",
+    "WebhookState",
+]
+
+#: Number of this form.
+STATE_VERSION: Final = 1
+
+#: Id and ``user_info`` of a member; the JSON as bytes.
+MemberState = tuple[str | int, bytes | None]
+
+#: Channel, frame, and the times of its publication and of its end.
+ValueState = tuple[str, bytes, float, float]
+
+#: Key, frame, deadline, and whether the client asked for it.
+WaitingState = tuple[str | int, bytes, float, bool]
+
+
+class _State(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all."""
+
+
+class OutboxState(_State, frozen=True, gc=False):
+    """What waits for one slow socket; see ``channels.waiting.Waiting``.
+
+    Attributes:
+        moved: number of bytes that the socket has taken since the last look at it that counted.
+    """
+
+    head: bytes
+    is_bound: bool
+    head_deadline: float
+    head_asked_bytes: int
+    items: list[WaitingState]
+    is_pacing: bool
+    moved: int
+    since: float | None
+
+
+class ParserState(_State, frozen=True, gc=False):
+    """Bytes of a WebSocket that are here and not handled, and the message that has begun."""
+
+    rest: bytes
+    fragments: bytes | None
+    opcode: int
+
+
+class UserState(_State, frozen=True, gc=False):
+    """A user that a connection signed in as."""
+
+    id: str
+    user_data: str
+    user_info: bytes | None
+    watchlist: tuple[str, ...]
+    is_watchlist_cut: bool
+
+
+class SessionState(_State, frozen=True, gc=False):
+    """One client's conversation.
+
+    Attributes:
+        messages, events: tokens and time of the last refill of its rate limits; None where it has
+            not used them.
+        faults: times of messages that could not be understood.
+    """
+
+    socket_id: str
+    active_at: float
+    user: UserState | None = None
+    messages: tuple[float, float] | None = None
+    events: tuple[float, float] | None = None
+    faults: list[float] | None = None
+
+
+class ClientState(_State, frozen=True, gc=False):
+    """One connection.
+
+    Attributes:
+        session: its conversation.
+        channels: numbers of its app's channels, in the order in which it joined them.
+        is_text: whether its wire is that of JSON.
+        is_here: whether its descriptor comes along; one that cannot move is closed where it is, and
+            kept for a moment in case its client comes back.
+        family: family of its socket's addresses.
+        parser: bytes that wait to be handled; None if there are none.
+        is_behind: whether it is to be served without being asked.
+        outbox: what waits to be sent; None if nothing does.
+        pinged_at: time of a ping that it has not answered.
+        authorize_by: time by which it must show a signature.
+        must_pong: whether a ping without an answer ends it.
+    """
+
+    session: SessionState
+    channels: list[int]
+    is_text: bool = True
+    is_here: bool = True
+    family: int = 0
+    parser: ParserState | None = None
+    is_behind: bool = False
+    outbox: OutboxState | None = None
+    pinged_at: float | None = None
+    authorize_by: float = inf
+    must_pong: bool = True
+
+
+class HttpState(_State, frozen=True, gc=False):
+    """One HTTP connection that waits for its next request.
+
+    Attributes:
+        app_id: id of the app that it has shown a signature of; None if it has shown none.
+        family: family of its socket's addresses.
+        is_admin: whether it came to the admin address.
+    """
+
+    app_id: str | None
+    family: int
+    is_admin: bool
+
+
+class ChannelState(_State, frozen=True, gc=False):
+    """One occupied channel.
+
+    Attributes:
+        clients: numbers of the connections in it, among those of the app, in order of arrival.
+        standing: for whom each of them stands, on a presence channel; else empty.
+        members: roster of a presence channel, in its order; None on others.
+        count_due_at: time when the throttle lets the next count out.
+        is_count_stale: whether a count is held back until then.
+    """
+
+    name: str
+    clients: list[int]
+    standing: list[MemberState]
+    members: list[MemberState] | None
+    count_due_at: float
+    is_count_stale: bool
+
+
+class TellState(_State, frozen=True, gc=False):
+    """One event for webhooks, as JSON, on its way.
+
+    Attributes:
+        urls: the URLs that it still goes to.
+        age_s: number of seconds that it has been waiting.
+        is_acknowledged: whether its miss has been acknowledged.
+    """
+
+    event: bytes
+    urls: list[str]
+    age_s: float
+    is_acknowledged: bool
+
+
+class WebhookState(_State, frozen=True, gc=False):
+    """What an app's webhooks have not been told.
+
+    Attributes:
+        waiting: events that may be sent, the oldest first.
+        held: departures in their grace, each with its age and what waits behind it.
+    """
+
+    waiting: list[TellState]
+    held: list[tuple[bytes, float, list[bytes]]]
+
+
+class AppState(_State, frozen=True, gc=False):
+    """One app, but for its connections and values.
+
+    Attributes:
+        users: users who are signed in, each with the numbers of the connections.
+        bucket: tokens and time of the last refill of its publish rate.
+        misses: channels whose miss was reported, and when it may be again.
+        counters: what happened since start.
+    """
+
+    app_id: str
+    channels: list[ChannelState]
+    users: list[tuple[str, list[int]]]
+    bucket: tuple[float, float] | None
+    misses: list[tuple[str, float]]
+    counters: dict[str, int | dict[str, int]]
+    webhooks: WebhookState | None
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of what is said on the line, in this order."""
+
+
+class Hello(_Message, frozen=True):
+    """The successor has started, with a configuration that it can serve.
+
+    Attributes:
+        reads: numbers of the forms of state that it understands.
+        release: its version, for people.
+        now: its clock, in the broker's seconds.
+        apps: ids of the apps that it serves; clients of others cannot move.
+        bus: number of the bus's protocol; None for a node that is alone.
+    """
+
+    reads: list[int]
+    release: str
+    now: float
+    apps: list[str]
+    bus: int | None = None
+
+
+class Seats(_Message, frozen=True):
+    """Descriptors of listening sockets come with it.
+
+    Attributes:
+        names: for each what it is for: ``clients``, ``admin`` or ``control``, and the address as it
+            was configured.
+    """
+
+    names: list[tuple[str, str]]
+
+
+class Values(_Message, frozen=True):
+    """Cached values of an app, oldest first; they replace what has come before."""
+
+    app_id: str
+    values: list[ValueState]
+
+
+class Channels(_Message, frozen=True):
+    """Names of an app's channels, by number; its connections follow."""
+
+    app_id: str
+    names: list[str]
+
+
+class Clients(_Message, frozen=True):
+    """Connections of an app; descriptors of those that are here come with it, in order."""
+
+    app_id: str
+    clients: list[ClientState]
+
+
+class Callers(_Message, frozen=True):
+    """HTTP connections, each with its descriptor."""
+
+    callers: list[HttpState]
+
+
+class NodeState(_Message, frozen=True):
+    """The end of the state: all that is small.
+
+    Attributes:
+        apps: state of each app.
+        refusals: counts of refusals that belong to no app.
+        slow: connections that have something waiting, the slowest first, by app and number.
+        absence_s: number of seconds for which connections that could not move are kept.
+    """
+
+    apps: list[AppState]
+    refusals: dict[str, int]
+    slow: list[tuple[str, int]]
+    absence_s: float
+
+
+class Taken(_Message, frozen=True):
+    """The successor has everything and serves from now on. After this there is no way back.
+
+    Attributes:
+        pid: id of its process.
+    """
+
+    pid: int
+
+
+class Failed(_Message, frozen=True):
+    """The other side gives up; nothing has changed."""
+
+    text: str
+
+
+Message = Hello | Seats | Values | Channels | Clients | Callers | NodeState | Taken | Failed

@@ -1,0 +1,591 @@
+"""A node's process is replaced by another one, and no client notices.
+
+The one that runs *gives*, the new one *takes*, over a :class:`~cachecast.handover.line.Line`:
+
+1. The new one says hello, with a configuration that it can serve. It gets copies of the listening
+   sockets and of all cached values, while the old one serves on.
+2. The old one lets requests under way end, and then the world stands still: in one step, without a
+   checkpoint, it delivers what is queued and sends everything that is left: values that have come
+   since, conversations, and copies of their sockets. In one step, too, the new one takes that in.
+   Exporting changes nothing, and taking in says nothing to anybody.
+3. The new one says ``Taken``, and that word decides. Before it all is the old process's, which goes
+   on as if nothing had been, whatever happens to the new one, once it has made sure that the new
+   one is dead. From that word on all is the new one's. So at each moment exactly one of the two
+   speaks to a client, and there is nothing that would have to be undone.
+
+TLS cannot move, for its state is in the old process's memory: those connections are closed there,
+with a code that brings them back at once. Their places are kept for a moment, so that nobody is
+told that they left.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import time
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from cachecast.broker.succession import (
+    channel_numbers,
+    export_app,
+    let_go,
+    restore_app,
+    settle,
+)
+from cachecast.errors import UpgradeError
+from cachecast.handover.line import DESCRIPTORS_PER_MESSAGE, LineError
+from cachecast.handover.state import (
+    STATE_VERSION,
+    Callers,
+    Channels,
+    Clients,
+    Hello,
+    HttpState,
+    NodeState,
+    Seats,
+    Taken,
+    Values,
+)
+from cachecast.server.http import HttpConnection
+from cachecast.server.http_messages import Response, text_response
+from cachecast.server.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from cachecast.channels.connection import Connection
+    from cachecast.handover.line import Line
+    from cachecast.handover.state import ClientState
+    from cachecast.server.http_messages import Request
+    from cachecast.server.listen import Server
+
+    Send = Callable[[Any, Sequence[int]], None]
+
+__all__ = ["Predecessor", "Taking", "export", "give", "leave", "retire", "settle_all"]
+
+#: Seconds for the new process to start and read its configuration; and then to take all values.
+HELLO_LIMIT_S: Final = 30.0
+VALUES_LIMIT_S: Final = 60.0
+
+#: Seconds that requests and webhooks under way have to end before the world stands still.
+QUIET_LIMIT_S: Final = 1.0
+QUIET_TICK_S: Final = 0.005
+
+#: Seconds of delivering what is queued while nobody else is served, in one try after the other: a
+#: moment in which there is little is found, if there are such moments.
+SETTLE_TRIES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+#: Seconds that the world stands still at most. With 5,000 clients it does for a tenth of one.
+STILL_LIMIT_S: Final = 5.0
+
+#: Connections that cannot move and are closed a second; and the seconds, beside those that it takes
+#: to close them all, for which their places are kept.
+CLOSINGS_PER_S: Final = 1_000
+ABSENCE_S: Final = 10.0
+
+#: Number of absent ones that are given up in one step.
+CLOSINGS_PER_STEP: Final = 50
+
+#: Values of one message, and their bytes.
+VALUES_PER_MESSAGE: Final = 500
+VALUE_BYTES_PER_MESSAGE: Final = 512 * 1024
+
+_log = structlog.get_logger("cachecast.upgrade")
+
+
+# --- giving
+
+
+async def give(
+    server: Server,
+    line: Line,
+    seats: Sequence[tuple[str, str, int]],
+    *,
+    end_other: Callable[[], None],
+) -> int:
+    """Hand the node over to the process at the other end. It serves on, also if this fails.
+
+    Args:
+        server: server of the node.
+        line: line to the new process.
+        seats: listening sockets: what each is for, its address as configured, its descriptor.
+        end_other: function that kills the other process and returns when it is dead.
+
+    Returns:
+        Number of clients that could not move; :func:`retire` closes them.
+
+    Raises:
+        UpgradeError: the other process has failed or does not understand this one; it is dead.
+    """
+    broker = server.broker
+    try:
+        said: Any = None
+        with trio.move_on_after(HELLO_LIMIT_S):
+            said, _ = await line.receive()
+        hello = _check(said, broker.clock())
+        marks = await _give_values(server, line, seats, hello.apps)
+        async with _quiet(server):
+            return await _give_in_time(server, line, marks, end_other)
+    except LineError as error:
+        end_other()
+        raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
+    except BaseException:
+        end_other()
+        raise
+
+
+def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other process says
+    if not isinstance(hello, Hello):
+        raise LineError(f"it did not say hello within {HELLO_LIMIT_S:g} s")
+    if STATE_VERSION not in hello.reads:
+        raise LineError(
+            f"its version {hello.release} does not understand the state of this one, whose form "
+            f"is {STATE_VERSION} (it reads {', '.join(map(str, hello.reads))}); restart instead"
+        )
+    if abs(now - hello.now) > HELLO_LIMIT_S:
+        raise LineError("it has another clock, so values would not end in time")
+    return hello
+
+
+async def _give_values(
+    server: Server, line: Line, seats: Sequence[tuple[str, str, int]], apps: Iterable[str]
+) -> dict[str, int]:
+    """Send what can be sent while clients are served; app id -> number of the last value of it."""
+    cache = server.broker.cache
+    marks: dict[str, int] = {}
+    with trio.move_on_after(VALUES_LIMIT_S):
+        await line.send(
+            Seats([(kind, address) for kind, address, _ in seats]), [fd for _, _, fd in seats]
+        )
+        for app_id in apps:
+            if app_id in server.broker.hubs:
+                marks[app_id] = cache.serial
+                for values in _values(server, app_id, 0):
+                    await line.send(values)
+        return marks
+    raise LineError(f"it did not take the values within {VALUES_LIMIT_S:g} s")
+
+
+class _quiet:  # noqa: N801 - used like a function
+    """Let what is under way end; on a failure everything goes on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._was_draining = False
+
+    async def __aenter__(self) -> None:
+        server, common = self._server, self._server.common
+        try:
+            await server.broker.webhooks.pause(QUIET_LIMIT_S)
+            if server.is_tls:
+                # Publishers cannot move either: who is answered now comes back on a new connection,
+                # which waits in the kernel for the new process.
+                common.is_draining = True
+                server.hold_newcomers(is_held=True)
+            with trio.move_on_after(QUIET_LIMIT_S):
+                while any(  # noqa: ASYNC110 - nothing announces it, nor should it
+                    caller.is_asked for caller in _callers(server)
+                ):
+                    await trio.sleep(QUIET_TICK_S)
+        except BaseException:
+            self._go_on()
+            raise
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        server = self._server
+        if server.is_tls:
+            server.common.is_draining = False
+            server.hold_newcomers(is_held=False)
+        server.broker.webhooks.go_on()
+
+
+async def _give_in_time(
+    server: Server,
+    line: Line,
+    marks: Mapping[str, int],
+    end_other: Callable[[], None],
+) -> int:
+    """Find a moment in which little is queued, and hand over in it."""
+    for seconds in SETTLE_TRIES_S:
+        if settle_all(server, seconds):
+            # From here to the end there is no checkpoint.
+            return _give_now(server, line, marks, end_other)
+        await trio.sleep(QUIET_TICK_S)
+    raise LineError(
+        f"what has been published could not be delivered within {sum(SETTLE_TRIES_S):g} s"
+    )
+
+
+def settle_all(server: Server, within_s: float) -> bool:
+    """Deliver what is queued, and end what is to end; whether nothing is left. Never yields."""
+    while settle(server.broker, within_s):
+        if not server.poller.finish_aborts():
+            return True
+    return False
+
+
+def _give_now(
+    server: Server,
+    line: Line,
+    marks: Mapping[str, int],
+    end_other: Callable[[], None],
+) -> int:
+    began = time.monotonic()
+    deadline = began + STILL_LIMIT_S
+    moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
+    try:
+        word, _ = line.receive_now(deadline=deadline)
+    except LineError as error:
+        end_other()
+        try:
+            # It may have said the word before it died. Then clients may have heard from it.
+            word, _ = line.receive_now(deadline=time.monotonic())
+        except LineError:
+            raise error from None
+    if not isinstance(word, Taken):
+        raise LineError("it says what was not asked for")
+    stood_still_s = time.monotonic() - began
+    leave(server, moving)
+    _log.info(
+        "handed over",
+        moved=len(moving),
+        closed=n_absent,
+        stood_still_ms=round(1000 * stood_still_s, 1),
+    )
+    return n_absent
+
+
+def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
+    """All that moved is another process's: forget it, and nobody hears of that. Never yields."""
+    server.stop_listening()
+    for handler in moving:
+        _let_go_of(handler)
+    let_go(server.broker)
+    for caller in _callers(server):
+        caller.handle_by(_refuse)
+
+
+def _let_go_of(handler: WebSocket | HttpConnection) -> None:
+    if isinstance(handler, WebSocket):
+        handler.let_go()
+    else:
+        handler.abort()
+
+
+def export(
+    server: Server, marks: Mapping[str, int], send: Send
+) -> tuple[list[WebSocket | HttpConnection], int]:
+    """Send all that the new process has not got yet. Changes nothing, never yields.
+
+    Args:
+        server: server of a settled node.
+        marks: id of each app that the new process serves -> number of the last value that it has.
+        send: function that sends a message, with descriptors.
+
+    Returns:
+        What moves, and the number of clients that cannot.
+    """
+    broker = server.broker
+    sockets = {handler.connection: handler for handler in server.poller.handlers()
+               if isinstance(handler, WebSocket) and handler.can_move}  # fmt: skip
+    moving: list[WebSocket | HttpConnection] = []
+    states, outboxes, n_absent = [], {}, 0
+    for app_id in marks:
+        hub = broker.hubs.get(app_id)
+        if hub is None:
+            continue  # a reload has removed it meanwhile
+        channels = channel_numbers(hub)
+        send(Channels(app_id, list(channels)), ())
+        numbers = {connection: number for number, connection in enumerate(hub.connections.values())}
+        for connections in _parts(numbers, DESCRIPTORS_PER_MESSAGE):
+            clients: list[ClientState] = []
+            descriptors: list[int] = []
+            for connection in connections:
+                websocket = sockets.get(connection)
+                if websocket is None:
+                    n_absent += 1
+                    clients.append(broker.clients.export(connection, channels))
+                else:
+                    clients.append(websocket.export(channels))
+                    descriptors.append(websocket.fd)
+                    moving.append(websocket)
+            send(Clients(app_id, clients), descriptors)
+        for values in _values(server, app_id, marks[app_id]):
+            send(values, ())
+        states.append(export_app(broker, hub, numbers))
+        outboxes.update({c.outbox: (app_id, number) for c, number in numbers.items()})
+    callers = [caller for caller in _callers(server) if caller.can_move]
+    moving += callers
+    for part in _parts(callers, DESCRIPTORS_PER_MESSAGE):
+        said = [
+            HttpState(caller.app_id, caller.sock.family, caller.share is server.poller.operators)
+            for caller in part
+        ]
+        send(Callers(said), [caller.fd for caller in part])
+    absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
+    slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
+    send(NodeState(states, dict(broker.clients.refusals), slow, absence_s), ())
+    return moving, n_absent
+
+
+def _callers(server: Server) -> list[HttpConnection]:
+    return [guest for guest in server.room.guests() if isinstance(guest, HttpConnection)]
+
+
+def _values(server: Server, app_id: str, after: int) -> Iterator[Values]:
+    """Values of an app, in parts of a bounded size."""
+    part, size = [], 0
+    for value in server.broker.cache.export(app_id, after):
+        part.append(value)
+        size += len(value[1])
+        if len(part) == VALUES_PER_MESSAGE or size > VALUE_BYTES_PER_MESSAGE:
+            yield Values(app_id, part)
+            part, size = [], 0
+    if part:
+        yield Values(app_id, part)
+
+
+def _parts(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while part := list(islice(rest, most)):
+        yield part
+
+
+def _refuse(request: Request) -> Response:
+    """Answer who began a request before its end could be waited for, and was not heard."""
+    del request
+    response = text_response(503, "This process has been replaced by another one, try again")
+    response.headers = ("Retry-After: 0",)
+    return response
+
+
+async def retire(server: Server, n_absent: int) -> None:
+    """End what could not move, after :func:`give`: clients come back to the new process."""
+    await server.drain(n_absent / CLOSINGS_PER_S, code=4200)
+
+
+# --- taking
+
+
+class _Absent:
+    """Where the words go for a client whose connection could not move: nowhere."""
+
+    __slots__ = ()
+
+    @property
+    def retries_same_bytes(self) -> bool:
+        """See :class:`cachecast.channels.outbox.Transport`, as for all of it."""
+        return False
+
+    def send(self, data: bytes, /) -> int:
+        """Take it all."""
+        return len(data)
+
+    def wait_writable(self) -> None:
+        """Nothing ever waits."""
+
+    def on_drained(self) -> None:
+        """It has been told to go, where it is not."""
+
+    def on_slow(self) -> None:
+        """Nothing ever waits."""
+
+    def on_broken(self) -> None:
+        """There is nothing to close."""
+
+
+_ABSENT: Final = _Absent()
+
+
+class Taking:
+    """What has been taken so far; :meth:`take` it message by message, and then :meth:`finish`.
+
+    Attributes:
+        absent: clients whose connections could not move.
+    """
+
+    def __init__(
+        self, server: Server, open_socket: Callable[[int, int], socket.socket] | None = None
+    ) -> None:
+        """Make it.
+
+        Args:
+            server: server that serves nobody yet.
+            open_socket: function that makes a socket of a family of addresses and a descriptor; by
+                default one of the kernel's.
+        """
+        self.absent: list[Connection] = []
+        self._open_socket = open_socket or _socket
+        self._server = server
+        self._names: list[str] = []
+        self._clients: dict[str, list[Connection]] = {}
+        self._handlers: list[WebSocket | HttpConnection] = []
+
+    def take(self, message: Any, descriptors: Sequence[int]) -> NodeState | None:  # noqa: ANN401
+        """Take a message in; the last one is given back. Never yields."""
+        match message:
+            case Values():
+                self._server.broker.delivery.restore(message.app_id, message.values)
+            case Channels():
+                self._names = message.names
+                self._clients[message.app_id] = []
+            case Clients():
+                self._take_clients(message, iter(descriptors))
+            case Callers():
+                for state, fd in zip(message.callers, descriptors, strict=True):
+                    sock = self._open_socket(state.family, fd)
+                    self._handlers.append(
+                        self._server.adopt(sock, state.app_id, is_admin=state.is_admin)
+                    )
+            case NodeState():
+                return message
+            case _:
+                raise LineError("the running process says what was not asked for")
+        return None
+
+    def _take_clients(self, message: Clients, descriptors: Iterator[int]) -> None:
+        server, broker = self._server, self._server.broker
+        app = broker.hubs[message.app_id].app
+        clients, names = self._clients[message.app_id], self._names
+        max_bytes = server.common.config.max_message_bytes
+        for state in message.clients:
+            if state.is_here:
+                sock = self._open_socket(state.family, next(descriptors))
+                websocket = WebSocket(sock, server.poller, broker.clients, max_bytes)
+                self._handlers.append(websocket)
+                clients.append(websocket.restore(app, state, names))
+            else:
+                clients.append(broker.clients.restore(app, _ABSENT, state, names))
+                self.absent.append(clients[-1])
+
+    def finish(self, state: NodeState) -> None:
+        """Take in what comes last. Never yields."""
+        broker = self._server.broker
+        for app in state.apps:
+            restore_app(broker, app, self._clients[app.app_id])
+        broker.clients.refusals.update(state.refusals)
+        for app_id, number in state.slow:
+            broker.backlog.advance(self._clients[app_id][number].outbox)
+
+    def let_go(self) -> None:
+        """Leave it to the process that has it still: nothing has been said to anybody."""
+        for handler in self._handlers:
+            _let_go_of(handler)
+        let_go(self._server.broker)
+
+    async def end_absence(self, after_s: float) -> None:
+        """Give up, after so many seconds, those who have not come back under another name."""
+        await trio.sleep(after_s)
+        clients = self._server.broker.clients
+        for part in _parts(self.absent, CLOSINGS_PER_STEP):
+            for connection in part:
+                clients.close(connection, 4200, "its connection could not move to this process")
+                connection.outbox.discard()
+            await trio.lowlevel.checkpoint()
+
+
+def _socket(family: int, fd: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM, 0, fd)
+    sock.setblocking(False)  # noqa: FBT003 - its only argument
+    return sock
+
+
+class Predecessor:
+    """The process that this one replaces, as seen from here. Used once, by ``serve``.
+
+    Attributes:
+        control: path and listening socket of the control socket; None where there is none.
+    """
+
+    def __init__(self, line: Line, release: str, *, on_whole: Callable[[], None]) -> None:
+        """Make it.
+
+        Args:
+            line: line to the process; owned from now on.
+            release: version of this one, for people.
+            on_whole: function called when everything is here, so that this process can do without
+                that one.
+        """
+        self.control: tuple[str, socket.socket] | None = None
+        self._line = line
+        self._release = release
+        self._on_whole = on_whole
+
+    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
+        """Say hello; gives the listening sockets, by what each is for and its address.
+
+        Raises:
+            UpgradeError: the other process has gone, or does not want this one.
+        """
+        try:
+            await self._line.send(Hello([STATE_VERSION], self._release, now, list(apps)))
+            seats, descriptors = await self._line.receive()
+        except LineError as error:
+            raise UpgradeError(f"Nothing was taken over: {error}") from None
+        if not isinstance(seats, Seats):
+            raise UpgradeError("Nothing was taken over: the running process speaks otherwise")
+        found: dict[tuple[str, str], socket.socket] = {}
+        for (kind, address), fd in zip(seats.names, descriptors, strict=True):
+            sock = socket.socket(fileno=fd)
+            if kind == "control":
+                self.control = address, sock
+            else:
+                found[kind, address] = sock
+        return found
+
+    async def take(self, server: Server, nursery: trio.Nursery) -> None:
+        """Take everything over. When it returns, in the same step, this process is the node.
+
+        Args:
+            server: server that serves nobody yet.
+            nursery: nursery of what must be done later.
+
+        Raises:
+            UpgradeError: it has not; nothing was said to anybody.
+        """
+        line, taking = self._line, Taking(server)
+        try:
+            while True:
+                message, descriptors = await line.receive()
+                if not isinstance(message, Values):
+                    break
+                taking.take(message, descriptors)
+            # The world stands still from here on.
+            gc.disable()
+            deadline = time.monotonic() + STILL_LIMIT_S + HELLO_LIMIT_S
+            while (state := taking.take(message, descriptors)) is None:
+                message, descriptors = line.receive_now(deadline=deadline)
+            taking.finish(state)
+            self._on_whole()
+        except BaseException as error:
+            taking.let_go()
+            if isinstance(error, LineError):
+                raise UpgradeError(f"Nothing was taken over: {error}") from None
+            raise
+        finally:
+            # What has come will stay: the collector need not look at it.
+            gc.freeze()
+            gc.enable()
+        try:
+            line.send_now(Taken(os.getpid()), deadline=deadline)
+        except LineError:
+            _log.warning("the process before this one has ended; everything of it is here")
+        line.close()
+        if taking.absent:
+            nursery.start_soon(taking.end_absence, state.absence_s)
+        _log.info(
+            "taken over",
+            connections=server.broker.clients.n_sessions,
+            cached_values=server.broker.cache.n_entries(),
+            absent=len(taking.absent),
+        )

@@ -1,0 +1,250 @@
+"""``cachecast upgrade`` with real processes: who goes on, what stays, and what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from cachecast.control.ask import ask
+from cachecast.errors import ControlError
+from tests.sockets.node import signed
+from tests.unit.cli.test_serve import DEMO, LIMIT_S, serving
+
+#: Runs in the new process, before anything of Cachecast does: dies, or stops, at a named step.
+SABOTAGE = """
+import os, signal, sys, time
+
+def wrap(owner, name, step, when=lambda *_: True):
+    function = getattr(owner, name)
+    def wrapped(*args, **options):
+        if when(*args):
+            if os.environ["AT"] == step + " dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if os.environ["AT"] == step + " raises":
+                raise RuntimeError("a bug of the new version")
+            if os.environ["AT"] == step + " hangs":
+                time.sleep(1_000)
+        return function(*args, **options)
+    setattr(owner, name, wrapped)
+
+if "worker" not in sys.argv:
+    from cachecast.handover import line, state
+    from cachecast.server import succession
+    is_a = lambda kind: lambda _, message, *__: isinstance(message, kind)
+    wrap(succession.Predecessor, "ask", "start")
+    wrap(succession.Taking, "take", "values", is_a(state.Values))
+    wrap(succession.Taking, "take", "clients", is_a(state.Clients))
+    wrap(succession.Taking, "finish", "end")
+    wrap(line.Line, "send_now", "word", is_a(state.Taken))
+    if os.environ["AT"] == "version":
+        succession.STATE_VERSION = 99
+"""
+
+
+@pytest.fixture
+def control(tmp_path):
+    return tmp_path / "control"
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A function that gives an interpreter whose Cachecast fails at a step."""
+    folder = tmp_path / "sabotage"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SABOTAGE)
+
+    def make(at, *, max_files=None):
+        path = tmp_path / f"python {at}"
+        limit = f"ulimit -n {max_files}\n" if max_files else ""
+        path.write_text(
+            f"#!/bin/sh\nexport AT='{at}' PYTHONPATH='{folder}'\n{limit}"
+            f'exec "{sys.executable}" "$@"\n'
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    return make
+
+
+async def upgrade(control, program=sys.executable):
+    """Have the node replaced; gives what it says of that."""
+    with trio.fail_after(LIMIT_S):
+        return await ask(control, "upgrade", dict[str, int], program)
+
+
+async def publish(server, channel, data, *, wire=None):
+    """Publish by HTTP, on a connection of its own or a given one."""
+    used = wire or await server.connect()
+    body = {"name": "tick", "channel": channel, "data": data}
+    await used.say(signed("POST", "/apps/4242/events", body, at=time.time(), **DEMO))
+    answer = await used.answer("POST")
+    assert answer.status == 200, answer.text
+    if wire is None:
+        await used.aclose()
+
+
+async def until(holds):
+    """Wait for something that only /proc can tell; the test's own limit bounds it."""
+    while not holds():  # noqa: ASYNC110 - nothing announces it
+        await trio.sleep(0.02)
+
+
+def processes_of(pid):
+    """Ids of the children of a process."""
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_node_is_replaced_again_and_again_and_nobody_notices(control):
+    with serving("--control", str(control)) as server:
+        client, caller = await server.client(), await server.connect()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        pids: set[int] = set()
+        for number in range(3):
+            await publish(server, "cache-a", f"before {number}", wire=caller)
+            assert (await client.hear("tick"))["data"] == f"before {number}"
+            if number == 2:
+                server.process.send_signal(signal.SIGUSR2)
+                await until(lambda: set(processes_of(server.process.pid)) - pids)
+            else:
+                told = await upgrade(control)
+                assert (told["connections"], told["values"]) == (1, 1)
+                pids.add(told["pid"])
+            late = await server.client()
+            await late.subscribe("cache-a")
+            assert (await late.hear("tick"))["data"] == f"before {number}"
+            await publish(server, "cache-a", f"after {number}", wire=caller)
+            for one in (client, late):
+                assert (await one.hear("tick"))["data"] == f"after {number}"
+            await late.leave()
+        server.process.send_signal(signal.SIGTERM)
+        assert (await client.closed())[0] == 4100
+        await client.wire.aclose()
+        await caller.aclose()
+        assert server.end() == 0
+        assert not control.exists()
+
+
+async def test_a_successor_that_fails_at_any_step_changes_nothing(control, broken):
+    """Whatever it does; and the next one takes over all the same."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        for number, (at, words) in enumerate(
+            {
+                "start dies": "has ended",
+                "clients raises": "a bug of the new version",
+                "end dies": "has ended",
+                "word dies": "has ended",
+                "word hangs": "does not answer in time",
+                "version": "does not understand the state of this one",
+            }.items()
+        ):
+            await publish(server, "cache-a", f"{number}")
+            with pytest.raises(ControlError, match=words):
+                await upgrade(control, broken(at))
+            assert (await client.hear("tick"))["data"] == f"{number}"
+            assert processes_of(server.process.pid) == []
+        await upgrade(control)
+        await publish(server, "cache-a", "last")
+        assert (await client.hear("tick"))["data"] == "last"
+        await client.wire.aclose()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT_S) == 0
+
+
+async def test_a_second_upgrade_at_the_same_time_is_refused_in_words(control, broken):
+    with serving("--control", str(control)) as server:
+        refusals = []
+
+        async def first():
+            with pytest.raises(ControlError, match="has ended"):
+                await upgrade(control, broken("start hangs"))
+            refusals.append("first")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            await until(lambda: processes_of(server.process.pid))
+            with pytest.raises(ControlError, match=r"^An upgrade is under way already\.$"):
+                await upgrade(control)
+            (pid,) = processes_of(server.process.pid)
+            os.kill(pid, signal.SIGKILL)
+        assert refusals == ["first"]
+        assert server.end() == 0
+
+
+async def test_more_connections_than_the_successor_may_have_open_stay_where_they_are(
+    control, broken
+):
+    with serving("--control", str(control)) as server:
+        clients = [await server.client() for _ in range(80)]
+        with pytest.raises(ControlError, match="open files of the new process"):
+            await upgrade(control, broken("nowhere", max_files=64))
+        for client in clients:
+            await client.say("pusher:ping")
+            assert (await client.hear())["event"] == "pusher:pong"
+            await client.wire.aclose()
+
+
+async def test_a_successor_ends_if_the_running_process_dies_in_the_midst(control, broken):
+    """Nobody has the whole state then; a node with a part of it would be worse than none."""
+    with serving("--control", str(control)) as server:
+        async with trio.open_nursery() as nursery:
+
+            async def ask_in_vain():
+                with pytest.raises(ControlError):
+                    await upgrade(control, broken("start hangs"))
+
+            nursery.start_soon(ask_in_vain)
+            await until(lambda: processes_of(server.process.pid))
+            server.process.kill()
+        server.process.wait(LIMIT_S)
+
+
+def test_the_command_says_what_has_moved(control):
+    with serving("--control", str(control)) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "cachecast", "upgrade", "--control", str(control)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT_S,
+        )
+        (pid,) = processes_of(server.process.pid)
+        assert done.stdout == f"Process {pid} has taken over: 0 connections, 0 cached values.\n"
+        assert server.end() == 0
+
+
+async def test_the_node_ends_with_its_first_process(control):
+    """Which is the one that a supervisor kills."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await upgrade(control)
+        program = Path(f"/proc/{server.process.pid}/cmdline")
+        await until(lambda: "stand_in" in program.read_text())
+        server.process.kill()
+        assert (await client.closed())[0] == 4100
+        await client.wire.aclose()
+
+
+async def test_the_log_of_both_is_one(control):
+    with serving("--control", str(control)) as server:
+        await upgrade(control)
+        assert server.end() == 0
+        events = [entry["event"] for entry in server.logs]
+        assert "taken over" in events
+        assert "handed over" in events
+        assert events[-1] == "drained"
+        (entry,) = [entry for entry in server.logs if entry["event"] == "handed over"]
+        assert entry["stood_still_ms"] >= 0
+        assert json.dumps(entry)
