@@ -105,6 +105,9 @@ class App(_Config, frozen=True, kw_only=True):
         allowed_origins: host names (``*.example.org`` fits subdomains) that a browser's Origin
             must match, or ``null`` and ``file://`` for pages without a host; empty allows all.
             Others are closed with 4009.
+        cors_origins: origins, as ``https://app.example.org``, whose pages may read the HTTP API's
+            answers to them; ``*`` is any. Whoever signs in a page gives its secret away: this is
+            for pages that have requests signed elsewhere.
         cache_ttl_s: lifetime of cached values in seconds, never above 1800
             (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
         max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
@@ -132,6 +135,7 @@ class App(_Config, frozen=True, kw_only=True):
     requires_authorization: bool = False
     authorization_timeout_s: float = 30.0
     allowed_origins: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
     cache_ttl_s: float | None = None
     max_cache_entries: int = 1_000_000
@@ -247,6 +251,17 @@ class App(_Config, frozen=True, kw_only=True):
                     f"must be a host name without scheme and port, is {host!r}.",
                     "For example example.org, or *.example.org for its subdomains; null or file:// "
                     "for pages without a host.",
+                )
+
+        for number, origin in enumerate(self.cors_origins):
+            # Compared with the whole of an Origin header, letter by letter.
+            url = urlsplit(origin)
+            is_origin = url.scheme in {"http", "https"} and bool(url.netloc) and "@" not in origin
+            if origin != "*" and not (is_origin and origin == f"{url.scheme}://{url.netloc}"):
+                raise ConfigError(
+                    f"{where}.cors_origins[{number}]",
+                    f"must be scheme, host and port of pages, is {origin!r}.",
+                    "For example https://app.example.org, without a path; or * for all pages.",
                 )
 
     def _check_ttl(self, where: str) -> None:

@@ -7,12 +7,22 @@ which is how other servers came to report negative connections.
 
 from __future__ import annotations
 
+import platform
+from bisect import bisect_left
 from collections import Counter
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client import ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +31,7 @@ __all__ = [
     "AppCounters",
     "AppStatistics",
     "BrokerStatistics",
+    "Durations",
     "EngineStatistics",
     "Family",
     "counters_of",
@@ -89,6 +100,37 @@ class AppCounters:
                 getattr(self, name, Counter()).update(value)
             elif name in self.__slots__:
                 setattr(self, name, getattr(self, name) + value)
+
+
+class Durations:
+    """Durations counted by buckets; :meth:`observe` costs a bisection and three additions."""
+
+    __slots__ = ("_counts", "_total_s")
+
+    #: Upper edges of the buckets, in seconds: from less than a sweep to more than any patience.
+    EDGES_S = (
+        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+        5.0, 10.0, 30.0, 60.0, 300.0,
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(self.EDGES_S) + 1)
+        self._total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(self.EDGES_S, seconds)] += 1
+        self._total_s += seconds
+
+    def snapshot(self) -> Counted:
+        """Number in each bucket, the last without an edge, and the sum in seconds."""
+        return tuple(self._counts), self._total_s
+
+
+Counted = tuple[tuple[int, ...], float]
+"""Number of durations in each bucket of :class:`Durations`, and their sum in seconds."""
+
+NONE_COUNTED: Counted = Durations().snapshot()
 
 
 class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +212,9 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         fanout_lag_s: seconds from the last delivered publication to the ``send`` to its last
             recipient.
         max_fanout_lag_s: the worst of these since start, in seconds.
+        loop_lags: lags of the loop since start, one each second.
+        fanouts: durations from each publication to the ``send`` to its last recipient.
+        webhook_delays: durations from the first try of each webhook to its acceptance.
         log_lines_dropped: number of log lines that nobody took, since start.
         refusals: code -> refused connections that belong to no app.
         engines: primaries of the engine; empty where the node is alone.
@@ -189,6 +234,9 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     max_fanout_lag_s: float
     is_draining: bool
     refusals: dict[str, int]
+    loop_lags: Counted = NONE_COUNTED
+    fanouts: Counted = NONE_COUNTED
+    webhook_delays: Counted = NONE_COUNTED
     log_lines_dropped: int = 0
     engines: tuple[EngineStatistics, ...] = ()
 
@@ -267,6 +315,12 @@ _ENGINE_COUNTERS = {
     "lost_webhook_events": "Webhook events that the engine had no room for.",
 }
 
+_HISTOGRAMS = {
+    "loop_lags": ("loop_delay", "Seconds that the event loop was late, once a second."),
+    "fanouts": ("fanout_duration", "Seconds from a publication to its last recipient."),
+    "webhook_delays": ("webhook_delivery", "Seconds from a webhook's first try to its acceptance."),
+}
+
 _PROCESS = ProcessCollector(registry=None)
 
 
@@ -313,8 +367,30 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
         hooks.add_metric([label, outcome], value)
     yield refused
     yield hooks
+    yield from _collect_durations(statistics)
+    build = GaugeMetricFamily(
+        "cachecast_build_info", "Always 1; what runs here.", labels=["version", "python"]
+    )
+    build.add_metric([_version(), platform.python_version()], 1)
+    yield build
     if statistics.engines:
         yield from _collect_engines(statistics.engines)
+
+
+def _collect_durations(statistics: BrokerStatistics) -> Iterable[Metric]:
+    edges = [*map(str, Durations.EDGES_S), "+Inf"]
+    for field, (name, text) in _HISTOGRAMS.items():
+        counts, total_s = getattr(statistics, field)
+        buckets = list(zip(edges, accumulate(counts), strict=True))
+        yield HistogramMetricFamily(f"cachecast_{name}_seconds", text, buckets, total_s)
+
+
+@cache
+def _version() -> str:
+    try:
+        return version("cachecast")
+    except PackageNotFoundError:  # run from a copy of the tree
+        return "unknown"
 
 
 def _collect_engines(engines: Sequence[EngineStatistics]) -> Iterable[Metric]:
@@ -350,7 +426,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         name: name of the family, without the suffix of its samples.
-        kind: ``counter`` or ``gauge``.
+        kind: ``counter``, ``gauge`` or ``histogram``.
         text: what people are told of it.
         samples: name, labels and value of each.
     """
@@ -386,7 +462,12 @@ _WORST_OF_ENGINES = frozenset(
     f"cachecast_engine_{name}" for name in ("epoch", "nodes", "latency_seconds", "findings")
 )
 _LEAST = frozenset(
-    {"cachecast_engine_is_up", "cachecast_is_draining", "process_start_time_seconds"}
+    {
+        "cachecast_build_info",
+        "cachecast_engine_is_up",
+        "cachecast_is_draining",
+        "process_start_time_seconds",
+    }
 )
 
 
@@ -425,7 +506,7 @@ def merge_families(parts: Iterable[Sequence[Family]]) -> list[Family]:
 
 def counters_of(families: Iterable[Family]) -> list[Family]:
     """What is still true of a process that has ended."""
-    return [family for family in families if family.kind == "counter"]
+    return [family for family in families if family.kind in {"counter", "histogram"}]
 
 
 class _Registry:

@@ -8,9 +8,11 @@ import msgspec
 
 from cachecast.metrics import (
     MAX_LABELLED_APPS,
+    NONE_COUNTED,
     AppCounters,
     AppStatistics,
     BrokerStatistics,
+    Durations,
     EngineStatistics,
     Family,
     counters_of,
@@ -30,9 +32,14 @@ def _app(app_id: str, **values: Any) -> AppStatistics:
     return AppStatistics(**(zeros | {"app_id": app_id} | values))
 
 
+#: Fields of durations that are counted by buckets; their metrics have names of their own.
+DURATIONS = {"loop_lags", "fanouts", "webhook_delays"}
+
+
 def _node(*apps: AppStatistics, **values: Any) -> BrokerStatistics:
     zeros: dict[str, Any] = {field.name: 0 for field in msgspec.structs.fields(BrokerStatistics)}
     shapes = {"apps": apps, "engines": (), "is_draining": False, "refusals": {}}
+    shapes |= dict.fromkeys(DURATIONS, NONE_COUNTED)
     return BrokerStatistics(**(zeros | shapes | values))
 
 
@@ -93,6 +100,39 @@ def test_seconds_are_named_seconds() -> None:
     assert shown["cachecast_outbox_bytes"] == 9
 
 
+def test_durations_are_shown_as_prometheus_counts_them() -> None:
+    """Each bucket holds all that are not longer; a sum and a count make a mean."""
+    durations = Durations()
+    for seconds in (0.0001, 0.0002, 0.02, 1_000.0):
+        durations.observe(seconds)
+
+    shown = _scrape(_node(fanouts=durations.snapshot()))
+
+    def bucket(edge: str) -> float:
+        return shown[f'cachecast_fanout_duration_seconds_bucket{{le="{edge}"}}']
+
+    edges = ("0.0001", "0.00025", "0.01", "0.025", "300.0", "+Inf")
+    assert [bucket(edge) for edge in edges] == [1, 2, 2, 3, 3, 4]
+    assert shown["cachecast_fanout_duration_seconds_count"] == 4
+    assert shown["cachecast_fanout_duration_seconds_sum"] == 1000.0203
+
+
+def test_durations_of_several_processes_add_up_and_outlive_them() -> None:
+    """What a worker has delivered stays delivered; its build is not a second one."""
+    durations = Durations()
+    durations.observe(0.5)
+    node = families_of(_node(loop_lags=durations.snapshot()))
+
+    merged = merge_families([node, node])
+    shown = {name: value for f in merged for name, value in _samples(f)}
+
+    assert shown[("cachecast_loop_delay_seconds_bucket", "0.25")] == 0
+    assert shown[("cachecast_loop_delay_seconds_bucket", "0.5")] == 2
+    assert shown[("cachecast_loop_delay_seconds_sum", "")] == 1.0
+    assert [v for (name, _), v in shown.items() if name == "cachecast_build_info"] == [1]
+    assert "cachecast_loop_delay_seconds" in {family.name for family in counters_of(node)}
+
+
 def test_thousands_of_apps_do_not_make_thousands_of_series() -> None:
     """Past the limit they are one series, and nothing is lost from the sum."""
     apps = [_app(str(number), publishes=1) for number in range(MAX_LABELLED_APPS + 50)]
@@ -110,7 +150,7 @@ def test_thousands_of_apps_do_not_make_thousands_of_series() -> None:
 def test_every_number_of_the_statistics_is_exposed() -> None:
     """A field that is added must be shown."""
     shown = " ".join(_scrape(_node(_app("1"))))
-    ids_and_tables = {"app_id", "apps", "engines", "refusals", "webhooks"}
+    ids_and_tables = {"app_id", "apps", "engines", "refusals", "webhooks", *DURATIONS}
 
     for field in {*AppStatistics.__struct_fields__, *BrokerStatistics.__struct_fields__}:
         assert field in ids_and_tables or f"cachecast_{field.removesuffix('_s')}" in shown, field

@@ -356,6 +356,11 @@ class Broker:
                 subscriber.offer(entry.publication, entry.deadline)
         self.delivery.add_subscriber(hub.app.id, name.text, subscriber)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether clients should be sent here: not while it drains, or misses the other nodes."""
+        return not self.clients.is_draining and self.outage.reason is None
+
     def statistics(self) -> BrokerStatistics:
         """Everything there is to know in numbers; O(channels)."""
         return BrokerStatistics(
@@ -368,6 +373,9 @@ class Broker:
             backlogged_connections=len(self.backlog),
             eviction_lag_s=self.evictor.lag_s,
             max_eviction_lag_s=self.evictor.max_lag_s,
+            loop_lags=self.heartbeat.lags.snapshot(),
+            fanouts=self.fanout.lags.snapshot(),
+            webhook_delays=self.webhooks.delays.snapshot(),
             loop_lag_s=self.heartbeat.lag_s,
             max_loop_lag_s=self.heartbeat.max_lag_s,
             ready_wait_s=self.heartbeat.ready_wait_s,

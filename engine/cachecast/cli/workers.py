@@ -21,7 +21,6 @@ from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.upgrade import NoUpgrades
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.metrics import families_of, process_families
-from cachecast.server.admin import is_ready
 from cachecast.server.listen import open_admin_listener, open_shared_listeners
 from cachecast.workers.crew import Crew, check_size
 from cachecast.workers.desk import Desk
@@ -349,7 +348,7 @@ async def _run_reloads(node: Node, pipe: Pipe, changes: _Newest) -> None:
 async def _beat(broker: Broker, pipe: Pipe) -> None:
     while True:
         await trio.sleep(BEAT_S)
-        pipe.send(Beat(is_ready=is_ready(broker)))
+        pipe.send(Beat(is_ready=broker.is_ready))
 
 
 async def _obey(

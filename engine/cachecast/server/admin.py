@@ -1,4 +1,4 @@
-"""The operator's address: ``/up``, ``/ready`` and ``/metrics``; never the clients' port."""
+"""The operator's address: ``/up`` and ``/ready``, with reasons, and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ from cachecast.server.http_messages import Request, Response
 if TYPE_CHECKING:
     from cachecast.broker import Broker
 
-__all__ = ["METRICS_TYPE", "handle_admin", "is_ready"]
+__all__ = ["METRICS_TYPE", "handle_admin"]
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
-
-
-def is_ready(broker: Broker) -> bool:
-    """Whether clients should be sent to this node."""
-    return not broker.clients.is_draining and broker.outage.reason is None
 
 
 def handle_admin(broker: Broker, request: Request) -> Response:

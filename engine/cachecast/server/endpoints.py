@@ -12,6 +12,7 @@ from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
 import trio
 
 from cachecast.broker.admission import check_request, find_hub, find_secret
@@ -53,6 +54,20 @@ T = TypeVar("T")
 Info = dict[str, int]
 
 _EMPTY: Final = Response(200, b"{}")
+
+_PROBES: Final = frozenset({"/up", "/ready"})
+
+#: What a page of an allowed origin may send and read besides what every page may. Credentials are
+#: none of it: requests are signed, and there are no cookies.
+_PREFLIGHT: Final = (
+    "Access-Control-Allow-Methods: GET, HEAD, POST",
+    "Access-Control-Allow-Headers: Accept, Content-Type, If-None-Match",
+    "Access-Control-Max-Age: 600",
+)
+_SHARED: Final = (
+    "Access-Control-Expose-Headers: Age, ETag, Retry-After, X-Cachecast-Closed",
+    "Vary: Origin",
+)
 
 #: Number of occupied channels listed between two checkpoints: a hundred thousand at once take a
 #: third of a second, in which nobody else would be served.
@@ -115,6 +130,48 @@ class _Call:
 
 def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
     """Answer one request of the HTTP API, which came over TLS or did not."""
+    origin = request.headers.get(b"origin")
+    if origin is None:
+        return _handle(broker, request, is_tls=is_tls)
+    shared = _find_sharing(broker, request, origin.decode("latin-1"))
+    if not shared:
+        return _handle(broker, request, is_tls=is_tls)
+    if request.method == "OPTIONS" and b"access-control-request-method" in request.headers:
+        return Response(200, b"", "", (*shared, *_PREFLIGHT))
+    return _share(_handle(broker, request, is_tls=is_tls), shared)
+
+
+def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, ...]:
+    """The headers that let pages of an origin read an answer; none where its app does not allow."""
+    route = find_route(request.path)
+    if route is None:
+        return ()
+    try:
+        hub = _find_hub(broker, route, auth.parse_query(request.query))
+    except RemoteProtocolError:
+        return ()
+    origins = hub.app.cors_origins
+    allowed = "*" if "*" in origins else origin if origin in origins else None
+    return () if allowed is None else (f"Access-Control-Allow-Origin: {allowed}", *_SHARED)
+
+
+def _share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later:
+    if isinstance(answer, Response):
+        return _with(answer, headers)
+
+    def attempt() -> Response | None:
+        response = answer.attempt()
+        return None if response is None else _with(response, headers)
+
+    return Later(attempt, answer.line)
+
+
+def _with(response: Response, headers: tuple[str, ...]) -> Response:
+    # A copy: some answers are one for all.
+    return msgspec.structs.replace(response, headers=response.headers + headers)
+
+
+def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
     route = find_route(request.path)
     if route is None:
         return _find_nothing(broker, request)
@@ -152,6 +209,8 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Late
 
 def _find_nothing(broker: Broker, request: Request) -> Response:
     """What to say of a path that is none: most likely a WebSocket client is behind a bad proxy."""
+    if request.path in _PROBES and request.method in {"GET", "HEAD"}:
+        return _probe(broker, request.path)
     if find_key(request.path) is None and b"sec-websocket-key" not in request.headers:
         _note(broker, None, "none", 404, "Path not found")
         return _error(404, "404 NOT FOUND\n")
@@ -159,6 +218,15 @@ def _find_nothing(broker: Broker, request: Request) -> Response:
     _note(broker, None, "websocket", response.status, "No usable upgrade")
     broker.clients.refusals[f"http {response.status}"] += 1
     return response
+
+
+def _probe(broker: Broker, path: str) -> Response:
+    """What balancers ask on the port that they serve; reasons are for the operator's address."""
+    if path == "/up":
+        return Response(200, b'{"health":"OK"}')
+    if broker.is_ready:
+        return Response(200, b'{"ready":true}')
+    return Response(503, b'{"ready":false}')
 
 
 def _refuse_coding(hub: Hub, coding: bytes) -> Response:

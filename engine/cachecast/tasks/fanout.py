@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+from cachecast.metrics import Durations
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,6 +44,7 @@ class Fanout:
     Attributes:
         lag_s: seconds from the latest publication to the ``send`` to its last recipient.
         max_lag_s: seconds of the longest such delay since start.
+        lags: all of them since start, counted.
     """
 
     def __init__(self, line: deque[Hub], clock: Callable[[], float]) -> None:
@@ -55,6 +58,7 @@ class Fanout:
         self._clock = clock
         self.lag_s = 0.0
         self.max_lag_s = 0.0
+        self.lags = Durations()
         self._wakeup: trio.Event | None = None
         self._waiting_for_room: deque[Callable[[], None]] = deque()
 
@@ -130,6 +134,7 @@ class Fanout:
             if since is not None:
                 self.lag_s = now - since
                 self.max_lag_s = max(self.max_lag_s, self.lag_s)
+                self.lags.observe(self.lag_s)
             until = until or now + TURN_S
             if now > until:
                 break

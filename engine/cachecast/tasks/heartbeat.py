@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import trio
 
 from cachecast.channels.wheel import Wheel
+from cachecast.metrics import Durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,7 @@ class Heartbeat:
         readers: those who read the clients' sockets; servers come and go.
         lag_s: seconds by which the loop woke this task late at the last tick; the node's loop lag.
         max_lag_s: seconds of the latest waking since start.
+        lags: all of them since start, counted.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Heartbeat:
         self.readers: list[Reader] = []
         self.lag_s = 0.0
         self.max_lag_s = 0.0
+        self.lags = Durations()
 
     def watch(self, connection: Connection) -> None:
         """Begin to watch a connection."""
@@ -134,6 +137,7 @@ class Heartbeat:
             await trio.sleep_until(due)
             self.lag_s = trio.current_time() - due
             self.max_lag_s = max(self.max_lag_s, self.lag_s)
+            self.lags.observe(self.lag_s)
             # Those who are read by tasks of a host service have no reader to ask: after a pause of
             # the process, or of the machine, they get one second to be heard.
             was_paused = not was_paused and self._clock() - looked_at > 2 * TICK_S

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from cachecast.apps import App, Webhook
+    from cachecast.metrics import Durations
     from cachecast.tasks.turns import Turn
 
 __all__ = ["Courier", "Endpoint", "open_client"]
@@ -167,6 +168,7 @@ class Courier:
         client: httpx2.AsyncClient,
         unix_now: Callable[[], float],
         jitter: Callable[[], float],
+        delays: Durations,
     ) -> None:
         """Borrow a client.
 
@@ -174,8 +176,10 @@ class Courier:
             client: HTTP client for all requests; closed by whoever opened it.
             unix_now: function that gives the wall time in seconds, for ``time_ms``.
             jitter: function that draws a number from 0 to 1.
+            delays: where the time of each delivery is counted, from its first try on.
         """
         self._client = client
+        self._delays = delays
         self._unix_now = unix_now
         self._jitter = jitter
         self._turns = Turns()
@@ -206,6 +210,7 @@ class Courier:
         Returns:
             Whether they were accepted.
         """
+        began_at = trio.current_time()
         last_try_at = float("inf")
         n_tries = 0
         while True:
@@ -222,6 +227,7 @@ class Courier:
             n_tries += 1
             if failure is None:
                 outcomes["delivered"] += len(events)
+                self._delays.observe(trio.current_time() - began_at)
                 return True
             if self._last_chance.is_set():
                 outcomes["failed"] += len(events)

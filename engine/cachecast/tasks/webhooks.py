@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 import trio
 
+from cachecast.metrics import Durations
 from cachecast.tasks.webhook_delivery import (
     CLOSE_GRACE_S,
     LOG_INTERVAL_S,
@@ -100,6 +101,7 @@ class Webhooks:
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
+        self.delays = Durations()
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
         self._n_flushing = 0
@@ -186,7 +188,7 @@ class Webhooks:
             await self._has_any.wait()
             # In a thread, for others are served already.
             client = await trio.to_thread.run_sync(self._open_client, abandon_on_cancel=True)
-        self._courier = Courier(client, self._unix_now, self._jitter)
+        self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
         try:
             with self._life:
                 await self._run_nursery()

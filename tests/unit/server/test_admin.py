@@ -59,9 +59,20 @@ async def test_nothing_else_is_there(method, target, status):
         assert (await asked(node, target, method)).status == status
 
 
-async def test_clients_port_has_none_of_it():
+async def test_clients_port_has_bare_facts_and_no_numbers():
+    """For balancers that can only ask where they send clients; reasons stay with the operator."""
     async with running(has_admin=True) as node:
-        for target in (b"/up", b"/ready", b"/metrics"):
+
+        async def ask(target, method=b"GET"):
             wire = await node.connect()
-            await wire.say(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-            assert (await wire.answer()).status == 404
+            await wire.say(method + b" " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+            return await wire.answer(method.decode())
+
+        assert (await ask(b"/metrics")).status == 404
+        assert (await ask(b"/up", b"POST")).status == 404
+        assert (await ask(b"/up")).body == b'{"health":"OK"}'
+        assert (await ask(b"/up", b"HEAD")).status == 200
+        assert (await ask(b"/ready")).body == b'{"ready":true}'
+        node.broker.outage.reason = "a secret of the operator's"
+        answer = await ask(b"/ready")
+        assert (answer.status, answer.body) == (503, b'{"ready":false}')
