@@ -148,7 +148,7 @@ def complete(line, *, folder, script="cachecast", **environment):
 def test_the_shell_completes_both_and_what_belongs_to_them(tmp_path):
     """Commands, options and, where there are any, values."""
     assert complete("cachecast lo", folder=tmp_path) == ["load"]
-    assert complete("cachecast load ", folder=tmp_path)[:2] == ["compare", "figures"]
+    assert complete("cachecast load ", folder=tmp_path)[:2] == ["compare", "doctor"]
     assert complete("cachecast load run --tar", folder=tmp_path) == ["--target"]
     assert complete("cachecast load run --target ws://h --api", folder=tmp_path) == ["--api-url"]
     assert complete("cachecast bench run fanout --qu", folder=tmp_path) == ["--quick"]
