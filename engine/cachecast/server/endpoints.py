@@ -12,7 +12,6 @@ from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
 import trio
 
 from cachecast.broker.admission import check_request, find_hub, find_secret
@@ -37,6 +36,7 @@ from cachecast.protocol.http_api import (
     read_event,
     read_plain_event,
 )
+from cachecast.server.cors import answer_preflight, is_preflight, share, sharing
 from cachecast.server.handshake import find_key, refuse_without_upgrade
 from cachecast.server.http_messages import Later, Request, Response
 
@@ -56,18 +56,6 @@ Info = dict[str, int]
 _EMPTY: Final = Response(200, b"{}")
 
 _PROBES: Final = frozenset({"/up", "/ready"})
-
-#: What a page of an allowed origin may send and read besides what every page may. Credentials are
-#: none of it: requests are signed, and there are no cookies.
-_PREFLIGHT: Final = (
-    "Access-Control-Allow-Methods: GET, HEAD, POST",
-    "Access-Control-Allow-Headers: Accept, Content-Type, If-None-Match",
-    "Access-Control-Max-Age: 600",
-)
-_SHARED: Final = (
-    "Access-Control-Expose-Headers: Age, ETag, Retry-After, X-Cachecast-Closed",
-    "Vary: Origin",
-)
 
 #: Number of occupied channels listed between two checkpoints: a hundred thousand at once take a
 #: third of a second, in which nobody else would be served.
@@ -134,15 +122,14 @@ def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Late
     if origin is None:
         return _handle(broker, request, is_tls=is_tls)
     shared = _find_sharing(broker, request, origin.decode("latin-1"))
-    if not shared:
-        return _handle(broker, request, is_tls=is_tls)
-    if request.method == "OPTIONS" and b"access-control-request-method" in request.headers:
-        return Response(200, b"", "", (*shared, *_PREFLIGHT))
-    return _share(_handle(broker, request, is_tls=is_tls), shared)
+    if shared and is_preflight(request):
+        return answer_preflight(shared)
+    answer = _handle(broker, request, is_tls=is_tls)
+    return share(answer, shared) if shared else answer
 
 
 def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, ...]:
-    """The headers that let pages of an origin read an answer; none where its app does not allow."""
+    """The headers by which pages of an origin may read answers of the app that a path names."""
     route = find_route(request.path)
     if route is None:
         return ()
@@ -150,25 +137,7 @@ def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, .
         hub = _find_hub(broker, route, auth.parse_query(request.query))
     except RemoteProtocolError:
         return ()
-    origins = hub.app.cors_origins
-    allowed = "*" if "*" in origins else origin if origin in origins else None
-    return () if allowed is None else (f"Access-Control-Allow-Origin: {allowed}", *_SHARED)
-
-
-def _share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later:
-    if isinstance(answer, Response):
-        return _with(answer, headers)
-
-    def attempt() -> Response | None:
-        response = answer.attempt()
-        return None if response is None else _with(response, headers)
-
-    return Later(attempt, answer.line)
-
-
-def _with(response: Response, headers: tuple[str, ...]) -> Response:
-    # A copy: some answers are one for all.
-    return msgspec.structs.replace(response, headers=response.headers + headers)
+    return sharing(hub.app.cors_origins, origin)
 
 
 def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
