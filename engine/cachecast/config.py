@@ -195,6 +195,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
             choose.
+        uds: path of a Unix socket for clients, beside that address; its group may connect.
+        is_uds_only: whether it takes the place of the address.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
         control: path of the Unix socket by which commands on this machine speak to the node
             (``cachecast reload``); without one it follows from ``port``, and ``off`` is none.
@@ -217,6 +219,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: str = "127.0.0.1"
     port: int = 6001
+    uds: str | None = None
+    is_uds_only: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     admin_host: str = "127.0.0.1"
@@ -240,6 +244,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ConfigError: names field, rule and remedy.
         """
         self._check_addresses()
+        self._check_paths()
         text = str(self.workers)  # the environment has only text
         if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
             raise ConfigError(
@@ -247,10 +252,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"must be a number from 1 to {MAX_WORKERS}, or auto, is {self.workers!r}.",
                 "auto is one a core; 1 is a single process, which needs no engine.",
             )
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
-        if self.control == "":
-            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
         if self.log_format not in {"auto", "console", "json"}:
             raise ConfigError("server.log_format", "must be auto, console or json.")
         if self.log_level not in {"debug", "info", "warning", "error"}:
@@ -268,6 +269,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."
             )
+
+    def _check_paths(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
+        if self.control == "":
+            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
+        if self.uds == "":
+            raise ConfigError("server.uds", "must be a path.", "Or leave it out.")
+        if self.is_uds_only and self.uds is None:
+            raise ConfigError("server.is_uds_only", "needs server.uds, the path to listen at.")
 
     def _check_addresses(self) -> None:
         for field in ("port", "admin_port"):
@@ -306,6 +317,8 @@ class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=
 ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_HOST": ("server", "host"),
     "CACHECAST_PORT": ("server", "port"),
+    "CACHECAST_UDS": ("server", "uds"),
+    "CACHECAST_UDS_ONLY": ("server", "is_uds_only"),
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
     "CACHECAST_CONTROL": ("server", "control"),

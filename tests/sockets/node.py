@@ -24,6 +24,7 @@ import structlog
 import trio
 
 import cachecast.server.listen
+import cachecast.server.listeners
 import cachecast.tasks.heartbeat
 from cachecast import App, BrokerConfig, Server, TlsTerms, open_broker, serve
 from cachecast.server.http import NEXT, HttpConnection
@@ -468,7 +469,7 @@ async def running(
 
         patch.setattr(HttpConnection, "_go", go_and_tell)
         # A second of the kernel's, which no clock of ours can pass.
-        patch.setattr(cachecast.server.listen, "DEFER_ACCEPT_S", 0)
+        patch.setattr(cachecast.server.listeners, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
             open_broker(settings, unix_now=unix_now, clock=clock) as broker,

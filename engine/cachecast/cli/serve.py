@@ -25,6 +25,7 @@ from cachecast.cli.stand_in import SIGNALS
 from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
+from cachecast.server.listeners import UNIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -45,6 +46,8 @@ _log = structlog.get_logger("cachecast.serve")
 )
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on, 0 for any.  [default: 6001]")
+@click.option("--uds", help="Path of a Unix socket to listen at as well, for a proxy's group.")
+@click.option("--uds-only", is_flag=True, default=None, help="Listen there, and at no port.")
 @click.option("--app-id", help="Id of the one app to serve.")
 @click.option("--app-key", help="Key of that app.")
 @click.option("--app-secret", help="Secret of that app; better given as CACHECAST_APP_SECRET.")
@@ -117,9 +120,7 @@ async def _run(
                 nursery.start_soon(upgrader.run)
                 if desk is not None:
                     nursery.start_soon(desk.run)
-                if inheritance is None:
-                    _announce(config, port, admin_port)
-                _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
+                _note_ready(config, port, admin_port, is_first=inheritance is None)
 
             nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
             for sink in sinks:
@@ -128,7 +129,7 @@ async def _run(
                 heir = await run_node(
                     config,
                     end_signals,
-                    address=_address(config),
+                    address=_addresses(config),
                     admin_address=_admin_address(config),
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
@@ -139,7 +140,7 @@ async def _run(
                     config,
                     n_workers,
                     end_signals,
-                    address=_address(config),
+                    addresses=_addresses(config),
                     admin_address=_admin_address(config),
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
@@ -176,8 +177,10 @@ def count_workers(text: int | str) -> int:
     return count_cores() if text == "auto" else int(text)
 
 
-def _address(config: FileConfig) -> str:
-    return f"{_bracket(config.server.host)}:{config.server.port}"
+def _addresses(config: FileConfig) -> list[str]:
+    options = config.server
+    addresses = [] if options.is_uds_only else [f"{_bracket(options.host)}:{options.port}"]
+    return addresses if options.uds is None else [*addresses, UNIX + options.uds]
 
 
 def _admin_address(config: FileConfig) -> str | None:
@@ -198,12 +201,19 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def _note_ready(config: FileConfig, port: int, admin_port: int | None, *, is_first: bool) -> None:
+    if is_first:
+        _announce(config, port, admin_port)
+    uds = {} if config.server.uds is None else {"uds": config.server.uds}
+    _log.info("ready", host=config.server.host, port=port, admin_port=admin_port, **uds)
+
+
 def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for."""
     options = config.server
     address = f"{_bracket(options.host)}:{port}"
     s = "s" if options.tls_cert else ""
-    if config.apps == (DEMO_APP,):
+    if config.apps == (DEMO_APP,) and port:
         option, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
         command = _command()
         click.echo(
@@ -220,7 +230,10 @@ def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     admin = ""
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
-    click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
+    places = [f"http{s}://{address}"] if port else []
+    if options.uds is not None:
+        places.append(UNIX + options.uds)
+    click.echo(f"Cachecast ready on {' and '.join(places)}{admin}", file=sys.stdout)
 
 
 def _command() -> str:

@@ -50,10 +50,12 @@ class Process:
         for line in self.process.stdout:
             self.said.append(line)
             ready = re.fullmatch(
-                r"Cachecast ready on https?://\S+?:(\d+) \(admin http://\S+:(\d+)\)\n", line
+                r"Cachecast ready on (?:https?://\S+?:(\d+))?(?: and )?(?:unix:\S+)?"
+                r" \(admin http://\S+:(\d+)\)\n",
+                line,
             )
             if ready:
-                self.port, self.admin_port = map(int, ready.groups())
+                self.port, self.admin_port = (int(text or 0) for text in ready.groups())
                 return self
         raise AssertionError(self.process.stderr.read())
 
