@@ -205,6 +205,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             it is taken.
         trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto`` or ``Forwarded``, for
             apps that accept TLS only.
+        proxy_protocol: whether each connection of a client begins with a PROXY header, version 1 or
+            2, which balancers send; one without is closed.
         locks_memory: whether to keep the process out of swap (``mlockall``).
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,
@@ -228,6 +230,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     has_admin: bool = True
     control: str | None = None
     trusts_proxy: bool = False
+    proxy_protocol: bool = False
     locks_memory: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]

@@ -123,6 +123,7 @@ async def run_node(
                     tls=tls,
                     admin_address=admin_address,
                     trusts_proxy=options.trusts_proxy,
+                    proxy_protocol=options.proxy_protocol,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
                     task_status=task_status,

@@ -18,6 +18,7 @@ from cachecast.server.admin import handle_admin
 from cachecast.server.common import Common
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
+from cachecast.server.greeting import Greeting
 from cachecast.server.http import HttpConnection
 from cachecast.server.listeners import open_admin_listener, open_listener, path_of
 from cachecast.server.place import Place
@@ -182,7 +183,9 @@ class Front:
         *,
         handle_admin: Callable[[Request], Answer],
         handle: Callable[[Request], Answer] | None = None,
+        handle_behind_tls: Callable[[Request], Answer] | None = None,
         tls: TlsTerms | None = None,
+        proxy_protocol: bool = False,
     ) -> None:
         """Make it; whoever owns it runs its tasks.
 
@@ -192,7 +195,9 @@ class Front:
             handle_admin: function that answers requests of the admin address.
             handle: function that answers requests of clients; None where there is no listener for
                 them.
+            handle_behind_tls: the same for clients who came to a balancer by TLS, as that says.
             tls: certificate and key of the clients' listeners; None serves plain text.
+            proxy_protocol: whether each connection of theirs begins with a PROXY header.
         """
         self.port: int = 0
         self.admin_port: int | None = None
@@ -203,6 +208,8 @@ class Front:
         self._tls = tls
         self._handle_admin = handle_admin
         self._handle = handle or handle_admin
+        self._handle_behind_tls = handle_behind_tls or self._handle
+        self._proxy_protocol = proxy_protocol
 
     def listen(
         self,
@@ -236,13 +243,22 @@ class Front:
     def accept(self, sock: socket.socket, *, is_admin: bool) -> None:
         """Begin to serve an accepted socket."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
+        if self._proxy_protocol and not is_admin:
+            Greeting(sock, self.common, self._begin)
+        else:
+            self._begin(sock, is_admin=is_admin)
+
+    def _begin(
+        self, sock: socket.socket, *, is_admin: bool = False, is_behind_tls: bool = False
+    ) -> None:
         wrapped: socket.socket | TlsSocket = sock
         if self._tls is not None and not is_admin:
             wrapped = TlsSocket(sock, self._tls.context)
+        handle = self._handle_behind_tls if is_behind_tls else self._handle
         connection = HttpConnection(
             wrapped,
             self.common,
-            self._handle_admin if is_admin else self._handle,
+            self._handle_admin if is_admin else handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
@@ -286,6 +302,12 @@ class Front:
                 listener.place = None
             listener.abort()
 
+    def end_greetings(self) -> None:
+        """Close those that have not said yet whose they are. Never yields."""
+        for guest in self.room.guests():
+            if isinstance(guest, Greeting):
+                guest.abort()
+
     async def run_poller(self) -> None:
         """Serve all sockets for ever."""
         try:
@@ -324,6 +346,7 @@ class Server(Front):
         tls: TlsTerms | None,
         *,
         trusts_proxy: bool,
+        proxy_protocol: bool = False,
         poller: Poller | None = None,
     ) -> None:
         """Make it; :func:`serve` runs its tasks.
@@ -332,6 +355,7 @@ class Server(Front):
             broker: the broker to be served.
             tls: certificate and key; None serves plain text.
             trusts_proxy: whether a proxy's headers are believed, see :func:`serve`.
+            proxy_protocol: whether clients' connections begin with a PROXY header.
             poller: the Poller of its sockets; by default one of the kernel's.
         """
         super().__init__(
@@ -346,13 +370,19 @@ class Server(Front):
             Poller(broker.clock) if poller is None else poller,
             handle_admin=partial(handle_admin, broker),
             handle=self._answer,
+            handle_behind_tls=partial(self._answer, is_behind_tls=True),
             tls=tls,
+            proxy_protocol=proxy_protocol,
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
 
-    def _answer(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self.trusts_proxy and is_forwarded_tls(request.headers))
+    def _answer(self, request: Request, *, is_behind_tls: bool = False) -> Answer:
+        is_tls = (
+            is_behind_tls
+            or self._tls is not None
+            or (self.trusts_proxy and is_forwarded_tls(request.headers))
+        )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls)
@@ -382,6 +412,7 @@ class Server(Front):
                     session, code, "Server is shutting down, reconnect elsewhere"
                 )
             await trio.sleep(DRAIN_TICK_S)
+        self.end_greetings()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)
@@ -414,6 +445,7 @@ async def serve(
     tls: TlsTerms | None = None,
     admin_address: str | None = None,
     trusts_proxy: bool = False,
+    proxy_protocol: bool = False,
     falls_back: bool = False,
     predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -433,6 +465,8 @@ async def serve(
         admin_address: address of ``/up``, ``/ready`` and ``/metrics``, always plain text.
         trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that
             accept TLS only.
+        proxy_protocol: whether each connection of a client begins with a header of the PROXY
+            protocol, version 1 or 2, before TLS; one without is closed.
         falls_back: whether to take any free port where the admin address's is taken.
         predecessor: the process that this one replaces; its listening sockets are used where their
             addresses are these, and its clients are served on.
@@ -460,7 +494,7 @@ async def serve(
             for sock in seats.values():  # whose addresses are others now
                 sock.close()
         async with trio.open_nursery() as nursery:
-            server = Server(broker, tls, trusts_proxy=trusts_proxy)
+            server = Server(broker, tls, trusts_proxy=trusts_proxy, proxy_protocol=proxy_protocol)
             if predecessor is not None:
                 await predecessor.take(server, nursery)
             undo.pop_all()
