@@ -44,6 +44,8 @@ class Node:
 
     #: Number of its processes that serve.
     n_workers: Final = 1
+    #: Whoever asks is of the same loop.
+    is_stuck: Final = False
 
     def __init__(
         self,

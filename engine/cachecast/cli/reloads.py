@@ -16,6 +16,7 @@ import trio
 
 from cachecast.changes import Changes, compare, reloadable
 from cachecast.cli.control import ask_node, control_options, find_node
+from cachecast.cli.systemd import Supervisor
 from cachecast.config import load_config
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.server.tls import TlsTerms
@@ -131,8 +132,9 @@ class Reloadable(Protocol):
 class Reloader:
     """Has a node serve by what its source says now; one at a time."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, supervisor: Supervisor | None = None) -> None:
         self._source = source
+        self._supervisor = supervisor or Supervisor({})
         self._turn = trio.Lock()
         self._node: Reloadable | None = None
         self._is_ready = trio.Event()
@@ -172,13 +174,17 @@ class Reloader:
         """
         async with self._turn:
             try:
-                config, tls = await self._read(None)
-                node = self._require()
-                changes = _compare(node, config, tls)
-                await node.reload(reloadable(node.config, config), tls)
+                return await self._reload()
             except EngineError as error:
                 _log.warning("not reloaded", error=str(error).strip())
                 raise
+
+    async def _reload(self) -> Changes:
+        with self._supervisor.reloading():
+            config, tls = await self._read(None)
+            node = self._require()
+            changes = _compare(node, config, tls)
+            await node.reload(reloadable(node.config, config), tls)
         _log.info("reloaded", changes=changes.made, needs_restart=changes.fixed)
         return changes
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 import structlog
 import trio
 
@@ -19,13 +22,14 @@ from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
-from cachecast.cli.reloads import Reloader, Source
+from cachecast.cli.reloads import Reloader, Source, check_exposure
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.stand_in import SIGNALS
+from cachecast.cli.systemd import Supervisor
 from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
-from cachecast.server.listeners import UNIX
+from cachecast.server.listeners import FD, UNIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -84,10 +88,13 @@ def serve_command(path: Path | None, **options: object) -> None:
     source = Source(path, os.environ, flags)
     with inherit() as inheritance, own_streams() as sinks:
         config = source.read()
+        supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
+        if inheritance is None:
+            _check_passed(config, supervisor.addresses)
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        heir = trio.run(_run, config, source, sinks, pass_on, n_workers, inheritance)
+        heir = trio.run(_run, config, source, supervisor, sinks, pass_on, n_workers, inheritance)
     if heir is not None:
         heir.replace()
 
@@ -95,14 +102,14 @@ def serve_command(path: Path | None, **options: object) -> None:
 async def _run(
     config: FileConfig,
     source: Source,
+    supervisor: Supervisor,
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    reloader = Reloader(source)
-    # Nobody needs a third end.
+    reloader = Reloader(source, supervisor)
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
         signals: AsyncIterator[int] = inheritance or stack.enter_context(
@@ -115,22 +122,22 @@ async def _run(
                 inherited = None if inheritance is None else inheritance.predecessor.control
                 desk = stack.enter_context(open_control(config, port, inherited))
                 reloader.begin(node, desk)
-                nursery.start_soon(reloader.run)
                 upgrader.begin(node.upgrades, desk)
-                nursery.start_soon(upgrader.run)
+                for task in (reloader.run, upgrader.run, partial(supervisor.run, node)):
+                    nursery.start_soon(task)
                 if desk is not None:
                     nursery.start_soon(desk.run)
-                _note_ready(config, port, admin_port, is_first=inheritance is None)
+                _note_ready(config, port, admin_port, supervisor, is_first=inheritance is None)
 
-            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
+            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends, supervisor)
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
                 heir = await run_node(
                     config,
                     end_signals,
-                    address=_addresses(config),
-                    admin_address=_admin_address(config),
+                    address=supervisor.addresses or _addresses(config),
+                    admin_address=supervisor.admin_address or _admin_address(config),
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
                     inheritance=inheritance,
@@ -140,8 +147,8 @@ async def _run(
                     config,
                     n_workers,
                     end_signals,
-                    addresses=_addresses(config),
-                    admin_address=_admin_address(config),
+                    addresses=supervisor.addresses or _addresses(config),
+                    admin_address=supervisor.admin_address or _admin_address(config),
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=on_ready,
@@ -159,6 +166,7 @@ async def _sort_signals(
     reloader: Reloader,
     upgrader: Upgrader,
     ends: trio.MemorySendChannel[int],
+    supervisor: Supervisor,
 ) -> None:
     async for number in signals:
         if upgrader.pass_on(number):
@@ -168,8 +176,19 @@ async def _sort_signals(
         elif number == signal.SIGUSR2:
             upgrader.want()
         else:
+            supervisor.stopping()
             with suppress(trio.WouldBlock):
                 ends.send_nowait(number)
+
+
+def _check_passed(config: FileConfig, addresses: list[str]) -> None:
+    """As ``check_exposure``, for sockets that somebody else has bound."""
+    for address in addresses if config.is_demo else ():
+        with socket.socket(fileno=os.dup(int(address.removeprefix(FD)))) as sock:
+            name = sock.getsockname()
+        if isinstance(name, tuple):
+            server = msgspec.structs.replace(config.server, host=name[0])
+            check_exposure(msgspec.structs.replace(config, server=server))
 
 
 def count_workers(text: int | str) -> int:
@@ -201,7 +220,15 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _note_ready(config: FileConfig, port: int, admin_port: int | None, *, is_first: bool) -> None:
+def _note_ready(
+    config: FileConfig,
+    port: int,
+    admin_port: int | None,
+    supervisor: Supervisor,
+    *,
+    is_first: bool,
+) -> None:
+    supervisor.ready(port)
     if is_first:
         _announce(config, port, admin_port)
     uds = {} if config.server.uds is None else {"uds": config.server.uds}
@@ -233,6 +260,7 @@ def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     places = [f"http{s}://{address}"] if port else []
     if options.uds is not None:
         places.append(UNIX + options.uds)
+    places = places or ["the socket that was passed"]
     click.echo(f"Cachecast ready on {' and '.join(places)}{admin}", file=sys.stdout)
 
 

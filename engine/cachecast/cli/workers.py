@@ -22,6 +22,7 @@ from cachecast.cli.upgrade import NoUpgrades
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.metrics import families_of, process_families
 from cachecast.server.listeners import (
+    FD,
     open_admin_listener,
     open_listener,
     open_shared_listeners,
@@ -86,7 +87,8 @@ async def run_parent(
         n_workers: number of workers, at least two.
         signals: signals of the operating system that end it; all workers get them.
         addresses: addresses for clients. Of a port each worker has a listener, among which the
-            kernel spreads them; one Unix socket is all workers', and whoever is free accepts.
+            kernel spreads them; a Unix socket, or one that was passed to this process, is all
+            workers', and whoever is free accepts.
         admin_address: the one admin address of the node; None for none.
         pass_on: function that writes a line of a worker's log.
         lost_log_lines: function that gives the number of lines that could not be written.
@@ -106,7 +108,8 @@ async def run_parent(
     tls = read_certificate(config)
     with ExitStack() as stack:
         listeners, shared = _open_listeners(addresses, n_workers, stack)
-        port: int = listeners[0][0].getsockname()[1] if listeners[0] else 0
+        names = [sock.getsockname() for sock in (*listeners[0], *shared)]
+        port: int = next((name[1] for name in names if isinstance(name, tuple)), 0)
         admin = None
         if admin_address is not None:
             falls_back = config.server.admin_port is None
@@ -148,6 +151,9 @@ def _open_listeners(
             place = Place(path, open_listener(address))
             stack.callback(place.close)
             shared.append(place.listener)
+            continue
+        if address.startswith(FD):
+            shared.append(stack.enter_context(open_listener(address)))
             continue
         for mine, sock in zip(listeners, open_shared_listeners(address, n_workers), strict=True):
             mine.append(stack.enter_context(sock))
@@ -204,6 +210,11 @@ class Parent:
     def n_workers(self) -> int:
         """Number of its processes that serve."""
         return len(self._crew.posts)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all workers live and none of them says anything."""
+        return all(post.is_silent for post in self._crew.posts)
 
     @property
     def is_ending(self) -> bool:

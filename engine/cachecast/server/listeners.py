@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -12,6 +13,7 @@ from cachecast.server.place import open_place
 
 __all__ = [
     "BACKLOG",
+    "FD",
     "UNIX",
     "Address",
     "open_admin_listener",
@@ -20,8 +22,11 @@ __all__ = [
     "path_of",
 ]
 
-#: Where to listen: ``HOST:PORT``, ``unix:PATH``, or a socket that listens already.
+#: Where to listen: ``HOST:PORT``, ``unix:PATH``, ``fd:NUMBER``, or a socket that listens already.
 Address: TypeAlias = str | socket.socket
+
+#: What the address of a socket begins with that was passed to this process, as systemd does it.
+FD: Final = "fd:"
 
 #: What the address of a Unix socket begins with, and who may connect to one, as the mode of a file:
 #: a proxy of another user is in the node's group, or the node in its.
@@ -70,8 +75,9 @@ def open_listener(
     """Open a listening socket.
 
     Args:
-        address: address as ``HOST:PORT`` or ``[IPV6]:PORT``, port 0 lets the system choose; or
-            ``unix:PATH``, which is taken over if whoever listened there has died.
+        address: address as ``HOST:PORT`` or ``[IPV6]:PORT``, port 0 lets the system choose;
+            ``unix:PATH``, which is taken over if whoever listened there has died; or ``fd:NUMBER``,
+            the descriptor of a socket that listens.
         sharing: place among the several listeners of this address, see
             :func:`open_shared_listeners`; None if it is the only one.
 
@@ -82,6 +88,8 @@ def open_listener(
         remedy = "Give another path with --uds or server.uds."
         place = open_place(path, field="server.uds", remedy=remedy, mode=UNIX_MODE, backlog=BACKLOG)
         return place.listener
+    if address.startswith(FD):
+        return _open_passed(address)
     host, _, port_text = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port_text.isdigit() or int(port_text) > 65_535:
@@ -109,6 +117,23 @@ def open_listener(
             f"cannot listen on {address}: {error.strerror or error}.",
             "Is another server running there?" if error.errno == errno.EADDRINUSE else "",
         ) from None
+    return sock
+
+
+def _open_passed(address: str) -> socket.socket:
+    """A socket that somebody else has opened, with what can still be said about it."""
+    number = address.removeprefix(FD)
+    try:
+        sock = socket.socket(fileno=int(number))
+        is_listener = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not is_listener or sock.type != socket.SOCK_STREAM:
+            sock.detach()  # whosever it is
+            raise ConfigError("address", f"descriptor {number} is no listening stream socket.")
+        os.set_inheritable(sock.fileno(), False)  # noqa: FBT003 - its only argument beside that
+        if sock.family != socket.AF_UNIX:
+            _set_options(sock)
+    except (OSError, ValueError) as error:
+        raise ConfigError("address", f"descriptor {number} is no socket: {error}.") from None
     return sock
 
 
