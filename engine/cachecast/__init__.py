@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cachecast.apps import App, KeyPair, Webhook
     from cachecast.broker import Broker, CachedEvent, ChannelState, Event, Subscriber, open_broker
+    from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
     from cachecast.errors import (
         AuthError,
@@ -53,6 +54,7 @@ __all__ = [
     "BusError",
     "CachedEvent",
     "CapacityError",
+    "Changes",
     "ChannelState",
     "ConfigError",
     "EngineError",
@@ -85,6 +87,7 @@ _HOMES = {
     "BusError": "cachecast.errors",
     "CachedEvent": "cachecast.broker",
     "CapacityError": "cachecast.errors",
+    "Changes": "cachecast.changes",
     "ChannelState": "cachecast.broker",
     "ConfigError": "cachecast.errors",
     "EngineError": "cachecast.errors",

@@ -30,6 +30,9 @@ __all__ = [
 #: minutes".
 MAX_CACHE_TTL_S = 1800.0
 
+#: Number that is not reached by any limit: 64 bits hold no more, wherever it is sent.
+MAX_NUMBER = 2**63
+
 #: What browsers say for pages that no host has served: files, sandboxed frames, apps' web views.
 ORIGINS_WITHOUT_HOST = frozenset({"null", "file://"})
 
@@ -223,11 +226,7 @@ class App(_Config, frozen=True, kw_only=True):
 
     def _check_limits(self, where: str) -> None:
         for field in _POSITIVE:
-            value = getattr(self, field)
-            if value is not None and not 0 < value < inf:  # so nan, which TOML has, is refused
-                raise ConfigError(
-                    f"{where}.{field}", f"must be greater than 0 and finite, is {value}."
-                )
+            check_positive(f"{where}.{field}", getattr(self, field))
         for field, one in (
             ("max_pending_bytes", "max_event_bytes"),
             ("max_pending_bytes", "max_presence_member_bytes"),
@@ -284,6 +283,18 @@ def _check_webhook(where: str, hook: Webhook) -> None:
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigError(f"{where}.headers", f"{name!r} is no name of a header.")
         check_visible(f"{where}.headers", f"the value of {name}", value)
+
+
+def check_positive(field: str, value: float | None) -> None:
+    """Refuse what is no limit: also nan, which TOML has, and what no machine counts to.
+
+    Raises:
+        ConfigError: it is neither None nor a number that can be reached.
+    """
+    if value is not None and not 0 < value < inf:
+        raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
+    if value is not None and value >= MAX_NUMBER:
+        raise ConfigError(field, f"must be less than 2^63, is {value}.")
 
 
 def check_visible(field: str, what: str, text: str) -> None:

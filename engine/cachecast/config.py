@@ -22,6 +22,7 @@ from cachecast.apps import (
     App,
     KeyPair,
     Webhook,
+    check_positive,
     check_visible,
     require_room,
 )
@@ -56,6 +57,9 @@ DEMO_APP = App(
 
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
+
+#: Bytes of a configuration file at most: a hundred thousand apps.
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 
 #: More than the cores of any machine.
 MAX_WORKERS: Final = 1_024
@@ -129,8 +133,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("activity_timeout_s", "must be at least 1 second and finite.")
         for field in _POSITIVE:
             value = getattr(self, field)
-            if value is not None and not 0 < value < inf:
-                raise ConfigError(field, f"must be greater than 0 and finite, is {value}.")
+            check_positive(field, value)
         if self.cluster == "":
             raise ConfigError("cluster", "must be the name of a region.", "Or leave it out.")
         check_visible("cluster", "it", self.cluster or "")
@@ -444,11 +447,24 @@ def _merge(
 
 def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
+        if text is None:
+            text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOML's own among them, and that of a number with 5,000 digits
         raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise ConfigError(str(path), "is nested too deeply.") from None
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:  # of no bounded length, if it is a device
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(str(path), f"is larger than {MAX_FILE_BYTES} bytes.")
+    return data.decode()
 
 
 #: Where a field may stand -> its table, and how a file says so.

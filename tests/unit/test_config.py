@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -438,3 +439,37 @@ def test_keys_and_passwords_may_stand_in_files_of_their_own(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="together"):
         BusConfig(seal_key=(_KEY,), seal_key_file=str(keys)).check()
     assert _KEY not in repr(BusConfig(seal_key=(_KEY,)))
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("a = " + "[" * 20_000, "is nested too deeply"),
+        ("max_connections = " + "9" * 5_000, "is not valid TOML"),
+        ("max_connections = 1" + "0" * 30, r"must be less than 2\^63"),
+        ("cache_ttl_s = 1" + "0" * 400, "out of range"),
+    ],
+)
+def test_a_hostile_file_is_refused_in_words(tmp_path, head, words):
+    """At a start it would be a traceback; read again by a node that serves, its end."""
+    path = tmp_path / "c.toml"
+    path.write_text(f"{head}\n[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\n")
+    with pytest.raises(ConfigError, match=words):
+        load_config(path)
+    app = App(id="1", key="k", secret="s", max_event_bytes=2**70)
+    with pytest.raises(ConfigError, match=r"max_event_bytes: must be less than 2\^63"):
+        app.check("apps[0]")
+
+
+def test_a_file_without_an_end_is_not_read_to_it():
+    with pytest.raises(ConfigError, match="is larger than"):
+        load_config(pathlib.Path("/dev/zero"))
+
+
+def test_a_text_may_take_the_place_of_the_files(tmp_path):
+    """Faults name the file all the same."""
+    path = tmp_path / "c.toml"
+    text = "max_connections = 7\n[[apps]]\nid = '1'\nkey = 'k'\nsecret = 's'\n"
+    assert load_config(path, text=text).max_connections == 7
+    with pytest.raises(ConfigError, match=r"c\.toml: is not valid TOML"):
+        load_config(path, text="nonsense")

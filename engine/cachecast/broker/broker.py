@@ -474,7 +474,6 @@ class Broker:
         """End: whoever asks something from now on, or still waits, is told so. Never yields."""
         self.clients.is_draining = True
         self.delivery.close()
-        self.reloads.close()
 
     def _note_full(self) -> None:
         """Say once a minute that slow connections go because all that waits is too much."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from functools import lru_cache
 from itertools import islice
-from math import inf
 from secrets import randbits
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 import structlog
@@ -32,7 +31,6 @@ from cachecast.errors import (
     RemoteProtocolError,
 )
 from cachecast.events import AppEvent
-from cachecast.handover.state import ClientState
 from cachecast.protocol.messages import Control, as_text
 from cachecast.protocol.session import (
     ClientEvent,
@@ -41,10 +39,9 @@ from cachecast.protocol.session import (
     Subscribe,
     Unsubscribe,
 )
-from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from cachecast.apps import App
     from cachecast.broker.announcements import Announcements
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub, Joined, Left
     from cachecast.channels.outbox import Backlog, Transport
     from cachecast.config import BrokerConfig
-    from cachecast.handover.state import ParserState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member, Request, User
     from cachecast.protocol.wire import Wire
@@ -100,13 +96,15 @@ class Clients:
             notify: function that tells webhooks and hooks.
         """
         self._bus = bus
-        self._joins = Joins(bus, self._finish_join)
+        #: Subscriptions that are under way at other nodes.
+        self.joins = Joins(bus, self._finish_join)
         self._sign_ins = SignIns(bus, announcements, self.disconnect)
         #: Counts that came before the subscription of the first connection here was answered.
         self._early_counts: dict[tuple[str, str], int] = {}
         #: Limits of the node; may be replaced.
         self.config = config
         self._directory = directory
+        self._hubs = directory.known
         self._delivery = delivery
         self._announcements = announcements
         self._backlog = backlog
@@ -125,7 +123,7 @@ class Clients:
         self.is_cut_off = False
         self.n_sessions = 0
         #: Connections that have ended and are still in channels, in rotation.
-        self._leaving: deque[Connection] = deque()
+        self.leaving: deque[Connection] = deque()
         self._departure = trio.Event()
 
     def attach_heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -219,97 +217,6 @@ class Clients:
             self.close(connection)
         return connection
 
-    # --- handing over
-
-    def export(
-        self,
-        connection: Connection,
-        channels: Mapping[str, int],
-        *,
-        is_here: bool = False,
-        family: int = 0,
-        parser: ParserState | None = None,
-        is_behind: bool = False,
-    ) -> ClientState:
-        """A client in plain values. Never yields.
-
-        Args:
-            connection: connection that has not ended.
-            channels: name -> number of the app's channels.
-            is_here: whether its socket comes along; what waits for one that does not stays, too.
-            family: family of the socket's addresses.
-            parser: what has been read of it and not handled.
-            is_behind: whether it is to be served without being asked.
-        """
-        session = connection.session
-        return ClientState(
-            session.export(),
-            [channels[name] for name in session.subscriptions],
-            connection.wire is JSON_WEBSOCKET,
-            is_here,
-            family,
-            parser,
-            is_behind,
-            connection.outbox.export() if is_here else None,
-            None if self._heartbeat is None else self._heartbeat.pinged_at(connection),
-            connection.authorize_by,
-            connection.must_pong,
-        )
-
-    def restore(
-        self, app: App, transport: Transport, state: ClientState, channels: Sequence[str]
-    ) -> Connection:
-        """Go on with a client of another process; the hub restores its subscriptions. Never yields.
-
-        Nothing is sent to it; what waited for it is the transport's to restore.
-
-        Args:
-            app: the client's app.
-            transport: the owner of its socket.
-            state: the client.
-            channels: names of the app's channels by number.
-        """
-        hub = self._directory.hubs[app.id]
-        outbox = Outbox(
-            transport, self._backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
-        )
-        session = Session.restore(app, state.session)
-        # Places in the order in which it joined them; the hub puts the subscriptions into them.
-        places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
-        session.subscriptions = places
-        wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
-        connection = Connection(session, wire, outbox)
-        connection.must_pong = state.must_pong
-        connection.authorize_by = state.authorize_by
-        if state.authorize_by != inf:
-            hub.unauthorized.add(connection)
-        hub.connections[session.socket_id] = connection
-        self.n_sessions += 1
-        if self._heartbeat is not None:
-            if state.pinged_at is None:
-                self._heartbeat.watch(connection)
-            else:
-                self._heartbeat.resume(connection, state.pinged_at)
-        return connection
-
-    def finish_departures(self) -> None:
-        """Have all who have ended leave their channels now. Never yields; O(channels left)."""
-        while self._leaving:
-            self._leave_some(self._leaving.popleft())
-
-    def let_go(self, connection: Connection) -> None:
-        """Forget a client that is another process's now, and nobody hears of it. Never yields."""
-        session = connection.session
-        hub = self._directory.find(session.app.id)
-        if hub is not None:
-            hub.connections.pop(session.socket_id, None)
-        self.n_sessions -= 1
-        session.subscriptions = {}
-        session.user = None
-        if self._heartbeat is not None:
-            self._heartbeat.unwatch(connection)
-        connection.outbox.discard()
-
     # --- listening
 
     def receive(self, connection: Connection, message: bytes) -> None:
@@ -369,7 +276,7 @@ class Clients:
     # --- channels
 
     def _join(self, connection: Connection, request: Subscribe) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
@@ -377,7 +284,7 @@ class Clients:
             channel = hub.channels.get(request.name.text)
             if channel is not None:  # the count with it may be told before it is answered
                 self._announcements.count_changed(hub, channel)
-            self._joins.begin(connection, request)
+            self.joins.begin(connection, request)
         else:
             self._subscribe(connection, request)
 
@@ -391,7 +298,7 @@ class Clients:
         """The bus has counted a connection in, or has not: subscribe it, or undo that."""
         fault = receipt.fault
         app_id, channel = connection.session.app.id, request.name.text
-        if not (fault is None and is_wanted) and not self._joins.is_asked(app_id, channel):
+        if not (fault is None and is_wanted) and not self.joins.is_asked(app_id, channel):
             self._early_counts.pop((app_id, channel), None)
         if fault is None:
             if is_wanted:
@@ -423,7 +330,7 @@ class Clients:
             entry: what it changed on all nodes, where others have told their clients already; None
                 where this one is alone.
         """
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         name, member = request.name, request.member
         joined = hub.subscribe(connection, name, member, entry.roster if entry else None)
         channel = joined.edge.channel
@@ -458,9 +365,9 @@ class Clients:
     def _leave(self, connection: Connection, name: str) -> None:
         edge = connection.session.subscriptions[name]
         if not edge.is_joined:
-            self._joins.take_back(connection, name)
+            self.joins.take_back(connection, name)
             return
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
         if left.is_member_gone and member is not None and not left.is_vacated:
@@ -504,7 +411,7 @@ class Clients:
 
     def _relay(self, connection: Connection, request: ClientEvent) -> None:
         session = connection.session
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         publication = request.publication
         name = session.subscriptions[publication.channel].name
         if not self._delivery.has_room(hub, name.text):
@@ -537,7 +444,7 @@ class Clients:
     # --- users
 
     def _sign_in(self, connection: Connection, user: User) -> None:
-        hub = self._directory.of(connection)
+        hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
         if hub.is_shared:
             self._note_connections(hub)
@@ -567,12 +474,12 @@ class Clients:
         found = None if hub is None else hub.channels.get(channel)
         if hub is not None and found is not None:
             self._announcements.tell_count(hub, found, count)
-        elif self._joins.is_asked(app_id, channel):
+        elif self.joins.is_asked(app_id, channel):
             self._early_counts[app_id, channel] = count
 
     async def run_joins(self) -> NoReturn:
         """Go on with subscriptions of clients that had to read first, for ever."""
-        await self._joins.run_paced()
+        await self.joins.run_paced()
 
     def _note_connections(self, hub: Hub) -> None:
         """Say how many there are here, which counts against the app's limit on all nodes."""
@@ -585,8 +492,7 @@ class Clients:
     ) -> None:
         """Forget a connection: it leaves its channels and signs out.
 
-        Of many channels it leaves most a moment later (:meth:`run_departures`); nothing that is
-        published to them reaches it any more. Never yields; harmless twice.
+        Of many channels it leaves most later, and hears nothing of them. Harmless twice.
         """
         session = connection.session
         hub = self._directory.find(session.app.id)
@@ -605,32 +511,31 @@ class Clients:
             self._note_connections(hub)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(connection)
-        self._leave_some(connection)
+        self.leave_some(connection)
         user = session.user
         if user is not None:
             self._sign_ins.sign_out(hub, connection, user)
 
-    def _leave_some(self, connection: Connection) -> None:
+    def leave_some(self, connection: Connection) -> None:
+        """Have one that has ended leave some of its channels. Never yields."""
         subscriptions = connection.session.subscriptions
         for name in list(islice(subscriptions, LEAVES_PER_STEP)):
             self._leave(connection, name)
         if subscriptions:
-            self._leaving.append(connection)
+            self.leaving.append(connection)
             self._departure.set()
 
     def is_leaving(self, app_id: str) -> bool:
-        """Whether any client of an app is still in a channel, or about to be. O(who leaves)."""
-        return self._joins.is_busy(app_id) or any(
-            connection.session.app.id == app_id for connection in self._leaving
-        )
+        """Whether any client of an app has ended and is still in a channel. O(those who leave)."""
+        return any(connection.session.app.id == app_id for connection in self.leaving)
 
     async def run_departures(self) -> NoReturn:
         """Have those who have ended leave what channels are left, a few at a time, for ever."""
         while True:
             await self._departure.wait()
             self._departure = trio.Event()
-            while self._leaving:
-                self._leave_some(self._leaving.popleft())
+            while self.leaving:
+                self.leave_some(self.leaving.popleft())
                 await trio.lowlevel.checkpoint()
 
     def disconnect(
@@ -669,7 +574,7 @@ class Clients:
         if connection.outbox.is_finishing:
             return
         session = connection.session
-        self._directory.of(connection).counters.slow_closes += 1
+        self._hubs[connection.session.app.id].counters.slow_closes += 1
         _log.info("slow consumer closed", app=session.app.id, socket_id=session.socket_id)
         self.disconnect(
             connection, 4100, "Slow consumer: too much is waiting unread", drops_waiting=True

@@ -44,10 +44,14 @@ VALUES_PER_STEP: Final = 500
 #: Number of connections closed between two checkpoints; each leaves its channels.
 CLOSINGS_PER_STEP: Final = 50
 
-#: Seconds that the clients of a removed app have to be out of their channels on all nodes. Who asks
-#: an engine that does not answer is let go after five.
-LEAVE_LIMIT_S: Final = 10.0
+#: Seconds that subscriptions of a removed app's clients may be under way at other nodes, where who
+#: is not answered is let go after five; and seconds between two looks whether they are.
+JOIN_LIMIT_S: Final = 10.0
 LEAVE_CHECK_S: Final = 0.05
+
+#: Seconds for the couriers to bring what the last departures of a removed app tell its webhooks:
+#: the longest pause between two of their questions, and as much for the engine.
+HOOKS_S: Final = 1.0
 
 
 class _Work:
@@ -92,7 +96,8 @@ class Reloads:
         for app in config.apps:
             if app.id in broker.hubs:
                 continue
-            hub = broker.hubs[app.id] = Hub(app, self._line, now)
+            hub = Hub(app, self._line, now)
+            broker.directory.add(hub)
             if bus.is_shared:
                 hub.is_shared = True
                 hub.sum_connections = partial(bus.total, "connections", app.id)
@@ -104,6 +109,11 @@ class Reloads:
         if bus.is_shared:
             self._share_rates()
         broker.directory.index()
+
+    def _tell_bus(self, ending: Iterable[App] = ()) -> None:
+        """Say what is served; what happens in those that end is brought to their webhooks yet."""
+        config = self._broker.config
+        self._bus.serve_apps({app.id: terms_of(config, app) for app in (*config.apps, *ending)})
 
     def _share_rates(self) -> None:
         """Have rates of publishing be those of all nodes together."""
@@ -145,7 +155,7 @@ class Reloads:
                 hub.serve(app, now)
                 work.changed.append(hub)
         self._add_missing(config, now)
-        self._bus.serve_apps({app.id: terms_of(config, app) for app in config.apps})
+        self._tell_bus([hub.app for hub in work.removed])
         broker.clients.config = config
         broker.delivery.max_undelivered_bytes = config.max_undelivered_bytes
         broker.backlog.max_bytes = config.max_outbox_bytes
@@ -158,18 +168,16 @@ class Reloads:
 
     async def run(self) -> NoReturn:
         """Settle what has been switched, for ever."""
-        while True:
-            await self._wakeup.wait()
-            self._wakeup = trio.Event()
-            while self._waiting:
-                work = self._waiting.popleft()
-                await self._settle(work)
+        try:
+            while True:
+                await self._wakeup.wait()
+                self._wakeup = trio.Event()
+                while self._waiting:
+                    await self._settle(self._waiting[0])
+                    self._waiting.popleft().done.set()
+        finally:  # who waits finds that the broker has ended
+            for work in self._waiting:
                 work.done.set()
-
-    def close(self) -> None:
-        """The broker ends: who waits is told so. Never yields."""
-        for work in self._waiting:
-            work.done.set()
 
     async def _settle(self, work: _Work) -> None:
         broker = self._broker
@@ -184,6 +192,9 @@ class Reloads:
         for hub in work.removed:
             await self._close_all(hub, 4001, CLOSE_CODES[4001].reason)
             broker.delivery.end_subscribers(hub.app.id)
+        if any(hub.is_shared and hub.app.webhooks for hub in work.removed):
+            await trio.sleep(HOOKS_S)
+        self._tell_bus()
         for hub in work.removed:
             await self._end(hub)
 
@@ -198,9 +209,12 @@ class Reloads:
     async def _end(self, hub: Hub) -> None:
         """Forget an app whose clients have been closed, once they have left their channels."""
         broker, app_id = self._broker, hub.app.id
-        with trio.move_on_after(LEAVE_LIMIT_S):
-            while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
-                await trio.sleep(LEAVE_CHECK_S)  # nothing tells of it, and it is over soon
+        # Nothing tells of either, and both are over soon.
+        while hub.channels or broker.clients.is_leaving(app_id):  # noqa: ASYNC110
+            await trio.sleep(LEAVE_CHECK_S)
+        with trio.move_on_after(JOIN_LIMIT_S):
+            while broker.clients.joins.is_busy(app_id):  # noqa: ASYNC110
+                await trio.sleep(LEAVE_CHECK_S)
         broker.directory.forget(hub)
         broker.webhooks.end_app(app_id)
         while broker.cache.remove_app(app_id, VALUES_PER_STEP):

@@ -9,21 +9,36 @@ fails costs its predecessor no more than the time.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from cachecast.handover.state import AppState
+from cachecast.channels.connection import Connection
+from cachecast.channels.outbox import Outbox
+from cachecast.handover.state import AppState, ClientState
 from cachecast.protocol.rate_limit import TokenBucket
+from cachecast.protocol.session import Session
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cachecast.broker.broker import Broker
-    from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
+    from cachecast.channels.outbox import Transport
+    from cachecast.handover.state import ParserState
 
-__all__ = ["channel_numbers", "export_app", "let_go", "restore_app", "settle"]
+__all__ = [
+    "channel_numbers",
+    "export_app",
+    "export_client",
+    "let_go",
+    "let_go_of",
+    "restore_app",
+    "restore_client",
+    "settle",
+]
 
 #: Number of announcements that were held back and are queued at a time.
 ANNOUNCEMENTS_PER_STEP: Final = 1_000
@@ -42,9 +57,10 @@ def settle(broker: Broker, within_s: float) -> bool:
         Whether nothing is left. If not, as much is done as there was time for.
     """
     until = time.monotonic() + within_s
-    fanout, announcements = broker.fanout, broker.announcements
+    fanout, announcements, clients = broker.fanout, broker.announcements, broker.clients
     while time.monotonic() < until:
-        broker.clients.finish_departures()
+        while clients.leaving:
+            clients.leave_some(clients.leaving.popleft())
         announcements.announce_due(ANNOUNCEMENTS_PER_STEP)
         fanout.deliver_turn()
         if fanout.is_settled and not announcements.held:
@@ -55,6 +71,92 @@ def settle(broker: Broker, within_s: float) -> bool:
 def channel_numbers(hub: Hub) -> dict[str, int]:
     """Name -> number of an app's channels."""
     return {name: number for number, name in enumerate(hub.channels)}
+
+
+def export_client(
+    broker: Broker,
+    connection: Connection,
+    channels: Mapping[str, int],
+    *,
+    is_here: bool = False,
+    family: int = 0,
+    parser: ParserState | None = None,
+    is_behind: bool = False,
+) -> ClientState:
+    """A client in plain values. Never yields.
+
+    Args:
+        broker: the broker.
+        connection: connection that has not ended.
+        channels: name -> number of the app's channels.
+        is_here: whether its socket comes along; what waits for one that does not stays, too.
+        family: family of the socket's addresses.
+        parser: what has been read of it and not handled.
+        is_behind: whether it is to be served without being asked.
+    """
+    session = connection.session
+    return ClientState(
+        session.export(),
+        [channels[name] for name in session.subscriptions],
+        connection.wire is JSON_WEBSOCKET,
+        is_here,
+        family,
+        parser,
+        is_behind,
+        connection.outbox.export() if is_here else None,
+        broker.heartbeat.pinged_at(connection),
+        connection.authorize_by,
+        connection.must_pong,
+    )
+
+
+def restore_client(
+    broker: Broker, app_id: str, transport: Transport, state: ClientState, channels: Sequence[str]
+) -> Connection:
+    """Go on with a client; its subscriptions come with its app. Nothing is sent. Never yields.
+
+    Args:
+        broker: the broker, which serves nobody yet.
+        app_id: id of the client's app.
+        transport: the owner of its socket, which restores what waits for it.
+        state: the client.
+        channels: names of the app's channels by number.
+    """
+    hub = broker.hubs[app_id]
+    app = hub.app
+    outbox = Outbox(
+        transport, broker.backlog, hub.counters, app.max_pending_bytes, app.stall_timeout_s
+    )
+    session = Session.restore(app, state.session)
+    # Places in the order in which it joined them; the hub puts the subscriptions into them.
+    places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
+    session.subscriptions = places
+    wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
+    connection = Connection(session, wire, outbox)
+    connection.must_pong = state.must_pong
+    connection.authorize_by = state.authorize_by
+    if state.authorize_by != inf:
+        hub.unauthorized.add(connection)
+    hub.connections[session.socket_id] = connection
+    broker.clients.n_sessions += 1
+    if state.pinged_at is None:
+        broker.heartbeat.watch(connection)
+    else:
+        broker.heartbeat.resume(connection, state.pinged_at)
+    return connection
+
+
+def let_go_of(broker: Broker, connection: Connection) -> None:
+    """Forget a client that is another process's now, and nobody hears of it. Never yields."""
+    session = connection.session
+    hub = broker.hubs.get(session.app.id)
+    if hub is not None:
+        hub.connections.pop(session.socket_id, None)
+    broker.clients.n_sessions -= 1
+    session.subscriptions = {}
+    session.user = None
+    broker.heartbeat.unwatch(connection)
+    connection.outbox.discard()
 
 
 def export_app(broker: Broker, hub: Hub, numbers: Mapping[Connection, int]) -> AppState:

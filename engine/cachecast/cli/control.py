@@ -113,7 +113,8 @@ def find_node(path: Path | None, port: str | None, control: str | None) -> Path:
     if options.control is not None:
         return Path(options.control)
     paths = default_paths(options.port)
-    found = next((path for path in paths if path.exists()), None)
+    # os.path, for a Path raises where another user's folder must not be looked into.
+    found = next((path for path in paths if os.path.exists(path)), None)  # noqa: PTH110
     if found is None:
         places = " nor ".join(map(str, paths))
         raise ControlError(

@@ -53,7 +53,7 @@ def configure_logs(
     structlog.configure(
         processors=processors,
         logger_factory=lambda *_: lines,
-        # Or the level could not change; it costs each line 3 us, and there are few of them.
+        # Or the level could not change; it costs each line 0.8 us, and there are few of them.
         cache_logger_on_first_use=False,
     )
     set_log_level(level)

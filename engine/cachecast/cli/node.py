@@ -42,8 +42,6 @@ class Node:
         upgrades: what replaces this process by another one.
     """
 
-    #: Number of its processes that serve.
-    n_workers: Final = 1
     #: Whoever asks is of the same loop.
     is_stuck: Final = False
 
@@ -65,6 +63,9 @@ class Node:
     def is_ending(self) -> bool:
         """Whether it drains, or has."""
         return self.broker.clients.is_draining
+
+    def check(self, config: FileConfig) -> None:
+        """See ``Reloadable``: what can be read can be served."""
 
     async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
         """Serve by another configuration from now on; see ``Reloadable``.

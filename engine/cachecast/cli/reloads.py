@@ -8,6 +8,7 @@ before anything changes; whatever is wrong with it leaves everything as it was.
 from __future__ import annotations
 
 import ipaddress
+import traceback
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import click
@@ -21,7 +22,6 @@ from cachecast.config import load_config
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.server.tls import TlsTerms
 from cachecast.workers.crew import RELOAD_LIMIT_S
-from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,9 @@ __all__ = [
 
 #: Seconds that reading may take: a disk may stand still. The node goes on meanwhile.
 READ_LIMIT_S: Final = 30.0
+
+#: Number of changes that a line of the log names.
+MAX_LOGGED: Final = 50
 
 #: Seconds that a command waits for the answer.
 ANSWER_LIMIT_S: Final = READ_LIMIT_S + RELOAD_LIMIT_S + 10.0
@@ -110,12 +113,15 @@ class Reloadable(Protocol):
     tls: TlsTerms | None
 
     @property
-    def n_workers(self) -> int:
-        """Number of its processes that serve."""
-
-    @property
     def is_ending(self) -> bool:
         """Whether it has begun to end."""
+
+    def check(self, config: FileConfig) -> None:
+        """Whether it could serve by another configuration. Called in a thread.
+
+        Raises:
+            ConfigError: it could not.
+        """
 
     async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
         """Serve by another configuration from now on.
@@ -136,6 +142,8 @@ class Reloader:
         self._source = source
         self._supervisor = supervisor or Supervisor({})
         self._turn = trio.Lock()
+        # Of its own: threads that wait for a dead disk must not be those that others wait for.
+        self._limiter = trio.CapacityLimiter(1)
         self._node: Reloadable | None = None
         self._is_ready = trio.Event()
         self._is_wanted = trio.Event()
@@ -165,6 +173,8 @@ class Reloader:
                 await self.reload()
             except EngineError:
                 pass  # it has been logged
+            except Exception:  # noqa: BLE001 - a bug of ours must not end a node that serves
+                _log.error("not reloaded", traceback=traceback.format_exc())
 
     async def reload(self) -> Changes:
         """Read it again and serve by it.
@@ -174,18 +184,20 @@ class Reloader:
         """
         async with self._turn:
             try:
-                return await self._reload()
+                with self._supervisor.reloading():
+                    config, tls = await self._read(None)
+                    node = self._require()
+                    changes = _compare(node, config, tls)
+                    await node.reload(reloadable(node.config, config), tls)
             except EngineError as error:
                 _log.warning("not reloaded", error=str(error).strip())
                 raise
-
-    async def _reload(self) -> Changes:
-        with self._supervisor.reloading():
-            config, tls = await self._read(None)
-            node = self._require()
-            changes = _compare(node, config, tls)
-            await node.reload(reloadable(node.config, config), tls)
-        _log.info("reloaded", changes=changes.made, needs_restart=changes.fixed)
+        more = len(changes.made) - MAX_LOGGED
+        _log.info(
+            "reloaded",
+            changes=[*changes.made[:MAX_LOGGED], *([f"and {more} more"] if more > 0 else [])],
+            needs_restart=changes.fixed,
+        )
         return changes
 
     async def compare(self, text: str | None = None) -> Changes:
@@ -215,11 +227,13 @@ class Reloader:
             served.check()
             served.server.check()
             check_exposure(served)
-            shares_of(served, node.n_workers)
+            node.check(served)
             return config, read_certificate(served)
 
         with trio.move_on_after(READ_LIMIT_S):
-            return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(
+                read, abandon_on_cancel=True, limiter=self._limiter
+            )
         raise ConfigError(
             str(self._source.path), f"cannot be read within {READ_LIMIT_S:g} seconds."
         )

@@ -109,14 +109,13 @@ async def _run(
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    reloader = Reloader(source, supervisor)
+    reloader, upgrader = Reloader(source, supervisor), Upgrader()
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
         signals: AsyncIterator[int] = inheritance or stack.enter_context(
             trio.open_signal_receiver(*SIGNALS)
         )
         async with trio.open_nursery() as nursery:
-            upgrader = Upgrader()
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
                 inherited = None if inheritance is None else inheritance.predecessor.control
@@ -127,7 +126,8 @@ async def _run(
                     nursery.start_soon(task)
                 if desk is not None:
                     nursery.start_soon(desk.run)
-                _note_ready(config, port, admin_port, supervisor, is_first=inheritance is None)
+                supervisor.ready(port)
+                _announce(config, port, admin_port, is_first=inheritance is None)
 
             nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends, supervisor)
             for sink in sinks:
@@ -220,24 +220,13 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _note_ready(
-    config: FileConfig,
-    port: int,
-    admin_port: int | None,
-    supervisor: Supervisor,
-    *,
-    is_first: bool,
-) -> None:
-    supervisor.ready(port)
-    if is_first:
-        _announce(config, port, admin_port)
-    uds = {} if config.server.uds is None else {"uds": config.server.uds}
-    _log.info("ready", host=config.server.host, port=port, admin_port=admin_port, **uds)
-
-
-def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
-    """Say how to connect, and end with the one ready line that scripts wait for."""
+def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first: bool) -> None:
+    """Say how to connect, and end with the one ready line that scripts wait for, if they do."""
     options = config.server
+    uds = {} if options.uds is None else {"uds": options.uds}
+    _log.info("ready", host=options.host, port=port, admin_port=admin_port, **uds)
+    if not is_first:
+        return
     address = f"{_bracket(options.host)}:{port}"
     s = "s" if options.tls_cert else ""
     if config.apps == (DEMO_APP,) and port:

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
@@ -55,10 +55,13 @@ __all__ = [
 
 #: Variable that tells a new process of the running one: descriptors of the line to it, and of the
 #: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
-VARIABLE: Final = "CACHECAST_TAKES_OVER"
+VARIABLE: Final = "HANDOVER_LINE"
 
 #: Seconds that the command waits for the node: longer than all its own limits together.
 ANSWER_LIMIT_S: Final = 120.0
+
+#: Seconds that those have to hear their answer who asked the process that is replaced.
+WORDS_LIMIT_S: Final = 5.0
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -175,9 +178,13 @@ class Heir:
         if self._orders is None:
             sys.exit(0)
         os.set_inheritable(self._orders, True)  # noqa: FBT003 - its only argument beside it
-        # Nothing of the environment, in which an app's secret may stand.
-        script = str(Path(stand_in.__file__))
-        os.execve(sys.executable, [sys.executable, "-I", "-S", script, str(self._orders)], {})  # noqa: S606
+        script = Path(stand_in.__file__)
+        if script.exists():  # else the old release has been removed
+            command = [sys.executable, "-I", "-S", str(script), str(self._orders)]
+            with suppress(OSError):
+                # Nothing of the environment, in which an app's secret may stand.
+                os.execve(sys.executable, command, {})  # noqa: S606
+        sys.exit(stand_in.stand_in(self._orders))  # as well, in forty times the memory
 
 
 class Upgrades:
@@ -229,6 +236,8 @@ class Upgrades:
                 "A node that an engine joins to others cannot be replaced while it runs; restart "
                 "the nodes one after the other."
             )
+        if broker.clients.is_draining:
+            raise UpgradeError("The node is ending.")
         self._is_under_way = True
         n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
         try:
@@ -366,7 +375,8 @@ class Upgrader:
     async def wait_answered(self) -> None:
         """Wait, once another process has taken over, until all who asked here are answered."""
         if self._desk is not None:
-            await self._desk.wait_answered()
+            with trio.move_on_after(WORDS_LIMIT_S):
+                await self._desk.wait_answered()
 
 
 def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes], Line, int | None]:

@@ -29,7 +29,7 @@ from cachecast.server.listeners import (
     path_of,
 )
 from cachecast.server.place import Place
-from cachecast.workers.crew import Crew
+from cachecast.workers.crew import Crew, check_size
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import (
     FROM_PARENT,
@@ -104,7 +104,7 @@ async def run_parent(
             "must be 1 here: only Linux spreads connections over processes, and ends them with "
             "their parent.",
         )
-    shares_of(config, n_workers)  # before anything is opened
+    check_size(shares_of(config, n_workers)[0])  # before anything is opened
     tls = read_certificate(config)
     with ExitStack() as stack:
         listeners, shared = _open_listeners(addresses, n_workers, stack)
@@ -207,11 +207,6 @@ class Parent:
         self._bus = bus
 
     @property
-    def n_workers(self) -> int:
-        """Number of its processes that serve."""
-        return len(self._crew.posts)
-
-    @property
     def is_stuck(self) -> bool:
         """Whether all workers live and none of them says anything."""
         return all(post.is_silent for post in self._crew.posts)
@@ -221,6 +216,17 @@ class Parent:
         """Whether the end has begun."""
         return self._crew.is_ending
 
+    def check(self, config: FileConfig) -> None:
+        """See ``Reloadable``.
+
+        Raises:
+            ConfigError: it cannot be divided among the workers, or told to them.
+        """
+        check_size(self._shares(config)[0])
+
+    def _shares(self, config: FileConfig) -> list[FileConfig]:
+        return shares_of(msgspec.structs.replace(config, bus=self._bus), len(self._crew.posts))
+
     async def reload(self, config: FileConfig, tls: TlsTerms | None) -> None:
         """Have all workers serve by another configuration; see ``Reloadable``.
 
@@ -228,8 +234,7 @@ class Parent:
             ConfigError: it cannot be divided among them; nothing has changed.
             ControlError: some of them do not serve by it, all others do.
         """
-        joined = msgspec.structs.replace(config, bus=self._bus)
-        faults = await self._crew.reload(shares_of(joined, self.n_workers))
+        faults = await self._crew.reload(self._shares(config))
         self.config = config
         set_log_level(config.server.log_level)
         if self.desk is not None:
@@ -239,7 +244,7 @@ class Parent:
         if faults:
             texts = "; ".join(f"worker {number}: {faults[number]}" for number in sorted(faults))
             raise ControlError(
-                f"Of {self.n_workers} workers all but {len(faults)} have changed. {texts}. "
+                f"Of {len(self._crew.posts)} workers all but {len(faults)} have changed. {texts}. "
                 "Reload again."
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
@@ -27,10 +26,8 @@ MAX_CALLS: Final = 8
 #: Seconds for a caller to say what it wants, and again to take the answer.
 WORDS_LIMIT_S: Final = 5.0
 
-#: Seconds before the next try, where no more files may be opened.
-PAUSE_S: Final = 1.0
-
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Seconds before the next try where nobody can be let in.
+PAUSE_S: Final = 10.0
 
 _log = structlog.get_logger("cachecast.control")
 
@@ -106,8 +103,8 @@ class ControlDesk:
             try:
                 sock, _ = await listener.accept()
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
+                # No more files may be opened, mostly; it is no reason to end the node.
+                _log.warning("control paused", error=str(error))
                 await trio.sleep(PAUSE_S)
             else:
                 nursery.start_soon(self._serve, sock)

@@ -230,14 +230,12 @@ class Hello(_Message, frozen=True):
         release: its version, for people.
         now: its clock, in the broker's seconds.
         apps: ids of the apps that it serves; clients of others cannot move.
-        bus: number of the bus's protocol; None for a node that is alone.
     """
 
     reads: list[int]
     release: str
     now: float
     apps: list[str]
-    bus: int | None = None
 
 
 class Seats(_Message, frozen=True):

@@ -360,10 +360,10 @@ class Session:
         if state.user is not None:
             session.user = _restore_user(state.user)
         if state.messages is not None:
-            session._message_bucket = session._new_message_bucket(0.0)
+            session._message_bucket = session._new_message_bucket(state.active_at)
             session._message_bucket.restore(state.messages)
         if state.events is not None:
-            session._event_bucket = session._new_event_bucket(0.0)
+            session._event_bucket = session._new_event_bucket(state.active_at)
             session._event_bucket.restore(state.events)
         session._faults = state.faults
         return session

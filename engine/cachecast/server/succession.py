@@ -24,6 +24,7 @@ import gc
 import os
 import socket
 import time
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -34,8 +35,11 @@ import trio
 from cachecast.broker.succession import (
     channel_numbers,
     export_app,
+    export_client,
     let_go,
+    let_go_of,
     restore_app,
+    restore_client,
     settle,
 )
 from cachecast.errors import UpgradeError
@@ -52,12 +56,12 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
-from cachecast.server.http import HttpConnection
+from cachecast.server.http import STREAMING, HttpConnection
 from cachecast.server.http_messages import Response, text_response
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from cachecast.channels.connection import Connection
     from cachecast.handover.line import Line
@@ -172,41 +176,33 @@ async def _give_values(
     raise LineError(f"it did not take the values within {VALUES_LIMIT_S:g} s")
 
 
-class _quiet:  # noqa: N801 - used like a function
-    """Let what is under way end; on a failure everything goes on."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._was_draining = False
-
-    async def __aenter__(self) -> None:
-        server, common = self._server, self._server.common
-        try:
-            await server.broker.webhooks.pause(QUIET_LIMIT_S)
-            if server.is_tls:
-                # Publishers cannot move either: who is answered now comes back on a new connection,
-                # which waits in the kernel for the new process.
-                common.is_draining = True
-                server.hold_newcomers(is_held=True)
-            with trio.move_on_after(QUIET_LIMIT_S):
-                while any(  # noqa: ASYNC110 - nothing announces it, nor should it
-                    caller.is_asked for caller in _callers(server)
-                ):
-                    await trio.sleep(QUIET_TICK_S)
-        except BaseException:
-            self._go_on()
-            raise
-
-    async def __aexit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        server = self._server
+@asynccontextmanager
+async def _quiet(server: Server) -> AsyncIterator[None]:
+    """Let what is under way end before the block; if that fails, everything goes on."""
+    webhooks, common = server.broker.webhooks, server.common
+    try:
+        await webhooks.pause(QUIET_LIMIT_S)
         if server.is_tls:
-            server.common.is_draining = False
+            # Publishers cannot move either: who is answered now comes back on a new connection, in
+            # the end on one that waits in the kernel for the new process.
+            common.is_draining = True
+            await trio.sleep(QUIET_LIMIT_S)
+            server.hold_newcomers(is_held=True)
+        with trio.move_on_after(QUIET_LIMIT_S):
+            while any(map(_is_due, _callers(server))):  # noqa: ASYNC110 - nothing announces it
+                await trio.sleep(QUIET_TICK_S)
+        yield
+    except BaseException:
+        if server.is_tls:
+            common.is_draining = False
             server.hold_newcomers(is_held=False)
-        server.broker.webhooks.go_on()
+        webhooks.go_on()
+        raise
+
+
+def _is_due(caller: HttpConnection) -> bool:
+    """Whether a request has begun, or, on a connection that cannot move, the first one is due."""
+    return caller.is_asked or not (caller.can_move or caller.app_id)
 
 
 async def _give_in_time(
@@ -217,6 +213,8 @@ async def _give_in_time(
 ) -> int:
     """Find a moment in which little is queued, and hand over in it."""
     for seconds in SETTLE_TRIES_S:
+        if server.broker.clients.is_draining:
+            raise LineError("it was told to end meanwhile")
         if settle_all(server, seconds):
             # From here to the end there is no checkpoint.
             return _give_now(server, line, marks, end_other)
@@ -270,15 +268,19 @@ def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
     server.stop_listening(keeps_paths=True)
     server.end_greetings()
     for handler in moving:
-        _let_go_of(handler)
+        _leave(server, handler)
     let_go(server.broker)
     for caller in _callers(server):
+        if caller.state is STREAMING:
+            caller.abort()
         caller.handle_by(_refuse)
 
 
-def _let_go_of(handler: WebSocket | HttpConnection) -> None:
+def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
     if isinstance(handler, WebSocket):
-        handler.let_go()
+        connection = handler.let_go()
+        if connection is not None:
+            let_go_of(server.broker, connection)
     else:
         handler.abort()
 
@@ -315,9 +317,15 @@ def export(
                 websocket = sockets.get(connection)
                 if websocket is None:
                     n_absent += 1
-                    clients.append(broker.clients.export(connection, channels))
+                    clients.append(export_client(broker, connection, channels))
                 else:
-                    clients.append(websocket.export(channels))
+                    family, parser, is_behind = websocket.export()
+                    clients.append(
+                        export_client(
+                            broker, connection, channels, is_here=True, family=family,
+                            parser=parser, is_behind=is_behind,
+                        )
+                    )  # fmt: skip
                     descriptors.append(websocket.fd)
                     moving.append(websocket)
             send(Clients(app_id, clients), descriptors)
@@ -456,7 +464,6 @@ class Taking:
 
     def _take_clients(self, message: Clients, descriptors: Iterator[int]) -> None:
         server, broker = self._server, self._server.broker
-        app = broker.hubs[message.app_id].app
         clients, names = self._clients[message.app_id], self._names
         max_bytes = server.common.config.max_message_bytes
         for state in message.clients:
@@ -464,10 +471,12 @@ class Taking:
                 sock = self._open_socket(state.family, next(descriptors))
                 websocket = WebSocket(sock, server.poller, broker.clients, max_bytes)
                 self._handlers.append(websocket)
-                clients.append(websocket.restore(app, state, names))
+                connection = restore_client(broker, message.app_id, websocket, state, names)
+                websocket.restore(connection, state)
             else:
-                clients.append(broker.clients.restore(app, _ABSENT, state, names))
-                self.absent.append(clients[-1])
+                connection = restore_client(broker, message.app_id, _ABSENT, state, names)
+                self.absent.append(connection)
+            clients.append(connection)
 
     def finish(self, state: NodeState) -> None:
         """Take in what comes last. Never yields."""
@@ -481,7 +490,7 @@ class Taking:
     def let_go(self) -> None:
         """Leave it to the process that has it still: nothing has been said to anybody."""
         for handler in self._handlers:
-            _let_go_of(handler)
+            _leave(self._server, handler)
         let_go(self._server.broker)
 
     async def end_absence(self, after_s: float) -> None:

@@ -95,7 +95,12 @@ class TlsTerms:
 
 def _fingerprint(cert: Path | str, key: Path | str) -> bytes:
     """What tells whether the files have changed; says nothing about the key."""
-    return sha256(Path(cert).read_bytes() + b"\0" + Path(key).read_bytes()).digest()
+    try:
+        return sha256(Path(cert).read_bytes() + b"\0" + Path(key).read_bytes()).digest()
+    except OSError as error:  # it could be read a moment ago
+        raise ConfigError(
+            "server.tls_cert", f"{cert} or {key} cannot be read: {error.strerror}."
+        ) from None
 
 
 class TlsSocket:

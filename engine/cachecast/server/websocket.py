@@ -13,12 +13,12 @@ from cachecast.server.tls import TlsSocket, has_decrypted
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from cachecast.apps import App
     from cachecast.broker.clients import Clients
     from cachecast.channels.connection import Connection
-    from cachecast.handover.state import ClientState
+    from cachecast.handover.state import ClientState, ParserState
     from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
@@ -98,24 +98,16 @@ class WebSocket:
         is_open = connection is not None and not connection.outbox.is_finishing
         return is_open and not isinstance(self._sock, TlsSocket)
 
-    def export(self, channels: Mapping[str, int]) -> ClientState:
-        """All of it in plain values, for one that :attr:`can_move`; its descriptor goes beside."""
-        assert self._connection is not None
+    def export(self) -> tuple[int, ParserState | None, bool]:
+        """Family of addresses, what is here, and if it is behind; of one that :attr:`can_move`."""
         assert not isinstance(self._sock, TlsSocket)
-        return self._clients.export(
-            self._connection,
-            channels,
-            is_here=True,
-            family=self._sock.family,
-            parser=self._parser.export(),
-            is_behind=self._is_behind,
-        )
+        return self._sock.family, self._parser.export(), self._is_behind
 
-    def restore(self, app: App, state: ClientState, channels: Sequence[str]) -> Connection:
-        """Go on with a conversation of another process; see ``Clients.restore``."""
-        self.share = self._poller.share_of(app.id)
+    def restore(self, connection: Connection, state: ClientState) -> None:
+        """Go on with the socket of a conversation that another process began."""
+        self.share = self._poller.share_of(connection.session.app.id)
         self._poller.add(self.fd, self)
-        connection = self._connection = self._clients.restore(app, self, state, channels)
+        self._connection = connection
         if state.parser is not None:
             self._parser.restore(state.parser)
         if state.outbox is not None:
@@ -125,15 +117,14 @@ class WebSocket:
         elif state.is_behind:
             self._is_behind = True
             self._poller.again(self.fd, self)
-        return connection
 
-    def let_go(self) -> None:
-        """Another process has it: close the descriptor, which ends nothing, and forget all."""
+    def let_go(self) -> Connection | None:
+        """Another process has it: close the descriptor, which ends nothing; gives what it was."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._poller.remove(self.fd)
             self._sock.close()
-            self._clients.let_go(connection)
+        return connection
 
     # --- in
 

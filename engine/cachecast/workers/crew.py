@@ -17,6 +17,7 @@ import sys
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 import trio
 
@@ -36,7 +37,7 @@ from cachecast.workers.messages import (
     Reloaded,
     Report,
 )
-from cachecast.workers.pipe import Pipe
+from cachecast.workers.pipe import MAX_MESSAGE_BYTES, Pipe
 
 if TYPE_CHECKING:
     import subprocess
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from cachecast.config import FileConfig
 
-__all__ = ["Crew", "Post"]
+__all__ = ["Crew", "Post", "check_size"]
 
 #: Seconds without a message, of which there is one every second, after which a worker is silent.
 SILENT_AFTER_S: Final = 3.0
@@ -79,6 +80,22 @@ _READ_BYTES: Final = 64 * 1024
 PROGRAM: Final = (sys.executable, "-P", "-m", "cachecast", "worker")
 
 _log = structlog.get_logger("cachecast.workers")
+
+
+def check_size(config: FileConfig) -> None:
+    """Whether a worker can be told its configuration; a share is as large as the whole.
+
+    Raises:
+        ConfigError: it is larger than a message may be.
+    """
+    size = len(msgspec.msgpack.encode(config)) + 1_024
+    if size > MAX_MESSAGE_BYTES:
+        raise ConfigError(
+            "apps",
+            f"workers can be told {MAX_MESSAGE_BYTES} bytes, and these {len(config.apps)} apps "
+            f"are {size}.",
+            "Serve them with server.workers = 1, or by several nodes.",
+        )
 
 
 class Post:

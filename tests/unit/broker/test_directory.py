@@ -4,39 +4,37 @@ from __future__ import annotations
 
 from collections import deque
 
-import pytest
-
 from cachecast.broker.directory import Directory
 from cachecast.channels.hub import Hub
-from tests.harness.lower import Client, make_app
+from tests.harness.lower import make_app
+
+APP = make_app()
 
 
-def test_an_app_that_is_served_no_more_is_found_by_its_clients_only():
+def test_an_app_that_is_served_no_more_is_known_to_its_clients_only():
     directory = Directory()
-    client = Client()
-    app = make_app()
-    hub = directory.hubs[app.id] = Hub(app, deque(), 0.0)
+    hub = Hub(APP, deque(), 0.0)
+    directory.add(hub)
     directory.index()
-    assert directory.by_key[app.key] is hub
-    assert directory.of(client.connection) is directory.find(app.id) is hub
+    assert directory.by_key == {APP.key: hub}
+    assert directory.hubs == directory.known == {APP.id: hub}
 
     directory.retire(hub)
     directory.index()
-    assert not directory.by_key
-    assert not directory.hubs
-    assert directory.of(client.connection) is directory.find(app.id) is hub
+    assert directory.by_key == directory.hubs == {}
+    assert directory.known == {APP.id: hub}
+    assert directory.find(APP.id) is hub
 
     directory.forget(hub)
-    assert directory.find(app.id) is None
-    with pytest.raises(KeyError):
-        directory.of(client.connection)
+    assert directory.known == {}
+    assert directory.find(APP.id) is None
 
 
-def test_an_app_that_came_back_is_found_before_the_one_that_goes():
+def test_an_app_that_came_back_is_not_forgotten_with_the_one_that_went():
     directory = Directory()
-    app = make_app()
-    old, new = Hub(app, deque(), 0.0), Hub(app, deque(), 0.0)
-    directory.hubs[app.id] = old
+    old, new = Hub(APP, deque(), 0.0), Hub(APP, deque(), 0.0)
+    directory.add(old)
     directory.retire(old)
-    directory.hubs[app.id] = new
-    assert directory.find(app.id) is new
+    directory.add(new)
+    directory.forget(old)
+    assert directory.known == directory.hubs == {APP.id: new}

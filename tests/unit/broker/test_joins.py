@@ -43,7 +43,7 @@ def _is_empty(cluster):
     for broker in cluster.brokers:
         app = broker.statistics().apps[0]
         assert (app.subscriptions, app.channels) == (0, 0)
-        assert len(broker.clients._joins) == 0
+        assert len(broker.clients.joins) == 0
     assert not any(held.total() for held in cluster.mesh.held.values())
     return all(not nodes for nodes in cluster.mesh.attached.values())
 

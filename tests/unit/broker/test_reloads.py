@@ -114,7 +114,7 @@ async def test_clients_of_an_app_that_is_removed_are_closed_with_4001(
     assert {await closed_with(client) for client in others} == {4001}
     assert cachecast_broker.cache.n_entries() == 0
     assert cachecast_broker.clients.n_sessions == 1
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
     with pytest.raises(BadRequestError, match="Unknown app"):
         await cachecast_broker.publish("2", "x", "e", "")
     response = await cachecast_network.request("GET", "/apps/2/channels", app=OTHER)
@@ -325,7 +325,7 @@ async def test_two_at_once_happen_one_after_the_other(autojump_clock, cachecast_
         for app in (OTHER, changed(OTHER, id="3", key="third")):
             nursery.start_soon(cachecast_broker.reload, serving(TEST_APP, app))
     assert set(cachecast_broker.hubs) == {app.id for app in cachecast_broker.config.apps}
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
 
 
 async def test_a_caller_who_goes_leaves_nothing_half_done(
@@ -336,12 +336,13 @@ async def test_a_caller_who_goes_leaves_nothing_half_done(
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cachecast_broker.reload, serving(TEST_APP))
-            await trio.lowlevel.checkpoint()
+            while "2" in cachecast_broker.hubs:
+                await trio.lowlevel.checkpoint()
             scope.cancel()
     await trio.sleep(1)
     assert {await closed_with(client) for client in clients} == {4001}
     assert set(cachecast_broker.hubs) == {"1"}
-    assert not cachecast_broker.directory.ending
+    assert cachecast_broker.directory.known.keys() == cachecast_broker.directory.hubs.keys()
     await cachecast_broker.reload(serving(TEST_APP, OTHER))
 
 
@@ -364,7 +365,7 @@ async def test_nobody_is_closed_and_nothing_lost_under_load(autojump_clock):
             await client.subscribe("cache-room")
 
         async def publish() -> None:
-            for number in range(2_000):
+            for number in range(1_000):
                 await broker.publish(APP, ["room", "cache-room"], "e", str(number))
                 if not number % 10:
                     await trio.sleep(0.001)
@@ -381,11 +382,11 @@ async def test_nobody_is_closed_and_nothing_lost_under_load(autojump_clock):
         await broker.fanout.wait_idle()
         for client in clients:
             got = []
-            while len(got) < 2_000:
+            while len(got) < 1_000:
                 message = await client.receive()
                 if message.channel == "room" and message.event == "e":
                     got.append(int(message.data))
-            assert got == list(range(2_000))
+            assert got == list(range(1_000))
 
 
 async def test_what_waits_for_room_when_its_app_goes_is_let_go(autojump_clock):
@@ -461,3 +462,110 @@ async def test_webhooks_change_with_the_app(autojump_clock, cachecast_broker):
     await cachecast_broker.reload(serving(changed(webhooks=(hook,)), OTHER))
     await cachecast_broker.reload(serving(OTHER))
     assert not cachecast_broker.webhooks.wants(APP, "cache_miss")
+
+
+async def test_a_broker_that_ends_meanwhile_leaves_nobody_waiting(autojump_clock):
+    """Clients of a removed app hang on at other nodes, and the block ends before they are out."""
+    async with open_cluster(2, delay_s=3.0) as cluster, trio.open_nursery() as nursery:
+        mesh = cluster.mesh
+        done = []
+
+        async def reload(broker):
+            with pytest.raises(BrokerClosedError):
+                await broker.reload(serving(TEST_APP))
+            done.append(True)
+
+        config = serving(TEST_APP, OTHER)
+        async with (
+            open_test_broker(config, bus=mesh.join()) as broker,
+            open_memory_network(broker) as network,
+        ):
+            client = await network.connect(OTHER)
+            client.send({"event": "pusher:subscribe", "data": {"channel": "room"}})
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(reload, broker)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not done
+    assert done
+
+
+async def test_webhooks_of_a_removed_app_hear_of_its_last_departures(autojump_clock):
+    """Which the cluster tells its courier, this node, only after they have left."""
+    hook = Webhook(url="http://127.0.0.1:9/", events=("channel_vacated",))
+    async with open_cluster(1, delay_s=0.2) as cluster:
+        network, broker = cluster.networks[0], cluster.brokers[0]
+        told = []
+        notify = broker.webhooks.notify
+
+        def note(app_id, event, on_done=None):
+            told.append((app_id, event.name, broker.webhooks.wants(app_id, event.name)))
+            notify(app_id, event, on_done)
+
+        broker.upcalls._webhooks.notify = note
+        cluster.mesh.courier = cluster.buses[0]
+        await broker.reload(serving(TEST_APP, changed(OTHER, webhooks=(hook,))))
+        client = await network.connect(OTHER)
+        await client.subscribe("room")
+        await broker.reload(serving(TEST_APP))
+        assert ("2", "channel_vacated", True) in told
+        assert not broker.webhooks.wants("2", "channel_vacated")
+
+
+async def test_connections_that_begin_from_then_on_have_the_nodes_limits(
+    autojump_clock, cachecast_broker, cachecast_network
+):
+    await cachecast_broker.reload(serving(TEST_APP, max_headers=3))
+    headers = {f"X-{number}": "1" for number in range(5)}
+    response = await cachecast_network.request("GET", "/apps/1/channels", headers=headers)
+    assert response.status == 431
+
+
+async def test_couriers_bring_what_the_last_departures_of_a_removed_app_tell(autojump_clock):
+    """They ask the engine now and then, so they are asked to go on for a moment."""
+    hook = Webhook(url="http://127.0.0.1:9/", events=("channel_vacated",))
+    async with open_cluster(1, over="engine") as cluster:
+        network, broker = cluster.networks[0], cluster.brokers[0]
+        told = []
+
+        def note(app_id, event, on_done):
+            told.append((app_id, event.name, broker.webhooks.wants(app_id, "channel_vacated")))
+            on_done()
+
+        broker.upcalls._webhooks.notify = note
+        await broker.reload(serving(TEST_APP, changed(OTHER, webhooks=(hook,))))
+        await trio.sleep(2)
+        client = await network.connect(OTHER)
+        await client.subscribe("room")
+        await trio.sleep(1)
+        await broker.reload(serving(TEST_APP))
+        assert told[-1] == ("2", "channel_vacated", True)
+
+
+async def test_the_nodes_limits_reach_each_part_that_holds_one(autojump_clock):
+    """Silence, what waits for slow clients, what waits for the fan-out, the slow client itself."""
+    async with (
+        open_test_broker(serving(TEST_APP)) as broker,
+        open_memory_network(broker) as network,
+    ):
+        client, slow = await network.connect(), await network.connect()
+        small = changed(max_pending_bytes=20_000, max_event_bytes=1_000)
+        await broker.reload(
+            serving(
+                small, activity_timeout_s=5.0, pong_timeout_s=5.0, max_outbox_bytes=250_000,
+                max_undelivered_bytes=3_000,
+            )
+        )  # fmt: skip
+        await slow.subscribe("room")
+        slow.stop_reading()
+        for _ in range(4):
+            broker.publish_nowait(APP, "room", "e", "x" * 900)
+        with pytest.raises(trio.WouldBlock):
+            broker.publish_nowait(APP, "room", "e", "x" * 900)
+        for _ in range(200):
+            await broker.publish(APP, "room", "e", "x" * 900)
+        slow.start_reading()
+        assert await closed_with(slow) == 4100
+        assert broker.backlog.max_bytes == 250_000
+        client.answers_pings = False
+        await trio.sleep(60)  # it would have been 75 seconds before
+        assert await closed_with(client) == 4201

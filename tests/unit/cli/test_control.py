@@ -12,6 +12,7 @@ import trio
 from cachecast.cli.control import ask_node, find_node, open_control
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError, ControlError
+from tests.unit.cli.test_serve import refused_process
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,21 @@ async def test_a_node_answers_a_command(home):
             )
             nursery.cancel_scope.cancel()
     assert answer == os.getpid()
+
+
+def test_a_second_node_with_the_path_of_another_is_refused_in_words(home):
+    """Before it says that it is ready; the first goes on."""
+    path = str(home / "node.sock")
+    with open_control(config(control=path), 6001) as desk:
+        words = refused_process("--port", "0", "--admin-port", "0", "--control", path)
+        assert words.startswith(f"cachecast: server.control: another node listens at {path}.")
+        assert desk.place.path.is_socket()
+
+
+def test_folders_that_must_not_be_looked_into_hold_no_node(monkeypatch):
+    """Those of another user, say."""
+    monkeypatch.setattr(
+        "cachecast.cli.control.default_paths", lambda port: [Path("/proc/1/fd/x" + "y" * 300)]
+    )
+    with pytest.raises(ControlError, match="No node of port"):
+        find_node(None, "6001", None)

