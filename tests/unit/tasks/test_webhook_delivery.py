@@ -23,6 +23,7 @@ import trio.testing
 
 from cachecast.apps import App, KeyPair, Webhook
 from cachecast.events import AppEvent
+from cachecast.metrics import Durations
 from cachecast.tasks import webhook_delivery
 from cachecast.tasks.turns import MAX_REQUESTS, MAX_REQUESTS_PER_APP, Turns
 from cachecast.tasks.webhook_delivery import (
@@ -41,9 +42,10 @@ def make_endpoint(url="http://hook.test/path", hook=None, **options):
     return Endpoint(app, hook or Webhook(url=url))
 
 
-def make_courier(handler, *, jitter=lambda: 1.0, unix_now=None):
+def make_courier(handler, *, jitter=lambda: 1.0, unix_now=None, delays=None):
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler), timeout=None)
-    return Courier(client, unix_now or (lambda: 1_000.0 + trio.current_time()), jitter)
+    now = unix_now or (lambda: 1_000.0 + trio.current_time())
+    return Courier(client, now, jitter, delays or Durations())
 
 
 # --- one request
@@ -185,6 +187,18 @@ async def test_retries_back_off_and_end_five_minutes_after_the_first_try(autojum
     assert not is_accepted
     assert [round(at - tries[0], 6) for at in tries] == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 300]
     assert outcomes == Counter(failed=2, retried=2 * 10)
+
+
+async def test_a_delivery_is_timed_from_its_first_try_to_its_acceptance(autojump_clock):
+    """Pauses and failed tries are part of what an operator wants to know of a receiver."""
+    answers = [500, 500, 200]
+    delays = Durations()
+    courier = make_courier(lambda _: httpx2.Response(answers.pop(0)), delays=delays)
+
+    assert await courier.deliver(make_endpoint(), [EVENT], Counter())
+
+    counts, total_s = delays.snapshot()
+    assert (sum(counts), total_s) == (1, 3.0)
 
 
 async def test_pauses_have_full_jitter(autojump_clock):
@@ -431,7 +445,7 @@ def ok(_number):
 async def test_over_a_socket_pushers_own_library_validates_it():
     """What arrives at a real server passes the validator that its users run."""
     async with open_receiver(ok) as (address, received), open_client() as client:
-        courier = Courier(client, time.time, lambda: 1.0)
+        courier = Courier(client, time.time, lambda: 1.0, Durations())
         for _ in range(3):
             await courier.deliver(make_endpoint(f"http://{address}/hooks/1"), [EVENT], Counter())
 
@@ -457,7 +471,7 @@ async def test_over_a_socket_query_and_credentials_of_the_url_arrive():
     """They are kept from the library's log, not from the receiver."""
     async with open_receiver(ok) as (address, received), open_client() as client:
         url = f"http://user:pa%20ss@{address}/hooks/1?token=a%20b"
-        await Courier(client, time.time, lambda: 1.0).deliver(
+        await Courier(client, time.time, lambda: 1.0, Durations()).deliver(
             make_endpoint(url), [EVENT], Counter()
         )
 
@@ -487,7 +501,7 @@ async def test_over_a_socket_cancellation_closes_the_connection(head):
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         endpoint = make_endpoint(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/")
-        courier = Courier(client, time.time, lambda: 1.0)
+        courier = Courier(client, time.time, lambda: 1.0, Durations())
         async with trio.open_nursery() as deliveries:
             deliveries.start_soon(courier.deliver, endpoint, [EVENT], Counter())
             await is_asked.wait()
@@ -500,7 +514,7 @@ async def test_over_a_socket_a_refused_connection_is_told_in_the_systems_words()
     """The operator reads what the operating system said."""
     with socket_that_refuses() as address:
         async with open_client() as client:
-            courier = Courier(client, time.time, lambda: 1.0)
+            courier = Courier(client, time.time, lambda: 1.0, Durations())
             endpoint = make_endpoint(f"http://{address}/")
             async with Turns().hold(endpoint) as turn:
                 failure = await courier._try(endpoint, [EVENT], turn)
@@ -541,7 +555,7 @@ async def test_names_that_nobody_answers_for_keep_no_other_app_from_connecting(m
         open_client() as client,
         trio.open_nursery() as lanes,
     ):
-        courier = Courier(client, time.time, lambda: 1.0)
+        courier = Courier(client, time.time, lambda: 1.0, Durations())
         for number in range(60):
             dead = make_endpoint(f"http://{number}.silent.test/", id="dead")
             lanes.start_soon(courier.deliver, dead, [EVENT], outcomes)
