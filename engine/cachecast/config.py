@@ -198,6 +198,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         host, port: address for clients, WebSocket and HTTP API alike; port 0 lets the system
             choose.
+        uds: path of a Unix socket for clients, beside that address; its group may connect.
+        is_uds_only: whether it takes the place of the address.
         tls_cert, tls_key: paths of PEM files; both or neither. Read again on SIGHUP.
         control: path of the Unix socket by which commands on this machine speak to the node
             (``cachecast reload``); without one it follows from ``port``, and ``off`` is none.
@@ -206,6 +208,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             it is taken.
         trusts_proxy: whether to believe a proxy's ``X-Forwarded-Proto`` or ``Forwarded``, for
             apps that accept TLS only.
+        proxy_protocol: whether each connection of a client begins with a PROXY header, version 1 or
+            2, which balancers send; one without is closed.
         locks_memory: whether to keep the process out of swap (``mlockall``).
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,
@@ -220,6 +224,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: str = "127.0.0.1"
     port: int = 6001
+    uds: str | None = None
+    is_uds_only: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     admin_host: str = "127.0.0.1"
@@ -227,6 +233,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     has_admin: bool = True
     control: str | None = None
     trusts_proxy: bool = False
+    proxy_protocol: bool = False
     locks_memory: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
@@ -243,6 +250,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ConfigError: names field, rule and remedy.
         """
         self._check_addresses()
+        self._check_paths()
         text = str(self.workers)  # the environment has only text
         if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
             raise ConfigError(
@@ -250,10 +258,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"must be a number from 1 to {MAX_WORKERS}, or auto, is {self.workers!r}.",
                 "auto is one a core; 1 is a single process, which needs no engine.",
             )
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
-        if self.control == "":
-            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
         if self.log_format not in {"auto", "console", "json"}:
             raise ConfigError("server.log_format", "must be auto, console or json.")
         if self.log_level not in {"debug", "info", "warning", "error"}:
@@ -271,6 +275,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."
             )
+
+    def _check_paths(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
+        if self.control == "":
+            raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
+        if self.uds == "":
+            raise ConfigError("server.uds", "must be a path.", "Or leave it out.")
+        if self.is_uds_only and self.uds is None:
+            raise ConfigError("server.is_uds_only", "needs server.uds, the path to listen at.")
 
     def _check_addresses(self) -> None:
         for field in ("port", "admin_port"):
@@ -309,6 +323,8 @@ class FileConfig(BrokerConfig, frozen=True, kw_only=True, forbid_unknown_fields=
 ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_HOST": ("server", "host"),
     "CACHECAST_PORT": ("server", "port"),
+    "CACHECAST_UDS": ("server", "uds"),
+    "CACHECAST_UDS_ONLY": ("server", "is_uds_only"),
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
     "CACHECAST_CONTROL": ("server", "control"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
@@ -108,7 +109,7 @@ async def test_a_value_that_is_published_here_is_found_there(engine: Server) -> 
 async def test_members_meet_and_part(engine: Server) -> None:
     async with nodes(engine) as (a, b):
         here, there = await a.client(), await b.client()
-        await here.subscribe("presence-x", user_id="1")
+        await here.subscribe("presence-x", user_id="1", user_info={"name": "Ann"})
         await there.subscribe("presence-x", user_id="2")
         added = await next_of(here, "pusher_internal:member_added")
         there.drop()
@@ -117,6 +118,9 @@ async def test_members_meet_and_part(engine: Server) -> None:
         assert "2" in str(added.data)
         assert "2" in str(removed.data)
         assert list(await b.broker.users(APP.id, "presence-x")) == ["1"]
+        hub = b.broker.hub(APP.id)
+        (member,) = await b.broker.questions.members(hub, "presence-x").wait()
+        assert (member.key, member.user_info) == ("1", msgspec.Raw(b'{"name":"Ann"}'))
 
 
 @pytest.mark.slow

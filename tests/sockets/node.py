@@ -24,6 +24,7 @@ import structlog
 import trio
 
 import cachecast.server.listen
+import cachecast.server.listeners
 import cachecast.tasks.heartbeat
 from cachecast import App, BrokerConfig, Server, TlsTerms, open_broker, serve
 from cachecast.server.http import NEXT, HttpConnection
@@ -433,6 +434,7 @@ async def running(
     trusts: Any = None,
     has_admin: bool = False,
     trusts_proxy: bool = False,
+    proxy_protocol: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
     **config: Any,
@@ -446,7 +448,7 @@ async def running(
         tls: certificate of the server.
         trusts: the authority that clients trust.
         has_admin: whether there is an admin address.
-        trusts_proxy: see ``serve``.
+        trusts_proxy, proxy_protocol: see ``serve``.
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
         config: of the broker.
@@ -468,7 +470,7 @@ async def running(
 
         patch.setattr(HttpConnection, "_go", go_and_tell)
         # A second of the kernel's, which no clock of ours can pass.
-        patch.setattr(cachecast.server.listen, "DEFER_ACCEPT_S", 0)
+        patch.setattr(cachecast.server.listeners, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
             open_broker(settings, unix_now=unix_now, clock=clock) as broker,
@@ -482,6 +484,7 @@ async def running(
                     tls=tls,
                     admin_address="127.0.0.1:0" if has_admin else None,
                     trusts_proxy=trusts_proxy,
+                    proxy_protocol=proxy_protocol,
                     task_status=task_status,
                 )
 

@@ -133,6 +133,8 @@ def test_an_app_from_outside_replaces_those_of_the_file(tmp_path: Path) -> None:
         ("[server]\ntls_cert = 'a.pem'", "server.tls_cert"),
         ("[server]\ndrain_s = -1", "server.drain_s"),
         ("[server]\ndrain_s = nan", "server.drain_s"),
+        ("[server]\nuds = ''", "server.uds"),
+        ("[server]\nis_uds_only = true", "server.is_uds_only"),
         ("[server]\ndrain_s = 20", "server.exit_limit_s"),
         ("[server]\ndrain_code = 4000", "server.drain_code"),
         ("[server]\nexit_limit_s = inf", "server.exit_limit_s"),

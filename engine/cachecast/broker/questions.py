@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Bus, Envelope
     from cachecast.channels.cache import CacheStore
     from cachecast.channels.hub import Hub
+    from cachecast.channels.presence import PresenceRoster
     from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.identity import Member
 
 __all__ = ["Questions"]
 
@@ -114,14 +116,23 @@ class Questions:
         Raises:
             BadRequestError: it is no presence channel.
         """
-        if not read_channel(channel, hub.app).is_presence:
-            raise BadRequestError("Users can only be retrieved for presence channels\n")
+        _require_room(hub, channel)
         if hub.is_shared:
             return self._bus.users(hub.app.id, channel)
-        found = hub.channels.get(channel)
-        return Receipt.of(
-            found.roster.user_ids if found is not None and found.roster is not None else []
-        )
+        roster = _roster_here(hub, channel)
+        return Receipt.of([] if roster is None else roster.user_ids)
+
+    def members(self, hub: Hub, channel: str) -> Receipt[Sequence[Member]]:
+        """The distinct members of a presence channel, with what their first connection said.
+
+        Raises:
+            BadRequestError: it is no presence channel.
+        """
+        _require_room(hub, channel)
+        if hub.is_shared:
+            return self._bus.members(hub.app.id, channel)
+        roster = _roster_here(hub, channel)
+        return Receipt.of([] if roster is None else roster.members)
 
     def cached(self, hub: Hub, channel: str) -> Receipt[CachedEvent | None]:
         """The value of a cache channel, or None; counted as a hit or a miss.
@@ -154,6 +165,16 @@ def _state(name: ChannelName, n_subscriptions: int, n_members: int) -> ChannelSt
         subscription_count=n_subscriptions,
         user_count=n_members if name.is_presence else None,
     )
+
+
+def _require_room(hub: Hub, channel: str) -> None:
+    if not read_channel(channel, hub.app).is_presence:
+        raise BadRequestError("Users can only be retrieved for presence channels\n")
+
+
+def _roster_here(hub: Hub, channel: str) -> PresenceRoster | None:
+    found = hub.channels.get(channel)
+    return None if found is None else found.roster
 
 
 def _state_here(hub: Hub, name: ChannelName) -> ChannelState:

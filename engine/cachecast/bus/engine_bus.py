@@ -431,6 +431,10 @@ class EngineBus:
         """See ``Bus``."""
         return self._questions.users(app_id, channel)
 
+    def members(self, app_id: str, channel: str) -> Receipt[Sequence[Member]]:
+        """See ``Bus``."""
+        return self._questions.members(app_id, channel)
+
     def counts(self, app_id: str, channels: Sequence[str]) -> Receipt[Sequence[tuple[int, int]]]:
         """See ``Bus``."""
         return self._questions.counts(app_id, channels)

@@ -76,4 +76,4 @@ class LocalBus:
         return mine
 
     note_crowded = enter = leave = sign_in = sign_out = watch = unwatch = terminate = _refuse
-    note_miss = rearm_miss = read = channels = users = counts = hook = _refuse
+    note_miss = rearm_miss = read = channels = users = members = counts = hook = _refuse

@@ -6,7 +6,8 @@ meanwhile may be in it or not; what was there all the time is in it once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from cachecast.bus.calls import REMEMBER_MS, portions
 from cachecast.bus.receipt import Receipt, join
@@ -14,17 +15,20 @@ from cachecast.bus.series import Series, ask_for
 from cachecast.bus.shards import N_SHARDS, shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cachecast.bus.contents import Contents
     from cachecast.bus.faults import LinkError
     from cachecast.bus.record import Record
     from cachecast.bus.seat import Seat
     from cachecast.events import AppEvent
+    from cachecast.protocol.identity import Member
 
     Page = tuple[str, dict[str, tuple[int, bytes]]]
 
 __all__ = ["Questions"]
+
+T = TypeVar("T")
 
 
 class Questions:
@@ -97,12 +101,25 @@ class Questions:
 
     def users(self, app_id: str, channel: str) -> Receipt[Sequence[str]]:
         """See ``Bus.users``. Never yields."""
-        answer: dict[str, None] = {}
+        found = self._scan_members(app_id, channel, lambda key, _: key)
+        return join([found], lambda: list(found.value))
+
+    def members(self, app_id: str, channel: str) -> Receipt[Sequence[Member]]:
+        """See ``Bus.members``. Never yields."""
+        read = partial(self._contents.read_member, app_id, channel)
+        found = self._scan_members(app_id, channel, read)
+        return join([found], lambda: list(found.value.values()))
+
+    def _scan_members(
+        self, app_id: str, channel: str, read: Callable[[str, bytes], T]
+    ) -> Receipt[dict[str, T]]:
+        """What ``read`` makes of each member's id and record, by id."""
+        answer: dict[str, T] = {}
         seat = self.seat_of(app_id, channel)
 
         def take(_: str, page: Page) -> str | None:
             cursor, fields = page
-            answer.update(dict.fromkeys(fields))
+            answer.update((key, read(key, text)) for key, (_, text) in fields.items())
             return None if cursor == "0" else cursor
 
         scanned = Series(
@@ -111,7 +128,7 @@ class Questions:
             lambda cursor: seat.to.page(seat.epoch, "m", app_id, channel, cursor),
             take,
         ).done
-        return join([scanned], lambda: list(answer))
+        return join([scanned], lambda: answer)
 
     def counts(self, app_id: str, channels: Sequence[str]) -> Receipt[Sequence[tuple[int, int]]]:
         """See ``Bus.counts``. Never yields."""

@@ -264,6 +264,12 @@ class Bus(Protocol):
     def users(self, app_id: str, channel: str) -> Receipt[Sequence[str]]:
         """Ids of the members of a presence channel, collected in steps (shared)."""
 
+    def members(self, app_id: str, channel: str) -> Receipt[Sequence[Member]]:
+        """The members of a presence channel, collected in steps (shared).
+
+        One whose record cannot be read is there without ``user_info``.
+        """
+
     def counts(self, app_id: str, channels: Sequence[str]) -> Receipt[Sequence[tuple[int, int]]]:
         """For each channel the number of subscriptions, and of members (shared)."""
 

@@ -46,6 +46,7 @@ def open_control(
     Raises:
         ConfigError: the path that was given cannot be used.
     """
+    port = port or config.server.port  # the name of one that listens at no port
     given = config.server.control
     if inherited is not None and given in {None, inherited[0]}:
         place = Place(Path(inherited[0]), inherited[1])

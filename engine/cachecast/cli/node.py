@@ -5,7 +5,7 @@ It is told to end by numbers of signals: of the operating system, or, for a work
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -18,12 +18,12 @@ from cachecast.cli.upgrade import Upgrades
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from cachecast.broker import Broker
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Node", "run_node"]
@@ -41,6 +41,9 @@ class Node:
         tls: certificate that it serves with; None for plain text.
         upgrades: what replaces this process by another one.
     """
+
+    #: Whoever asks is of the same loop.
+    is_stuck: Final = False
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ async def run_node(
     config: FileConfig,
     signals: AsyncIterator[int],
     *,
-    address: str | socket.socket,
+    address: Address | Sequence[Address],
     admin_address: str | None,
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
@@ -94,7 +97,7 @@ async def run_node(
         config: configuration of the node.
         signals: signals of the operating system; the first begins the end, and a second one ends
             at once.
-        address: address for clients, or a socket that listens already.
+        address: where clients come to, see ``serve``.
         admin_address: address of ``/up``, ``/ready`` and ``/metrics``; None for none.
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called with the node once it accepts connections.
@@ -123,6 +126,7 @@ async def run_node(
                     tls=tls,
                     admin_address=admin_address,
                     trusts_proxy=options.trusts_proxy,
+                    proxy_protocol=options.proxy_protocol,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
                     task_status=task_status,
@@ -131,7 +135,7 @@ async def run_node(
             # Before anything is taken over, of which there may be much.
             settle_garbage_collector()
             server: Server = await nursery.start(run)
-            upgrades = Upgrades(server, address, admin_address, inheritance)
+            upgrades = Upgrades(server, inheritance)
             node = Node(config, broker, server, tls, upgrades)
             on_ready(node)
             with trio.CancelScope() as serving:

@@ -17,6 +17,7 @@ import trio
 
 from cachecast.changes import Changes, compare, reloadable
 from cachecast.cli.control import ask_node, control_options, find_node
+from cachecast.cli.systemd import Supervisor
 from cachecast.config import load_config
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.server.tls import TlsTerms
@@ -137,8 +138,9 @@ class Reloadable(Protocol):
 class Reloader:
     """Has a node serve by what its source says now; one at a time."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, supervisor: Supervisor | None = None) -> None:
         self._source = source
+        self._supervisor = supervisor or Supervisor({})
         self._turn = trio.Lock()
         # Of its own: threads that wait for a dead disk must not be those that others wait for.
         self._limiter = trio.CapacityLimiter(1)
@@ -182,10 +184,11 @@ class Reloader:
         """
         async with self._turn:
             try:
-                config, tls = await self._read(None)
-                node = self._require()
-                changes = _compare(node, config, tls)
-                await node.reload(reloadable(node.config, config), tls)
+                with self._supervisor.reloading():
+                    config, tls = await self._read(None)
+                    node = self._require()
+                    changes = _compare(node, config, tls)
+                    await node.reload(reloadable(node.config, config), tls)
             except EngineError as error:
                 _log.warning("not reloaded", error=str(error).strip())
                 raise

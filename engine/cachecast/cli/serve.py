@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 import structlog
 import trio
 
@@ -19,12 +22,14 @@ from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
-from cachecast.cli.reloads import Reloader, Source
+from cachecast.cli.reloads import Reloader, Source, check_exposure
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.stand_in import SIGNALS
+from cachecast.cli.systemd import Supervisor
 from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
+from cachecast.server.listeners import FD, UNIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -45,6 +50,8 @@ _log = structlog.get_logger("cachecast.serve")
 )
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", help="Port to listen on, 0 for any.  [default: 6001]")
+@click.option("--uds", help="Path of a Unix socket to listen at as well, for a proxy's group.")
+@click.option("--uds-only", is_flag=True, default=None, help="Listen there, and at no port.")
 @click.option("--app-id", help="Id of the one app to serve.")
 @click.option("--app-key", help="Key of that app.")
 @click.option("--app-secret", help="Secret of that app; better given as CACHECAST_APP_SECRET.")
@@ -81,10 +88,13 @@ def serve_command(path: Path | None, **options: object) -> None:
     source = Source(path, os.environ, flags)
     with inherit() as inheritance, own_streams() as sinks:
         config = source.read()
+        supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
+        if inheritance is None:
+            _check_passed(config, supervisor.addresses)
         pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
         prepare_process(locks_memory=config.server.locks_memory)
         n_workers = count_workers(config.server.workers)
-        heir = trio.run(_run, config, source, sinks, pass_on, n_workers, inheritance)
+        heir = trio.run(_run, config, source, supervisor, sinks, pass_on, n_workers, inheritance)
     if heir is not None:
         heir.replace()
 
@@ -92,42 +102,42 @@ def serve_command(path: Path | None, **options: object) -> None:
 async def _run(
     config: FileConfig,
     source: Source,
+    supervisor: Supervisor,
     sinks: tuple[Sink, Sink],
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    reloader = Reloader(source)
-    # Nobody needs a third end.
+    reloader, upgrader = Reloader(source, supervisor), Upgrader()
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
         signals: AsyncIterator[int] = inheritance or stack.enter_context(
             trio.open_signal_receiver(*SIGNALS)
         )
         async with trio.open_nursery() as nursery:
-            upgrader = Upgrader()
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
                 inherited = None if inheritance is None else inheritance.predecessor.control
                 desk = stack.enter_context(open_control(config, port, inherited))
                 reloader.begin(node, desk)
-                nursery.start_soon(reloader.run)
                 upgrader.begin(node.upgrades, desk)
-                nursery.start_soon(upgrader.run)
+                for task in (reloader.run, upgrader.run, partial(supervisor.run, node)):
+                    nursery.start_soon(task)
                 if desk is not None:
                     nursery.start_soon(desk.run)
+                supervisor.ready(port)
                 _announce(config, port, admin_port, is_first=inheritance is None)
 
-            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
+            nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends, supervisor)
             for sink in sinks:
                 nursery.start_soon(sink.run)
             if n_workers == 1:
                 heir = await run_node(
                     config,
                     end_signals,
-                    address=_address(config),
-                    admin_address=_admin_address(config),
+                    address=supervisor.addresses or _addresses(config),
+                    admin_address=supervisor.admin_address or _admin_address(config),
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
                     inheritance=inheritance,
@@ -137,8 +147,8 @@ async def _run(
                     config,
                     n_workers,
                     end_signals,
-                    address=_address(config),
-                    admin_address=_admin_address(config),
+                    addresses=supervisor.addresses or _addresses(config),
+                    admin_address=supervisor.admin_address or _admin_address(config),
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=on_ready,
@@ -156,6 +166,7 @@ async def _sort_signals(
     reloader: Reloader,
     upgrader: Upgrader,
     ends: trio.MemorySendChannel[int],
+    supervisor: Supervisor,
 ) -> None:
     async for number in signals:
         if upgrader.pass_on(number):
@@ -165,8 +176,19 @@ async def _sort_signals(
         elif number == signal.SIGUSR2:
             upgrader.want()
         else:
+            supervisor.stopping()
             with suppress(trio.WouldBlock):
                 ends.send_nowait(number)
+
+
+def _check_passed(config: FileConfig, addresses: list[str]) -> None:
+    """As ``check_exposure``, for sockets that somebody else has bound."""
+    for address in addresses if config.is_demo else ():
+        with socket.socket(fileno=os.dup(int(address.removeprefix(FD)))) as sock:
+            name = sock.getsockname()
+        if isinstance(name, tuple):
+            server = msgspec.structs.replace(config.server, host=name[0])
+            check_exposure(msgspec.structs.replace(config, server=server))
 
 
 def count_workers(text: int | str) -> int:
@@ -174,8 +196,10 @@ def count_workers(text: int | str) -> int:
     return count_cores() if text == "auto" else int(text)
 
 
-def _address(config: FileConfig) -> str:
-    return f"{_bracket(config.server.host)}:{config.server.port}"
+def _addresses(config: FileConfig) -> list[str]:
+    options = config.server
+    addresses = [] if options.is_uds_only else [f"{_bracket(options.host)}:{options.port}"]
+    return addresses if options.uds is None else [*addresses, UNIX + options.uds]
 
 
 def _admin_address(config: FileConfig) -> str | None:
@@ -199,12 +223,13 @@ def _bracket(host: str) -> str:
 def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first: bool) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for, if they do."""
     options = config.server
-    _log.info("ready", host=options.host, port=port, admin_port=admin_port)
+    uds = {} if options.uds is None else {"uds": options.uds}
+    _log.info("ready", host=options.host, port=port, admin_port=admin_port, **uds)
     if not is_first:
         return
     address = f"{_bracket(options.host)}:{port}"
     s = "s" if options.tls_cert else ""
-    if config.apps == (DEMO_APP,):
+    if config.apps == (DEMO_APP,) and port:
         option, is_tls = ("wssPort", "true") if s else ("wsPort", "false")
         command = _command()
         click.echo(
@@ -221,7 +246,11 @@ def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first
     admin = ""
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
-    click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
+    places = [f"http{s}://{address}"] if port else []
+    if options.uds is not None:
+        places.append(UNIX + options.uds)
+    places = places or ["the socket that was passed"]
+    click.echo(f"Cachecast ready on {' and '.join(places)}{admin}", file=sys.stdout)
 
 
 def _command() -> str:

@@ -69,7 +69,14 @@ def check_config(
     apps = ", ".join(f"{app.id} (keys: {len(app.key_pairs)})" for app in config.apps)
     engine = ", ".join(primary.name for primary in config.bus.primaries())
     bus = f"; joined to other nodes by {engine}" if engine else ""
-    click.echo(f"ok: listens on {config.server.host}:{config.server.port}; apps {apps}{bus}")
+    click.echo(f"ok: listens on {_place(config)}; apps {apps}{bus}")
+
+
+def _place(config: FileConfig) -> str:
+    """Where clients come to."""
+    options = config.server
+    places = [] if options.is_uds_only else [f"{options.host}:{options.port}"]
+    return " and ".join(places if options.uds is None else [*places, f"unix:{options.uds}"])
 
 
 def _read(path: Path) -> str:

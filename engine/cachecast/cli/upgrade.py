@@ -199,23 +199,18 @@ class Upgrades:
     def __init__(
         self,
         server: Server,
-        address: str | socket.socket,
-        admin_address: str | None,
         inheritance: Inheritance | None,
     ) -> None:
         """Make it.
 
         Args:
             server: server of the node.
-            address: address for clients as it was configured.
-            admin_address: admin address as it was configured; None for none.
             inheritance: what the process before this one left; None if this is the first.
         """
         self.heir: Heir | None = None
         self._on_heir: list[Callable[[], None]] = []
         self.more_seats: list[tuple[str, str, int]] = []
         self._server = server
-        self._addresses = {False: address, True: admin_address}
         self._orders = None if inheritance is None else inheritance.orders
         self._is_under_way = False
         self._n_absent = 0
@@ -278,7 +273,7 @@ class Upgrades:
         return [
             (
                 "admin" if listener.is_admin else "clients",
-                str(self._addresses[listener.is_admin]),
+                listener.name,
                 listener.sock.fileno(),
             )
             for listener in listeners

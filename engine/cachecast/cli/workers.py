@@ -21,7 +21,14 @@ from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.upgrade import NoUpgrades
 from cachecast.errors import ConfigError, ControlError, EngineError
 from cachecast.metrics import families_of, process_families
-from cachecast.server.listen import open_admin_listener, open_shared_listeners
+from cachecast.server.listeners import (
+    FD,
+    open_admin_listener,
+    open_listener,
+    open_shared_listeners,
+    path_of,
+)
+from cachecast.server.place import Place
 from cachecast.workers.crew import Crew, check_size
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import (
@@ -40,7 +47,7 @@ from cachecast.workers.pipe import Pipe
 from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, MutableMapping
+    from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 
     from cachecast.broker import Broker
     from cachecast.bus.private import PrivateEngine
@@ -67,7 +74,7 @@ async def run_parent(
     n_workers: int,
     signals: AsyncIterator[int],
     *,
-    address: str,
+    addresses: Sequence[str],
     admin_address: str | None,
     pass_on: Callable[[MutableMapping[str, Any]], None],
     lost_log_lines: Callable[[], int],
@@ -79,7 +86,9 @@ async def run_parent(
         config: configuration of the node.
         n_workers: number of workers, at least two.
         signals: signals of the operating system that end it; all workers get them.
-        address: address for clients.
+        addresses: addresses for clients. Of a port each worker has a listener, among which the
+            kernel spreads them; a Unix socket, or one that was passed to this process, is all
+            workers', and whoever is free accepts.
         admin_address: the one admin address of the node; None for none.
         pass_on: function that writes a line of a worker's log.
         lost_log_lines: function that gives the number of lines that could not be written.
@@ -98,17 +107,16 @@ async def run_parent(
     check_size(shares_of(config, n_workers)[0])  # before anything is opened
     tls = read_certificate(config)
     with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(sock) for sock in open_shared_listeners(address, n_workers)
-        ]
-        port: int = listeners[0].getsockname()[1]
+        listeners, shared = _open_listeners(addresses, n_workers, stack)
+        names = [sock.getsockname() for sock in (*listeners[0], *shared)]
+        port: int = next((name[1] for name in names if isinstance(name, tuple)), 0)
         admin = None
         if admin_address is not None:
             falls_back = config.server.admin_port is None
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
             joined = config if engine is None else _joined_by(engine, config)
-            crew = Crew(shares_of(joined, n_workers), listeners, _LogReader(pass_on))
+            crew = Crew(shares_of(joined, n_workers), listeners, _LogReader(pass_on), shared=shared)
             parent = Parent(config, tls, crew, bus=joined.bus)
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
@@ -130,6 +138,26 @@ async def run_parent(
                 on_ready(parent, port, admin_port)
             await crew.wait_ended()
             nursery.cancel_scope.cancel()
+
+
+def _open_listeners(
+    addresses: Sequence[str], n_workers: int, stack: ExitStack
+) -> tuple[list[list[socket.socket]], list[socket.socket]]:
+    """Listeners of each worker alone, and those of all."""
+    listeners: list[list[socket.socket]] = [[] for _ in range(n_workers)]
+    shared: list[socket.socket] = []
+    for address in addresses:
+        if (path := path_of(address)) is not None:
+            place = Place(path, open_listener(address))
+            stack.callback(place.close)
+            shared.append(place.listener)
+            continue
+        if address.startswith(FD):
+            shared.append(stack.enter_context(open_listener(address)))
+            continue
+        for mine, sock in zip(listeners, open_shared_listeners(address, n_workers), strict=True):
+            mine.append(stack.enter_context(sock))
+    return listeners, shared
 
 
 @asynccontextmanager
@@ -177,6 +205,11 @@ class Parent:
         )
         self._crew = crew
         self._bus = bus
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all workers live and none of them says anything."""
+        return all(post.is_silent for post in self._crew.posts)
 
     @property
     def is_ending(self) -> bool:
@@ -303,7 +336,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
         await run_node(
             config,
             signals,
-            address=socket.socket(fileno=brief.listener),
+            address=[socket.socket(fileno=fd) for fd in brief.listeners],
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,

@@ -26,14 +26,18 @@ if TYPE_CHECKING:
 
     from cachecast.apps import App
     from cachecast.protocol.auth import Query
+    from cachecast.protocol.identity import Member
 
 __all__ = [
     "EventRequest",
     "Route",
     "encode_body",
+    "encode_items",
     "encode_members",
+    "encode_user",
     "find_answer_type",
     "find_route",
+    "join_items",
     "join_members",
     "make_event",
     "read_batch",
@@ -45,6 +49,7 @@ __all__ = [
 #: Attributes that ``info`` may name, on publishing and on reading.
 EVENT_INFO: Final = frozenset({"user_count", "subscription_count"})
 CHANNEL_INFO: Final = frozenset({"user_count", "subscription_count", "cache"})
+USERS_INFO: Final = frozenset({"user_info"})
 
 JSON_TYPE: Final = "application/json"
 #: ``vnd.msgpack`` is the registered one; the others are what people wrote before it was.
@@ -170,6 +175,7 @@ _RULES: Final = {
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 def read_event(body: bytes, query: Query, app: App, *, is_msgpack: bool) -> EventRequest:
@@ -264,6 +270,41 @@ def join_members(name: str, parts: Iterable[bytes], n_members: int, kind: str) -
     # A map of one, then a map with a length of 32 bits.
     head = b"\x81" + _pack(name) + b"\xdf" + n_members.to_bytes(4, "big")
     return head + b"".join(parts)
+
+
+def encode_items(items: Iterable[object], kind: str) -> bytes:
+    """A part of a list that is too large to be encoded in one go; see :func:`join_items`."""
+    if kind == JSON_TYPE:
+        return msgspec.json.encode(items)[1:-1]
+    return b"".join(map(_pack, items))
+
+
+def join_items(name: str, parts: Iterable[bytes], n_items: int, kind: str) -> bytes:
+    """The body ``{name: [...]}`` of parts, none of them empty, that have ``n_items`` together."""
+    if kind == JSON_TYPE:
+        return b'{"%b":[%b]}' % (name.encode(), b",".join(parts))
+    # A map of one, then a list with a length of 32 bits.
+    return b"\x81" + _pack(name) + b"\xdd" + n_items.to_bytes(4, "big") + b"".join(parts)
+
+
+def encode_user(member: Member, kind: str) -> dict[str, object]:
+    """A member of a presence channel, as far as an answer of this media type can say it.
+
+    As in the list that members get themselves, one without ``user_info`` has an empty object; and
+    where msgpack cannot hold what JSON can, an integer above 64 bits for example, it is the JSON.
+    """
+    info = member.user_info
+    if info is None:
+        return {"id": member.key, "user_info": {}}
+    if kind == JSON_TYPE:
+        return {"id": member.key, "user_info": info}
+    text = bytes(info)
+    try:
+        value = read_json(_decode_any, text)
+        _pack(value)
+    except (ValueError, OverflowError, RecursionError):
+        value = text.decode()
+    return {"id": member.key, "user_info": value}
 
 
 def _pack(value: object) -> bytes:

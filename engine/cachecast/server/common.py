@@ -107,6 +107,11 @@ class Common:
         self._refusals[f"http {status}"] += 1
         self._journal.note("HTTP request refused", app=None, code=status, reason=reason)
 
+    def note_proxy_fault(self, reason: str) -> None:
+        """Count a connection without a PROXY header: a client that came past the balancer, say."""
+        self._refusals["proxy"] += 1
+        self._journal.note("PROXY header refused", app=None, code=None, reason=reason)
+
     def note_tls_fault(self, reason: str) -> None:
         """Count a TLS handshake that failed: a client that does not trust the certificate, say."""
         self._refusals["tls"] += 1

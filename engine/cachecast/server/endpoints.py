@@ -23,12 +23,16 @@ from cachecast.protocol.http_api import (
     CHANNEL_INFO,
     JSON_TYPE,
     MSGPACK_TYPES,
+    USERS_INFO,
     EventRequest,
     Route,
     encode_body,
+    encode_items,
     encode_members,
+    encode_user,
     find_answer_type,
     find_route,
+    join_items,
     join_members,
     read_batch,
     read_channel,
@@ -41,7 +45,7 @@ from cachecast.server.handshake import find_key, refuse_without_upgrade
 from cachecast.server.http_messages import Later, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from cachecast.broker import Broker, CachedEvent, ChannelState
     from cachecast.channels.hub import Hub
@@ -71,8 +75,10 @@ OUTCOME_UNKNOWN: Final = "The other nodes did not answer: it may have been publi
 #: Header that says how many connections a termination has closed; the body is the protocol's, and
 #: says nothing.
 CLOSED_HEADER: Final = "X-Cachecast-Closed"
-#: Number of members listed between two checkpoints, and of connections of a user that are ended.
+#: Number of members listed between two checkpoints: of ids, and with ``user_info``, which may be
+#: 1 KB each by default; and of connections of a user that are ended.
 USERS_PER_STEP: Final = 2_000
+MEMBERS_PER_STEP: Final = 200
 CLOSINGS_PER_STEP: Final = 50
 
 
@@ -510,28 +516,30 @@ def _channel(call: _Call) -> Response | Later:
 
 
 def _users(call: _Call) -> Response | Later:
-    users = call.broker.questions.users(call.hub, call.route.argument)
+    questions, hub, channel = call.broker.questions, call.hub, call.route.argument
+    if "user_info" not in read_channel_info(call.query, USERS_INFO):
+        ids = questions.users(hub, channel)
+        return _list_users(call, ids, USERS_PER_STEP, lambda user_id: {"id": user_id})
+    describe = partial(encode_user, kind=call.answer_type)
+    return _list_users(call, questions.members(hub, channel), MEMBERS_PER_STEP, describe)
 
-    def answer(ids: Sequence[str]) -> Response:
-        return call.answer({"users": [{"id": user_id} for user_id in ids]})
 
-    is_short = users.is_done and users.fault is None and len(users.value) <= USERS_PER_STEP
-    if is_short or call.answer_type != JSON_TYPE:
-        return _answer(call, users.then(answer))
+def _list_users(
+    call: _Call, users: Receipt[Sequence[T]], per_step: int, describe: Callable[[T], object]
+) -> Response | Later:
+    if users.is_done and users.fault is None and len(users.value) <= per_step:
+        return call.answer({"users": [describe(user) for user in users.value]})
+    kind = call.answer_type
 
-    def collect(ids: Sequence[str]) -> Generator[None, None, Response]:
+    def collect(users: Sequence[T]) -> Generator[None, None, Response]:
         parts: list[bytes] = []
-        for at in range(0, len(ids), USERS_PER_STEP):
-            parts.append(_encode_users(ids[at : at + USERS_PER_STEP]))
+        for at in range(0, len(users), per_step):
+            step = [describe(user) for user in users[at : at + per_step]]
+            parts.append(encode_items(step, kind))
             yield
-        return Response(200, b'{"users":[%b]}' % b",".join(parts))
+        return Response(200, join_items("users", parts, len(users), kind), kind)
 
     return _in_steps(call, users, collect)
-
-
-def _encode_users(ids: Iterable[str]) -> bytes:
-    """The members of a JSON array, without its brackets."""
-    return encode_body([{"id": user_id} for user_id in ids])[1:-1]
 
 
 def _stats(call: _Call) -> Response | Later:

@@ -5,54 +5,40 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 import trio
 
 from cachecast.config import DRAIN_CODES
-from cachecast.errors import ConfigError
 from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
 from cachecast.server.common import Common
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
+from cachecast.server.greeting import Greeting
 from cachecast.server.http import HttpConnection
+from cachecast.server.listeners import open_admin_listener, open_listener, path_of
+from cachecast.server.place import Place
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from cachecast.broker import Broker
     from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
+    from cachecast.server.listeners import Address
     from cachecast.server.room import Room
     from cachecast.server.tls import TlsTerms
 
-__all__ = [
-    "Front",
-    "Server",
-    "open_admin_listener",
-    "open_listener",
-    "open_shared_listeners",
-    "serve",
-]
-
-#: Number of connections that may wait for accept(). The kernel cuts it to net.core.somaxconn; a
-#: storm waits there instead of being refused.
-BACKLOG: Final = 65_535
-
-#: Bytes the kernel may hold unsent for one socket. Beyond it they wait in the Outbox, where a
-#: newer value can still replace an older one; without it the kernel takes megabytes of the past.
-NOTSENT_LOWAT_BYTES: Final = 128 * 1024
-
-#: Seconds after which the kernel hands over those who say nothing. Whoever comes here speaks first,
-#: so the kernel wakes us when there is something to read, and not before that as well.
-DEFER_ACCEPT_S: Final = 1
+__all__ = ["Front", "Server", "serve"]
 
 #: Answers of accept() that mean "not now" and must not end the listener.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -77,10 +63,20 @@ class Predecessor(Protocol):
 
 
 class _Listener:
-    """One listening socket."""
+    """One listening socket.
 
-    def __init__(self, server: Front, sock: socket.socket, *, is_admin: bool) -> None:
+    Attributes:
+        sock: the socket.
+        name: its address, as it was given.
+        place: path of it that goes with it; None where there is none, or it is somebody else's.
+    """
+
+    def __init__(
+        self, server: Front, sock: socket.socket, *, is_admin: bool, name: str, place: Place | None
+    ) -> None:
         self.sock = sock
+        self.name = name
+        self.place = place
         self.is_paused = False
         self.is_starved = False
         self.is_admin = is_admin
@@ -161,6 +157,8 @@ class _Listener:
         if self.sock.fileno() >= 0:
             self._server.listeners.remove(self)
             self._server.poller.remove(self.sock.fileno())
+            if self.place is not None:
+                self.place.close()
             self.sock.close()
 
 
@@ -170,7 +168,7 @@ class Front:
     :class:`Server` is one with a broker behind it.
 
     Attributes:
-        port: number of the port for clients.
+        port: number of the port for clients, the first of several; 0 where there is none.
         admin_port: number of the admin address's port, None if it has none.
         listeners: listening sockets that are open.
         common: what its connections have in common.
@@ -185,7 +183,9 @@ class Front:
         *,
         handle_admin: Callable[[Request], Answer],
         handle: Callable[[Request], Answer] | None = None,
+        handle_behind_tls: Callable[[Request], Answer] | None = None,
         tls: TlsTerms | None = None,
+        proxy_protocol: bool = False,
     ) -> None:
         """Make it; whoever owns it runs its tasks.
 
@@ -195,7 +195,9 @@ class Front:
             handle_admin: function that answers requests of the admin address.
             handle: function that answers requests of clients; None where there is no listener for
                 them.
+            handle_behind_tls: the same for clients who came to a balancer by TLS, as that says.
             tls: certificate and key of the clients' listeners; None serves plain text.
+            proxy_protocol: whether each connection of theirs begins with a PROXY header.
         """
         self.port: int = 0
         self.admin_port: int | None = None
@@ -206,29 +208,57 @@ class Front:
         self._tls = tls
         self._handle_admin = handle_admin
         self._handle = handle or handle_admin
+        self._handle_behind_tls = handle_behind_tls or self._handle
+        self._proxy_protocol = proxy_protocol
 
-    def listen(self, sock: socket.socket, *, is_admin: bool = False) -> None:
-        """Accept connections from a listening socket, which is owned from now on."""
+    def listen(
+        self,
+        sock: socket.socket,
+        *,
+        is_admin: bool = False,
+        name: str = "",
+        path: Path | None = None,
+    ) -> None:
+        """Accept connections from a listening socket, which is owned from now on.
+
+        Args:
+            sock: the socket.
+            is_admin: whether it is the admin address's.
+            name: its address as it was given, by which a successor finds it.
+            path: path of a Unix socket, if that is owned, too.
+        """
         sock.setblocking(False)  # noqa: FBT003 - its only argument
-        listener = _Listener(self, sock, is_admin=is_admin)
+        place = None if path is None else Place(path, sock)
+        listener = _Listener(self, sock, is_admin=is_admin, name=name, place=place)
         self.listeners.append(listener)
         self.poller.add(sock.fileno(), listener)
+        if sock.family == socket.AF_UNIX:
+            return
         port: int = sock.getsockname()[1]
         if is_admin:
             self.admin_port = port
         else:
-            self.port = port
+            self.port = self.port or port
 
     def accept(self, sock: socket.socket, *, is_admin: bool) -> None:
         """Begin to serve an accepted socket."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
+        if self._proxy_protocol and not is_admin:
+            Greeting(sock, self.common, self._begin)
+        else:
+            self._begin(sock, is_admin=is_admin)
+
+    def _begin(
+        self, sock: socket.socket, *, is_admin: bool = False, is_behind_tls: bool = False
+    ) -> None:
         wrapped: socket.socket | TlsSocket = sock
         if self._tls is not None and not is_admin:
             wrapped = TlsSocket(sock, self._tls.context)
+        handle = self._handle_behind_tls if is_behind_tls else self._handle
         connection = HttpConnection(
             wrapped,
             self.common,
-            self._handle_admin if is_admin else self._handle,
+            self._handle_admin if is_admin else handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
@@ -261,10 +291,22 @@ class Front:
             listener.is_paused = False
             self.poller.watch(listener.sock.fileno(), listener, reads=not is_held)
 
-    def stop_listening(self) -> None:
-        """Accept no new connections; those that are open go on."""
+    def stop_listening(self, *, keeps_paths: bool = False) -> None:
+        """Accept no new connections; those that are open go on.
+
+        Args:
+            keeps_paths: whether the paths of Unix sockets stay, for another process listens there.
+        """
         for listener in list(self.listeners):
+            if keeps_paths:
+                listener.place = None
             listener.abort()
+
+    def end_greetings(self) -> None:
+        """Close those that have not said yet whose they are. Never yields."""
+        for guest in self.room.guests():
+            if isinstance(guest, Greeting):
+                guest.abort()
 
     async def run_poller(self) -> None:
         """Serve all sockets for ever."""
@@ -304,6 +346,7 @@ class Server(Front):
         tls: TlsTerms | None,
         *,
         trusts_proxy: bool,
+        proxy_protocol: bool = False,
         poller: Poller | None = None,
     ) -> None:
         """Make it; :func:`serve` runs its tasks.
@@ -312,6 +355,7 @@ class Server(Front):
             broker: the broker to be served.
             tls: certificate and key; None serves plain text.
             trusts_proxy: whether a proxy's headers are believed, see :func:`serve`.
+            proxy_protocol: whether clients' connections begin with a PROXY header.
             poller: the Poller of its sockets; by default one of the kernel's.
         """
         super().__init__(
@@ -326,13 +370,19 @@ class Server(Front):
             Poller(broker.clock) if poller is None else poller,
             handle_admin=partial(handle_admin, broker),
             handle=self._answer,
+            handle_behind_tls=partial(self._answer, is_behind_tls=True),
             tls=tls,
+            proxy_protocol=proxy_protocol,
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
 
-    def _answer(self, request: Request) -> Answer:
-        is_tls = self._tls is not None or (self.trusts_proxy and is_forwarded_tls(request.headers))
+    def _answer(self, request: Request, *, is_behind_tls: bool = False) -> Answer:
+        is_tls = (
+            is_behind_tls
+            or self._tls is not None
+            or (self.trusts_proxy and is_forwarded_tls(request.headers))
+        )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls)
@@ -362,6 +412,7 @@ class Server(Front):
                     session, code, "Server is shutting down, reconnect elsewhere"
                 )
             await trio.sleep(DRAIN_TICK_S)
+        self.end_greetings()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)
@@ -387,107 +438,14 @@ class Server(Front):
         self.common.config = config
 
 
-def open_shared_listeners(address: str, number: int) -> list[socket.socket]:
-    """Open listeners of one address, among which the kernel spreads connections (SO_REUSEPORT).
-
-    Args:
-        address: address of the listeners, see :func:`open_listener`.
-        number: number of listeners.
-
-    Raises:
-        ConfigError: see :func:`open_listener`; a port that other listeners share is taken too.
-    """
-    listeners = [open_listener(address, sharing="first")]
-    try:
-        port = listeners[0].getsockname()[1]
-        address = f"{address.rpartition(':')[0]}:{port}"
-        while len(listeners) < number:
-            listeners.append(open_listener(address, sharing="further"))
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
-
-
-def open_listener(
-    address: str, *, sharing: Literal["first", "further"] | None = None
-) -> socket.socket:
-    """Open a listening TCP socket.
-
-    Args:
-        address: address as ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 lets the system choose.
-        sharing: place among the several listeners of this address, see
-            :func:`open_shared_listeners`; None if it is the only one.
-
-    Raises:
-        ConfigError: the address is malformed, taken or not this machine's.
-    """
-    host, _, port_text = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port_text.isdigit() or int(port_text) > 65_535:
-        raise ConfigError("address", f"must be HOST:PORT, is {address!r}.")
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(
-            host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind)
-        try:
-            _set_options(sock)
-            # The first is bound without it: else it would join the listeners of another node.
-            if sharing == "further":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(target)
-            if sharing == "first":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-    except OSError as error:
-        raise ConfigError(
-            "address",
-            f"cannot listen on {address}: {error.strerror or error}.",
-            "Is another server running there?" if error.errno == errno.EADDRINUSE else "",
-        ) from None
-    return sock
-
-
-def open_admin_listener(address: str, *, falls_back: bool) -> socket.socket:
-    """Open the listener of an admin address.
-
-    Args:
-        address: the admin address, see :func:`open_listener`.
-        falls_back: whether to take any free port where that one is taken.
-
-    Raises:
-        ConfigError: see :func:`open_listener`.
-    """
-    try:
-        return open_listener(address)
-    except ConfigError:
-        if not falls_back:
-            raise
-        return open_listener(address.rpartition(":")[0] + ":0")
-
-
-def _set_options(sock: socket.socket) -> None:
-    """Options that accepted sockets inherit, so that accepting one costs no further calls."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
-    if hasattr(socket, "TCP_DEFER_ACCEPT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT_S)
-
-
 async def serve(
     broker: Broker,
-    address: str | socket.socket = "127.0.0.1:6001",
+    address: Address | Sequence[Address] = "127.0.0.1:6001",
     *,
     tls: TlsTerms | None = None,
     admin_address: str | None = None,
     trusts_proxy: bool = False,
+    proxy_protocol: bool = False,
     falls_back: bool = False,
     predecessor: Predecessor | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -500,12 +458,15 @@ async def serve(
 
     Args:
         broker: the broker to be served, from ``open_broker``.
-        address: address as ``HOST:PORT``; port 0 lets the system choose, see :attr:`Server.port`.
-            Or a socket that listens already, which the server owns from now on.
+        address: address as ``HOST:PORT``, port 0 lets the system choose, see :attr:`Server.port`;
+            or ``unix:PATH``, a socket that its group may connect to, in a folder that exists. Or a
+            socket that listens already, which the server owns from now on. Or several of them.
         tls: certificate and key; None serves plain text.
         admin_address: address of ``/up``, ``/ready`` and ``/metrics``, always plain text.
         trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``, for apps that
             accept TLS only.
+        proxy_protocol: whether each connection of a client begins with a header of the PROXY
+            protocol, version 1 or 2, before TLS; one without is closed.
         falls_back: whether to take any free port where the admin address's is taken.
         predecessor: the process that this one replaces; its listening sockets are used where their
             addresses are these, and its clients are served on.
@@ -519,29 +480,45 @@ async def serve(
     seats: dict[tuple[str, str], socket.socket] = {}
     if predecessor is not None:
         seats = await predecessor.ask(broker.hubs, broker.clock())
-    listeners: list[tuple[socket.socket, bool]] = []
-    try:
-        if isinstance(address, str):
-            address = seats.pop(("clients", address), None) or open_listener(address)
-        listeners.append((address, False))
-        if admin_address is not None:
-            admin = seats.pop(("admin", admin_address), None)
-            if admin is None:
-                admin = open_admin_listener(admin_address, falls_back=falls_back)
-            listeners.append((admin, True))
-    except ConfigError:
-        for sock, _ in listeners:
-            sock.close()
-        raise
-    finally:
-        for sock in seats.values():  # whose addresses are others now
-            sock.close()
-    async with trio.open_nursery() as nursery:
-        server = Server(broker, tls, trusts_proxy=trusts_proxy)
-        if predecessor is not None:
-            await predecessor.take(server, nursery)
-        for sock, is_admin in listeners:
-            server.listen(sock, is_admin=is_admin)
-        nursery.start_soon(server.run_timeouts)
-        nursery.start_soon(server.run_poller)
-        task_status.started(server)
+    addresses = [address] if isinstance(address, str | socket.socket) else address
+    with ExitStack() as undo:
+        try:
+            listeners = [_open(each, seats, undo) for each in addresses]
+            admin = None
+            if admin_address is not None:
+                admin = seats.pop(("admin", admin_address), None)
+                if admin is None:
+                    admin = open_admin_listener(admin_address, falls_back=falls_back)
+                undo.callback(admin.close)
+        finally:
+            for sock in seats.values():  # whose addresses are others now
+                sock.close()
+        async with trio.open_nursery() as nursery:
+            server = Server(broker, tls, trusts_proxy=trusts_proxy, proxy_protocol=proxy_protocol)
+            if predecessor is not None:
+                await predecessor.take(server, nursery)
+            undo.pop_all()
+            for each, sock in zip(addresses, listeners, strict=True):
+                name = each if isinstance(each, str) else ""
+                server.listen(sock, name=name, path=path_of(each))
+            if admin_address is not None and admin is not None:
+                server.listen(admin, is_admin=True, name=admin_address)
+            nursery.start_soon(server.run_timeouts)
+            nursery.start_soon(server.run_poller)
+            task_status.started(server)
+
+
+def _open(
+    address: Address, seats: dict[tuple[str, str], socket.socket], undo: ExitStack
+) -> socket.socket:
+    """The listener of an address for clients: the predecessor's, if that has one of its name."""
+    if isinstance(address, socket.socket):
+        sock = address
+    elif (found := seats.pop(("clients", address), None)) is not None:
+        sock = found
+    else:
+        sock = open_listener(address)
+        if (path := path_of(address)) is not None:
+            undo.callback(Place(path, sock).close)
+    undo.callback(sock.close)
+    return sock

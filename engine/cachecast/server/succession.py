@@ -265,7 +265,8 @@ def _give_now(
 
 def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
     """All that moved is another process's: forget it, and nobody hears of that. Never yields."""
-    server.stop_listening()
+    server.stop_listening(keeps_paths=True)
+    server.end_greetings()
     for handler in moving:
         _leave(server, handler)
     let_go(server.broker)

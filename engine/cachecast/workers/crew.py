@@ -24,7 +24,7 @@ import trio
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 from cachecast.metrics import Family, counters_of, merge_families
-from cachecast.server.listen import BACKLOG
+from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
     FROM_WORKER,
     Ask,
@@ -103,7 +103,8 @@ class Post:
 
     Attributes:
         number: number of the worker, from 1.
-        listener: listening socket whose connections come to this worker.
+        listeners: listening sockets whose connections come to this worker alone.
+        shared: listening sockets that it accepts on like all others.
         pid: id of the process; 0 if there is none.
         is_ready: whether it takes clients, as it said last, while it lives.
         is_silent: whether it lives and says nothing.
@@ -113,9 +114,16 @@ class Post:
         config: configuration that it begins by.
     """
 
-    def __init__(self, number: int, config: FileConfig, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        number: int,
+        config: FileConfig,
+        listeners: Sequence[socket.socket],
+        shared: Sequence[socket.socket],
+    ) -> None:
         self.number = number
-        self.listener = listener
+        self.listeners = listeners
+        self.shared = shared
         self.pid = 0
         self.is_ready = False
         self.is_silent = False
@@ -144,7 +152,12 @@ class Post:
     def begin(self, pid: int, pipe: Pipe) -> None:
         """A process has been started: brief it."""
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        pipe.send(Brief(self.number, self.config, self.listener.fileno()))
+        pipe.send(Brief(self.number, self.config, self.descriptors))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Descriptors of all sockets that it accepts on."""
+        return tuple(sock.fileno() for sock in (*self.listeners, *self.shared))
 
     def hear(self, message: Beat | Report) -> None:
         """Take in what it says of itself."""
@@ -183,22 +196,24 @@ class Crew:
     def __init__(
         self,
         shares: Sequence[FileConfig],
-        listeners: Sequence[socket.socket],
+        listeners: Sequence[Sequence[socket.socket]],
         on_line: Callable[[int, bytes], None],
         *,
+        shared: Sequence[socket.socket] = (),
         program: Sequence[str] = PROGRAM,
     ) -> None:
         """Make it.
 
         Args:
             shares: configuration of each worker.
-            listeners: listening socket of each worker, kept open by the caller until :meth:`end`.
+            listeners: listening sockets of each worker, kept open by the caller until :meth:`end`.
             on_line: function that takes a line of a worker's log, with its number; must not wait.
+            shared: listening sockets of all workers, kept open likewise.
             program: command that is started, with a worker's number and a descriptor behind it.
         """
         self.posts = [
-            Post(number, config, listener)
-            for number, (config, listener) in enumerate(zip(shares, listeners, strict=True), 1)
+            Post(number, config, mine, shared)
+            for number, (config, mine) in enumerate(zip(shares, listeners, strict=True), 1)
         ]
         self.is_ending = False
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
@@ -244,7 +259,8 @@ class Crew:
         if not self.is_ending:
             self.is_ending = True
             for post in self.posts:
-                post.listener.close()  # each worker has a copy, and closes it
+                for sock in (*post.listeners, *post.shared):
+                    sock.close()  # each worker has a copy, and closes it
             self._note_change()
         for post in self.posts:
             if post.pipe is not None:
@@ -363,13 +379,15 @@ class Crew:
         """Wait before a new start; False if the end has begun."""
         is_deaf = delay_s > DEAF_AFTER_S and self.n_ready > 0
         if is_deaf:
-            post.listener.shutdown(socket.SHUT_RD)
+            for sock in post.listeners:
+                sock.shutdown(socket.SHUT_RD)
         with trio.move_on_after(delay_s):
             while not self.is_ending:
                 await self._changed.wait()
             return False
         if is_deaf:
-            post.listener.listen(BACKLOG)
+            for sock in post.listeners:
+                sock.listen(BACKLOG)
         return True
 
     async def _run_worker(self, post: Post, *, is_first: bool) -> int:
@@ -481,7 +499,7 @@ def _spawn(
             stdout=says,
             stderr=says,
             env=environ,
-            pass_fds=(control.fileno(), post.listener.fileno()),
+            pass_fds=(control.fileno(), *post.descriptors),
         )
     finally:
         os.close(nothing)

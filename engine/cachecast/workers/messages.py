@@ -38,12 +38,12 @@ class Brief(_Message, frozen=True):
     Attributes:
         number: number of the worker, from 1.
         config: configuration that it serves; limits are its share.
-        listener: descriptor of its listening socket.
+        listeners: descriptors of its listening sockets.
     """
 
     number: int
     config: FileConfig
-    listener: int
+    listeners: tuple[int, ...]
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""

@@ -23,7 +23,7 @@ async def cluster(request):
     """Two nodes: ann and bob in a room, one each; a value that one of them sees."""
     async with open_cluster(over=request.param) as cluster:
         ann, bob = [await network.connect() for network in cluster.networks]
-        await ann.subscribe("presence-x", user_id="ann")
+        await ann.subscribe("presence-x", user_id="ann", user_info={"name": "Ann"})
         await bob.subscribe("presence-x", user_id="bob")
         await bob.subscribe("cache-x")
         await cluster.brokers[0].publish(APP, "cache-x", "tick", {"n": 1})
@@ -72,6 +72,11 @@ async def test_every_node_gives_the_same_answers(autojump_clock, cluster, number
     }
     users = (await get("/channels/presence-x/users"))["users"]
     assert sorted(user["id"] for user in users) == ["ann", "bob"]
+    users = (await get("/channels/presence-x/users", info="user_info"))["users"]
+    assert sorted(users, key=lambda user: user["id"]) == [
+        {"id": "ann", "user_info": {"name": "Ann"}},
+        {"id": "bob", "user_info": {}},
+    ]
     assert (await get("/channels/cache-x/cache"))["data"] == '{"n":1}'
     assert (await network.request("GET", "/channels/cache-y/cache")).status == 404
     app = broker.statistics().apps[0]

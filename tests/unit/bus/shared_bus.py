@@ -540,6 +540,9 @@ class SharedBus:
     def users(self, app_id, channel):
         return self._ask("users", lambda: list(self.mesh.members((app_id, channel))))
 
+    def members(self, app_id, channel):
+        return self._ask("members", lambda: list(self.mesh.members((app_id, channel)).values()))
+
     def counts(self, app_id, channels):
         keys = [(app_id, channel) for channel in channels]
         return self._ask(

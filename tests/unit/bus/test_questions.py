@@ -77,6 +77,8 @@ def test_members_and_numbers_of_any_channels() -> None:
 
     assert sorted(two.ask(two.questions.users(APP, "presence-a"))) == ["u0", "u1", "u2"]
     assert two.ask(two.questions.users(APP, "presence-b")) == []
+    members = two.ask(two.questions.members(APP, "presence-a"))
+    assert sorted(member.key for member in members) == ["u0", "u1", "u2"]
     asked = ["presence-a", *names, "presence-b", "presence-a"]
     counts = two.ask(two.questions.counts(APP, asked))
     assert counts[0] == counts[-1] == (3, 3)
@@ -118,7 +120,7 @@ def test_events_for_webhooks_that_do_not_arrive_are_counted() -> None:
     assert two.questions.n_hooks_lost == 1
 
 
-@pytest.mark.parametrize("what", ["channels", "users", "counts", "read", "note_miss"])
+@pytest.mark.parametrize("what", ["channels", "users", "members", "counts", "read", "note_miss"])
 def test_without_an_engine_every_question_fails(what: str) -> None:
     """HTTP answers 503."""
     two = Two()

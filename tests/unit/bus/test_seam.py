@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import inf
 
+import msgspec
 import pytest
 import trio
 
@@ -192,7 +193,8 @@ async def test_a_miss_is_to_be_reported_once_and_again_when_there_was_a_value(au
 
 async def test_what_is_asked_is_answered_of_all_nodes(autojump_clock, pair):
     one, _, two, _ = pair
-    await one.enter(APP, ROOM, Member("ann")).wait()
+    ann = Member("ann", msgspec.Raw(b'{"n":1}'))
+    await one.enter(APP, ROOM, ann).wait()
     await two.enter(APP, ROOM, Member("bob")).wait()
     await two.enter(APP, VALUE, None).wait()
     await two.publish([envelope(1)]).wait()
@@ -200,6 +202,8 @@ async def test_what_is_asked_is_answered_of_all_nodes(autojump_clock, pair):
     assert await one.channels(APP, "").wait() == {"cache-x": 1, "presence-x": 2}
     assert await one.channels(APP, "p").wait() == {"presence-x": 2}
     assert sorted(await two.users(APP, "presence-x").wait()) == ["ann", "bob"]
+    members = await two.members(APP, "presence-x").wait()
+    assert sorted(members, key=lambda member: member.key) == [ann, Member("bob")]
     assert await one.counts(APP, ["presence-x", "y"]).wait() == [(2, 2), (0, 0)]
     assert (await one.read(APP, "cache-x").wait()).publication.data == "1"
     assert await one.read(APP, "cache-y").wait() is None

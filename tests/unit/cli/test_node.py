@@ -13,7 +13,7 @@ from cachecast.apps import App
 from cachecast.cli.node import run_node
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError
-from cachecast.server.listen import open_listener
+from cachecast.server.listeners import open_listener
 from tests.sockets.node import Wire
 
 CONFIG = FileConfig(

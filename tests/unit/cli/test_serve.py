@@ -34,13 +34,14 @@ LIMIT_S = 50
 class Process:
     """A running ``cachecast serve``."""
 
-    def __init__(self, *arguments, program=None, **environment):
+    def __init__(self, *arguments, program=None, pass_fds=(), **environment):
         self.process = subprocess.Popen(
             program or [sys.executable, "-m", "cachecast", "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=ENVIRONMENT | environment,
+            pass_fds=pass_fds,
         )
         self.said = []
         self.logs = []
@@ -50,10 +51,12 @@ class Process:
         for line in self.process.stdout:
             self.said.append(line)
             ready = re.fullmatch(
-                r"Cachecast ready on https?://\S+?:(\d+) \(admin http://\S+:(\d+)\)\n", line
+                r"Cachecast ready on (?:https?://\S+?:(\d+))?(?: and )?(?:unix:\S+)?"
+                r" \(admin http://\S+:(\d+)\)\n",
+                line,
             )
             if ready:
-                self.port, self.admin_port = map(int, ready.groups())
+                self.port, self.admin_port = (int(text or 0) for text in ready.groups())
                 return self
         raise AssertionError(self.process.stderr.read())
 
@@ -72,8 +75,11 @@ class Process:
         self.logs += [json.loads(line) for line in errors.splitlines()]
         return self.process.returncode
 
+    async def connect_stream(self, port=None):
+        return await trio.open_tcp_stream("127.0.0.1", port or self.port)
+
     async def connect(self, port=None):
-        return Wire(await trio.open_tcp_stream("127.0.0.1", port or self.port))
+        return Wire(await self.connect_stream(port))
 
     async def client(self):
         wire = await self.connect()
@@ -84,8 +90,8 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments, program=None, **environment):
-    server = Process(*arguments, program=program, **environment)
+def serving(*arguments, program=None, pass_fds=(), **environment):
+    server = Process(*arguments, program=program, pass_fds=pass_fds, **environment)
     try:
         yield server.wait_ready()
     finally:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+import msgspec
 import pytest
 
 from cachecast.errors import BadRequestError, LimitError
@@ -17,10 +18,13 @@ from cachecast.protocol.http_api import (
     Route,
     encode_body,
     encode_data,
+    encode_items,
     encode_members,
+    encode_user,
     find_answer_type,
     find_route,
     is_socket_id,
+    join_items,
     join_members,
     make_event,
     read_batch,
@@ -28,6 +32,7 @@ from cachecast.protocol.http_api import (
     read_event,
     read_plain_event,
 )
+from cachecast.protocol.identity import Member
 from tests.harness.lower import make_app
 
 if TYPE_CHECKING:
@@ -182,6 +187,29 @@ def test_an_answer_in_parts_is_the_same_as_in_one(kind: str, size: int) -> None:
     body = join_members("channels", parts, size, kind)
 
     assert read(body) == read(encode_body({"channels": members}, kind)) == {"channels": members}
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])
+def test_a_list_in_parts_is_the_same_as_in_one(kind: str) -> None:
+    users = [{"id": str(n)} for n in range(70_000)]
+    parts = [encode_items(users[:3], kind), encode_items(users[3:], kind)]
+
+    body = join_items("users", parts, len(users), kind)
+
+    read = json.loads if kind == "application/json" else msgpack.unpackb
+    assert read(body) == {"users": users}
+
+
+def test_what_is_known_of_a_member_is_given_as_it_was_signed() -> None:
+    """As JSON text where msgpack cannot hold it; an empty object where nothing was signed."""
+    json_type, packed = "application/json", "application/msgpack"
+    raw = msgspec.Raw(b'{"n": 1}')
+    large = Member(7, msgspec.Raw(b'{"n":%d}' % 2**70))
+
+    assert encode_user(Member("ann"), packed) == {"id": "ann", "user_info": {}}
+    assert encode_user(Member("ann", raw), json_type) == {"id": "ann", "user_info": raw}
+    assert encode_user(Member("ann", raw), packed) == {"id": "ann", "user_info": {"n": 1}}
+    assert encode_user(large, packed) == {"id": "7", "user_info": f'{{"n":{2**70}}}'}
 
 
 # --- events

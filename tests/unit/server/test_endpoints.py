@@ -721,6 +721,31 @@ async def test_very_many_members_and_connections_are_dealt_with_in_steps(monkeyp
             await client.wire.aclose()
 
 
+@pytest.mark.parametrize("per_step", [2, 200])
+async def test_user_info_of_members_is_given_to_who_asks_for_it(monkeypatch, per_step):
+    """As it was signed, at once or in steps, in JSON and in msgpack."""
+    monkeypatch.setattr(endpoints, "MEMBERS_PER_STEP", per_step)
+    monkeypatch.setattr(endpoints, "USERS_PER_STEP", per_step)
+    infos = [{"name": "Ann \u00e9", "deep": [{"n": 1}]}, {}, None, {"n": 2**70}, {"n": 4}]
+    async with running() as node:
+        for n, info in enumerate(infos):
+            client = await node.client()
+            member = {"user_id": str(n)} if info is None else {"user_id": n, "user_info": info}
+            await client.subscribe_signed("presence-x", json.dumps(member))
+        users = [{"id": str(n), "user_info": info or {}} for n, info in enumerate(infos)]
+        path, wanted = "channels/presence-x/users", {"params": {"info": "user_info"}}
+        assert (await node.ask("GET", path, **wanted)).json == {"users": users}
+        assert (await node.ask("GET", path)).json == {
+            "users": [{"id": each["id"]} for each in users]
+        }
+        packed = {"headers": "Accept: application/msgpack\r\n"}
+        answer = await node.ask("GET", path, **packed)
+        assert msgpack.unpackb(answer.body) == {"users": [{"id": each["id"]} for each in users]}
+        answer = await node.ask("GET", path, **wanted, **packed)
+        users[3]["user_info"] = json.dumps(infos[3])  # which msgpack has no number for
+        assert msgpack.unpackb(answer.body) == {"users": users}
+
+
 @pytest.mark.parametrize(
     ("path", "info", "text"),
     [
@@ -736,6 +761,10 @@ async def test_very_many_members_and_connections_are_dealt_with_in_steps(monkeyp
          "Cannot retrieve the cache unless the channel is a cache channel\n"),
         ("channels/cache-private-x y", "", None),
         ("channels/a/users", "", "Users can only be retrieved for presence channels\n"),
+        ("channels/a/users", "user_info",
+         "Users can only be retrieved for presence channels\n"),
+        ("channels/presence-a/users", "user_count",
+         "info should be a comma separated list of attributes, of user_info\n"),
         ("channels/a/cache", "", "The cache can only be read for cache channels\n"),
     ],
 )  # fmt: skip
@@ -765,6 +794,9 @@ async def test_channel_is_described_occupied_or_not():
             "users": [{"id": "7"}]
         }
         assert (await node.ask("GET", "channels/presence-b/users")).json == {"users": []}
+        wanted = {"params": {"info": "user_info"}}
+        answer = await node.ask("GET", "channels/presence-b/users", **wanted)
+        assert answer.json == {"users": []}
         assert (await node.ask("GET", "channels/presence-cache-a/stats")).json == {
             "occupied": True, "connection_count": 1, "user_count": 1,
         }  # fmt: skip

@@ -16,7 +16,7 @@ import trio.testing
 from cachecast.apps import App
 from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError
-from cachecast.server.listen import open_shared_listeners
+from cachecast.server.listeners import open_shared_listeners
 from cachecast.workers import crew as module
 from cachecast.workers.crew import Crew
 
@@ -98,7 +98,7 @@ async def crewed(script, n_workers=2, *, waits=True, **server):
     listeners = open_shared_listeners("127.0.0.1:0", n_workers)
     world.crew = Crew(
         [config] * n_workers,
-        listeners,
+        [[listener] for listener in listeners],
         world.on_line,
         program=(sys.executable, "-S", "-E", "-c", script),
     )
@@ -182,12 +182,12 @@ async def test_who_waits_at_a_dead_workers_listener_is_served_by_the_next():
     async with crewed(GOOD, 1) as world:
         post = world.crew.posts[0]
         os.kill(post.pid, signal.SIGSTOP)
-        with socket.create_connection(post.listener.getsockname()) as client:
+        with socket.create_connection(post.listeners[0].getsockname()) as client:
             os.kill(post.pid, signal.SIGKILL)
             await world.wait(lambda: post.backoff.n_ends == 1)
             await world.wait(lambda: post.is_ready)
             client.sendall(b"x")
-            accepted, _ = post.listener.accept()
+            accepted, _ = post.listeners[0].accept()
             with accepted:
                 accepted.sendall(b"hello")
                 assert client.recv(5) == b"hello"
@@ -200,15 +200,15 @@ async def test_a_worker_that_stays_away_gets_no_newcomers(monkeypatch):
     monkeypatch.setattr("cachecast.children.MAX_DELAY_S", 3_000)
     async with crewed(GOOD) as world:
         first, second = world.crew.posts
-        address = first.listener.getsockname()
+        address = first.listeners[0].getsockname()
         os.kill(first.pid, signal.SIGKILL)
         await world.wait(lambda: first.backoff.n_ends == 1)
         await trio.testing.wait_all_tasks_blocked()
-        second.listener.settimeout(5)
+        second.listeners[0].settimeout(5)
         with ExitStack() as stack:
             for _ in range(30):
                 stack.enter_context(socket.create_connection(address)).sendall(b"x")
-                stack.enter_context(second.listener.accept()[0])
+                stack.enter_context(second.listeners[0].accept()[0])
             os.kill(second.pid, signal.SIGKILL)
             await world.wait(lambda: second.backoff.n_ends == 1)
             stack.enter_context(socket.create_connection(address))

@@ -14,7 +14,7 @@ import trio
 from cachecast.apps import App
 from cachecast.config import FileConfig
 from cachecast.metrics import Family
-from cachecast.server.listen import open_admin_listener
+from cachecast.server.listeners import open_admin_listener
 from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import Beat, Report
@@ -42,7 +42,7 @@ def families(connections, publishes, lag):
 async def desked(n_workers=2):
     """A desk in front of posts whose workers are the test; asked, each says what it said last."""
     with socket.socket() as a, socket.socket() as b:
-        crew = Crew([CONFIG] * n_workers, [a, b], lambda *_: None)
+        crew = Crew([CONFIG] * n_workers, [[a], [b]], lambda *_: None)
         crew.ask = lambda attempt: trio.lowlevel.current_trio_token().run_sync_soon(attempt)
         desk = Desk(
             CONFIG,

@@ -1,0 +1,128 @@
+"""What systemd hands to a service, and what it wants to hear: sockets, states, signs of life.
+
+The protocols are a few variables of the environment and datagrams of text (sd_listen_fds(3),
+sd_notify(3), sd_watchdog_enabled(3)); without the variables nothing here does anything. A node that
+was replaced (``cachecast upgrade``) is another process under the first one's number, so a successor
+takes the variables for its own, and the unit needs ``NotifyAccess=all``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+import trio
+
+from cachecast.errors import ConfigError
+from cachecast.server.listeners import FD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["Supervisor"]
+
+#: The first descriptor that is passed.
+FIRST_FD: Final = 3
+
+#: Name (``FileDescriptorName=``) of the socket that is the admin address.
+ADMIN: Final = "admin"
+
+_log = structlog.get_logger("cachecast.systemd")
+
+
+class _Watched(Protocol):
+    """A node, as far as it is watched."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nobody of it serves, though this process runs."""
+
+
+class Supervisor:
+    """The systemd that runs this process, if one does.
+
+    Attributes:
+        addresses: addresses for clients of the sockets that were passed; none where none were.
+        admin_address: the same of the admin address.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, is_successor: bool = False) -> None:
+        """Read what it has passed.
+
+        Args:
+            environ: environment of the process.
+            is_successor: whether this process has taken the place of the one that systemd started.
+
+        Raises:
+            ConfigError: what stands there cannot be.
+        """
+        self.addresses: list[str] = []
+        self.admin_address: str | None = None
+        self._path = environ.get("NOTIFY_SOCKET", "")
+        self._has_failed = False
+        watched, listens = (
+            is_successor or environ.get(name, str(os.getpid())) == str(os.getpid())
+            for name in ("WATCHDOG_PID", "LISTEN_PID")
+        )
+        usec = _number(environ, "WATCHDOG_USEC") if watched else 0
+        self._ping_s = usec / 2_000_000
+        if listens and ("LISTEN_PID" in environ or is_successor):
+            self._take_sockets(environ)
+
+    def _take_sockets(self, environ: Mapping[str, str]) -> None:
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        for at in range(_number(environ, "LISTEN_FDS")):
+            address = f"{FD}{FIRST_FD + at}"
+            if at < len(names) and names[at] == ADMIN:
+                self.admin_address = address
+            else:
+                self.addresses.append(address)
+
+    def ready(self, port: int) -> None:
+        """The node accepts connections, at a port or at none (0). Never yields."""
+        self._say(f"READY=1\nSTATUS=Serving{f' at port {port}' if port else ''}")
+
+    def stopping(self) -> None:
+        """The end has begun. Never yields."""
+        self._say("STOPPING=1\nSTATUS=Closing clients and delivering webhooks")
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """The configuration is read again, as long as the block lasts."""
+        now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={now_usec}")
+        try:
+            yield
+        finally:
+            self._say("READY=1")
+
+    async def run(self, node: _Watched) -> None:
+        """Say twice in each interval of the watchdog that the loop runs, which serves."""
+        while self._ping_s:
+            if not node.is_stuck:
+                self._say("WATCHDOG=1")
+            await trio.sleep(self._ping_s)
+
+    def _say(self, text: str) -> None:
+        if not self._path:
+            return
+        path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)  # noqa: FBT003 - its only argument
+                sock.sendto(text.encode(), path)
+        except OSError as error:
+            if not self._has_failed:  # once, and not with every sign of life
+                self._has_failed = True
+                _log.warning("systemd cannot be told", error=error.strerror, path=self._path)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(name, f"must be a number, is {text[:64]!r}.", "systemd sets it.")
+    return int(text)
