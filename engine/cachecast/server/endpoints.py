@@ -17,12 +17,11 @@ import trio
 from cachecast.broker.admission import check_request, find_hub, find_secret
 from cachecast.broker.views import occupied_channels
 from cachecast.bus.receipt import DONE, Receipt
-from cachecast.errors import AuthError, BadRequestError, BusError, RemoteProtocolError
+from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
     JSON_TYPE,
-    MSGPACK_TYPES,
     USERS_INFO,
     EventRequest,
     Route,
@@ -30,7 +29,6 @@ from cachecast.protocol.http_api import (
     encode_items,
     encode_members,
     encode_user,
-    find_answer_type,
     find_route,
     join_items,
     join_members,
@@ -39,6 +37,15 @@ from cachecast.protocol.http_api import (
     read_channel_info,
     read_event,
     read_plain_event,
+)
+from cachecast.server.calls import (
+    Call,
+    error_response,
+    in_steps,
+    note,
+    read,
+    refuse,
+    respond,
 )
 from cachecast.server.cors import answer_preflight, is_preflight, share, sharing
 from cachecast.server.handshake import find_key, refuse_without_upgrade
@@ -57,20 +64,11 @@ T = TypeVar("T")
 
 Info = dict[str, int]
 
-_EMPTY: Final = Response(200, b"{}")
-
 _PROBES: Final = frozenset({"/up", "/ready"})
 
 #: Number of occupied channels listed between two checkpoints: a hundred thousand at once take a
 #: third of a second, in which nobody else would be served.
 CHANNELS_PER_STEP: Final = 500
-
-#: Texts of answers about other nodes; why they cannot be reached is for the journal and the
-#: operator.
-UNREACHABLE: Final = (
-    "The other nodes cannot be reached, or cannot take it now: nothing was done, try again\n"
-)
-OUTCOME_UNKNOWN: Final = "The other nodes did not answer: it may have been published all the same\n"
 
 #: Header that says how many connections a termination has closed; the body is the protocol's, and
 #: says nothing.
@@ -80,46 +78,6 @@ CLOSED_HEADER: Final = "X-Cachecast-Closed"
 USERS_PER_STEP: Final = 2_000
 MEMBERS_PER_STEP: Final = 200
 CLOSINGS_PER_STEP: Final = 50
-
-
-class _Call:
-    """A verified request on its way to its endpoint."""
-
-    __slots__ = ("broker", "hub", "query", "request", "route")
-
-    def __init__(
-        self, broker: Broker, hub: Hub, request: Request, route: Route, query: auth.Query
-    ) -> None:
-        self.broker = broker
-        self.hub = hub
-        self.request = request
-        self.route = route
-        self.query = query
-
-    @property
-    def is_msgpack(self) -> bool:
-        """Whether the body is msgpack."""
-        kind = self.request.headers.get(b"content-type")
-        if kind is None or kind == b"application/json":
-            return False
-        return kind.partition(b";")[0].strip().lower().decode("latin-1") in MSGPACK_TYPES
-
-    @property
-    def answer_type(self) -> str:
-        """The media type that the caller likes best, of those that there are."""
-        accept = self.request.headers.get(b"accept")
-        return JSON_TYPE if accept is None else find_answer_type(accept)
-
-    def answer(self, value: object, status: int = 200, *headers: str) -> Response:
-        """A success, in the form that the caller asked for."""
-        kind = self.answer_type
-        return Response(status, encode_body(value, kind), kind, headers)
-
-    def answer_empty(self) -> Response:
-        """What most publishes are answered with."""
-        accept = self.request.headers.get(b"accept")
-        is_json = accept is None or find_answer_type(accept) == JSON_TYPE
-        return _EMPTY if is_json else self.answer({})
 
 
 def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
@@ -155,15 +113,15 @@ def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Lat
         query = auth.parse_query(request.query)
         hub = _find_hub(broker, route, query)
         if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
-            _note(broker, hub, route.name, 405, f"This path takes {route.method}")
-            response = _error(405, f"This path takes {route.method}\n")
+            note(broker, hub, route.name, 405, f"This path takes {route.method}")
+            response = error_response(405, f"This path takes {route.method}\n")
             allowed = "GET, HEAD" if route.method == "GET" else route.method
             response.headers = (f"Allow: {allowed}",)
             return response
         # Before the signature: its MD5 is mostly of what the body was before it was compressed.
         coding = request.headers.get(b"content-encoding")
         if coding is not None and request.body and coding.lower() != b"identity":
-            _note(broker, hub, route.name, 415, "Content-Encoding is not supported")
+            note(broker, hub, route.name, 415, "Content-Encoding is not supported")
             return _refuse_coding(hub, coding)
         auth.verify_request(
             request.method,
@@ -177,9 +135,9 @@ def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Lat
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
-        return _ENDPOINTS[route.name](_Call(broker, hub, request, route, query))
+        return _ENDPOINTS[route.name](Call(broker, hub, request, route, query))
     except RemoteProtocolError as error:
-        return _refuse(broker, hub, route, error)
+        return refuse(broker, hub, route, error)
 
 
 def _find_nothing(broker: Broker, request: Request) -> Response:
@@ -187,10 +145,10 @@ def _find_nothing(broker: Broker, request: Request) -> Response:
     if request.path in _PROBES and request.method in {"GET", "HEAD"}:
         return _probe(broker, request.path)
     if find_key(request.path) is None and b"sec-websocket-key" not in request.headers:
-        _note(broker, None, "none", 404, "Path not found")
-        return _error(404, "404 NOT FOUND\n")
+        note(broker, None, "none", 404, "Path not found")
+        return error_response(404, "404 NOT FOUND\n")
     response = refuse_without_upgrade(request)
-    _note(broker, None, "websocket", response.status, "No usable upgrade")
+    note(broker, None, "websocket", response.status, "No usable upgrade")
     broker.clients.refusals[f"http {response.status}"] += 1
     return response
 
@@ -206,32 +164,13 @@ def _probe(broker: Broker, path: str) -> Response:
 
 def _refuse_coding(hub: Hub, coding: bytes) -> Response:
     hub.counters.refusals["http 415"] += 1
-    response = _error(
+    response = error_response(
         415,
         f"Content-Encoding {coding[:64].decode('latin-1')} is not supported: send the body as it "
         "is, without compression\n",
     )
     response.headers = ("Accept-Encoding: identity",)
     return response
-
-
-def _note(broker: Broker, hub: Hub | None, route: str, status: int, reason: str) -> None:
-    """Say why a request was refused, for an operator; its path and query are the client's words."""
-    app_id = None if hub is None else hub.app.id
-    broker.clients.journal.note(
-        "HTTP request refused", app=app_id, code=status, reason=reason, route=route
-    )
-
-
-def _refuse(broker: Broker, hub: Hub | None, route: Route, error: RemoteProtocolError) -> Response:
-    _note(broker, hub, route.name, error.http_status, error.message)
-    refusals = hub.counters.refusals if hub is not None else broker.clients.refusals
-    refusals[f"http {error.http_status}"] += 1
-    return _error(error.http_status, error.message.rstrip("\n") + "\n")
-
-
-def _error(status: int, text: str) -> Response:
-    return Response(status, text.encode("utf-8", "replace"), "text/plain; charset=utf-8")
 
 
 def _find_hub(broker: Broker, route: Route, query: auth.Query) -> Hub:
@@ -247,63 +186,11 @@ def _find_hub(broker: Broker, route: Route, query: auth.Query) -> Hub:
     return hub
 
 
-def _answer(call: _Call, receipt: Receipt[Response]) -> Response | Later:
-    """Answer with what the nodes have to agree on: now if they have, or when they do."""
-    if receipt.is_done:
-        return _read(call, receipt)
-    return Later(lambda: _read(call, receipt) if receipt.is_done else None, receipt.when_done)
-
-
-def _read(call: _Call, receipt: Receipt[Response]) -> Response:
-    """The answer of a receipt that is done."""
-    try:
-        return receipt.value
-    except RemoteProtocolError as error:
-        return _refuse(call.broker, call.hub, call.route, error)
-    except BusError as error:
-        _note(call.broker, call.hub, call.route.name, 503, str(error))
-        call.hub.counters.refusals["http 503"] += 1
-        response = _error(503, OUTCOME_UNKNOWN if error.was_maybe_done else UNREACHABLE)
-        response.headers = ("Retry-After: 1",)
-        return response
-
-
-def _in_steps(
-    call: _Call, receipt: Receipt[T], begin: Callable[[T], Generator[None, None, Response]]
-) -> Later:
-    """Answer with what takes many steps, once it is known.
-
-    Args:
-        call: the request and who handles it.
-        receipt: receipt of what the answer is made from.
-        begin: function that makes the answer; a step ends with each ``yield``.
-    """
-    work: Generator[None, None, Response] | None = None
-
-    def step() -> Response | None:
-        nonlocal work
-        if not receipt.is_done:
-            return None
-        if receipt.fault is not None:
-            return _read(call, Receipt.failed(receipt.fault))
-        if work is None:
-            work = begin(receipt.value)
-        try:
-            next(work)
-        except StopIteration as end:
-            response: Response = end.value
-            return response
-        return None
-
-    add = partial(call.broker.stepper.add, call.hub.app.id)
-    return Later(step, lambda action: receipt.when_done(lambda: add(action)))
-
-
 # --- publishing
 
 
 def _publish(
-    call: _Call,
+    call: Call,
     requests: list[EventRequest],
     answer: Callable[[], Response],
     ask: Callable[[], Receipt[Response]] | None = None,
@@ -321,21 +208,21 @@ def _publish(
     except trio.WouldBlock:
         return _publish_later(call, requests, answer if ask is None else ask)
     if receipt is DONE:
-        return answer() if ask is None else _answer(call, ask())
+        return answer() if ask is None else respond(call, ask())
     if ask is not None:
         begin = ask
-        return _answer(call, receipt.then(lambda _: begin()))
+        return respond(call, receipt.then(lambda _: begin()))
 
     def attempt() -> Response | None:
         if not receipt.is_done:
             return None
-        return answer() if receipt.fault is None else _read(call, Receipt.failed(receipt.fault))
+        return answer() if receipt.fault is None else read(call, Receipt.failed(receipt.fault))
 
     return Later(attempt, receipt.when_done)
 
 
 def _publish_later(
-    call: _Call,
+    call: Call,
     requests: list[EventRequest],
     answer: Callable[[], Response | Receipt[Response]],
 ) -> Later:
@@ -346,7 +233,7 @@ def _publish_later(
         nonlocal answered
         if answered is None and (receipt := publish()) is not None:
             answered = receipt.then(lambda _: answer())
-        return _read(call, answered) if answered is not None and answered.is_done else None
+        return read(call, answered) if answered is not None and answered.is_done else None
 
     def line(action: Callable[[], bool]) -> None:
         def again() -> None:
@@ -358,7 +245,7 @@ def _publish_later(
     return Later(attempt, line)
 
 
-def _events(call: _Call) -> Response | Later:
+def _events(call: Call) -> Response | Later:
     event = read_event(call.request.body, call.query, call.hub.app, is_msgpack=call.is_msgpack)
     if not event.info:
         return _publish(call, [event], call.answer_empty)
@@ -374,7 +261,7 @@ def _events(call: _Call) -> Response | Later:
     return _publish(call, [event], call.answer_empty, answer)
 
 
-def _batch_events(call: _Call) -> Response | Later:
+def _batch_events(call: Call) -> Response | Later:
     events = read_batch(call.request.body, call.hub.app, is_msgpack=call.is_msgpack)
     if not any(event.info for event in events):
         return _publish(call, events, call.answer_empty)
@@ -390,12 +277,12 @@ def _batch_events(call: _Call) -> Response | Later:
     return _publish(call, events, call.answer_empty, answer)
 
 
-def _plain_event(call: _Call) -> Response | Later:
+def _plain_event(call: Call) -> Response | Later:
     event = read_plain_event(call.request.body, call.route.argument, call.query, call.hub.app)
     return _publish(call, [event], lambda: call.answer({}, 202))
 
 
-def _states_behind(call: _Call, names: Sequence[ChannelName]) -> Receipt[list[ChannelState | None]]:
+def _states_behind(call: Call, names: Sequence[ChannelName]) -> Receipt[list[ChannelState | None]]:
     """Of channels behind a publish; None each if the other nodes cannot be asked any more.
 
     Never a fault: it would say that nothing was published.
@@ -434,7 +321,7 @@ def _info(state: ChannelState | None, wanted: frozenset[str]) -> Info:
 # --- reading
 
 
-def _channels(call: _Call) -> Response | Later:
+def _channels(call: Call) -> Response | Later:
     prefix = call.query.named.get("filter_by_prefix", "")
     info = read_channel_info(call.query, frozenset({"user_count", "subscription_count"}))
     if "user_count" in info and not prefix.startswith("presence-"):
@@ -445,7 +332,7 @@ def _channels(call: _Call) -> Response | Later:
     hub = call.hub
     if hub.is_shared:
         states = call.broker.questions.channels(hub, prefix)
-        return _in_steps(
+        return in_steps(
             call,
             states.then(lambda found: list(found.items())),
             partial(_collect, call, lambda part: _describe(dict(part), info)),
@@ -453,7 +340,7 @@ def _channels(call: _Call) -> Response | Later:
     if len(hub.channels) <= CHANNELS_PER_STEP:
         occupied = occupied_channels(hub.channels.items(), prefix)
         return call.answer({"channels": _describe(occupied, info)})
-    return _in_steps(
+    return in_steps(
         call,
         Receipt.of(list(hub.channels.items())),
         partial(_collect, call, lambda part: _describe(occupied_channels(part, prefix), info)),
@@ -461,7 +348,7 @@ def _channels(call: _Call) -> Response | Later:
 
 
 def _collect(
-    call: _Call, describe: Callable[[list[T]], dict[str, Info]], items: list[T]
+    call: Call, describe: Callable[[list[T]], dict[str, Info]], items: list[T]
 ) -> Generator[None, None, Response]:
     """The list of channels, in steps."""
     kind = call.answer_type
@@ -486,7 +373,7 @@ def _describe(states: dict[str, ChannelState], info: frozenset[str]) -> dict[str
     return found
 
 
-def _channel(call: _Call) -> Response | Later:
+def _channel(call: Call) -> Response | Later:
     questions, hub, text = call.broker.questions, call.hub, call.route.argument
     name = read_channel(text, hub.app)
     info = read_channel_info(call.query, CHANNEL_INFO)
@@ -512,10 +399,10 @@ def _channel(call: _Call) -> Response | Later:
 
         return questions.cached(hub, text).then(add_value)
 
-    return _answer(call, questions.channel(hub, text).then(describe))
+    return respond(call, questions.channel(hub, text).then(describe))
 
 
-def _users(call: _Call) -> Response | Later:
+def _users(call: Call) -> Response | Later:
     questions, hub, channel = call.broker.questions, call.hub, call.route.argument
     if "user_info" not in read_channel_info(call.query, USERS_INFO):
         ids = questions.users(hub, channel)
@@ -525,7 +412,7 @@ def _users(call: _Call) -> Response | Later:
 
 
 def _list_users(
-    call: _Call, users: Receipt[Sequence[T]], per_step: int, describe: Callable[[T], object]
+    call: Call, users: Receipt[Sequence[T]], per_step: int, describe: Callable[[T], object]
 ) -> Response | Later:
     if users.is_done and users.fault is None and len(users.value) <= per_step:
         return call.answer({"users": [describe(user) for user in users.value]})
@@ -539,10 +426,10 @@ def _list_users(
             yield
         return Response(200, join_items("users", parts, len(users), kind), kind)
 
-    return _in_steps(call, users, collect)
+    return in_steps(call, users, collect)
 
 
-def _stats(call: _Call) -> Response | Later:
+def _stats(call: Call) -> Response | Later:
     """Deprecated, still documented (6.9)."""
 
     def describe(state: ChannelState) -> Response:
@@ -551,20 +438,20 @@ def _stats(call: _Call) -> Response | Later:
             body["user_count"] = state.user_count
         return call.answer(body)
 
-    return _answer(
+    return respond(
         call, call.broker.questions.channel(call.hub, call.route.argument).then(describe)
     )
 
 
-def _cache(call: _Call) -> Response | Later:
+def _cache(call: Call) -> Response | Later:
     """Ours: the cached event with what HTTP caches and conditional readers need."""
     event = call.broker.questions.cached(call.hub, call.route.argument)
-    return _answer(call, event.then(partial(_describe_cached, call)))
+    return respond(call, event.then(partial(_describe_cached, call)))
 
 
-def _describe_cached(call: _Call, event: CachedEvent | None) -> Response:
+def _describe_cached(call: Call, event: CachedEvent | None) -> Response:
     if event is None:
-        response = _error(404, f"No value is cached on {call.route.argument}\n")
+        response = error_response(404, f"No value is cached on {call.route.argument}\n")
         response.headers = ("Cache-Control: no-store",)
         return response
     kind = call.answer_type
@@ -596,14 +483,14 @@ def _etags(request: Request) -> set[str]:
 # --- users
 
 
-def _terminate(call: _Call) -> Response | Later:
+def _terminate(call: Call) -> Response | Later:
     clients, hub, user_id = call.broker.clients, call.hub, call.route.argument
 
     def answer(n_closed: int) -> Response:
         return call.answer({}, 200, f"{CLOSED_HEADER}: {n_closed}")
 
     if hub.is_shared:
-        return _answer(call, call.broker.end_user(hub, user_id).then(answer))
+        return respond(call, call.broker.end_user(hub, user_id).then(answer))
     left = len(hub.users.connections_of(user_id))
     if left <= CLOSINGS_PER_STEP:
         return answer(clients.terminate(hub, user_id))
@@ -616,10 +503,10 @@ def _terminate(call: _Call) -> Response | Later:
             yield
         return answer(n_closed)
 
-    return _in_steps(call, Receipt.of(left), terminate_all)
+    return in_steps(call, Receipt.of(left), terminate_all)
 
 
-_ENDPOINTS: Final[dict[str, Callable[[_Call], Response | Later]]] = {
+_ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later]]] = {
     "events": _events,
     "batch_events": _batch_events,
     "plain_event": _plain_event,

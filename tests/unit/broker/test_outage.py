@@ -8,7 +8,7 @@ import trio
 from cachecast.broker.outage import SPREAD_S
 from cachecast.errors import BusError, CapacityError
 from cachecast.server.admin import handle_admin
-from cachecast.server.endpoints import UNREACHABLE
+from cachecast.server.calls import UNREACHABLE
 from cachecast.server.http_messages import Request
 from cachecast.testing import TEST_APP
 from tests.harness.cluster import open_cluster
