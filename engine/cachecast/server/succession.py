@@ -13,9 +13,8 @@ The one that runs *gives*, the new one *takes*, over a :class:`~cachecast.handov
    one is dead. From that word on all is the new one's. So at each moment exactly one of the two
    speaks to a client, and there is nothing that would have to be undone.
 
-TLS cannot move, for its state is in the old process's memory: those connections are closed there,
-with a code that brings them back at once. Their places are kept for a moment, so that nobody is
-told that they left.
+TLS cannot move, for its state is in the old process's memory: it is closed there, with a code that
+brings clients back at once. Their places are kept for a moment, so that nobody is told of it.
 """
 
 from __future__ import annotations
