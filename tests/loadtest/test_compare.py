@@ -133,4 +133,6 @@ def test_the_ways_to_name_two_sides(tmp_path):
 
     alone = CliRunner().invoke(cli, ["compare", str(a[0])])
     assert (alone.exit_code, "then -- and the new ones" in alone.output) == (3, True)
-    assert CliRunner().invoke(cli, ["compare", str(a[0]), str(tmp_path / "no")]).exit_code == 3
+    missing = CliRunner().invoke(cli, ["compare", str(a[0]), str(tmp_path / "no")])
+    assert (missing.exit_code, "there is no such file" in missing.output) == (3, True)
+    assert "Errno" not in missing.output

@@ -92,6 +92,8 @@ def read_result(path: Path) -> Result:
         OSError: it cannot be read.
     """
     file = path / "result.json" if path.is_dir() else path
+    if not file.exists():
+        raise ValueError(f"{file}: there is no such file, and no result beneath it")
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
