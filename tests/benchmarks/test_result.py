@@ -22,7 +22,7 @@ from cachecast_bench.result import (
     save,
 )
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
-from cachecast_bench.table import WIDTH, render, write
+from cachecast_bench.table import WIDTH, console, render, write
 
 
 def printed(renderable, width=WIDTH) -> list[str]:
@@ -171,6 +171,14 @@ ON_ITS_OWN = {
     "held": "workers",
     "generator": "raw loop, joined",
 }
+
+
+def test_what_goes_into_a_pipe_fits_80_columns(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert console().width == 80
+    monkeypatch.setenv("COLUMNS", "200")
+    assert console().width == WIDTH
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
