@@ -19,6 +19,8 @@ SHAPED = ("rate", "subscribers")
 DISTRIBUTIONS = ("uniform", "zipf")
 CONFLATION = ("metrics", "allowed", "never")
 RECONNECTS = ("next", "same")
+# A plan travels to its workers, and the numbers of their messages have 64 bits.
+MAX_SEED = 2**63 - 1
 BACKOFFS = ("as told", "at once", "jitter")
 
 
@@ -89,6 +91,7 @@ def _check_load(plan: Plan) -> None:
         f"load.publish_connections must be between 1 and {stamp.MAX_BEHIND}",
     )
     _require(plan.block_size >= 1, "block_size must be at least 1")
+    _require(-MAX_SEED <= plan.seed <= MAX_SEED, f"seed must be between {-MAX_SEED} and {MAX_SEED}")
     _require(plan.event_name.isascii() and bool(plan.event_name), "event_name must be plain text")
 
 
