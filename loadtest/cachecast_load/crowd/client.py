@@ -239,11 +239,14 @@ class Client:
             self.tally.counts["altered"] += 1
             self.tally.error("delivery: altered payload", str(error))
             return None
-        if stamp is not None and block.channel_bytes(stamp.channel) not in payload:
-            self.tally.counts["misrouted"] += 1
-            self.tally.error("delivery: misrouted", payload[:200].decode("utf-8", "replace"))
-            return None  # an SDK would hand it to nobody, so it is no delivery
-        return stamp
+        if stamp is None:
+            return None
+        fault = block.session.envelopes.fault(payload, stamp, block.profile.channel_name)
+        if not fault:
+            return stamp
+        self.tally.counts[fault] += 1
+        self.tally.error(f"delivery: {fault}", payload[:200].decode("utf-8", "replace"))
+        return None  # an SDK would hand it to nobody, so it is no delivery
 
     def _stray(self, channel: int) -> None:
         counts = self.tally.counts
