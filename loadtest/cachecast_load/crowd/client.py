@@ -346,6 +346,12 @@ class Client:
         asked_us = self.asks.pop(channel, None)
         if asked_us is None:
             self.tally.error("protocol: unasked cache_miss", str(message.get("channel")))
+            member = self.memberships.get(channel)
+            if member is not None and member.newest >= 0 and self.profile.is_cache(channel):
+                # Whoever has a value is told that there is none: the ledger knows if there was.
+                at_us = now_us + self.block.offset_us
+                join = Join(channel, self.number, at_us, at_us, -1, self.socket)
+                self.block.recorder.joins.append(join)
         else:
             self._joined(channel, asked_us, now_us, -1)
 
