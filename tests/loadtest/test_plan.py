@@ -103,6 +103,9 @@ def test_the_default_plan_of_every_profile_can_be_run(name):
         (f"[load]\nsubscribers = 1{'0' * 400}", "load.subscribers must be a finite number"),
         (f"[load]\nrate = 1{'0' * 400}", "load.rate"),
         (f"seed = {2**63}", "seed must be between"),
+        ("[load]\nconnect_rate = 0.001", "seconds of connecting"),
+        ("[limits]\nconnect_timeout_s = 0", "limits.connect_timeout_s must be above 0"),
+        ("[limits]\npublish_timeout_s = 0", "limits.publish_timeout_s must be above 0"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):

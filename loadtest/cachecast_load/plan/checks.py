@@ -156,6 +156,9 @@ def _check_rules(plan: Plan) -> None:
 
 def _check_ceilings(plan: Plan) -> None:
     limits = plan.limits
+    for name in ("connect_timeout_s", "publish_timeout_s"):
+        # With 0 the target would be blamed for being slower than possible.
+        _require(getattr(limits, name) > 0, f"limits.{name} must be above 0")
     for what, value, name in (
         ("publishes per second", plan.greatest_rate, "max_rate"),
         ("joins per second", plan.behaviour.joins_per_s, "max_connect_rate"),
@@ -164,6 +167,11 @@ def _check_ceilings(plan: Plan) -> None:
         ("connects per second", plan.load.connect_rate, "max_connect_rate"),
         ("subscribers", plan.greatest_subscribers, "max_subscribers"),
         ("seconds", plan.measured_s, "max_duration_s"),
+        (
+            "seconds of connecting (subscribers / connect_rate)",
+            plan.greatest_subscribers / plan.load.connect_rate,
+            "max_duration_s",
+        ),
     ):
         ceiling = getattr(limits, name)
         _require(
