@@ -97,3 +97,12 @@ def test_an_interrupt_while_it_still_starts_is_no_traceback(tmp_path, tool):
         check=False,
     )
     assert (done.returncode, done.stderr) == (3, "stopped\n")
+
+
+@pytest.mark.parametrize("file", ["", "x" * 400])
+def test_a_summary_that_cannot_be_written_is_found_before_the_run(file):
+    # Such as `--summary "$UNSET"` in a CI job.
+    target = ["--target", "ws://127.0.0.1:9", "--app-id", "1", "--key", "k", "--secret", "s"]
+    done = CliRunner().invoke(cli, ["run", "fanout", *target, "--summary", file])
+    assert done.output.startswith(f"Error: --summary {file or '.'}: ")
+    assert done.exit_code == 3
