@@ -110,6 +110,7 @@ def test_a_run_goes_through_its_phases():
     assert run.step(unprimed=5).phase == orders.PRIME
     assert run.step(unprimed=5).phase == orders.PRIME
     assert run.step(unprimed=0).phase == orders.CONNECT
+
     assert run.step(ready=999).phase == orders.CONNECT
     order = run.step(ready=1000)
     assert order.phase == orders.MEASURE
@@ -121,6 +122,16 @@ def test_a_run_goes_through_its_phases():
     assert run.step(finished=2).phase == orders.DONE
     assert run.director.is_over
     assert run.director.measured_us[1] > run.director.measured_us[0]
+
+
+def test_priming_goes_on_while_it_gets_on_and_no_longer():
+    """Twelve thousand values take a minute; a target that takes none is not waited for."""
+    run = Run(plan_of(duration_s=2), has_primes=True)
+    for left in range(100, 40, -1):
+        assert run.step(20, unprimed=left).phase == orders.PRIME
+    assert run.step(29, unprimed=41).phase == orders.PRIME
+    assert run.step(2, unprimed=41).phase == orders.CONNECT
+    assert run.director.unprimed == 41
 
 
 def test_a_run_follows_stages_of_both():

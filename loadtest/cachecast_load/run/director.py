@@ -17,6 +17,7 @@ from cachecast_load.plan.model import Plan
 from cachecast_load.plan.orders import Order
 from cachecast_load.plan.shapes import Level, TimedShape
 
+# Without a single value more; as long as they become fewer, priming goes on.
 PRIME_TIMEOUT_S = 30.0
 LOST_SEATS_PATIENCE_S = 6.0
 # Levels are reported four times a second; one report without a sign of life is no silence.
@@ -73,6 +74,8 @@ class Director:
         self._begin_window = begin_window
         self._judge_trial = judge_trial
         self._stopping = ""
+        self.unprimed = 0
+        self._primed_us = 0
         self._phase_us = 0
         self._drain_us = 0
         self._quiet_since_us = 0
@@ -184,13 +187,14 @@ class Director:
 
     def _prime(self, now_us: int, levels: Mapping[str, int]) -> None:
         # Publishers say how much is left once they exist; silence is not "nothing left".
-        if levels.get("unprimed", 0):
+        left = levels.get("unprimed", 0)
+        if left:
             self._had_primes = True
-        waited_s = (now_us - self._phase_us) / 1e6
-        if (self._had_primes or waited_s > 2.0) and not levels.get("unprimed", 0):
-            self._enter(phases.CONNECT, now_us)
-        elif waited_s > PRIME_TIMEOUT_S:
-            self.notes.append(f"{levels['unprimed']} first values could not be published")
+        if left != self.unprimed:
+            self.unprimed, self._primed_us = left, now_us
+        is_done = not left and (self._had_primes or now_us - self._phase_us > 2_000_000)
+        since_us = max(self._phase_us, self._primed_us)
+        if is_done or now_us - since_us > PRIME_TIMEOUT_S * 1e6:
             self._enter(phases.CONNECT, now_us)
 
     def _connect(self, now_us: int, levels: Mapping[str, int]) -> None:

@@ -147,6 +147,11 @@ def _reasons(
             reasons.append(director.knee.sentence())
     if figures["delivery.lost"]:
         reasons += filter(None, [blind(collector.histograms, plan.limits.grace_s)])
+    if director.unprimed:
+        reasons.append(
+            f"{director.unprimed} values that joiners should find could not be published before"
+            " them, so hits and misses say nothing: take fewer channels, or see the errors"
+        )
     return reasons + _nothing_measured(collector, director)
 
 
