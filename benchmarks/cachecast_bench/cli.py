@@ -197,7 +197,9 @@ def _requirements(texts: tuple[str, ...], chosen: list[Scenario]) -> list[Requir
     return wanted
 
 
-def _numbers(text: str | None, option: str, *, at_least: int) -> list[int] | None:
+def _numbers(
+    text: str | None, option: str, *, at_least: int, at_most: int = 1_000_000
+) -> list[int] | None:
     """Parse whole numbers separated by commas; sorted, since figures and lines go by size."""
     if text is None:
         return None
@@ -208,6 +210,8 @@ def _numbers(text: str | None, option: str, *, at_least: int) -> list[int] | Non
         raise click.BadParameter(text, param_hint=option) from error
     if numbers[0] < at_least:
         raise click.BadParameter(f"{numbers[0]} is less than {at_least}", param_hint=option)
+    if numbers[-1] > at_most:
+        raise click.BadParameter(f"{numbers[-1]} is more than {at_most}", param_hint=option)
     return numbers
 
 
@@ -237,9 +241,16 @@ def _titles(result: Result) -> dict[str, tuple[str, list[Column]]]:
 
 def _load(path: Path) -> Result:
     try:
-        return load(path)
+        result = load(path)
     except ResultError as error:
         raise click.ClickException(str(error)) from error
+    unknown = [one.name for one in result.scenarios if one.name not in SCENARIOS]
+    if unknown:
+        raise click.ClickException(
+            f"{path}: this version has no scenario {', '.join(unknown)}: show it with the version"
+            " that wrote it"
+        )
+    return result
 
 
 def _plot(result: Result, path: Path) -> None:

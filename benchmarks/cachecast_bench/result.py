@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -140,7 +140,7 @@ class Figure:
     unit: str
     better: Literal["lower", "higher"]
     meaning: str
-    samples: list[float]
+    samples: Annotated[list[float], msgspec.Meta(min_length=1)]
 
     @property
     def value(self) -> float:
@@ -291,6 +291,7 @@ class Result:
                     "with the version that wrote it, or run it again"
                 )
                 raise ResultError(message)
+            msgspec.json.decode(document, type=_Believable)
             return msgspec.json.decode(document, type=cls)
         except msgspec.DecodeError as error:
             message = f"the document is damaged: {error}"
@@ -300,6 +301,20 @@ class Result:
 class _Head(msgspec.Struct):
     tool: str = ""
     schema: int = 0
+
+
+class _Environment(msgspec.Struct):
+    cpu: str
+    n_cores: int
+    kernel: str
+    python: str
+    commit: str
+
+
+class _Believable(msgspec.Struct):
+    """What no number may be shown without."""
+
+    environment: _Environment
 
 
 def load(path: Path) -> Result:

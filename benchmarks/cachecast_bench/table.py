@@ -276,8 +276,7 @@ def conditions(result: Result) -> str:
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Return a console no wider than WIDTH."""
+    """Return a console no wider than WIDTH; of 80 columns where it is a file or a pipe."""
     made = Console(stderr=stderr, highlight=False)
-    # A file or a pipe has no width of its own; rich would take it to be 80 columns.
-    made.width = min(width or (made.width if made.is_terminal else WIDTH), WIDTH)
+    made.width = min(width or made.width, WIDTH)
     return made

@@ -10,6 +10,7 @@ the requirements say), 1 if a requirement failed or names a figure that was not 
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import time
@@ -96,8 +97,8 @@ class Requirement:
         """
         match = _REQUIREMENT.fullmatch(text)
         try:
-            if match is not None:
-                return cls(match[1], match[2], float(match[3]))
+            if match is not None and math.isfinite(level := float(match[3])):
+                return cls(match[1], match[2], level)
         except ValueError:
             pass
         message = f"{text!r} is not of the form scenario.figure>=number"

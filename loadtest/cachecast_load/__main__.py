@@ -7,6 +7,9 @@ if __name__ == "__main__":
         from cachecast_load.cli import main
 
         main()
+    except KeyboardInterrupt:  # before there was anybody to take it
+        print("stopped", file=sys.stderr)
+        sys.exit(3)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cachecast"):
             raise

@@ -177,13 +177,20 @@ def _report_repeats(
 
 
 def _make_folders(report: Path | None, summary: Path | None) -> None:
-    """Make the folders of what is written at the end before a run of hours begins."""
+    """Find out whether what is written at the end can be, before a run of hours begins."""
     for option, folder in (("--report", report), ("--summary", summary and summary.parent)):
         try:
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Fault(f"{option} {folder}: {error.strerror}") from error
+    if report and not os.access(report, os.W_OK):
+        raise Fault(f"--report {report}: nothing can be written there")
+    try:
+        if summary:
+            summary.open("a").close()
+    except OSError as error:
+        raise Fault(f"--summary {summary}: {error.strerror}") from error
 
 
 _Given = TypeVar("_Given")

@@ -6,8 +6,10 @@ import io
 import json
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from cachecast_bench.cli import cli
 from cachecast_bench.compare import compare, comparison_table
 from cachecast_bench.plot import plot
 from cachecast_bench.result import (
@@ -22,7 +24,7 @@ from cachecast_bench.result import (
     save,
 )
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
-from cachecast_bench.table import WIDTH, render, write
+from cachecast_bench.table import WIDTH, console, render, write
 
 
 def printed(renderable, width=WIDTH) -> list[str]:
@@ -83,6 +85,52 @@ def test_a_damaged_result_is_refused(make_result):
 
     with pytest.raises(ResultError, match=r"damaged.*environment"):
         Result.from_json(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("part", ["cpu", "n_cores", "kernel", "python", "commit"])
+def test_a_result_without_its_conditions_is_refused(make_result, part):
+    """A number must not be shown without them."""
+    document = json.loads(make_result().to_json())
+    del document["environment"][part]
+
+    with pytest.raises(ResultError, match=rf"damaged.*{part}"):
+        Result.from_json(json.dumps(document).encode())
+
+
+def test_a_figure_without_a_sample_is_damage(make_result):
+    """It has no median, so nothing could be said of it."""
+    document = json.loads(make_result().to_json())
+    document["scenarios"][0]["figures"][0]["samples"] = []
+
+    with pytest.raises(ResultError, match="damaged"):
+        Result.from_json(json.dumps(document).encode())
+
+
+def test_a_scenario_of_another_version_is_refused_in_a_sentence(make_result, tmp_path):
+    """Its columns are not known here."""
+    document = json.loads(make_result().to_json())
+    document["scenarios"][0]["name"] = "of-old"
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+
+    shown = CliRunner().invoke(cli, ["show", str(path)])
+
+    assert "has no scenario of-old" in shown.output
+    assert shown.exit_code == 1  # 3 by `main`
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--subscribers", "9" * 30], "more than 1000000"),
+        (["--bytes", "64,9999999"], "more than 1000000"),
+        (["--require", "fanout.cpu_ratio>=1e999"], "not of the form"),
+    ],
+)
+def test_numbers_that_no_run_could_reach_are_refused_before_it(options, words):
+    """And not by the kernel, minutes later."""
+    shown = CliRunner().invoke(cli, ["run", "fanout", *options])
+    assert words in shown.output
 
 
 def test_ratios_are_of_neighbours_in_time():
@@ -171,6 +219,14 @@ ON_ITS_OWN = {
     "held": "workers",
     "generator": "raw loop, joined",
 }
+
+
+def test_what_goes_into_a_pipe_fits_80_columns(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert console().width == 80
+    monkeypatch.setenv("COLUMNS", "200")
+    assert console().width == WIDTH
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

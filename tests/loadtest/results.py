@@ -53,3 +53,8 @@ def result_of(
         director.knee.add(Trial(20, holds=False, failed=("delivery.p99_ms <= 5",)))
     facts = facts or Facts(started="2026-01-01T00:00:00+00:00", run=7)
     return make_result(plan, TARGET, collector, director, facts)
+
+
+def sampled_result_of(latencies=(1000, 2000, 3000), **kwargs):
+    """Return the like with 1,200 samples of each latency: enough for every percentile."""
+    return result_of(tuple(latencies) * 100, **kwargs)

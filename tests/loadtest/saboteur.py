@@ -9,7 +9,8 @@ at `GET /faults`.
 
 Faults that change deliveries, each done exactly as often as the number says, spread over the first
 deliveries at every `stride`-th:
-    lose, double, reorder, stale (an older value again), alter, misroute, delay (by `delay_s`)
+    lose, double, reorder, stale (an older value again), alter, misroute, delay (by `delay_s`),
+    rename (the event), lengthen (the data), cut (no JSON any more), bury (the data in an object)
 Faults of the cache: old_value (a replay of the value before), false_miss, expired (ignores the TTL)
 Faults of connections: close_code (after the handshake), close_at (that many deliveries later),
     refuse_upgrade (HTTP status), garbage (bytes instead of frames), silent (accepts, says nothing),
@@ -27,6 +28,8 @@ Faults of a deployment: clock_s (its clock is so far ahead), refuse_code (closes
     signatures do), no_pong, joined_s (events wait and leave together), limit_bytes (of an event),
     status_in_body (refusals are HTTP 200), cut_after_s (connections end without a word), respell
     (blanks into JSON), drop (right after the upgrade)
+What nobody expects: says (texts, as they are, after each subscription that a run asked for), grant
+    (fields laid over those of the auth endpoint), roster (the same over a roster's)
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ from websockets.server import ServerProtocol
 KEY, SECRET, APP_ID = "app-key", "app-secret", "4242"
 MASTER_KEY = b"0123456789abcdef0123456789abcdef"
 DELIVERY_FAULTS = ("lose", "double", "reorder", "stale", "alter", "misroute", "delay")
+# Frames whose payload is whole, and that no SDK would hand to whoever waits for it.
+WRAPPINGS = ("rename", "lengthen", "cut", "bury")
 
 
 class Peer:
@@ -86,7 +91,10 @@ class Peer:
         return None
 
     def say(self, message):
-        self.ws.send_text(json.dumps(message).encode())
+        self.say_raw(json.dumps(message))
+
+    def say_raw(self, text):
+        self.ws.send_text(text.encode())
         self.put(b"".join(self.ws.data_to_send()))
 
 
@@ -258,12 +266,14 @@ class Saboteur:
                 self.done["grants"] += 1
                 user = f"x{self.done['grants']}" if self.faults["own_users"] == "each" else "x"
             grant["channel_data"] = json.dumps({"user_id": user})
+            grant |= self.faults.get("grant", {})
             text += f":{grant['channel_data']}"
         if channel.startswith("private-encrypted-") and not self.faults.get("no_keys"):
             key = hashlib.sha256(channel.encode() + MASTER_KEY).digest()
             if self.faults.get("own_keys"):
                 key = key[::-1]
             grant["shared_secret"] = base64.b64encode(key).decode()
+        grant |= self.faults.get("grant", {})
         return 200, json.dumps({"auth": f"{KEY}:{_sign(text)}", **grant}).encode()
 
     def verify(self, method, parts, body):
@@ -380,6 +390,9 @@ class Saboteur:
         )
         if "cache-" in channel[:24] and not self.lacks("cache"):
             self.replay(peer, channel)
+        if _is_of_a_run(channel):
+            for text in self.faults.get("says", ()):
+                peer.say_raw(text.replace("CHANNEL", channel))
 
     def join(self, peer, channel, member):
         peer.channels[channel] = user = member["user_id"]
@@ -392,7 +405,8 @@ class Saboteur:
                         {"event": "pusher_internal:member_added", "channel": channel, "data": added}
                     )
         ids = sorted(present | {user})
-        return json.dumps({"presence": {"ids": ids, "hash": dict.fromkeys(ids), "count": len(ids)}})
+        roster = {"ids": ids, "hash": dict.fromkeys(ids), "count": len(ids)}
+        return json.dumps({"presence": roster | self.faults.get("roster", {})})
 
     def leave(self, peer, channel):
         self.subscribers[channel].pop(id(peer), None)
@@ -477,7 +491,9 @@ class Saboteur:
             return
         fault = ""
         if self.deliveries % self.stride == 0 and len(self.history[channel]) > 1:
-            todo = [f for f in DELIVERY_FAULTS if self.done[f] < self.faults.get(f, 0)]
+            todo = [
+                f for f in (*DELIVERY_FAULTS, *WRAPPINGS) if self.done[f] < self.faults.get(f, 0)
+            ]
             fault = todo[0] if todo else ""
         if fault:
             self.done[fault] += 1
@@ -500,6 +516,17 @@ class Saboteur:
             return
         if fault == "misroute":
             peer.say({**frame, "channel": "somewhere-else"})
+            return
+        if fault in WRAPPINGS:
+            data = frame["data"]
+            peer.say_raw(
+                {
+                    "rename": json.dumps({**frame, "event": "another"}),
+                    "lengthen": json.dumps({**frame, "data": data + "0"}),
+                    "cut": json.dumps(frame)[:-1],
+                    "bury": json.dumps({**frame, "data": {"data": data}}),
+                }[fault]
+            )
             return
         peer.say(frame)
         if fault == "double":

@@ -1,5 +1,7 @@
 """The command line in this process: what it says before anything is run."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -82,3 +84,25 @@ def test_locusts_command_line_is_reported_with_its_own_names(monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     shown = shown_command("locust", "--lt-")
     assert shown == "locust -f x.py --lt-secret ... --lt-enc=... --lt-rate 5"
+
+
+@pytest.mark.parametrize("tool", ["cachecast_load", "cachecast_bench"])
+def test_an_interrupt_while_it_still_starts_is_no_traceback(tmp_path, tool):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", tool],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "stopped\n")
+
+
+@pytest.mark.parametrize("file", ["", "x" * 400])
+def test_a_summary_that_cannot_be_written_is_found_before_the_run(file):
+    # Such as `--summary "$UNSET"` in a CI job.
+    target = ["--target", "ws://127.0.0.1:9", "--app-id", "1", "--key", "k", "--secret", "s"]
+    done = CliRunner().invoke(cli, ["run", "fanout", *target, "--summary", file])
+    assert done.output.startswith(f"Error: --summary {file or '.'}: ")
+    assert done.exit_code == 3

@@ -7,26 +7,33 @@ from click.testing import CliRunner
 
 from cachecast_load.cli import cli
 from cachecast_load.report import markdown, write_reports
-from cachecast_load.report.compare import compare, permutation_p, sentence, table
+from cachecast_load.report.compare import compare, permutation_p, sentence, shown_figures, table
 from cachecast_load.report.html import render_comparison
 from cachecast_load.run.result import Facts
-from tests.loadtest.results import result_of
+from tests.loadtest.results import result_of, sampled_result_of
 
 SLOW = [(2000 + 10 * i,) for i in range(5)]
 FAST = [(1000 + 10 * i,) for i in range(5)]
 
 
 def test_one_run_each_never_suffices():
-    comparison = compare([result_of()], [result_of((9000,))])
+    comparison = compare([sampled_result_of()], [sampled_result_of((9000,))])
     changes = {change.figure: change for change in comparison.changes}
     assert changes["delivery.p99_ms"].says == "not enough runs"
     assert changes["delivery.p99_ms"].ratio == pytest.approx(3.0, rel=0.01)
     assert any("needs 4 runs" in warning for warning in comparison.warnings)
 
 
+def test_a_percentile_that_its_samples_cannot_carry_is_not_compared():
+    assert "delivery.p99_ms" in shown_figures(sampled_result_of())
+    few = shown_figures(result_of())
+    assert "delivery.p50_ms" in few
+    assert "delivery.p99_ms" not in few
+
+
 def test_four_runs_each_that_do_not_overlap_suffice():
-    olds = [result_of((1000 + i,)) for i in range(4)]
-    news = [result_of((2000 + i,)) for i in range(4)]
+    olds = [sampled_result_of((1000 + i,)) for i in range(4)]
+    news = [sampled_result_of((2000 + i,)) for i in range(4)]
     changes = {change.figure: change for change in compare(olds, news).changes}
     assert changes["delivery.p99_ms"].says == "worse"
     assert changes["delivery.p99_ms"].p == pytest.approx(2 / 70)
@@ -35,8 +42,8 @@ def test_four_runs_each_that_do_not_overlap_suffice():
 
 
 def test_runs_that_overlap_show_no_change():
-    olds = [result_of((latency,)) for latency in (1000, 1500, 1200, 1700)]
-    news = [result_of((latency,)) for latency in (1100, 1600, 1300, 1400)]
+    olds = [sampled_result_of((latency,)) for latency in (1000, 1500, 1200, 1700)]
+    news = [sampled_result_of((latency,)) for latency in (1100, 1600, 1300, 1400)]
     changes = {change.figure: change for change in compare(olds, news).changes}
     assert changes["delivery.p99_ms"].says == "no change seen"
 
@@ -47,16 +54,18 @@ def test_many_runs_use_the_approximation_of_the_same_test():
 
 
 def test_unlike_runs_are_not_compared_in_silence():
-    other = result_of()
+    other = sampled_result_of()
     other["environment"] = {**other["environment"], "cpu": "another"}
     other["plan"] = {**other["plan"], "load": {**other["plan"]["load"], "rate": 1.0}}
-    warnings = " ".join(compare([result_of()], [other]).warnings)
+    warnings = " ".join(compare([sampled_result_of()], [other]).warnings)
     assert "different machines" in warnings
     assert "differ in load" in warnings
 
 
 def test_three_runs_each_cannot_be_told_from_chance():
-    comparison = compare([result_of(us) for us in FAST[:3]], [result_of(us) for us in SLOW[:3]])
+    comparison = compare(
+        [sampled_result_of(us) for us in FAST[:3]], [sampled_result_of(us) for us in SLOW[:3]]
+    )
     change = next(c for c in comparison.changes if c.figure == "delivery.p99_ms")
     assert (change.says, change.p, change.interval) == ("not enough runs", 0.1, None)
     assert "chance does that in 10% of cases" in " ".join(comparison.warnings)
@@ -64,7 +73,9 @@ def test_three_runs_each_cannot_be_told_from_chance():
 
 
 def test_five_runs_each_have_an_interval_of_their_ratio():
-    comparison = compare([result_of(us) for us in FAST], [result_of(us) for us in SLOW])
+    comparison = compare(
+        [sampled_result_of(us) for us in FAST], [sampled_result_of(us) for us in SLOW]
+    )
     change = next(c for c in comparison.changes if c.figure == "delivery.p99_ms")
     low, high = change.interval
     assert 1.8 < low <= change.ratio <= high < 2.1
@@ -73,7 +84,7 @@ def test_five_runs_each_have_an_interval_of_their_ratio():
 
 
 def test_what_did_not_change_is_no_failure():
-    runs = [result_of(us) for us in FAST]
+    runs = [sampled_result_of(us) for us in FAST]
     comparison = compare(runs, runs[::-1])
     assert comparison.exit_code == 0
     assert "No change was seen" in sentence(comparison)
@@ -81,20 +92,24 @@ def test_what_did_not_change_is_no_failure():
 
 def test_runs_that_say_nothing_are_left_out():
     facts = Facts(started="", run=7, invalid=["the generator was the bottleneck"])
-    lagging = result_of((90_000,), facts=facts)
-    comparison = compare([result_of(us) for us in FAST], [lagging, *(result_of(us) for us in FAST)])
+    lagging = sampled_result_of((90_000,), facts=facts)
+    comparison = compare(
+        [sampled_result_of(us) for us in FAST], [lagging, *(sampled_result_of(us) for us in FAST)]
+    )
     assert comparison.new_runs == 5
     assert comparison.exit_code == 0
     assert "1 of the 6 new runs are INVALID: left out" in comparison.warnings
 
-    comparison = compare([result_of(us) for us in FAST], [lagging] * 5)
+    comparison = compare([sampled_result_of(us) for us in FAST], [lagging] * 5)
     assert comparison.exit_code == 2
     assert "cannot be said" in sentence(comparison)
 
 
 def test_the_page_of_a_comparison_says_what_it_rests_on():
     facts = Facts(started="2026-01-01T00:00:00+00:00", run=7, notes=["<b>"])
-    page = render_comparison([result_of(facts=facts)], [result_of((9000,), facts=facts)])
+    page = render_comparison(
+        [sampled_result_of(facts=facts)], [sampled_result_of((9000,), facts=facts)]
+    )
     assert "cannot be said" in page
     assert "one run each" in page
     assert page.count('role="img"') >= 1
@@ -102,7 +117,7 @@ def test_the_page_of_a_comparison_says_what_it_rests_on():
 
 
 def test_a_comparison_is_a_table_in_the_summary_of_a_job():
-    shown = table(compare([result_of()], [result_of((9000,))]))
+    shown = table(compare([sampled_result_of()], [sampled_result_of((9000,))]))
     text = markdown.render_several("Load tests compared", [], [shown])
     assert "| `delivery.p99_ms` | not enough runs | 3 | 9 |" in text
 
@@ -110,7 +125,7 @@ def test_a_comparison_is_a_table_in_the_summary_of_a_job():
 def test_the_ways_to_name_two_sides(tmp_path):
     for side, latencies in (("a", FAST), ("b", SLOW)):
         for number, latency in enumerate(latencies):
-            write_reports(result_of(latency), tmp_path / side / str(number))
+            write_reports(sampled_result_of(latency), tmp_path / side / str(number))
     a, b = (sorted((tmp_path / side).iterdir()) for side in "ab")
     page, job = tmp_path / "page.html", tmp_path / "job.md"
 
@@ -133,4 +148,6 @@ def test_the_ways_to_name_two_sides(tmp_path):
 
     alone = CliRunner().invoke(cli, ["compare", str(a[0])])
     assert (alone.exit_code, "then -- and the new ones" in alone.output) == (3, True)
-    assert CliRunner().invoke(cli, ["compare", str(a[0]), str(tmp_path / "no")]).exit_code == 3
+    missing = CliRunner().invoke(cli, ["compare", str(a[0]), str(tmp_path / "no")])
+    assert (missing.exit_code, "there is no such file" in missing.output) == (3, True)
+    assert "Errno" not in missing.output

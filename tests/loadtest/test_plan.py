@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cachecast_load.plan.model import Plan, PlanError, from_dict, make_plan, read_toml
+from cachecast_load.plan.model import Load, Plan, PlanError, from_dict, make_plan, read_toml
 from cachecast_load.plan.shipped import find_plan, shipped_plans, summary
+from cachecast_load.plan.target import make_target
 from cachecast_load.profiles import PROFILES, default_plan, explain, profile_class
+from cachecast_load.run.station import open_session
 
 DEFAULT = Plan("fanout")
 
@@ -100,6 +102,10 @@ def test_the_default_plan_of_every_profile_can_be_run(name):
         ("[behaviour]\nmix = { fanout = 'most' }", "behaviour.mix wants a list of pairs"),
         (f"[load]\nsubscribers = 1{'0' * 400}", "load.subscribers must be a finite number"),
         (f"[load]\nrate = 1{'0' * 400}", "load.rate"),
+        (f"seed = {2**63}", "seed must be between"),
+        ("[load]\nconnect_rate = 0.001", "seconds of connecting"),
+        ("[limits]\nconnect_timeout_s = 0", "limits.connect_timeout_s must be above 0"),
+        ("[limits]\npublish_timeout_s = 0", "limits.publish_timeout_s must be above 0"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_remedy(toml, words):
@@ -224,3 +230,30 @@ def test_a_plan_that_does_not_ship_is_answered_with_near_ones(tmp_path):
     # What looks like a file is one, whether it is there or not.
     assert find_plan(tmp_path / "production") == tmp_path / "production"
     assert find_plan(Path("production.toml")) == Path("production.toml")
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5_000, "x = " + "9" * 5_000, "\0", "x = [[1]"])
+def test_a_file_that_no_reader_of_toml_takes_is_named(tmp_path, text):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=r"plan\.toml"):
+        read_toml(path)
+
+
+@pytest.mark.parametrize("exponent", [0, 1.1, 30, 1e300])
+def test_zipf_finds_as_many_channels_as_a_subscriber_wants_however_steep_it_is(exponent):
+    load = Load(
+        channels=100,
+        channels_per_subscriber=60,
+        distribution="zipf",
+        zipf_exponent=exponent,
+    )
+    plan = Plan("fanout", load=load)
+    target = make_target(url="ws://127.0.0.1:9", app_id="1", key="k", secret="s")
+    profile = profile_class("fanout")(plan, open_session(plan, target, 7))
+    for subscriber in range(20):
+        channels = profile.subscriptions(subscriber)
+        assert len(set(channels)) == 60
+        assert set(channels) <= set(range(100))
+    if exponent == 1e300:
+        assert channels == list(range(60))

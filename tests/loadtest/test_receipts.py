@@ -16,7 +16,7 @@ from cachecast_load.profiles import profile_class
 from cachecast_load.pusher.stamp import Stamp, make_payload
 from cachecast_load.run.station import open_session
 
-CLIENTS, CHANNELS = 4, 2
+CLIENTS, CHANNELS, SIZE = 4, 2, 60
 
 
 def framed(message):
@@ -34,7 +34,7 @@ class Crowd:
     def __init__(self, *, memoize, targets):
         urls = [f"ws://127.0.0.{number + 1}:9" for number in range(targets)]
         target = make_target(url=urls, app_id="1", key="k", secret="s")
-        plan = Plan("fanout", load=Load(subscribers=CLIENTS, channels=CHANNELS))
+        plan = Plan("fanout", load=Load(subscribers=CLIENTS, channels=CHANNELS, payload_bytes=SIZE))
         self.session = open_session(plan, target, 7)
         self.session.offset_us = 5_000
         profile = profile_class("fanout")(plan, self.session)
@@ -65,7 +65,7 @@ class Crowd:
         for channel, seq, behind in events:
             at_us = 1_000_000 + 777 * seq
             stamp = Stamp(channel, seq, seq - behind, at_us, at_us + 160)
-            payload = make_payload(self.session.mark, stamp, 60).decode()
+            payload = make_payload(self.session.mark, stamp, SIZE).decode()
             out += framed({"event": "lt", "channel": self.names[channel], "data": payload})
         return out
 

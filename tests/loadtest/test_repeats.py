@@ -12,19 +12,19 @@ from cachecast_load.report import repeats, write_repeats
 from cachecast_load.report.text import print_several
 from cachecast_load.run.result import Facts
 from tests.loadtest.conftest import CREDENTIALS, run_command
-from tests.loadtest.results import result_of
+from tests.loadtest.results import sampled_result_of
 from tests.loadtest.test_reports import HOSTILE, hostile_result
 
 RULE = ["delivery.p99_ms <= 5"]
 
 
 def passed(*latencies):
-    return [result_of((us,), rules=RULE) for us in latencies]
+    return [sampled_result_of((us,), rules=RULE) for us in latencies]
 
 
 def invalid():
     facts = Facts(started="", run=7, invalid=["the generator was the bottleneck"])
-    return result_of((90_000,), rules=RULE, facts=facts)
+    return sampled_result_of((90_000,), rules=RULE, facts=facts)
 
 
 def row(results, figure):

@@ -377,6 +377,29 @@ def test_what_is_no_result_is_refused(tmp_path):
         read_result(tmp_path / "y.json")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "", '"\\ud800'])
+def test_a_file_that_no_reader_of_json_takes_is_named(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json is not JSON"):
+        read_result(tmp_path / "x.json")
+
+
+def test_a_result_of_another_version_is_refused_by_its_number(tmp_path):
+    for schema in ("cachecast-loadtest/99", "cachecast-loadtest/"):
+        (tmp_path / "x.json").write_text(json.dumps(result_of() | {"schema": schema}))
+        with pytest.raises(ValueError, match="reads cachecast-loadtest/1"):
+            read_result(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("part", list(result_of())[1:])
+def test_a_result_that_lacks_a_part_is_damaged_and_not_shown_by_halves(tmp_path, part):
+    result = result_of()
+    for damaged in ({k: v for k, v in result.items() if k != part}, result | {part: "x"}):
+        (tmp_path / "x.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=f"damaged.*{part}"):
+            read_result(tmp_path / "x.json")
+
+
 def test_a_long_run_is_coarsened_and_loses_nothing():
     series = Series(max_slots=8)
     for second in range(100):

@@ -147,3 +147,61 @@ def test_an_auth_endpoint_that_refuses_is_reported(run, saboteur, plan):
     assert done.figures["subscribe.failed"] == 10
     assert "auth endpoint: HTTP 403" in done.out
     assert done.code in (1, 2)
+
+
+def test_whole_payloads_in_frames_that_no_sdk_would_hand_out_are_no_deliveries(run, saboteur, plan):
+    server = saboteur(rename=3, lengthen=4, cut=5, bury=6)
+    done = run("fanout", server.url, "--plan", plan())
+    assert sum(server.faults().values()) == 18
+    assert found(done) == {"altered": 18, "lost": 18}
+    assert done.code in (1, 2)
+
+
+NONSENSE = [
+    "[" * 20_000,
+    '{"event":"x","channel":"CHANNEL","data":"' + "[" * 20_000 + '"}',
+    "null",
+    '{"event":1}',
+    '{"event":"\\ud800","channel":"\\ud800","data":' + "9" * 5_000 + "}",
+    '{"event":"pusher:error","data":{"code":[{"a":1}],"message":"\\ud800\\u001b[2J</script>"}}',
+    '{"event":"pusher_internal:subscription_succeeded","channel":["a"]}',
+    '{"event":"pusher_internal:member_added","channel":"CHANNEL","data":{"user_id":{"a":1}}}',
+    '{"event":"pusher:connection_established","data":"{}"}',
+    '{"event":"pusher:cache_miss"}',
+]
+
+
+def test_nonsense_between_the_events_is_told_and_hides_none_of_them(run, saboteur, plan):
+    done = run("fanout", saboteur(says=NONSENSE).url, "--plan", plan())
+    assert found(done) == {}
+    assert done.figures["delivery.received"] > 1000
+    kinds = {error["kind"]: error["count"] for error in done.result["errors"]}
+    assert kinds["protocol: not a Pusher message"] == 4 * 40
+    assert done.code in (0, 2), done.out
+
+
+@pytest.mark.parametrize("roster", [{"ids": None}, {"ids": ["u0", "u0"]}])
+def test_a_roster_of_another_shape_is_wrong_and_not_the_end(run, saboteur, plan, roster):
+    text = "[load]\nsubscribers = 10\nduration_s = 1\n[behaviour]\ndrop_share = 0.0\n"
+    done = run("presence", saboteur(roster=roster).url, "--plan", plan(text))
+    assert done.figures["presence.wrong"] >= 9, done.out
+    assert done.code in (1, 2)
+
+
+@pytest.mark.parametrize("secret", ["!!", "AAAA"])
+def test_an_auth_endpoint_whose_keys_are_none_is_reported(run, saboteur, plan, secret):
+    server = saboteur(grant={"shared_secret": secret})
+    endpoint = server.url.replace("ws", "http", 1) + "/auth"
+    text = "[load]\nsubscribers = 10\nduration_s = 1\n[limits]\nready_timeout_s = 1\n"
+    done = run("encrypted", server.url, "--auth-endpoint", endpoint, "--plan", plan(text))
+    assert "a shared_secret that is no key" in done.out
+
+
+def test_a_value_and_then_a_miss_for_the_same_subscription_is_a_false_miss(run, saboteur, plan):
+    both = '{"event":"pusher:cache_miss","channel":"CHANNEL","data":"{}"}'
+    text = "[load]\nrate = 20\nchannels = 5\nduration_s = 2\nsubscribers = 40\n"
+    text += "[behaviour]\nmiss_share = 0.0\nhold_s = 0.2\njoins_per_s = 20\n"
+    done = run("cache-join", saboteur(says=[both]).url, "--plan", plan(text))
+    assert done.figures["cache.hits"] > 20
+    assert done.figures["cache.false_misses"] == done.figures["cache.hits"]
+    assert done.code in (1, 2)

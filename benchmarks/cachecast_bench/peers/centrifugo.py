@@ -30,7 +30,7 @@ class Centrifugo(Peer):
 
     name = "centrifugo"
     title = "Centrifugo 6 (Go)"
-    install = "go install github.com/centrifugal/centrifugo/v6@latest, or its binary on the path"
+    install = "go install github.com/centrifugal/centrifugo/v6@v6.9.1, or its binary on the path"
     program = "centrifugo"
     version_options = ("version",)
     configuration = (

@@ -25,7 +25,7 @@ class Sockudo(Peer):
     name = "sockudo"
     title = "sockudo (Rust)"
     install = (
-        "cargo install sockudo --locked --no-default-features --features local"
+        "cargo install sockudo --version 5.2.0 --locked --no-default-features --features local"
         " (needs protobuf-compiler), on the path or in SOCKUDO"
     )
     program = "sockudo"

@@ -59,7 +59,6 @@ class Block:
         self.clients: dict[int, Client] = {}
         self.order = _BLANK
         self.is_finished = False
-        self._names: dict[int, bytes] = {}
         self._queue: deque[Client] = deque()
         self._auth_pool: HttpPool | None = None
         reactor.settle = self.receipts.settle
@@ -103,13 +102,6 @@ class Block:
             assert self.session.auth is not None
             self._auth_pool = HttpPool(self.reactor, self.session.auth, limit=8)
         return self._auth_pool
-
-    def channel_bytes(self, channel: int) -> bytes:
-        """Return `"NAME"` as it stands in a frame."""
-        name = self._names.get(channel)
-        if name is None:
-            name = self._names[channel] = b'"' + self.profile.channel_name(channel).encode() + b'"'
-        return name
 
     def wanted(self, subscribers: int) -> int:
         """Return how many of the run's subscribers are this block's."""

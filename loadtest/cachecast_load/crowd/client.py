@@ -239,11 +239,14 @@ class Client:
             self.tally.counts["altered"] += 1
             self.tally.error("delivery: altered payload", str(error))
             return None
-        if stamp is not None and block.channel_bytes(stamp.channel) not in payload:
-            self.tally.counts["misrouted"] += 1
-            self.tally.error("delivery: misrouted", payload[:200].decode("utf-8", "replace"))
-            return None  # an SDK would hand it to nobody, so it is no delivery
-        return stamp
+        if stamp is None:
+            return None
+        fault = block.session.envelopes.fault(payload, stamp, block.profile.channel_name)
+        if not fault:
+            return stamp
+        self.tally.counts[fault] += 1
+        self.tally.error(f"delivery: {fault}", payload[:200].decode("utf-8", "replace"))
+        return None  # an SDK would hand it to nobody, so it is no delivery
 
     def _stray(self, channel: int) -> None:
         counts = self.tally.counts
@@ -343,6 +346,12 @@ class Client:
         asked_us = self.asks.pop(channel, None)
         if asked_us is None:
             self.tally.error("protocol: unasked cache_miss", str(message.get("channel")))
+            member = self.memberships.get(channel)
+            if member is not None and member.newest >= 0 and self.profile.is_cache(channel):
+                # Whoever has a value is told that there is none: the ledger knows if there was.
+                at_us = now_us + self.block.offset_us
+                join = Join(channel, self.number, at_us, at_us, -1, self.socket)
+                self.block.recorder.joins.append(join)
         else:
             self._joined(channel, asked_us, now_us, -1)
 

@@ -14,8 +14,11 @@ same.
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
 import random
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +30,7 @@ from cachecast_load.net.reactor import now_us
 from cachecast_load.plan.features import Feature, features_of
 from cachecast_load.plan.model import Plan, PlanError
 from cachecast_load.pusher import protocol as pusher
+from cachecast_load.pusher.encryption import is_key
 
 if TYPE_CHECKING:
     from cachecast_load.crowd.block import Block
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from cachecast_load.crowd.session import Session
     from cachecast_load.plan.orders import Order
     from cachecast_load.plan.target import Target
+
+# Draws of channels before what is left is taken to have next to no weight.
+_DRAWS = 20
 
 CLEAN = (
     "delivery.lost == 0",
@@ -145,7 +152,7 @@ class Profile:
         count, each = self.channel_count(), self.plan.load.channels_per_subscriber
         if self.plan.load.distribution == "zipf":
             rng = random.Random(f"{self.plan.seed}/zipf/{subscriber}")
-            chosen = _zipf_sample(rng, self._zipf, each)
+            chosen = _zipf_sample(rng, self._zipf, self.plan.load.zipf_exponent, each)
         else:
             chosen = [(subscriber * each + step) % count for step in range(each)]
         return [self.base + channel for channel in chosen]
@@ -332,15 +339,18 @@ def _read_grant(name: str, status: int, response: bytes) -> tuple[dict[str, Any]
     if not 200 <= status < 300:
         return None, f"HTTP {status}" if status else ""
     try:
-        grant = json.loads(response)
+        grant = pusher.read_json(response)
     except ValueError:
         return None, f"HTTP {status}, not JSON"
     if not isinstance(grant, dict) or not isinstance(grant.get("auth"), str):
         return None, f"HTTP {status} without auth"
     if name.startswith("presence-") and _granted_user(grant) is None:
         return None, "no channel_data with a user_id for a presence channel"
-    if name.startswith("private-encrypted-") and not isinstance(grant.get("shared_secret"), str):
-        return None, "no shared_secret for an encrypted channel"
+    if name.startswith("private-encrypted-"):
+        if not isinstance(grant.get("shared_secret"), str):
+            return None, "no shared_secret for an encrypted channel"
+        if not is_key(grant["shared_secret"]):
+            return None, "a shared_secret that is no key: 32 bytes in base64 are"
     return grant, ""
 
 
@@ -348,15 +358,31 @@ def _granted_user(grant: Mapping[str, Any]) -> str | None:
     """Return the user id within a grant's `channel_data`: others will see this subscriber by it."""
     data = grant.get("channel_data")
     try:
-        return str(json.loads(data)["user_id"]) if isinstance(data, str) else None
+        user = pusher.read_json(data)["user_id"] if isinstance(data, str) else ""
     except (ValueError, KeyError, TypeError):
         return None
+    # Some grant numbers, which rosters then hold as text; nothing else is an identity.
+    is_user = isinstance(user, str | int) and not isinstance(user, bool) and user != ""
+    return str(user) if is_user else None
 
 
-def _zipf_sample(rng: random.Random, weights: list[float], count: int) -> list[int]:
+def _zipf_sample(
+    rng: random.Random, weights: list[float], exponent: float, count: int
+) -> list[int]:
+    """Draw distinct channels, one after the other, each by its weight among those left."""
     chosen: dict[int, None] = {}
     channels = range(len(weights))
-    while len(chosen) < count:
+    for _ in range(_DRAWS):
         for channel in rng.choices(channels, weights, k=count - len(chosen)):
             chosen[channel] = None
-    return list(chosen)
+        if len(chosen) == count:
+            return list(chosen)
+    # All that has weight is taken. A race of exponential clocks picks as drawing would, if it is
+    # run in logarithms: the weights themselves may be too small for a number.
+    rest = (channel for channel in channels if channel not in chosen)
+    finish = {
+        channel: math.log(rng.expovariate(1.0) or sys.float_info.min)
+        + exponent * math.log(channel + 1)
+        for channel in rest
+    }
+    return [*chosen, *heapq.nsmallest(count - len(chosen), finish, finish.__getitem__)]

@@ -12,6 +12,7 @@ from cachecast_load.net.transport import Address
 from cachecast_load.plan.model import Plan
 from cachecast_load.plan.orders import OrderBook
 from cachecast_load.plan.target import Target
+from cachecast_load.pusher.envelope import Envelopes
 from cachecast_load.pusher.stamp import run_mark
 
 
@@ -27,6 +28,7 @@ class Session:
         auth: Address of the auth endpoint, where there is one.
         users: Subscriber -> user id, as far as an auth endpoint told it this process.
         receipts: Receipts of its subscribers that are not entered yet.
+        envelopes: What may surround a payload.
     """
 
     plan: Plan
@@ -40,9 +42,12 @@ class Session:
     offset_us: int = 0
     users: dict[int, str] = field(default_factory=dict)
     receipts: Receipts = field(init=False)
+    envelopes: Envelopes = field(init=False)
 
     def __post_init__(self) -> None:
         self.receipts = Receipts(self.recorder)
+        load = self.plan.load
+        self.envelopes = Envelopes(self.mark, load.payload_bytes, self.plan.event_name)
 
     @property
     def mark(self) -> bytes:

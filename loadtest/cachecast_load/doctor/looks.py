@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cachecast_load.doctor.lines import Answer
+from cachecast_load.pusher import protocol as pusher
 
 # What other protocols say first, or to a request that they do not understand.
 _BANNERS = (
@@ -105,7 +106,7 @@ def is_page(answer: Answer) -> bool:
 def read_json(answer: Answer) -> dict[str, Any]:
     """Return the body's JSON object; empty where it is something else."""
     try:
-        found = json.loads(answer.body)
+        found = pusher.read_json(answer.body)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -19,6 +19,8 @@ SHAPED = ("rate", "subscribers")
 DISTRIBUTIONS = ("uniform", "zipf")
 CONFLATION = ("metrics", "allowed", "never")
 RECONNECTS = ("next", "same")
+# A plan travels to its workers, and the numbers of their messages have 64 bits.
+MAX_SEED = 2**63 - 1
 BACKOFFS = ("as told", "at once", "jitter")
 
 
@@ -89,6 +91,7 @@ def _check_load(plan: Plan) -> None:
         f"load.publish_connections must be between 1 and {stamp.MAX_BEHIND}",
     )
     _require(plan.block_size >= 1, "block_size must be at least 1")
+    _require(-MAX_SEED <= plan.seed <= MAX_SEED, f"seed must be between {-MAX_SEED} and {MAX_SEED}")
     _require(plan.event_name.isascii() and bool(plan.event_name), "event_name must be plain text")
 
 
@@ -153,6 +156,9 @@ def _check_rules(plan: Plan) -> None:
 
 def _check_ceilings(plan: Plan) -> None:
     limits = plan.limits
+    for name in ("connect_timeout_s", "publish_timeout_s"):
+        # With 0 the target would be blamed for being slower than possible.
+        _require(getattr(limits, name) > 0, f"limits.{name} must be above 0")
     for what, value, name in (
         ("publishes per second", plan.greatest_rate, "max_rate"),
         ("joins per second", plan.behaviour.joins_per_s, "max_connect_rate"),
@@ -161,6 +167,11 @@ def _check_ceilings(plan: Plan) -> None:
         ("connects per second", plan.load.connect_rate, "max_connect_rate"),
         ("subscribers", plan.greatest_subscribers, "max_subscribers"),
         ("seconds", plan.measured_s, "max_duration_s"),
+        (
+            "seconds of connecting (subscribers / connect_rate)",
+            plan.greatest_subscribers / plan.load.connect_rate,
+            "max_duration_s",
+        ),
     ):
         ceiling = getattr(limits, name)
         _require(

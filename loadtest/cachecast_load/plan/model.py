@@ -259,8 +259,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of numbers of thousands of digits
         raise PlanError(f"{path} is not TOML: {error}") from error
+    except RecursionError:
+        raise PlanError(f"{path} is nested too deeply") from None
 
 
 def make_plan(

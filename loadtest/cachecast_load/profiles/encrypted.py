@@ -47,6 +47,9 @@ class Encrypted(Profile):
             return
         if stamp is None:
             tally.counts["unstamped"] += 1
+        elif message["event"] != self.plan.event_name:
+            tally.counts["altered"] += 1
+            tally.error("delivery: altered", f"it was named {message['event'][:100]}")
         elif stamp.channel != channel:
             tally.counts["misrouted"] += 1
         else:

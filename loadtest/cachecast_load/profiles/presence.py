@@ -71,7 +71,8 @@ class Presence(Profile):
             client.memory = set()
             return
         client.memory = set(members)
-        if set(map(str, presence.get("ids", ()))) != set(members):
+        ids = presence.get("ids", [])
+        if not isinstance(ids, list) or sorted(map(str, ids)) != sorted(members):
             self._wrong(client, "ids and hash of the roster differ")
         if presence.get("count") != len(members):
             self._wrong(client, f"count {presence.get('count')} for {len(members)} members")

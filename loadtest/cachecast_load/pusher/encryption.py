@@ -66,3 +66,11 @@ class ChannelCipher:
             return self._box.decrypt(ciphertext, nonce)
         except (KeyError, TypeError, ValueError, nacl.exceptions.CryptoError) as error:
             raise DecryptionError(f"cannot decrypt: {error}") from error
+
+
+def is_key(shared_secret: str) -> bool:
+    """Whether a text is the key of a channel: 32 bytes in base64."""
+    try:
+        return len(base64.b64decode(shared_secret)) == nacl.secret.SecretBox.KEY_SIZE
+    except ValueError:
+        return False

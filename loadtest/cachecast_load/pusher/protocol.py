@@ -94,19 +94,31 @@ PING = b'{"event":"pusher:ping","data":{}}'
 PONG = b'{"event":"pusher:pong","data":{}}'
 
 
+def read_json(text: bytes | str) -> Any:  # noqa: ANN401 - whatever the peer says
+    """Return what a peer's JSON says.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
 def read_message(payload: bytes) -> dict[str, Any]:
     """Return a received message with `data` decoded where it is JSON inside a string.
 
     Raises:
         ValueError: it is not a JSON object with a text `event`.
     """
-    message = json.loads(payload)
+    message = read_json(payload)
     if not isinstance(message, dict) or not isinstance(message.get("event"), str):
         raise ValueError("a message without an event")  # noqa: TRY004 - the peer's fault
     data = message.get("data")
     if isinstance(data, str):
         try:
-            message["data"] = json.loads(data)
+            message["data"] = read_json(data)
         except ValueError:
             pass  # plain text is allowed
     return message
@@ -138,7 +150,7 @@ def meant_status(status: int, body: bytes) -> int:
     if not 200 <= status < 300 or b'"error"' not in body:
         return status
     try:
-        answer = json.loads(body)
+        answer = read_json(body)
     except ValueError:
         return status
     if not isinstance(answer, dict) or "error" not in answer:

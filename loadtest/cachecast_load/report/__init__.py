@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cachecast_load.report import csv, html, junit
+from cachecast_load.report.reading import read_result, read_results
 from cachecast_load.report.table import Result
+
+__all__ = ["read_result", "read_results", "write_repeats", "write_reports", "write_summary"]
 
 
 def write_reports(result: Result, folder: Path) -> list[Path]:
@@ -68,36 +71,3 @@ def write_summary(text: str, file: Path | None) -> list[Path]:
         with job.open("a", encoding="utf-8") as summary:
             summary.write(f"{text}\n")
     return [path for path in dict.fromkeys((file, job)) if path]
-
-
-def read_results(paths: Sequence[Path]) -> list[Result]:
-    """Read results; a folder that has none itself stands for those of the folders in it.
-
-    Raises:
-        ValueError: no result of this tool.
-        OSError: it cannot be read.
-    """
-    found = []
-    for path in paths:
-        inner = [] if (path / "result.json").exists() else sorted(path.glob("*/result.json"))
-        found += [read_result(file) for file in inner or [path]]
-    return found
-
-
-def read_result(path: Path) -> Result:
-    """Read a result's JSON, given its file or the folder of its reports.
-
-    Raises:
-        ValueError: not a result of this tool.
-        OSError: it cannot be read.
-    """
-    file = path / "result.json" if path.is_dir() else path
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(result, dict) or not str(result.get("schema", "")).startswith(
-        "cachecast-loadtest/"
-    ):
-        raise ValueError(f"{file} is not a result of this tool")
-    return result

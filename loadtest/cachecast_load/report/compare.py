@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from statistics import median
@@ -20,6 +20,7 @@ from statistics import median
 from cachecast_load.measures.figures import FIGURES, Kind
 from cachecast_load.measures.intervals import MIN_RUNS, Interval, ratio_interval
 from cachecast_load.measures.verdict import EXIT_CODES, FAIL, INVALID, PASS
+from cachecast_load.report.story import PERCENTILES
 from cachecast_load.report.table import Cell, Result, Table, printable
 
 SIGNIFICANT = 0.05
@@ -34,6 +35,7 @@ HOW = (
     " it is rather too narrow. INVALID runs are listed, and left out as long as others remain."
 )
 _MAX_SPLITS = 20_000
+_NEEDED_SAMPLES = {part: needed for part, _, needed in PERCENTILES}
 _TONES = {"worse": "bad", "better": "good", "changed": "doubt"}
 
 _SHOWN = (
@@ -132,16 +134,23 @@ _SHOWN_BY_TARGET = (
 def shown_figures(run: Result) -> dict[str, float]:
     """Return the figures of a run, and those of each of several targets as `NAME at URL`."""
     nodes = run["nodes"]
-    figures = {name: run["figures"][name] for name in _SHOWN if name in run["figures"]}
+    figures = {name: run["figures"][name] for name in _SHOWN if _is_backed(run["figures"], name)}
     for entries, kinds in (
         (nodes["targets"], ("delivery.", "connect.")),
         (nodes["apis"], ("publish.",)),
     ):
         for entry in entries:
             for name in _SHOWN_BY_TARGET:
-                if name.startswith(kinds) and name in entry["figures"]:
+                if name.startswith(kinds) and _is_backed(entry["figures"], name):
                     figures[f"{name} at {entry['url']}"] = entry["figures"][name]
     return figures
+
+
+def _is_backed(figures: Mapping[str, float], name: str) -> bool:
+    """Whether a figure is there, and is no percentile that its samples cannot carry."""
+    family, _, part = name.rpartition(".")
+    count = figures.get(f"{family}.count", math.inf)
+    return name in figures and count >= _NEEDED_SAMPLES.get(part, 0)
 
 
 def compare(base: Sequence[Result], new: Sequence[Result]) -> Comparison:

@@ -6,7 +6,6 @@ Runs on a reactor of its own, without Locust, and says in one sentence what is w
 from __future__ import annotations
 
 import dataclasses
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -30,6 +29,7 @@ from cachecast_load.run.station import open_session
 from cachecast_load.run.support import UnsupportedError, fit_to_target
 
 DEFAULT_TTL_S = 1800.0
+_LONGEST_TTL_S = 100 * 365 * 86_400.0  # beyond it, a target does not know what it says
 _REMEDIES = {
     4000: "use wss:// (the app accepts TLS only)",
     4001: "check --key (and the cluster, for hosted Pusher)",
@@ -238,7 +238,7 @@ def _check_api(session: Session, reactor: Reactor, number: int) -> str:
 
 def _is_object(body: bytes) -> bool:
     try:
-        return isinstance(json.loads(body), dict)
+        return isinstance(pusher.read_json(body), dict)
     except ValueError:
         return False
 
@@ -314,7 +314,7 @@ def _measure_ttl(session: Session, number: int) -> float | None:
     finally:
         reactor.close()
     try:
-        ttl = json.loads(answer)["cache"]["ttl"] if status == 200 else None
+        ttl = pusher.read_json(answer)["cache"]["ttl"] if status == 200 else None
     except (ValueError, KeyError, TypeError):
         return None
-    return float(ttl) if isinstance(ttl, int | float) else None
+    return float(ttl) if isinstance(ttl, int | float) and 0 < ttl <= _LONGEST_TTL_S else None
