@@ -112,6 +112,10 @@ async def _run(
     reloader, upgrader = Reloader(source, supervisor), Upgrader()
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
+        if inheritance is None:
+            # These are what holds again once the receiver is closed.
+            for number in SIGNALS:
+                signal.signal(number, lambda number, _: _take_late(number, heir))
         signals: AsyncIterator[int] = inheritance or stack.enter_context(
             trio.open_signal_receiver(*SIGNALS)
         )
@@ -155,10 +159,21 @@ async def _run(
                 )
             if heir is not None:
                 await upgrader.wait_answered()
-                # What comes from here on waits for the stand-in.
-                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             nursery.cancel_scope.cancel()
     return heir
+
+
+def _take_late(number: int, heir: Heir | None) -> None:
+    """Hand a signal on that comes when nobody receives any more; without an heir it ends us.
+
+    Not by blocking signals until the stand-in waits for them: threads that Trio keeps for a while
+    would take them, and die of them with all the rest.
+    """
+    if heir is not None:
+        heir.order(number)
+    else:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 async def _sort_signals(

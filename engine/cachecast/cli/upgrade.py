@@ -178,6 +178,8 @@ class Heir:
         if self._orders is None:
             sys.exit(0)
         os.set_inheritable(self._orders, True)  # noqa: FBT003 - its only argument beside it
+        # What comes from here on waits for the stand-in.
+        signal.pthread_sigmask(signal.SIG_BLOCK, stand_in.SIGNALS)
         script = Path(stand_in.__file__)
         if script.exists():  # else the old release has been removed
             command = [sys.executable, "-I", "-S", str(script), str(self._orders)]

@@ -205,7 +205,8 @@ async def test_workers_share_the_sockets_that_were_passed(tmp_path):
 async def test_a_service_says_what_it_does_from_its_start_to_its_end(ear, tmp_path):
     """A successor likewise, in its own words."""
     control = tmp_path / "control"
-    watched = {"NOTIFY_SOCKET": ear.path, "WATCHDOG_USEC": "200000"}
+    # A socket holds ten messages, and nobody reads while the upgrade goes on.
+    watched = {"NOTIFY_SOCKET": ear.path, "WATCHDOG_USEC": "2000000"}
     with serving("--control", str(control), **watched) as server:
         assert ear.hear("READY")["STATUS"] == f"Serving at port {server.port}"
         ear.hear("WATCHDOG")
