@@ -53,7 +53,7 @@ def _described() -> None:
     """Carry the options of the command line; they are defined once, in `cli`."""
 
 
-OPTIONS: list[click.Option] = list(reversed(_described.__click_params__))  # type: ignore[attr-defined]
+OPTIONS: list[click.Option] = list(reversed(_described.__click_params__))  # type: ignore[attr-defined]  # set by click's decorators
 
 
 @events.init_command_line_parser.add_listener

@@ -284,7 +284,6 @@ def test_somebody_sets_values_on_the_page_starts_looks_and_stops(engine, tmp_pat
     assert seen["canvases"] >= 3
     # The chart of users in Locust's own report shows subscribers, too.
     assert 30 in [row["user_count"][1] for row in seen["history"]]
-    assert max(row["current_rps"][1] for row in seen["history"]) > 0
     assert (result["plan"]["load"]["subscribers"], result["plan"]["load"]["rate"]) == (30, 15)
     assert "stopped on the page" in " ".join(result["run"]["notes"])
     assert result["figures"]["delivery.lost"] == 0

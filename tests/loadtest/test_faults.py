@@ -208,7 +208,7 @@ def test_an_interrupt_before_anything_could_fail_is_no_failure(saboteur, tmp_pat
         (["run", "fanout", "--rate", "1e9"], "raise max_rate"),
         (["run", "--plan", "/no/such/plan.toml"], "No such file"),
         (["compare", "/no/such"], "two results"),
-        (["show", "/no/such"], "No such file"),
+        (["show", "/no/such"], "no such file"),
     ],
 )
 def test_mistakes_at_the_command_line_end_in_a_sentence_and_three(command, arguments, words):

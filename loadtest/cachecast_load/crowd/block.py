@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cachecast_load.crowd.client import IDLE, OPEN, Client
@@ -72,22 +72,22 @@ class Block:
         """This block's part of the run, for rates that are given for the whole run."""
         return 1.0 / self.session.plan.blocks
 
-    def every(self, per_s: float, call: object) -> Schedule:
+    def every(self, per_s: float, call: Callable[[int], None]) -> Schedule:
         """Start an open-model schedule of `call(intended_us)` at this block's share of a rate.
 
         It begins when measuring does.
         """
         rng = self.rng if self.session.plan.load.arrivals == "poisson" else None
-        schedule = Schedule(self.reactor, call, rng)  # type: ignore[arg-type]
+        schedule = Schedule(self.reactor, call, rng)
         phase = (self.index + 0.5) * self.share
         begin_us = max(now_us(), self.session.to_local(self.order.measure_us))
         schedule.set_rate(per_s * self.share, begin_us, phase)
         return schedule
 
-    def at_measure(self, seconds: float, call: object, *args: object) -> None:
+    def at_measure(self, seconds: float, call: Callable[..., None], *args: object) -> None:
         """Call once, some seconds after measuring began; the same instant in every block."""
         at_us = self.session.to_local(self.order.measure_us) + int(seconds * 1e6)
-        self.reactor.call_at(at_us, call, *args)  # type: ignore[arg-type]
+        self.reactor.call_at(at_us, call, *args)
 
     def queue_connect(self, client: Client) -> None:
         """Connect when the connect rate of the run allows."""

@@ -210,7 +210,7 @@ def _no_api(door: Door, answer: Answer) -> Finding:
 
 
 def _works_with(case: Case, door: Door, **changed: object) -> bool:
-    answer = case.ask(door, "GET", case.path("channels"), **changed)  # type: ignore[arg-type]
+    answer = case.ask(door, "GET", case.path("channels"), **changed)  # type: ignore[arg-type]  # one of three options
     return status_of(answer) == 200 and "channels" in read_json(answer)
 
 

@@ -188,12 +188,12 @@ class Histogram:
         """
         histogram = cls()
         try:
-            pairs = zip(wire["buckets"], wire["counts"], strict=True)  # type: ignore[call-overload]
+            pairs = zip(wire["buckets"], wire["counts"], strict=True)  # type: ignore[call-overload]  # else ValueError
             histogram.counts = {int(bucket): int(count) for bucket, count in pairs}
-            histogram.total = int(wire["total"])  # type: ignore[call-overload]
-            histogram.least = int(wire["least"])  # type: ignore[call-overload]
-            histogram.greatest = int(wire["greatest"])  # type: ignore[call-overload]
-            histogram.negative = int(wire["negative"])  # type: ignore[call-overload]
+            histogram.total = int(wire["total"])  # type: ignore[call-overload]  # else ValueError
+            histogram.least = int(wire["least"])  # type: ignore[call-overload]  # else ValueError
+            histogram.greatest = int(wire["greatest"])  # type: ignore[call-overload]  # else ValueError
+            histogram.negative = int(wire["negative"])  # type: ignore[call-overload]  # else ValueError
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a histogram: {error!r}") from error
         return histogram

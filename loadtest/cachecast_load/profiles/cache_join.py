@@ -45,7 +45,7 @@ class CacheJoin(Profile):
     slos = (*CACHE_CLEAN, "cache.hits > 0")
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self._free: list[Client] = []
         self._intended: dict[int, int] = {}
         self._rng: random.Random | None = None

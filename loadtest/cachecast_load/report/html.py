@@ -75,7 +75,7 @@ def render(result: Result, *, head: str = "") -> str:
 def render_charts(result: Result) -> str:
     """Return the charts alone, as a fragment for a page that has `STYLE`."""
     macros = _TEMPLATES.get_template("macros.html").module
-    return str(macros.charts(panels.charts(printable(result))))  # type: ignore[attr-defined]
+    return str(macros.charts(panels.charts(printable(result))))  # type: ignore[attr-defined]  # a macro of the template
 
 
 def render_comparison(base: Sequence[Result], new: Sequence[Result]) -> str:

@@ -91,7 +91,7 @@ def expose(
     if "text/plain" in accept and "openmetrics" not in accept:
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
-    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]  # it has no types
     return page, CONTENT_TYPE_LATEST
 
 

@@ -89,7 +89,7 @@ class RunShape(LoadTestShape):
     use_common_options = True
 
     def __init__(self, swarm: Swarm) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # Locust has no types here
         self.runner = swarm.environment.runner
         self._swarm = swarm
         self._is_reset = False
@@ -97,7 +97,7 @@ class RunShape(LoadTestShape):
     @override
     def reset_time(self) -> None:
         """Begin: Locust calls this at each start, also of a second run from its page."""
-        super().reset_time()  # type: ignore[no-untyped-call]
+        super().reset_time()  # type: ignore[no-untyped-call]  # Locust has no types here
         self._is_reset = True
 
     @override
