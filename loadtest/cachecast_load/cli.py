@@ -80,8 +80,14 @@ def cli() -> None:
 @target_options
 @load_options
 @foreign_options
-@click.option("--workers", type=click.IntRange(0), default=0, help="Generator processes here.")
-@click.option("--processes", "workers", type=click.IntRange(0), help="The same as --workers.")
+@click.option(
+    "--workers",
+    "--processes",
+    "workers",
+    type=click.IntRange(0),
+    default=0,
+    help="Generator processes here.",
+)
 @click.option("--master", is_flag=True, help="Wait for workers from other machines.")
 @click.option("--expect-workers", type=click.IntRange(1), help="How many of them.")
 @click.option("--worker", "is_worker", is_flag=True, help="Generate for a master.")
