@@ -138,6 +138,7 @@ async def give(
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
         hello = _check(said, broker.clock())
+        _check_lives(server, is_ending)
         marks = await _give_values(server, line, seats, hello.apps)
         async with _quiet(server):
             await _wait_settled(server, is_ending)
@@ -145,10 +146,16 @@ async def give(
             return _give_now(server, line, marks, end_other, is_reload_due=is_reload_due())
     except LineError as error:
         end_other()
+        _check_lives(server, is_ending)  # its end may be the other's
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
     except BaseException:
         end_other()
         raise
+
+
+def _check_lives(server: Server, is_ending: Callable[[], bool]) -> None:
+    if is_ending() or server.broker.clients.is_draining:
+        raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
 
 
 def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other process says
@@ -215,8 +222,7 @@ def _is_due(caller: HttpConnection) -> bool:
 async def _wait_settled(server: Server, is_ending: Callable[[], bool]) -> None:
     """Find a moment in which little is queued, and deliver that; gives back in that moment."""
     for seconds in SETTLE_TRIES_S:
-        if is_ending() or server.broker.clients.is_draining:
-            raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
+        _check_lives(server, is_ending)
         if settle_all(server, seconds):
             return
         await trio.sleep(QUIET_TICK_S)
