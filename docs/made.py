@@ -1,0 +1,93 @@
+"""References that are made from the code when the site is built; see ``conf.py``."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from cachecast.metrics import AppStatistics, BrokerStatistics, EngineStatistics, exposition
+from cachecast.protocol.close_codes import CLOSE_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PARTS"]
+
+T = TypeVar("T")
+
+PUBLIC: Final = ("cachecast", "cachecast.client", "cachecast.testing")
+
+
+def commands() -> str:
+    """All commands with their options, from the objects that click runs."""
+    return "```{click} cachecast.cli:cachecast\n:prog: cachecast\n:nested: full\n```\n"
+
+
+def api() -> str:
+    """The public names of each public module, from their docstrings."""
+    return "\n".join(_module(name) for name in PUBLIC)
+
+
+def _module(name: str) -> str:
+    module = import_module(name)
+    lines = [f"## `{name}`", "", "```{eval-rst}", f".. currentmodule:: {name}", ""]
+    for public in module.__all__:
+        lines += [*_describe(name, public, getattr(module, public)), ""]
+    return "\n".join([*lines, "```", ""])
+
+
+def _describe(module: str, name: str, value: object) -> list[str]:
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        return [f".. autoexception:: {module}.{name}", "   :show-inheritance:"]
+    if inspect.isclass(value):
+        return [f".. autoclass:: {module}.{name}", "   :members:"]
+    if inspect.isfunction(value):
+        return [f".. autofunction:: {module}.{name}"]
+    return [f".. autodata:: {module}.{name}", "   :no-value:"]
+
+
+def metrics() -> str:
+    """A table of what a node exports: one that has an app, an engine, and one of everything."""
+    app = _one_of_each(AppStatistics)
+    node = _one_of_each(BrokerStatistics, apps=(app,), engines=(_one_of_each(EngineStatistics),))
+    page = exposition(lambda: node).decode()
+    rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
+    for one in text_string_to_metric_families(page):
+        if not one.name.startswith("cachecast_"):
+            continue
+        labels = sorted({label for sample in one.samples for label in sample.labels} - {"le"})
+        shown = ", ".join(f"`{label}`" for label in labels)
+        suffix = "_total" if one.type == "counter" else ""
+        rows.append(f"| `{one.name}{suffix}` | {one.type} | {shown} | {one.documentation} |")
+    return "\n".join(rows) + "\n"
+
+
+def _one_of_each(kind: type[T], **values: object) -> T:
+    """Statistics in which everything was counted once."""
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in values:
+            is_table = getattr(field.type, "__origin__", None) is dict
+            values[field.name] = {"example": 1} if is_table else field.type(1)
+    return kind(**values)
+
+
+def close_codes() -> str:
+    """The codes with which the broker closes, or reports."""
+    rows = ["| code | text | what client libraries do |", "|---|---|---|"]
+    rows += [
+        f"| {one.code} | {one.reason} | {one.reaction.value} |" for one in CLOSE_CODES.values()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+#: What a page can ask for, and what makes it.
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "commands": commands,
+    "api": api,
+    "metrics": metrics,
+    "close_codes": close_codes,
+}
