@@ -121,6 +121,8 @@ def test_a_server_answers_as_the_document_says(
     def ask(case: Any) -> None:
         if "app_id" in case.path_parameters:
             case.path_parameters["app_id"] = APP_ID
+        if name in CHANNELS and mode is GenerationMode.POSITIVE:
+            case.path_parameters["channel"] = CHANNELS[name]
         auth = Signature() if case.path_parameters else None
         answer = case.call(base_url=server.url, auth=auth)
         case.validate_response(answer, checks=CHECKS)
