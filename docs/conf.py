@@ -47,6 +47,8 @@ exclude_patterns = ["_build", "examples", "operations"]
 source_suffix = {".md": "markdown"}
 suppress_warnings = ["config.cache"]
 
+highlight_language = "text"
+
 myst_heading_anchors = 4
 myst_enable_extensions = ["tasklist"]
 

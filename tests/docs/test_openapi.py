@@ -111,7 +111,7 @@ def test_a_server_answers_as_the_document_says(
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=12,
+        max_examples=8,
         phases=[Phase.explicit, Phase.generate],
         deadline=None,
         derandomize=True,
