@@ -10,7 +10,6 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from cachecast.metrics import AppStatistics, BrokerStatistics, EngineStatistics, exposition
-from cachecast.protocol.close_codes import CLOSE_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,19 +74,9 @@ def _one_of_each(kind: type[T], **values: object) -> T:
     return kind(**values)
 
 
-def close_codes() -> str:
-    """The codes with which the broker closes, or reports."""
-    rows = ["| code | text | what client libraries do |", "|---|---|---|"]
-    rows += [
-        f"| {one.code} | {one.reason} | {one.reaction.value} |" for one in CLOSE_CODES.values()
-    ]
-    return "\n".join(rows) + "\n"
-
-
 #: What a page can ask for, and what makes it.
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "api": api,
     "metrics": metrics,
-    "close_codes": close_codes,
 }
