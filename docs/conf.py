@@ -40,13 +40,13 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_click",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "examples", "operations"]
 source_suffix = {".md": "markdown"}
 suppress_warnings = ["config.cache"]
 
+smartquotes = False  # they make one dash of the two of an option
 highlight_language = "text"
 
 myst_heading_anchors = 4

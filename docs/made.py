@@ -6,13 +6,15 @@ import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import click
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from cachecast.cli import cachecast
 from cachecast.metrics import AppStatistics, BrokerStatistics, EngineStatistics, exposition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["PARTS"]
 
@@ -23,7 +25,23 @@ PUBLIC: Final = ("cachecast", "cachecast.client", "cachecast.testing")
 
 def commands() -> str:
     """All commands with their options, from the objects that click runs."""
-    return "```{click} cachecast.cli:cachecast\n:prog: cachecast\n:nested: full\n```\n"
+    return "\n".join(_command(cachecast, []))
+
+
+def _command(command: click.Command, way: list[str]) -> Iterator[str]:
+    way = [*way, command.name or ""]
+    context = click.Context(command, info_name=" ".join(way), max_content_width=500)
+    yield from (f"## `{' '.join(way)}`", "", inspect.cleandoc(command.help or ""), "")
+    yield from ("```text", " ".join([*way, *command.collect_usage_pieces(context)]), "```", "")
+    records = [one.get_help_record(context) for one in command.get_params(context)]
+    options = [one for one in records if one is not None and "--help" not in one[0]]
+    if options:
+        yield from ("| option | what it is |", "|---|---|")
+        yield from (f"| `{name}` | {text.replace('|', chr(92) + '|')} |" for name, text in options)
+        yield ""
+    for one in getattr(command, "commands", {}).values():
+        if not one.hidden:
+            yield from _command(one, way)
 
 
 def api() -> str:
