@@ -37,11 +37,15 @@ def _command(command: click.Command, way: list[str]) -> Iterator[str]:
     options = [one for one in records if one is not None and "--help" not in one[0]]
     if options:
         yield from ("| option | what it is |", "|---|---|")
-        yield from (f"| `{name}` | {text.replace('|', chr(92) + '|')} |" for name, text in options)
+        yield from (f"| `{_cell(name)}` | {_cell(text)} |" for name, text in options)
         yield ""
     for one in getattr(command, "commands", {}).values():
         if not one.hidden:
             yield from _command(one, way)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def api() -> str:
@@ -72,14 +76,14 @@ def metrics() -> str:
     app = _one_of_each(AppStatistics)
     node = _one_of_each(BrokerStatistics, apps=(app,), engines=(_one_of_each(EngineStatistics),))
     page = exposition(lambda: node).decode()
-    rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
+    rows = ["| metric | what it is |", "|---|---|"]
     for one in text_string_to_metric_families(page):
         if not one.name.startswith("cachecast_"):
             continue
         labels = sorted({label for sample in one.samples for label in sample.labels} - {"le"})
-        shown = ", ".join(f"`{label}`" for label in labels)
+        by = " by " + ", ".join(f"`{label}`" for label in labels) if labels else ""
         suffix = "_total" if one.type == "counter" else ""
-        rows.append(f"| `{one.name}{suffix}` | {one.type} | {shown} | {one.documentation} |")
+        rows.append(f"| `{one.name}{suffix}` | {one.documentation} ({one.type}{by}) |")
     return "\n".join(rows) + "\n"
 
 
