@@ -20,7 +20,7 @@ import trio
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
 from cachecast.broker.announcements import count_message, is_counted
 from cachecast.broker.joins import Joins
-from cachecast.broker.journal import Journal
+from cachecast.broker.journal import ENDED, Journal
 from cachecast.broker.sign_ins import OUTAGE_TEXT, SignIns
 from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
     from cachecast.broker.directory import Directory
+    from cachecast.broker.feed import Feed
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
@@ -83,6 +84,7 @@ class Clients:
         bus: Bus,
         backlog: Backlog,
         *,
+        feed: Feed,
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
     ) -> None:
@@ -96,6 +98,7 @@ class Clients:
             bus: the bus, which is told who is where; with other nodes it says when a client may be
                 answered.
             backlog: the outboxes that have something waiting.
+            feed: the feed of what happens on the node.
             clock: function that gives the broker's seconds.
             notify: function that tells webhooks and hooks.
         """
@@ -115,7 +118,10 @@ class Clients:
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         #: Journal that says at level debug why somebody was refused or has gone.
-        self.journal = Journal()
+        self.journal = Journal(feed)
+        self._feed = feed
+        #: A second that connections were opened in, one number for all of them.
+        self._second = 0
         #: Code -> number of refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
         #: Whether the node ends, and takes no new connections.
@@ -204,10 +210,15 @@ class Clients:
         if app.requires_authorization:
             connection.authorize_by = now + app.authorization_timeout_s
             hub.unauthorized.add(connection)
+        if now >= self._second + 1:
+            self._second = int(now)
+        connection.opened_at = self._second
         hub.connections[socket_id] = connection
         if hub.is_shared:
             self._note_connections(hub)
         hub.counters.connections_opened += 1
+        if (tap := self._feed.tap) is not None:
+            tap("connection", "opened", app.id, None, socket_id)
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
@@ -254,6 +265,7 @@ class Clients:
             None if self._heartbeat is None else self._heartbeat.pinged_at(connection),
             connection.authorize_by,
             connection.must_pong,
+            connection.opened_at,
         )
 
     def restore(
@@ -281,6 +293,7 @@ class Clients:
         connection = Connection(session, wire, outbox)
         connection.must_pong = state.must_pong
         connection.authorize_by = state.authorize_by
+        connection.opened_at = state.opened_at
         if state.authorize_by != inf:
             hub.unauthorized.add(connection)
         hub.connections[session.socket_id] = connection
@@ -435,6 +448,8 @@ class Clients:
                 hub, channel, "member_added", member.user_id, member.user_info, connection
             )
         self._announcements.count_changed(hub, channel)
+        if (tap := self._feed.tap) is not None and not name.is_hidden:
+            self._tell_edge(tap, "subscribed", connection, name.text, member)
         if channel.roster is not None:
             confirmation = channel.roster.success_frame(connection.wire, name.text)
         else:
@@ -445,6 +460,18 @@ class Clients:
             connection.outbox.put(confirmation, is_asked=True)
         if entry is not None:
             self._tell_newcomer_count(hub, channel, connection)
+
+    def _tell_edge(
+        self,
+        tap: Callable[..., None],
+        what: str,
+        connection: Connection,
+        name: str,
+        member: Member | None,
+    ) -> None:
+        session = connection.session
+        user_id = member.key if member else str(session.user.id) if session.user else None
+        tap("subscription", what, session.app.id, name, session.socket_id, user_id)
 
     def _tell_newcomer_count(self, hub: Hub, channel: Channel, connection: Connection) -> None:
         """Say the count that others heard before this one was among them."""
@@ -463,6 +490,8 @@ class Clients:
         hub = self._directory.of(connection)
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
+        if (tap := self._feed.tap) is not None and not channel.name.is_hidden:
+            self._tell_edge(tap, "unsubscribed", connection, name, member)
         if left.is_member_gone and member is not None and not left.is_vacated:
             self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
@@ -592,8 +621,14 @@ class Clients:
         hub = self._directory.find(session.app.id)
         if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
+        if (tap := self._feed.tap) is not None:
+            user = session.user
+            tap(
+                "connection", "closed", hub.app.id, None, session.socket_id,
+                None if user is None else str(user.id), code=code, text=reason,
+            )  # fmt: skip
         self.journal.note(
-            "connection ended",
+            ENDED,
             app=hub.app.id,
             code=code,
             reason=reason,

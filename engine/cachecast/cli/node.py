@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Node", "run_node"]
@@ -87,6 +88,7 @@ async def run_node(
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
+    inspector: InspectorTerms | None = None,
 ) -> Heir | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
@@ -99,6 +101,7 @@ async def run_node(
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called with the node once it accepts connections.
         inheritance: what the process before this one leaves; None if this one is the first.
+        inspector: terms on which people look into it; None for numbers only.
 
     Returns:
         The process that has taken over, if one has.
@@ -125,6 +128,7 @@ async def run_node(
                     trusts_proxy=options.trusts_proxy,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
+                    inspector=inspector,
                     task_status=task_status,
                 )
 

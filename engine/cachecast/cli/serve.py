@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from cachecast.cli.control import open_control
+from cachecast.cli.inspector import inspector_terms
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
@@ -25,6 +26,7 @@ from cachecast.cli.stand_in import SIGNALS
 from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
+from cachecast.server.access import PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from cachecast.cli.node import Node
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.cli.workers import Parent
-
+    from cachecast.server.inspector import InspectorTerms
 
 __all__ = ["count_workers", "serve_command"]
 
@@ -63,6 +65,18 @@ _log = structlog.get_logger("cachecast.serve")
 @click.option(
     "--workers",
     help="Number of processes, or auto for one a core; they need an engine.  [default: 1]",
+)
+@click.option(
+    "--inspector",
+    is_flag=True,
+    default=None,
+    help="Serve the inspector at the admin address; its token is printed.",
+)
+@click.option(
+    "--inspector-shows-payloads",
+    is_flag=True,
+    default=None,
+    help="Let the inspector show what is published.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
@@ -99,6 +113,7 @@ async def _run(
 ) -> Heir | None:
     heir: Heir | None = None
     reloader = Reloader(source)
+    inspector = inspector_terms(config.server, os.environ)
     # Nobody needs a third end.
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
@@ -118,7 +133,7 @@ async def _run(
                 if desk is not None:
                     nursery.start_soon(desk.run)
                 if inheritance is None:
-                    _announce(config, port, admin_port)
+                    _announce(config, port, admin_port, inspector)
                 _log.info("ready", host=config.server.host, port=port, admin_port=admin_port)
 
             nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends)
@@ -133,6 +148,7 @@ async def _run(
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
                     inheritance=inheritance,
+                    inspector=inspector,
                 )
             else:
                 await run_parent(
@@ -198,7 +214,9 @@ def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
+def _announce(
+    config: FileConfig, port: int, admin_port: int | None, inspector: InspectorTerms | None
+) -> None:
     """Say how to connect, and end with the one ready line that scripts wait for."""
     options = config.server
     address = f"{_bracket(options.host)}:{port}"
@@ -220,6 +238,10 @@ def _announce(config: FileConfig, port: int, admin_port: int | None) -> None:
     admin = ""
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
+        if inspector is not None:
+            place = f"http://{_bracket(options.admin_host)}:{admin_port}{PATH}"
+            token = "" if options.inspector_token else f"   token {inspector.token}"
+            click.echo(f"Inspector {place}{token}", file=sys.stdout)
     click.echo(f"Cachecast ready on http{s}://{address}{admin}", file=sys.stdout)
 
 

@@ -19,6 +19,7 @@ from cachecast.server.common import Common
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
 from cachecast.server.http import HttpConnection
+from cachecast.server.inspector import Inspector
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.room import Room
     from cachecast.server.tls import TlsTerms
 
@@ -295,6 +297,7 @@ class Server(Front):
 
     Attributes:
         broker: the broker that it serves.
+        inspector: answers those who look into it; None where nobody may.
         trusts_proxy: whether a proxy's headers are believed; may be replaced.
     """
 
@@ -305,6 +308,7 @@ class Server(Front):
         *,
         trusts_proxy: bool,
         poller: Poller | None = None,
+        inspector: InspectorTerms | None = None,
     ) -> None:
         """Make it; :func:`serve` runs its tasks.
 
@@ -313,7 +317,10 @@ class Server(Front):
             tls: certificate and key; None serves plain text.
             trusts_proxy: whether a proxy's headers are believed, see :func:`serve`.
             poller: the Poller of its sockets; by default one of the kernel's.
+            inspector: terms on which people look into it at the admin address; None for numbers
+                only.
         """
+        self.inspector = None if inspector is None else Inspector(broker, inspector)
         super().__init__(
             partial(
                 Common,
@@ -324,7 +331,7 @@ class Server(Front):
                 journal=broker.clients.journal,
             ),
             Poller(broker.clock) if poller is None else poller,
-            handle_admin=partial(handle_admin, broker),
+            handle_admin=partial(handle_admin, broker, inspector=self.inspector),
             handle=self._answer,
             tls=tls,
         )
@@ -381,6 +388,11 @@ class Server(Front):
         finally:
             readers.remove(self.poller)
             reloads.remove(self._reload)
+
+    async def run_inspector(self) -> None:
+        """Serve those who look into it, for ever, where anybody may."""
+        if self.inspector is not None:
+            await self.inspector.run()
 
     def _reload(self, config: BrokerConfig) -> None:
         """Connections that begin from now on have these limits."""
@@ -490,6 +502,7 @@ async def serve(
     trusts_proxy: bool = False,
     falls_back: bool = False,
     predecessor: Predecessor | None = None,
+    inspector: InspectorTerms | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a Broker to WebSocket clients and HTTP API callers, for ever.
@@ -509,6 +522,8 @@ async def serve(
         falls_back: whether to take any free port where the admin address's is taken.
         predecessor: the process that this one replaces; its listening sockets are used where their
             addresses are these, and its clients are served on.
+        inspector: terms on which people look into the node at the admin address; None for its
+            numbers only.
         task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
@@ -537,11 +552,12 @@ async def serve(
         for sock in seats.values():  # whose addresses are others now
             sock.close()
     async with trio.open_nursery() as nursery:
-        server = Server(broker, tls, trusts_proxy=trusts_proxy)
+        server = Server(broker, tls, trusts_proxy=trusts_proxy, inspector=inspector)
         if predecessor is not None:
             await predecessor.take(server, nursery)
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
         nursery.start_soon(server.run_timeouts)
         nursery.start_soon(server.run_poller)
+        nursery.start_soon(server.run_inspector)
         task_status.started(server)

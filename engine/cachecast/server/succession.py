@@ -188,6 +188,8 @@ class _quiet:  # noqa: N801 - used like a function
                 # which waits in the kernel for the new process.
                 common.is_draining = True
                 server.hold_newcomers(is_held=True)
+            if server.inspector is not None:
+                server.inspector.end_consoles()  # browsers come back to the new process
             with trio.move_on_after(QUIET_LIMIT_S):
                 while any(  # noqa: ASYNC110 - nothing announces it, nor should it
                     caller.is_asked for caller in _callers(server)
