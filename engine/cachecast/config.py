@@ -252,6 +252,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ConfigError: names field, rule and remedy.
         """
         self._check_addresses()
+        self._check_inspector()
         text = str(self.workers)  # the environment has only text
         if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
             raise ConfigError(
@@ -261,14 +262,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("server.tls_cert", "tls_cert and tls_key must be given together.")
-        if self.inspector_token is not None and not TOKEN.fullmatch(self.inspector_token):
-            raise ConfigError(
-                "server.inspector_token",
-                "must be 16 to 200 printable characters of ASCII, without spaces.",
-                "`openssl rand -hex 16` makes one; leave it out to have the node make one.",
-            )
-        if self.has_inspector and not self.has_admin:
-            raise ConfigError("server.inspector", "needs the admin address.", "Set has_admin.")
         if self.control == "":
             raise ConfigError("server.control", "must be a path, or off.", "Or leave it out.")
         if self.log_format not in {"auto", "console", "json"}:
@@ -293,6 +286,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def has_inspector(self) -> bool:
         """Whether people may look into the node."""
         return self.inspector or self.inspector_token is not None
+
+    def _check_inspector(self) -> None:
+        if self.inspector_token is not None and not TOKEN.fullmatch(self.inspector_token):
+            raise ConfigError(
+                "server.inspector_token",
+                "must be 16 to 200 printable characters of ASCII, without spaces.",
+                "`openssl rand -hex 16` makes one; leave it out to have the node make one.",
+            )
+        if self.has_inspector and not self.has_admin:
+            raise ConfigError("server.inspector", "needs the admin address.", "Set has_admin.")
 
     def _check_addresses(self) -> None:
         for field in ("port", "admin_port"):

@@ -217,8 +217,8 @@ class Clients:
         if hub.is_shared:
             self._note_connections(hub)
         hub.counters.connections_opened += 1
-        if (tap := self._feed.tap) is not None:
-            tap("connection", "opened", app.id, None, socket_id)
+        if self._feed.tap is not None:
+            self._feed.note_connection("opened", connection)
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
@@ -448,8 +448,8 @@ class Clients:
                 hub, channel, "member_added", member.user_id, member.user_info, connection
             )
         self._announcements.count_changed(hub, channel)
-        if (tap := self._feed.tap) is not None and not name.is_hidden:
-            self._tell_edge(tap, "subscribed", connection, name.text, member)
+        if self._feed.tap is not None:
+            self._feed.note_edge("subscribed", connection, name, member)
         if channel.roster is not None:
             confirmation = channel.roster.success_frame(connection.wire, name.text)
         else:
@@ -460,18 +460,6 @@ class Clients:
             connection.outbox.put(confirmation, is_asked=True)
         if entry is not None:
             self._tell_newcomer_count(hub, channel, connection)
-
-    def _tell_edge(
-        self,
-        tap: Callable[..., None],
-        what: str,
-        connection: Connection,
-        name: str,
-        member: Member | None,
-    ) -> None:
-        session = connection.session
-        user_id = member.key if member else str(session.user.id) if session.user else None
-        tap("subscription", what, session.app.id, name, session.socket_id, user_id)
 
     def _tell_newcomer_count(self, hub: Hub, channel: Channel, connection: Connection) -> None:
         """Say the count that others heard before this one was among them."""
@@ -490,8 +478,8 @@ class Clients:
         hub = self._directory.of(connection)
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
-        if (tap := self._feed.tap) is not None and not channel.name.is_hidden:
-            self._tell_edge(tap, "unsubscribed", connection, name, member)
+        if self._feed.tap is not None:
+            self._feed.note_edge("unsubscribed", connection, channel.name, member)
         if left.is_member_gone and member is not None and not left.is_vacated:
             self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
@@ -621,12 +609,8 @@ class Clients:
         hub = self._directory.find(session.app.id)
         if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
-        if (tap := self._feed.tap) is not None:
-            user = session.user
-            tap(
-                "connection", "closed", hub.app.id, None, session.socket_id,
-                None if user is None else str(user.id), code=code, text=reason,
-            )  # fmt: skip
+        if self._feed.tap is not None:
+            self._feed.note_connection("closed", connection, code, reason)
         self.journal.note(
             ENDED,
             app=hub.app.id,

@@ -22,8 +22,11 @@ from cachecast.protocol.messages import as_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
     from cachecast.events import AppEvent
+    from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.identity import Member
 
 __all__ = ["KINDS", "Feed", "Happening", "Wanted", "Watch"]
 
@@ -241,8 +244,33 @@ class Feed:
                     )  # fmt: skip
                 watch.put(happening)
 
+    def note_connection(
+        self, what: str, connection: Connection, code: int | None = None, text: str | None = None
+    ) -> None:
+        """Say that a connection was opened or closed; to be called while somebody watches."""
+        if self.tap is not None:
+            session = connection.session
+            user_id = None if session.user is None else session.user.id
+            self.tap(
+                "connection", what, session.app.id, None, session.socket_id, user_id,
+                code=code, text=text,
+            )  # fmt: skip
+
+    def note_edge(
+        self, what: str, connection: Connection, name: ChannelName, member: Member | None
+    ) -> None:
+        """Say that a subscription began or ended; to be called while somebody watches.
+
+        Users' own channels are the protocol's business, and nobody is told of them.
+        """
+        if self.tap is not None and not name.is_hidden:
+            session = connection.session
+            user = session.user
+            user_id = member.key if member else user.id if user else None
+            self.tap("subscription", what, session.app.id, name.text, session.socket_id, user_id)
+
     def note_event(self, hub: Hub, event: AppEvent) -> None:
-        """Say what webhooks are told of; not to be called while nobody watches."""
+        """Say what webhooks are told of; to be called while somebody watches."""
         found = _APP_EVENTS.get(event.name)
         if self.tap is not None and found is not None:
             kind, what = found

@@ -16,7 +16,7 @@ __all__ = ["inspector_terms"]
 
 #: Variable by which the process that takes over in an upgrade gets the token that was printed; not
 #: one of the configuration, which would look changed by it.
-MADE_TOKEN: Final = "CACHECAST_MADE_INSPECTOR_TOKEN"
+MADE_TOKEN: Final = "CACHECAST_MADE_INSPECTOR_TOKEN"  # noqa: S105 - a name
 
 
 def inspector_terms(

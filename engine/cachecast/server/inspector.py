@@ -15,7 +15,6 @@ import msgspec
 import structlog
 import trio
 
-from cachecast import __version__
 from cachecast.broker.feed import KINDS, Wanted
 from cachecast.bus.receipt import Receipt
 from cachecast.errors import (
@@ -25,6 +24,7 @@ from cachecast.errors import (
     CapacityError,
     RemoteProtocolError,
 )
+from cachecast.metrics import package_version
 from cachecast.server.access import PATH, Access, Session
 from cachecast.server.console import Console, server_sent
 from cachecast.server.figures import FIELDS, FINE_S, Figures
@@ -242,7 +242,7 @@ class Inspector:
     def _overview(self) -> dict[str, Any]:
         broker = self._broker
         return {
-            "version": __version__,
+            "version": package_version(),
             "is_draining": broker.clients.is_draining,
             "outage": broker.outage.reason,
             "fields": FIELDS,

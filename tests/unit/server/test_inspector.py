@@ -295,7 +295,7 @@ async def test_a_page_that_is_not_read_holds_a_bounded_amount(monkeypatch):
         for n in range(60_000):
             node.broker.publish_nowait(APP_ID, "c", "e" * 150, "x")
             if not n % 500:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
                 console.flush(node.clock())
         [outbox] = list(node.broker.backlog)
         most = MAX_WAITING_BYTES + 1_000 * 400
