@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Feed
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
     from cachecast.server.inspector import InspectorTerms
@@ -59,6 +60,11 @@ class Node:
         self.server = server
         self.tls = tls
         self.upgrades = upgrades
+
+    @property
+    def feed(self) -> Feed:
+        """What happens on it."""
+        return self.broker.feed
 
     @property
     def is_ending(self) -> bool:

@@ -24,6 +24,7 @@ from cachecast.cli.reloads import Reloader, Source
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.stand_in import SIGNALS
 from cachecast.cli.upgrade import Upgrader, inherit
+from cachecast.cli.watch import offer_watching
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
 from cachecast.server.access import PATH
@@ -131,6 +132,7 @@ async def _run(
                 upgrader.begin(node.upgrades, desk)
                 nursery.start_soon(upgrader.run)
                 if desk is not None:
+                    offer_watching(node.feed, desk)
                     nursery.start_soon(desk.run)
                 if inheritance is None:
                     _announce(config, port, admin_port, inspector)

@@ -183,6 +183,9 @@ class Parent:
         """Number of its processes that serve."""
         return len(self._crew.posts)
 
+    #: Its processes each have a feed.
+    feed: Final = None
+
     @property
     def is_ending(self) -> bool:
         """Whether the end has begun."""
