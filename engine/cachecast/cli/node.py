@@ -95,6 +95,7 @@ async def run_node(
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
     inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
 ) -> Heir | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
@@ -108,6 +109,7 @@ async def run_node(
         on_ready: function called with the node once it accepts connections.
         inheritance: what the process before this one leaves; None if this one is the first.
         inspector: terms on which people look into it; None for numbers only.
+        seat: socket over which a parent hands over connections to the admin address.
 
     Returns:
         The process that has taken over, if one has.
@@ -135,6 +137,7 @@ async def run_node(
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
                     inspector=inspector,
+                    seat=seat,
                     task_status=task_status,
                 )
 

@@ -162,6 +162,7 @@ async def _run(
                     pass_on=pass_on,
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=on_ready,
+                    inspector=inspector,
                 )
             if heir is not None:
                 await upgrader.wait_answered()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cachecast.bus.private import PrivateEngine
     from cachecast.bus_config import BusConfig
     from cachecast.config import FileConfig
+    from cachecast.server.entrance import InspectorTerms
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Parent", "run_parent", "worker_command"]
@@ -72,6 +73,7 @@ async def run_parent(
     pass_on: Callable[[MutableMapping[str, Any]], None],
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Parent, int, int | None], None],
+    inspector: InspectorTerms | None = None,
 ) -> None:
     """Serve with several workers until a signal ends them in order.
 
@@ -84,6 +86,7 @@ async def run_parent(
         pass_on: function that writes a line of a worker's log.
         lost_log_lines: function that gives the number of lines that could not be written.
         on_ready: function called with the node and both ports once all workers accept connections.
+        inspector: terms on which people look into it; None for numbers only.
 
     Raises:
         ConfigError: it cannot start.
@@ -108,7 +111,9 @@ async def run_parent(
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
             joined = config if engine is None else _joined_by(engine, config)
-            crew = Crew(shares_of(joined, n_workers), listeners, _LogReader(pass_on))
+            crew = Crew(
+                shares_of(joined, n_workers), listeners, _LogReader(pass_on), inspector=inspector
+            )
             parent = Parent(config, tls, crew, bus=joined.bus)
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
@@ -122,6 +127,7 @@ async def run_parent(
                     crew,
                     lost_log_lines=lost_log_lines,
                     engine_ends=None if engine is None else (lambda: engine.n_ends),
+                    inspector=inspector,
                 )
                 admin_port = desk.port
                 nursery.start_soon(desk.run)
@@ -302,6 +308,8 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             config,
             signals,
             address=socket.socket(fileno=brief.listener),
+            inspector=brief.inspector,
+            seat=None if brief.seat is None else socket.socket(fileno=brief.seat),
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,

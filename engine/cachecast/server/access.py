@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.http_messages import Request
 
-__all__ = ["PATH", "Access", "Session"]
+__all__ = ["PATH", "Access", "Session", "is_inspectors"]
 
 #: Path under which everything of the inspector lies.
 PATH: Final = "/inspector"
@@ -44,6 +44,11 @@ SESSION_S: Final = 12 * 3600.0
 
 #: Name of the header with the second secret of a session.
 CSRF_HEADER: Final = b"x-cachecast-csrf"
+
+
+def is_inspectors(path: str) -> bool:
+    """Whether a path is the inspector's."""
+    return path == PATH or path.startswith(f"{PATH}/")
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cachecast.metrics import exposition
-from cachecast.server.access import PATH
+from cachecast.server.access import is_inspectors
 from cachecast.server.http_messages import Later, Request, Response
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def handle_admin(
     broker: Broker, request: Request, inspector: Inspector | None = None
 ) -> Response | Later | Stream:
     """Answer one request of the admin address; without an inspector it has numbers only."""
-    if inspector is not None and (request.path == PATH or request.path.startswith(f"{PATH}/")):
+    if inspector is not None and is_inspectors(request.path):
         return inspector.answer(request)
     if request.method not in {"GET", "HEAD"}:
         return Response(405, b"Only GET\n", "text/plain", ("Allow: GET, HEAD",))

@@ -1,8 +1,7 @@
 """The inspector on the admin address: what happens on a node, for people who were let in.
 
-``/inspector`` is a page, and everything else lies under ``/inspector/api``: JSON, one stream of
-server-sent events, and two actions. Who may ask is :mod:`.access`'s to say, before anything is
-looked at; the page itself and its files have no secret and are for everybody.
+What lies under ``/inspector/api``: JSON, one stream of server-sent events, and two actions. Who may
+ask has been said before, by :mod:`.entrance`.
 """
 
 from __future__ import annotations
@@ -18,23 +17,28 @@ import trio
 from cachecast.broker.feed import KINDS, Wanted
 from cachecast.bus.receipt import Receipt
 from cachecast.errors import (
-    AuthError,
     BadRequestError,
     BusError,
     CapacityError,
     RemoteProtocolError,
 )
 from cachecast.metrics import package_version
-from cachecast.server.access import PATH, Access, Session
+from cachecast.server.access import PATH
 from cachecast.server.console import Console, server_sent
+from cachecast.server.entrance import (
+    HEADERS,
+    Entrance,
+    InspectorTerms,
+    json_response,
+    refusal,
+)
 from cachecast.server.figures import FIELDS, FINE_S, Figures
 from cachecast.server.http_messages import Later, Response, text_response
 from cachecast.server.listings import LISTINGS, Query, list_members
-from cachecast.server.pages import find_page
 from cachecast.server.streaming import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from cachecast.broker import Broker
     from cachecast.channels.hub import Hub
@@ -56,50 +60,9 @@ MAX_APPS: Final = 200
 #: Number of a user's connections that are closed between two checkpoints.
 CLOSINGS_PER_STEP: Final = 50
 
-_POLICY: Final = (
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "connect-src 'self'",
-    "img-src 'self'",
-    "form-action 'self'",
-    "base-uri 'none'",
-    "frame-ancestors 'none'",
-    "require-trusted-types-for 'script'",
-    "trusted-types 'none'",
-)
-
-#: Headers of every answer: nothing is kept, framed or taken for something else.
-HEADERS: Final = (
-    "Cache-Control: no-store",
-    "X-Content-Type-Options: nosniff",
-    "X-Frame-Options: DENY",
-    "Referrer-Policy: no-referrer",
-    "Cross-Origin-Resource-Policy: same-origin",
-    f"Content-Security-Policy: {'; '.join(_POLICY)}",
-)
-
 _log = structlog.get_logger("cachecast.inspector")
 
 T = TypeVar("T")
-
-
-class InspectorTerms(msgspec.Struct, frozen=True):
-    """How a node is looked into.
-
-    Attributes:
-        token: the secret that lets people in; not empty.
-        hosts: names by which browsers may come besides addresses and localhost.
-        shows_payloads: whether they see what is published.
-    """
-
-    token: str
-    hosts: frozenset[str] = frozenset()
-    shows_payloads: bool = False
-
-    def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
-        """Keep the token out of logs."""
-        return "InspectorTerms()"
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -121,7 +84,7 @@ class Disconnect(msgspec.Struct, frozen=True):
     user_id: str | None = None
 
 
-class Inspector:
+class Inspector(Entrance):
     """Answers those who look into one node; :meth:`run` is its task.
 
     Queue: :data:`MAX_CONSOLES` open pages; one more is answered with 503.
@@ -129,8 +92,8 @@ class Inspector:
 
     def __init__(self, broker: Broker, terms: InspectorTerms) -> None:
         """Make it; nothing is looked at before :meth:`run`."""
+        super().__init__(terms, broker.clock, broker.clients.refusals)
         self._broker = broker
-        self._access = Access(terms.token, terms.hosts, broker.clock)
         self._figures = Figures(broker)
         self._consoles: set[Console] = set()
         self._has_console = trio.Event()
@@ -173,62 +136,29 @@ class Inspector:
 
     # --- answering
 
-    def answer(self, request: Request) -> Response | Later | Stream:
-        """Answer a request whose path is the inspector's. Never yields."""
-        try:
-            self._access.check_place(request)
-            answer = self._answer(request)
-        except RemoteProtocolError as error:
-            self._broker.clients.refusals[f"inspector {error.http_status}"] += 1
-            answer = _refusal(error)
-        if not isinstance(answer, Later):
-            answer.headers += HEADERS
-        return answer
+    def _act(  # type: ignore[explicit-override]  # typing.override needs Python 3.12
+        self, name: str, request: Request
+    ) -> Response | Later:
+        return self._publish(request) if name == "publish" else self._disconnect(request)
 
-    def _answer(self, request: Request) -> Response | Later | Stream:
-        path = request.path.removeprefix(PATH)
-        page = find_page(path)
-        if page is not None:
-            _allow(request, "GET", "HEAD")
-            return page
-        if path == "/session":
-            _allow(request, "POST")
-            cookie = self._access.enter(request)
-            return Response(303, b"", "", (cookie, f"Location: {PATH}"))
-        if not path.startswith("/api/"):
-            raise BadRequestError("404 NOT FOUND", http_status=404)
-        session = self._access.find(request)
-        name = path.removeprefix("/api/")
-        action = self._ACTIONS.get(name)
-        if action is not None:
-            _allow(request, "POST")
-            self._access.check_action(request, session)
-            return action(self, request)
-        _allow(request, "GET")
-        return self._read(name, request, session)
-
-    def _read(self, name: str, request: Request, session: Session) -> Response | Later | Stream:
+    def _read(  # type: ignore[explicit-override]  # as above
+        self, name: str, request: Request
+    ) -> Response | Later | Stream:
         asked = _Asked(request.query)
-        if name == "session":
-            return _json({"csrf": session.csrf, "shows_payloads": self._shows_payloads})
         if name == "overview":
-            return _json(self._overview())
+            return json_response(self._overview())
         if name == "live":
             return self._live(asked)
         hub = self._hub(asked)
         if name == "webhooks":
             urls = self._broker.webhooks.states(hub.app.id)
-            return _json({"urls": urls, "events": dict(hub.counters.webhooks)})
+            return json_response({"urls": urls, "events": dict(hub.counters.webhooks)})
         if name == "members":
             return self._steps(list_members(hub, asked.text("channel"), asked.query()))
         listing = LISTINGS.get(name)
         if listing is None:
             raise BadRequestError("404 NOT FOUND", http_status=404)
         return self._steps(listing(self._broker, hub, asked.query()))
-
-    @property
-    def _shows_payloads(self) -> bool:
-        return self._broker.feed.shows_payloads
 
     def _hub(self, asked: _Asked) -> Hub:
         """The app that is asked about; the first where none is named."""
@@ -298,7 +228,7 @@ class Inspector:
             try:
                 next(work)
             except StopIteration as end:
-                return _with_headers(_json(end.value))
+                return _with_headers(json_response(end.value))
             return None
 
         return Later(step, partial(self._broker.stepper.add, PATH))
@@ -315,7 +245,7 @@ class Inspector:
                 "Too much is undelivered there: try again", http_status=503
             ) from None
         _log.info("inspector published", app=asked.app, channel=asked.channel[:200])
-        return self._receipt(receipt.then(lambda _: _json({"published": True})))
+        return self._receipt(receipt.then(lambda _: json_response({"published": True})))
 
     def _disconnect(self, request: Request) -> Response | Later:
         asked = _decode(request, Disconnect)
@@ -332,12 +262,12 @@ class Inspector:
             raise BadRequestError("No such connection is open here", http_status=404)
         _log.info("inspector disconnects", app=asked.app, socket_id=asked.socket_id)
         self._broker.clients.disconnect(connection, 4009, "You got disconnected by the app.")
-        return _json({"closed": 1})
+        return json_response({"closed": 1})
 
     def _end_user(self, hub: Hub, user_id: str) -> Response | Later:
         if hub.is_shared:
             ended = self._broker.end_user(hub, user_id)
-            return self._receipt(ended.then(lambda n: _json({"closed": n})))
+            return self._receipt(ended.then(lambda n: json_response({"closed": n})))
         return self._steps(self._close_all(hub, user_id))
 
     def _close_all(self, hub: Hub, user_id: str) -> Generator[None, None, dict[str, Any]]:
@@ -348,10 +278,6 @@ class Inspector:
             yield
         return {"closed": n_closed}
 
-    def _leave(self, request: Request) -> Response:
-        self._access.leave(request)
-        return _json({})
-
     def _receipt(self, receipt: Receipt[Response]) -> Later | Response:
         """Answer with what the nodes have to agree on, when they do."""
 
@@ -359,19 +285,13 @@ class Inspector:
             try:
                 return receipt.value
             except RemoteProtocolError as error:
-                return _refusal(error)
+                return refusal(error)
             except BusError as error:
                 return text_response(503, str(error))
 
         if receipt.is_done:
             return read()
         return Later(lambda: _with_headers(read()) if receipt.is_done else None, receipt.when_done)
-
-    _ACTIONS: Final[dict[str, Callable[[Inspector, Request], Response | Later]]] = {
-        "publish": _publish,
-        "disconnect": _disconnect,
-        "leave": _leave,
-    }
 
 
 class _Asked:
@@ -405,11 +325,6 @@ class _Asked:
             raise BadRequestError("after must be what the last page called next") from None
 
 
-def _allow(request: Request, *methods: str) -> None:
-    if request.method not in methods:
-        raise BadRequestError(f"This path takes {' and '.join(methods)}", http_status=405)
-
-
 def _decode(request: Request, kind: type[T]) -> T:
     """The body of an action; no form can send its content type."""
     content_type = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -426,19 +341,6 @@ def _confirm(given: str, wanted: str) -> None:
         raise BadRequestError("confirm must be the name or id that is meant, once more")
 
 
-def _json(value: object) -> Response:
-    return Response(200, msgspec.json.encode(value))
-
-
 def _with_headers(response: Response) -> Response:
     response.headers += HEADERS
-    return response
-
-
-def _refusal(error: RemoteProtocolError) -> Response:
-    response = text_response(error.http_status, error.message.rstrip("\n"))
-    if isinstance(error, AuthError):
-        response.headers = ('WWW-Authenticate: Bearer realm="cachecast"',)
-    elif error.http_status == 429:
-        response.headers = ("Retry-After: 5",)
     return response

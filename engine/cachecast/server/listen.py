@@ -166,6 +166,27 @@ class _Listener:
             self.sock.close()
 
 
+class _Seat(_Listener):
+    """A socket over which another process hands connections of operators to this one."""
+
+    def on_readable(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
+        """Take a connection that has come; none when there is no room, which its end is told by."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self.abort()  # the other process has gone
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            if self._server.room.has_free(is_admin=True):
+                self._server.accept(sock, is_admin=True)
+            else:
+                sock.close()
+
+
 class Front:
     """Listening sockets and what they bring, on one poller; knows no broker.
 
@@ -220,6 +241,14 @@ class Front:
             self.admin_port = port
         else:
             self.port = port
+
+    def sit(self, seat: socket.socket | None) -> None:
+        """Serve operators whom another process hands over; ``seat`` is owned from now on."""
+        if seat is not None:
+            seat.setblocking(False)  # noqa: FBT003 - its only argument
+            listener = _Seat(self, seat, is_admin=True)
+            self.listeners.append(listener)
+            self.poller.add(seat.fileno(), listener)
 
     def accept(self, sock: socket.socket, *, is_admin: bool) -> None:
         """Begin to serve an accepted socket."""
@@ -503,6 +532,7 @@ async def serve(
     falls_back: bool = False,
     predecessor: Predecessor | None = None,
     inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a Broker to WebSocket clients and HTTP API callers, for ever.
@@ -524,6 +554,7 @@ async def serve(
             addresses are these, and its clients are served on.
         inspector: terms on which people look into the node at the admin address; None for its
             numbers only.
+        seat: socket over which another process hands over connections to the admin address.
         task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
@@ -557,6 +588,7 @@ async def serve(
             await predecessor.take(server, nursery)
         for sock, is_admin in listeners:
             server.listen(sock, is_admin=is_admin)
+        server.sit(seat)
         nursery.start_soon(server.run_timeouts)
         nursery.start_soon(server.run_poller)
         nursery.start_soon(server.run_inspector)

@@ -17,6 +17,7 @@ from cachecast.control.ask import open_call
 from cachecast.control.line import Reply
 from cachecast.errors import ControlError
 from cachecast.testing import TEST_APP, open_test_broker
+from tests.sockets.node import until
 
 
 @asynccontextmanager
@@ -52,27 +53,25 @@ async def test_what_happens_is_told_until_the_watcher_goes(tmp_path):
             part = await heard(line)
             assert [said.channel for said in part.happenings] == ["c-1"]
             assert part.happenings[0].data is None
-        while broker.feed.tap is not None:
-            await trio.sleep(0.01)
+        await until(lambda: broker.feed.tap is None)
 
 
 async def test_others_find_room_beside_those_who_watch(tmp_path):
     path = tmp_path / "s"
-    async with watched(path):
-        async with trio.open_nursery() as nursery:
+    async with watched(path), trio.open_nursery() as nursery:
 
-            async def stay(task_status):
-                async with open_call(path, "watch", Wanted()) as line:
-                    await line.receive(Reply)
-                    task_status.started()
-                    await trio.sleep_forever()
-
-            for _ in range(MAX_WATCHERS):
-                await nursery.start(lambda task_status: stay(task_status))
+        async def stay(task_status):
             async with open_call(path, "watch", Wanted()) as line:
-                with pytest.raises(ControlError, match="which is the most"):
-                    await heard(line)
-            nursery.cancel_scope.cancel()
+                await line.receive(Reply)
+                task_status.started()
+                await trio.sleep_forever()
+
+        for _ in range(MAX_WATCHERS):
+            await nursery.start(stay)
+        async with open_call(path, "watch", Wanted()) as line:
+            with pytest.raises(ControlError, match="which is the most"):
+                await heard(line)
+        nursery.cancel_scope.cancel()
 
 
 async def test_it_ends_when_another_process_takes_the_socket(tmp_path):
@@ -94,9 +93,9 @@ async def test_a_node_with_workers_says_that_it_cannot(tmp_path):
 
 
 def test_a_line_says_what_happened_and_moves_no_cursor():
-    said = Happening(0.5, "refusal", "refused", "1", "c\x1b[2J\n", "1.2", code=4009, text="Too much")
+    said = Happening(0.5, "refusal", "refused", "1", "c\x1b[2J\n", "1.2", code=4009, text="Full")
     text = _line(said)
-    assert text.endswith("1 refusal      refused  c\\x1b[2J\\n  1.2  4009  Too much")
+    assert text.endswith("1 refusal      refused  c\\x1b[2J\\n  1.2  4009  Full")
     assert text.isprintable()
 
 

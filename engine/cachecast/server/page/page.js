@@ -38,13 +38,16 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** The worker that is looked into; nothing where the node is one process. */
+const worker = () => $("worker").value;
+
 async function ask(path, query = {}) {
-  const text = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  const text = new URLSearchParams(Object.entries({ ...query, worker: worker() }).filter(([, value]) => value !== "" && value !== null && value !== undefined));
   return read(await fetch(`/inspector/api/${path}?${text}`, { credentials: "same-origin" }));
 }
 
 async function act(path, body) {
-  return read(await fetch(`/inspector/api/${path}`, {
+  return read(await fetch(`/inspector/api/${path}?${new URLSearchParams({ worker: worker() || "1" })}`, {
     method: "POST", credentials: "same-origin", body: JSON.stringify(body),
     headers: { "Content-Type": "application/json", "X-Cachecast-CSRF": csrf },
   }));
@@ -187,7 +190,7 @@ function livePage() {
 
 function line(said) {
   const facts = [said.what, said.channel, said.event && `“${said.event}”`, said.user_id && `user ${said.user_id}`, said.socket_id,
-    said.n_bytes !== undefined && `${said.n_bytes} bytes`, said.code, said.text, said.data].filter((fact) => fact !== undefined && fact !== false && fact !== null);
+    said.n_bytes !== undefined && bytes(said.n_bytes), said.code, said.text, said.data].filter((fact) => fact !== undefined && fact !== false && fact !== null);
   const at = new Date(said.at * 1000);
   return make("li", { class: said.kind === "refusal" ? "refusal" : null },
     make("time", { datetime: at.toISOString(), class: "soft" }, at.toTimeString().slice(0, 8) + "." + String(at.getMilliseconds()).padStart(3, "0")),
@@ -278,6 +281,7 @@ function say(text, isBad = false) {
 
 function listen(query, onConsole) {
   stream?.close();
+  if (worker()) query.set("worker", worker());
   stream = new EventSource(`/inspector/api/live?${query}`);
   stream.onopen = () => say("live");
   stream.onerror = () => say("not connected, trying again", true);
@@ -308,7 +312,12 @@ function show(isIn) {
 async function begin() {
   const answer = await fetch("/inspector/api/session", { credentials: "same-origin" });
   if (answer.status === 401) return show(false);
-  csrf = (await read(answer)).csrf;
+  const session = await read(answer);
+  csrf = session.csrf;
+  if (session.workers > 1 && !worker()) {
+    $("worker").replaceChildren(...Array.from({ length: session.workers }, (_, at) => make("option", { value: at + 1 }, `worker ${at + 1}`)));
+    $("worker").parentElement.hidden = false;
+  }
   const found = await ask("overview");
   fields = found.fields; fine = found.fine; coarse = found.coarse;
   $("app").replaceChildren(...found.apps.map((app) => make("option", { value: app.id }, app.id)));
@@ -326,5 +335,6 @@ $("enter").addEventListener("submit", async (event) => {
 });
 $("leave").addEventListener("click", async () => { await guarded(act("leave", {})); show(false); });
 $("app").addEventListener("change", go);
+$("worker").addEventListener("change", () => guarded(begin()));
 addEventListener("hashchange", () => { go(); view.focus(); });
 begin().catch((error) => { show(true); say(error.message, true); });
