@@ -2,8 +2,7 @@
 
 Each worker is a whole node with an inspector of its own, at no address: the parent makes a pair of
 sockets and hands it one of them (``Post.connect``). Which worker is meant says ``?worker=N``, and
-the answer says which it was. What all nodes of a cluster agree on, any of them knows: members,
-users, what is published. The rest is one worker's: its connections, its figures, what it sees.
+the answer says which it was; without it all are asked, and :mod:`.merges` makes one answer of it.
 """
 
 from __future__ import annotations
@@ -12,12 +11,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import parse_qs
 
+import msgspec
 import trio
 
 from cachecast.errors import BadRequestError, CapacityError
-from cachecast.server.entrance import HEADERS, Entrance
+from cachecast.server.entrance import ACTIONS, HEADERS, Entrance, json_response
+from cachecast.server.figures import FIELDS
 from cachecast.server.http_messages import Later, Response, text_response
 from cachecast.server.streaming import Stream
+from cachecast.workers.merges import merge, merge_rows
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,6 +45,10 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_UNDER_WAY: Final = 64
 
 _RECEIVE_BYTES: Final = 64 * 1024
+
+#: How events of a worker's stream begin.
+_FIGURES: Final = b"event: figures\ndata: "
+_CONSOLE: Final = b"event: console\ndata: "
 
 
 class Relay(Entrance):
@@ -71,32 +77,47 @@ class Relay(Entrance):
     def _act(  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         self, name: str, request: Request
     ) -> Response | Later:
-        del name
-        return self._hand_on(request)
+        posts = self._find(request)
+        if name == "publish":  # once: all nodes of a cluster hear of it
+            posts = [next((post for post in posts if post.is_ready), posts[0])]
+        return self._hand_on(name, posts, request)
 
     def _read(  # type: ignore[explicit-override]  # as above
         self, name: str, request: Request
     ) -> Response | Later | Stream:
         if name == "live":
             return Stream(_Relayed(self, self._find(request), request), "text/event-stream")
-        return self._hand_on(request)
+        return self._hand_on(name, self._find(request), request)
 
-    def _find(self, request: Request) -> Post:
-        wanted = parse_qs(request.query, max_num_fields=64).get("worker", ["1"])[-1]
-        post = {str(post.number): post for post in self._posts}.get(wanted)
-        if post is None:
+    def _find(self, request: Request) -> list[Post]:
+        """The workers that are asked."""
+        try:
+            wanted = parse_qs(request.query, max_num_fields=64).get("worker", [""])[-1]
+        except ValueError:
+            raise BadRequestError("Too many fields in the query") from None
+        posts = [post for post in self._posts if wanted in {"", str(post.number)}]
+        if not posts:
             raise BadRequestError(
                 f"There is no such worker; there are 1 to {len(self._posts)}", http_status=404
             )
         if self._n_under_way >= MAX_UNDER_WAY:
             raise CapacityError("Too many requests are under way: try again", http_status=503)
-        return post
+        return posts
 
-    def _hand_on(self, request: Request) -> Later:
-        post, answers, waiting = self._find(request), [], []  # type: ignore[var-annotated]
+    def _hand_on(self, name: str, posts: Sequence[Post], request: Request) -> Later:
+        answers: list[Response] = []
+        waiting: list[Callable[[], bool]] = []
 
         async def ask() -> None:
-            answers.append(await self._ask(post, request))
+            found: dict[int, Response] = {}
+
+            async def ask_one(post: Post) -> None:
+                found[post.number] = await self._ask(post, request)
+
+            async with trio.open_nursery() as nursery:
+                for post in posts:
+                    nursery.start_soon(ask_one, post)
+            answers.append(_merge(name, dict(sorted(found.items()))))
             for action in waiting:
                 action()
 
@@ -159,15 +180,16 @@ class Relay(Entrance):
 
 
 class _Relayed:
-    """The source of one stream: what a worker sends, as fast as the client takes it."""
+    """The source of one stream: what workers send, as fast as the client takes it."""
 
-    def __init__(self, relay: Relay, post: Post, request: Request) -> None:
+    def __init__(self, relay: Relay, posts: Sequence[Post], request: Request) -> None:
         self._relay = relay
-        self._post = post
+        self._posts = posts
         self._request = request
         self._life = trio.CancelScope()
         self._has_room = trio.Event()
         self._body: Body | None = None
+        self._rows: dict[int, list[float]] = {}
 
     def begin(self, body: Body) -> None:
         """See :class:`~cachecast.server.streaming.Source`, as for all three."""
@@ -179,33 +201,65 @@ class _Relayed:
         self._has_room.set()
 
     def on_gone(self) -> None:
-        """End the worker's stream, too."""
+        """End the workers' streams, too."""
         self._life.cancel()
 
     async def _run(self) -> None:
         body = self._body
         assert body is not None
-        with self._life, suppress(OSError, trio.BrokenResourceError):
-            async with await self._relay.connect(self._post, self._request) as stream:
-                await self._copy(stream, body)
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                for post in self._posts:
+                    nursery.start_soon(self._copy, post, body)
         body.end()  # a browser comes back by itself
 
-    async def _copy(self, stream: trio.SocketStream, body: Body) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            part = await stream.receive_some(_RECEIVE_BYTES)
-            if not part or len(head) > MAX_HEAD_BYTES:
+    async def _copy(self, post: Post, body: Body) -> None:
+        with suppress(OSError, trio.BrokenResourceError):
+            async with await self._relay.connect(post, self._request) as stream:
+                rest = await _read_head(stream)
+                while rest is not None and len(rest) <= MAX_ANSWER_BYTES:
+                    *events, rest = rest.split(b"\n\n")
+                    for event in events:
+                        await self._pass_on(post.number, event, body)
+                    part = await stream.receive_some(_RECEIVE_BYTES)
+                    rest = rest + part if part else None
+        self._rows.pop(post.number, None)
+
+    async def _pass_on(self, number: int, event: bytes, body: Body) -> None:
+        if len(self._posts) > 1 and event.startswith(_FIGURES):
+            self._rows[number] = msgspec.json.decode(event[len(_FIGURES) :])
+            if number != min(self._rows):
                 return
-            head += part
-        first, _, rest = head.partition(b"\r\n\r\n")
-        if first.split(b" ", 2)[1] != b"200":
-            return
-        body.write(rest)
-        while part := await stream.receive_some(_RECEIVE_BYTES):
-            while not body.has_room:
-                self._has_room = trio.Event()
-                await self._has_room.wait()
-            body.write(part)
+            event = _FIGURES + msgspec.json.encode(merge_rows(FIELDS, [*self._rows.values()]))
+        elif event.startswith(_CONSOLE):
+            event = b'%b{"worker":%d,%b' % (_CONSOLE, number, event[len(_CONSOLE) + 1 :])
+        while not body.has_room:
+            self._has_room = trio.Event()
+            await self._has_room.wait()
+        body.write(event + b"\n\n")
+
+
+async def _read_head(stream: trio.SocketStream) -> bytes | None:
+    """What came behind the head of a worker's answer; None where there is no stream."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        part = await stream.receive_some(_RECEIVE_BYTES)
+        if not part or len(head) > MAX_HEAD_BYTES:
+            return None
+        head += part
+    first, _, rest = head.partition(b"\r\n\r\n")
+    return rest if first.split(b" ", 2)[1] == b"200" else None
+
+
+def _merge(name: str, answers: dict[int, Response]) -> Response:
+    """One answer of all who were asked."""
+    good = {number: answer for number, answer in answers.items() if answer.status == 200}
+    if len(answers) == 1 or not good:
+        return next(iter(answers.values()))
+    if name in ACTIONS:  # of a connection one knows, or of a user, whom all end
+        return next(iter(good.values()))
+    parts = {number: msgspec.json.decode(answer.body) for number, answer in good.items()}
+    return _headed(json_response(merge(name, parts)))
 
 
 def _response_of(data: bytes, number: int) -> Response:

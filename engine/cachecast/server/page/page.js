@@ -38,7 +38,7 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The worker that is looked into; nothing where the node is one process. */
+/** The worker that is looked into; nothing for all of them, or where the node is one process. */
 const worker = () => $("worker").value;
 
 async function ask(path, query = {}) {
@@ -47,7 +47,7 @@ async function ask(path, query = {}) {
 }
 
 async function act(path, body) {
-  return read(await fetch(`/inspector/api/${path}?${new URLSearchParams({ worker: worker() || "1" })}`, {
+  return read(await fetch(`/inspector/api/${path}?${new URLSearchParams({ worker: worker() })}`, {
     method: "POST", credentials: "same-origin", body: JSON.stringify(body),
     headers: { "Content-Type": "application/json", "X-Cachecast-CSRF": csrf },
   }));
@@ -176,20 +176,20 @@ function livePage() {
     const query = new URLSearchParams({ app: $("app").value });
     if (kinds.length < KINDS.length) for (const kind of kinds.length ? kinds : ["refusal"]) query.append("kind", kind);
     for (const [name, input] of Object.entries(fieldsOf)) if (input.value.trim()) query.append(name, input.value.trim());
-    listen(query, ({ happenings, left_out }) => {
+    listen(query, ({ worker, happenings, left_out }) => {
       for (const n of Object.values(left_out)) n_left += n;
       if (n_left) left.textContent = `${number(n_left)} more were not shown`;
       if (paused) return;
       const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-      log.append(...happenings.map(line));
+      log.append(...happenings.map((said) => line(said, worker)));
       while (log.childElementCount > MAX_LINES) log.firstChild.remove();
       if (atEnd) log.scrollTop = log.scrollHeight;
     });
   }
 }
 
-function line(said) {
-  const facts = [said.what, said.channel, said.event && `“${said.event}”`, said.user_id && `user ${said.user_id}`, said.socket_id,
+function line(said, worker) {
+  const facts = [worker && `worker ${worker}`, said.what, said.channel, said.event && `“${said.event}”`, said.user_id && `user ${said.user_id}`, said.socket_id,
     said.n_bytes !== undefined && bytes(said.n_bytes), said.code, said.text, said.data].filter((fact) => fact !== undefined && fact !== false && fact !== null);
   const at = new Date(said.at * 1000);
   return make("li", { class: said.kind === "refusal" ? "refusal" : null },
@@ -213,8 +213,12 @@ function listing(path, orders, heads, row, extra = {}) {
     if (!found) return;
     next = found.next;
     more.hidden = !next;
-    count.textContent = `${number(found.found)} found`;
-    body.replaceChildren(table(heads, found.items.map((item) => row(item, () => load(null)))));
+    count.textContent = `${number(found.found)} found` + (found.is_cut ? "; choose a worker for further pages" : "");
+    const isOfAll = found.items.some((item) => item.worker);
+    body.replaceChildren(table(isOfAll ? ["worker", ...heads] : heads, found.items.map((item) => {
+      const cells = row(item, () => load(null));
+      return isOfAll ? [item.worker, ...cells] : cells;
+    })));
   }
   return load(null);
 }
@@ -314,8 +318,8 @@ async function begin() {
   if (answer.status === 401) return show(false);
   const session = await read(answer);
   csrf = session.csrf;
-  if (session.workers > 1 && !worker()) {
-    $("worker").replaceChildren(...Array.from({ length: session.workers }, (_, at) => make("option", { value: at + 1 }, `worker ${at + 1}`)));
+  if (session.workers > 1 && !$("worker").options.length) {
+    $("worker").replaceChildren(make("option", { value: "" }, "all workers"), ...Array.from({ length: session.workers }, (_, at) => make("option", { value: at + 1 }, `worker ${at + 1}`)));
     $("worker").parentElement.hidden = false;
   }
   const found = await ask("overview");
