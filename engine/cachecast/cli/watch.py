@@ -24,6 +24,7 @@ from cachecast.errors import ControlError
 if TYPE_CHECKING:
     from cachecast.broker.feed import Feed
     from cachecast.control.desk import Call, ControlDesk
+    from cachecast.control.line import Line
 
 __all__ = ["offer_watching", "watch_command"]
 
@@ -124,18 +125,25 @@ def watch_command(
 
 
 async def _watch(path: Path, wanted: Wanted, is_json: bool) -> None:  # noqa: FBT001
-    async with open_call(path, "watch", wanted) as line:
-        while True:
-            reply, _ = await line.receive(Reply)
-            if reply.fault:
-                raise ControlError(reply.fault)
-            try:
-                part = msgspec.msgpack.decode(reply.body, type=Part | None)
-            except msgspec.DecodeError as error:
-                raise ControlError(f"The node's answer cannot be understood: {error}.") from None
-            if part is None:
-                raise ControlError("The node does not go on with it; another process serves now.")
-            _show(part, is_json=is_json)
+    while True:
+        async with open_call(path, "watch", wanted) as line:
+            await _follow(line, is_json=is_json)
+        await trio.sleep(FLUSH_S)  # another process has taken over, and listens by then
+
+
+async def _follow(line: Line, *, is_json: bool) -> None:
+    """Show what a node sends until it hands the socket to another process."""
+    while True:
+        reply, _ = await line.receive(Reply)
+        if reply.fault:
+            raise ControlError(reply.fault)
+        try:
+            part = msgspec.msgpack.decode(reply.body, type=Part | None)
+        except msgspec.DecodeError as error:
+            raise ControlError(f"The node's answer cannot be understood: {error}.") from None
+        if part is None:
+            return
+        _show(part, is_json=is_json)
 
 
 def _show(part: Part, *, is_json: bool) -> None:
