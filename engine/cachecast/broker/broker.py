@@ -28,11 +28,10 @@ from cachecast.broker.directory import Directory
 from cachecast.broker.feed import Feed
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
-from cachecast.broker.reloads import Reloads, terms_of
+from cachecast.broker.reloads import Reloads
 from cachecast.broker.subscriber import Subscriber
-from cachecast.broker.upcalls import Upcalls
+from cachecast.broker.upcalls import Upcalls, make_bus
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
-from cachecast.bus.local import LocalBus
 from cachecast.bus.receipt import Receipt
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
@@ -554,7 +553,7 @@ async def open_broker(
     require_trio("open_broker")
     config.check()
     tracing = None if tracer_provider is None else Tracing(tracer_provider)
-    bus = _make_bus(config, clock) if bus is None else bus
+    bus = make_bus(config, clock) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)
@@ -588,18 +587,6 @@ async def open_broker(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
-    if not config.bus.urls:
-        return LocalBus()
-    # A node that is alone neither imports it nor what it needs.
-    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
-    from cachecast.bus.seal import Seal  # noqa: PLC0415
-
-    terms = {app.id: terms_of(config, app) for app in config.apps}
-    keys = config.bus.keys()
-    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
 
 
 def _is_cancellation(error: BaseException) -> bool:
