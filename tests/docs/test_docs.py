@@ -21,7 +21,6 @@ from cachecast.cli import cachecast as command_line
 from cachecast.client import connect
 from cachecast.config import DEMO_APP, ENVIRONMENT, BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.metrics import BrokerStatistics, exposition
-from cachecast.protocol.close_codes import CLOSE_CODES
 from cachecast_bench.peers import PEERS
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
 from cachecast_bench.verdict import Requirement
