@@ -109,15 +109,6 @@ def test_a_load_test_of_ci_leaves_its_files(server: ServerProcess, tmp_path: Pat
         assert (tmp_path / "load-test" / name).exists()
 
 
-@pytest.mark.slow
-def test_the_doctor_of_troubleshooting_finds_nothing_here(
-    server: ServerProcess, tmp_path: Path
-) -> None:
-    (line,) = (one for one in commands(DOCS / "troubleshooting.md") if "doctor" in one)
-    done = run(server, line, tmp_path)
-    assert done.returncode in {0, 2}, done.stdout
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_scenarios_and_profiles_that_are_run_exist(page: Path) -> None:
     """Of commands in running text and tables as well."""
