@@ -9,10 +9,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry import trace
 
+import cachecast
 from cachecast.config import load_config
 from cachecast_bench.scenarios import SCENARIOS
 from cachecast_load.profiles import PROFILES
@@ -81,6 +84,14 @@ def test_the_msgpack_client(server: ServerProcess, tmp_path: Path) -> None:
     assert event == str({"event": "tick", "channel": "cache-prices", "data": {"eur": 1.08}})
 
 
+async def test_the_embedding_that_traces_shows() -> None:
+    """It stands in a coroutine, and has a configuration of the reader's."""
+    names = {"cachecast": cachecast, "trace": trace, "config": cachecast.BrokerConfig(apps=())}
+    shown = indent(snippet("tracing.md", "python"), "    ")
+    exec(f"async def main():\n{shown}\n    return broker", names)
+    assert isinstance(await names["main"](), cachecast.Broker)  # type: ignore[operator]
+
+
 def test_the_configuration_of_a_deployment_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "cachecast.toml"
     path.write_text(snippet("deployment.md", "toml"))
@@ -120,44 +131,16 @@ def test_scenarios_and_profiles_that_are_run_exist(page: Path) -> None:
         assert name in PROFILES
 
 
-#: Page -> the tests that run what it shows. What stands here may say so; what does not, must be
-#: marked as untried, with its source.
-RUN_BY = {
-    "alerts.md": "test_operations.py",
-    "benchmarks.md": "test_docs.py",
-    "client.md": "test_docs.py",
-    "cluster.md": "../cluster/test_balancers.py",
-    "configuration.md": "test_docs.py",
-    "containers.md": "../recipes/test_containers.py",
-    "deployment.md": "test_snippets.py",
-    "fan-out.md": "test_snippets.py",
-    "http-api.md": "test_snippets.py",
-    "laravel.md": "test_moving.py",
-    "load-testing-in-ci.md": "test_snippets.py",
-    "load-testing.md": "../loadtest/test_doctor.py",
-    "moving-from-pusher.md": "test_moving.py",
-    "moving-from-reverb.md": "test_moving.py",
-    "moving-from-soketi.md": "test_moving.py",
-    "msgpack.md": "test_snippets.py",
-    "node.md": "test_moving.py",
-    "protocol.md": "test_protocol.py",
-    "proxies.md": "../recipes/test_proxies.py",
-    "rails.md": "test_moving.py",
-    "sizing.md": "test_snippets.py",
-    "testing.md": "test_docs.py",
-    "tracing.md": "../unit/cli/test_traces.py",
-    "troubleshooting.md": "test_troubleshooting.py",
-    "tutorial.md": "test_tutorial.py",
-    "upgrading.md": "../e2e/test_upgrade.py",
-}
+TESTS = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_whoever_shows_a_program_says_who_runs_it(page: Path) -> None:
-    """A page with code has a test, and languages that do not run here are marked."""
-    shown = snippets(page, "python", "js", "sh", "console", "toml", "php", "ruby")
-    if not shown:
-        return
-    assert (ROOT / "tests" / "docs" / RUN_BY[page.name]).exists()
-    if {one.language for one in shown} & {"php", "ruby"}:
+def test_programs_of_a_page_are_run_or_marked(page: Path) -> None:
+    """A test has the page open; languages that do not run here say so, with their source.
+
+    Our own commands and configurations are looked at on every page, by test_pages.py.
+    """
+    if snippets(page, "python", "js"):
+        assert re.search(rf'["/]{page.name}"|"{page.stem}"', TESTS), f"no test reads {page.name}"
+    if snippets(page, "php", "ruby", "go", "java"):
         assert "**untried**" in page.read_text()
