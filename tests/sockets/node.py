@@ -438,6 +438,7 @@ async def running(
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
     inspector: Any = None,
+    tracer_provider: Any = None,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -453,6 +454,7 @@ async def running(
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
         inspector: terms of its inspector, see ``serve``.
+        tracer_provider: see ``open_broker``.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -475,7 +477,9 @@ async def running(
         patch.setattr(cachecast.server.listeners, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
-            open_broker(settings, unix_now=unix_now, clock=clock) as broker,
+            open_broker(
+                settings, unix_now=unix_now, clock=clock, tracer_provider=tracer_provider
+            ) as broker,
             trio.open_nursery() as nursery,
         ):
 
