@@ -437,8 +437,8 @@ async def running(
     proxy_protocol: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
-    inspector: Any = None,
     tracer_provider: Any = None,
+    inspector: Any = None,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -453,8 +453,8 @@ async def running(
         trusts_proxy, proxy_protocol: see ``serve``.
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
-        inspector: terms of its inspector, see ``serve``.
         tracer_provider: see ``open_broker``.
+        inspector: terms of its inspector, see ``serve``.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
