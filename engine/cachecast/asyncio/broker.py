@@ -28,6 +28,8 @@ from cachecast.server.listen import serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from opentelemetry.trace import TracerProvider
+
     from cachecast.asyncio.guest import Guest
     from cachecast.broker.broker import Broker as TrioBroker
     from cachecast.broker.views import CachedEvent, ChannelState
@@ -375,6 +377,7 @@ async def open_broker(
     clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker in the asyncio loop that runs here, with its server if it is to listen.
 
@@ -398,6 +401,7 @@ async def open_broker(
         clock: function that gives monotonic seconds.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
+        tracer_provider: OpenTelemetry's provider of tracers, see ``cachecast.open_broker``.
 
     Raises:
         RuntimeError: asyncio does not run the caller, or Trio runs in this thread otherwise.
@@ -418,7 +422,9 @@ async def open_broker(
 
         @asynccontextmanager
         async def run() -> AsyncIterator[Broker]:
-            async with open_trio_broker(config, clock=clock, unix_now=unix_now, bus=bus) as inner:
+            async with open_trio_broker(
+                config, clock=clock, unix_now=unix_now, bus=bus, tracer_provider=tracer_provider
+            ) as inner:
                 if not is_served:
                     yield Broker(inner, guest)
                     return

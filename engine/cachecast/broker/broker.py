@@ -51,9 +51,12 @@ from cachecast.tasks.hooks import Hook, Hooks
 from cachecast.tasks.shares import run_shares
 from cachecast.tasks.stepper import Stepper
 from cachecast.tasks.webhooks import Webhooks
+from cachecast.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from opentelemetry.trace import TracerProvider
 
     from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.seam import Bus
@@ -97,6 +100,8 @@ class Broker:
         unix_now: function that gives the wall time in seconds, for signatures and webhooks.
         lost_log_lines: function that gives the number of lines that the process could not log;
             asked for the statistics.
+        lost_spans: function that gives the number of spans that no collector got; so too.
+        tracing: what begins spans of publishes and webhooks; None where nobody wants them.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Broker:
         clock: Callable[[], float],
         unix_now: Callable[[], float],
         bus: Bus,
+        tracing: Tracing | None = None,
     ) -> None:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
@@ -113,6 +119,8 @@ class Broker:
         self._bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
+        self.lost_spans: Callable[[], int] = lambda: 0
+        self.tracing = tracing
         line: deque[Hub] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
@@ -128,7 +136,9 @@ class Broker:
         )  # fmt: skip
         acknowledge = self.delivery.on_miss_acknowledged
         self.hooks = Hooks(acknowledge)
-        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=acknowledge)
+        self.webhooks = Webhooks(
+            unix_now=unix_now, on_miss_acknowledged=acknowledge, tracing=tracing
+        )
         self.reloads = Reloads(self, bus, line)
         self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
@@ -375,6 +385,7 @@ class Broker:
             max_fanout_lag_s=self.fanout.max_lag_s,
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
+            spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
             engines=self._bus.statistics(),
         )
@@ -499,6 +510,7 @@ async def open_broker(
     clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
 
@@ -508,6 +520,8 @@ async def open_broker(
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
+        tracer_provider: OpenTelemetry's provider of tracers, for spans of HTTP publishes and
+            webhooks; by default there are none.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
@@ -520,10 +534,11 @@ async def open_broker(
     """
     require_trio("open_broker")
     config.check()
+    tracing = None if tracer_provider is None else Tracing(tracer_provider)
     bus = _make_bus(config, clock) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus)
+        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)
         await bus.start(broker.upcalls, nursery)
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
