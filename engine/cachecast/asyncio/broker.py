@@ -10,11 +10,11 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from cachecast.asyncio.guest import open_guest
+from cachecast.asyncio.guest import GuestEndedError, open_guest
 from cachecast.asyncio.subscriber import Subscriber
 from cachecast.asyncio.sync import SyncBroker
 from cachecast.asyncio.waits import Waits
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "Receipt", "Server", "open_broker"]
 
+T = TypeVar("T")
+
 
 class Receipt:
     """What :meth:`Broker.publish_nowait` gives."""
@@ -77,9 +79,11 @@ class Server:
     See ``cachecast.Server``.
     """
 
-    def __init__(self, server: TrioServer, guest: Guest) -> None:
+    def __init__(
+        self, server: TrioServer, run: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+    ) -> None:
         self._server = server
-        self._guest = guest
+        self._run = run
 
     @property
     def port(self) -> int:
@@ -104,7 +108,7 @@ class Server:
         async def drain() -> None:
             await self._server.drain(within_s, code=code)
 
-        await self._guest.run(drain)
+        await self._run(drain)
 
 
 class Broker:
@@ -123,7 +127,7 @@ class Broker:
         self._broker = broker
         self._guest = guest
         self._waits = Waits(guest.loop, broker.delivery.check_open)
-        self.server = None if server is None else Server(server, guest)
+        self.server = None if server is None else Server(server, self._run)
         self.sync = SyncBroker(self, guest.loop)
 
     @property
@@ -141,7 +145,16 @@ class Broker:
             BrokerClosedError: the broker has ended.
         """
         self._waits.check("reload")
-        return await self._guest.run(self._broker.reload, config)
+        return await self._run(self._broker.reload, config)
+
+    async def _run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Await a function of Trio's, which ends with the broker at the latest."""
+        self._broker.delivery.check_open()
+        try:
+            return await self._guest.run(function, *args)
+        except GuestEndedError:
+            self._broker.delivery.check_open()
+            raise
 
     # --- publishing
 
@@ -174,7 +187,7 @@ class Broker:
         try:
             receipt = delivery.publish_nowait(hub, requests)
         except trio.WouldBlock:
-            await self._guest.run(delivery.publish, hub, requests)
+            await self._run(delivery.publish, hub, requests)
             return
         if receipt.is_done:
             await asyncio.sleep(0)  # whoever publishes in a loop lets others have their turn

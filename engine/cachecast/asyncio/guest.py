@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Guest", "HostTaskCancelledError", "open_guest", "require_asyncio"]
+__all__ = ["Guest", "GuestEndedError", "HostTaskCancelledError", "open_guest", "require_asyncio"]
 
 T = TypeVar("T")
 
 #: The guest run of each thread: Trio runs once in one.
 _here = threading.local()
+
+
+_OVER: Final = "Trio's run in this loop has ended: the last block that used it is over"
+
+
+class GuestEndedError(RuntimeError):
+    """The run of Trio has ended, and what was asked of it is cancelled."""
 
 
 class HostTaskCancelledError(Exception):
@@ -138,13 +145,13 @@ class Guest:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 # Ctrl-C, where Trio hears of it; raised where no nursery wraps it.
                 failure = error
-                nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()  # who still runs is told that the run has ended
         if failure is not None:
             raise failure
 
     def _finish(self, result: outcome.Outcome[None]) -> None:
         self.is_ending = True
-        error = getattr(result, "error", None) or RuntimeError("Trio's guest run has ended")
+        error = getattr(result, "error", None) or GuestEndedError(_OVER)
         for call in list(self._calls):
             call.settle(outcome.Error(error))
         _wake(self.over)
@@ -180,7 +187,7 @@ class Guest:
         """Begin to run a function in Trio. Never yields; whoever calls waits for its end."""
         call: _Call[T] = _Call(self.loop)
         if self._nursery is None or self.ticks.is_over:
-            call.settle(outcome.Error(RuntimeError("Trio's guest run has ended")))
+            call.settle(outcome.Error(GuestEndedError(_OVER)))
             return call
         self._calls.add(call)
         self._nursery.start_soon(self._carry, call, function, args)
