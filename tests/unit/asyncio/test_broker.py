@@ -412,7 +412,8 @@ def test_a_subscriber_in_another_task_ends_with_the_broker():
 def test_what_still_runs_when_the_block_ends_is_told_so_and_holds_nothing_up():
     async def main():
         async with open_broker(CONFIG, listen="127.0.0.1:0") as broker:
-            async with connect_websocket(f"ws://127.0.0.1:{broker.server.port}/app/k") as client:
+            url = f"ws://127.0.0.1:{broker.server.port}/app/k"
+            async with connect_websocket(url) as client:
                 await client.recv()
                 drain = asyncio.create_task(broker.server.drain(1_000))
                 await asyncio.sleep(0.001)

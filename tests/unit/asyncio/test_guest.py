@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import threading
 from contextlib import asynccontextmanager
 
@@ -440,50 +439,3 @@ def test_a_second_loop_of_the_thread_is_refused_in_words_while_the_first_is_open
         first.run_until_complete(held.__aexit__(None, None, None))
     first.close()
     second.close()
-
-
-def test_a_loop_that_is_closed_in_the_middle_leaves_the_thread_usable(waiting):
-    """Trio's run would have stayed there for ever, and every other one been refused."""
-    if waiting == "thread":
-        pytest.skip("the thread's last answer has nobody who could take it")
-    log = _Log()
-    loop = asyncio.new_event_loop()
-
-    async def begin():
-        guest = await open_guest("f").__aenter__()
-        await guest.hold(_context(log)).__aenter__()
-        await guest.hold(_context(log)).__aenter__()
-
-    loop.run_until_complete(begin())
-    loop.close()
-
-    async def main():
-        async with open_guest("f") as guest:
-            await guest.run(trio.sleep, 0)
-
-    _run(main)
-    gc.collect()
-
-    assert log.count("closed") == 2
-
-
-def test_a_function_of_asyncio_whose_loop_is_closed_holds_nothing_up(waiting):
-    if waiting == "thread":
-        pytest.skip("the thread's last answer has nobody who could take it")
-    loop = asyncio.new_event_loop()
-
-    async def begin():
-        guest = await open_guest("f").__aenter__()
-        guest.start(guest.call_host, asyncio.sleep, 60)
-        await asyncio.sleep(0.01)
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task._log_destroy_pending = False
-
-    loop.run_until_complete(begin())
-    loop.close()
-
-    async def main():
-        async with open_guest("f") as guest:
-            await guest.run(trio.sleep, 0)
-
-    _run(main)
