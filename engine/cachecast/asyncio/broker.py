@@ -27,6 +27,7 @@ from cachecast.server.listen import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from opentelemetry.trace import TracerProvider
 
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from cachecast.server.tls import TlsTerms
     from cachecast.tasks.hooks import Hook
 
-__all__ = ["Broker", "Receipt", "Server", "open_broker"]
+__all__ = ["Broker", "Receipt", "Server", "open_broker", "run_broker"]
 
 T = TypeVar("T")
+B = TypeVar("B", bound="Broker")
 
 
 class Receipt:
@@ -422,40 +424,59 @@ async def open_broker(
             started.
         BusError: the other nodes cannot be reached.
     """
-    is_served = listen is not None or admin_address is not None
-    begin = partial(
-        serve,
-        address=() if listen is None else listen,
-        tls=tls,
-        admin_address=admin_address,
-        trusts_proxy=trusts_proxy,
-        proxy_protocol=proxy_protocol,
+    begin = None
+    if listen is not None or admin_address is not None:
+        begin = partial(
+            serve,
+            address=() if listen is None else listen,
+            tls=tls,
+            admin_address=admin_address,
+            trusts_proxy=trusts_proxy,
+            proxy_protocol=proxy_protocol,
+        )
+    opener = partial(
+        open_trio_broker,
+        config,
+        clock=clock,
+        unix_now=unix_now,
+        bus=bus,
+        tracer_provider=tracer_provider,
     )
-    async with open_guest("open_broker") as guest:
+    async with (
+        open_guest("open_broker") as guest,
+        guest.hold(partial(run_broker, Broker, guest, opener, begin)) as broker,
+    ):
+        yield broker
 
-        @asynccontextmanager
-        async def run() -> AsyncIterator[Broker]:
-            async with open_trio_broker(
-                config, clock=clock, unix_now=unix_now, bus=bus, tracer_provider=tracer_provider
-            ) as inner:
-                if not is_served:
-                    yield Broker(inner, guest)
-                    return
+
+@asynccontextmanager
+async def run_broker(
+    kind: type[B],
+    guest: Guest,
+    opener: Callable[[], AbstractAsyncContextManager[TrioBroker]],
+    begin: Callable[..., Awaitable[None]] | None = None,
+) -> AsyncIterator[B]:
+    """A broker for asyncio around one of Trio's, for a block of Trio.
+
+    Args:
+        kind: class of the broker.
+        guest: the run that this block belongs to.
+        opener: function that opens the broker of Trio.
+        begin: function that serves it, if it is to be.
+    """
+    broker: B | None = None
+    try:
+        async with opener() as inner:
+            if begin is None:
+                broker = kind(inner, guest)
+                yield broker
+            else:
                 async with _open_server(begin, inner) as server:
-                    yield Broker(inner, guest, server)
-
-        @asynccontextmanager
-        async def run_to_end() -> AsyncIterator[Broker]:
-            broker: Broker | None = None
-            try:
-                async with run() as broker:
+                    broker = kind(inner, guest, server)
                     yield broker
-            finally:
-                if broker is not None:
-                    broker._waits.end()  # noqa: SLF001 - its other half
-
-        async with guest.hold(run_to_end) as broker:
-            yield broker
+    finally:
+        if broker is not None:
+            broker._waits.end()  # noqa: SLF001 - its other half
 
 
 @asynccontextmanager

@@ -412,23 +412,23 @@ def test_a_subscriber_in_another_task_ends_with_the_broker():
 def test_what_still_runs_when_the_block_ends_is_told_so_and_holds_nothing_up():
     async def main():
         async with open_broker(CONFIG, listen="127.0.0.1:0") as broker:
-            url = f"ws://127.0.0.1:{broker.server.port}/app/k"
-            async with connect_websocket(url) as client:
-                await client.recv()
-                drain = asyncio.create_task(broker.server.drain(1_000))
-                await asyncio.sleep(0.001)
-                assert not drain.done()
-                events = broker.subscribe("1", "plain")
-                await events.__aenter__()
-                for n in range(500):
-                    broker.publish_nowait("1", "plain", "tick", str(n))
-                publish = asyncio.create_task(broker.publish("1", "plain", "tick", "late"))
-                await asyncio.sleep(0.001)
-                break_off = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() < break_off + 30
+            clients = [
+                await connect_websocket(f"ws://127.0.0.1:{broker.server.port}/app/k")
+                for _ in range(2)
+            ]
+            drain = asyncio.create_task(broker.server.drain(1_000))
+            events = broker.subscribe("1", "plain")
+            await events.__aenter__()
+            for n in range(500):
+                broker.publish_nowait("1", "plain", "tick", str(n))
+            publish = asyncio.create_task(broker.publish("1", "plain", "tick", "late"))
+            await asyncio.sleep(0.001)
+        await asyncio.wait({drain, publish}, timeout=30)
         for task in (drain, publish):
             with pytest.raises(BrokerClosedError):
                 await task
+        for client in clients:
+            await client.close()
 
     _run(main)
 
