@@ -11,7 +11,12 @@ import pytest
 import trio
 
 from cachecast.asyncio import ticks
-from cachecast.asyncio.guest import HostTaskCancelledError, open_guest, require_asyncio
+from cachecast.asyncio.guest import (
+    GuestEndedError,
+    HostTaskCancelledError,
+    open_guest,
+    require_asyncio,
+)
 
 where = contextvars.ContextVar("where", default="nowhere")
 
@@ -351,6 +356,50 @@ def test_a_context_whose_opener_has_ended_fails_at_its_end_only():
                 await asyncio.create_task(held.__aexit__(None, None, None))
 
     _run(main)
+
+
+def test_a_run_that_crashes_ends_every_block_and_call_with_its_error_and_another_may_begin():
+    async def crash():
+        async def fail():
+            raise OSError("broken")
+
+        trio.lowlevel.spawn_system_task(fail)
+        await trio.sleep_forever()
+
+    async def main():
+        log = _Log()
+        async with open_guest("f") as guest:
+            calling = asyncio.create_task(guest.run(trio.sleep_forever))
+            with pytest.raises(trio.TrioInternalError):
+                async with guest.hold(_context(log)):
+                    asyncio.create_task(guest.run(crash)).add_done_callback(
+                        lambda task: task.exception()
+                    )
+                    await asyncio.sleep(60)
+            assert log == ["entered", "cancelled", "closed"]
+            with pytest.raises(trio.TrioInternalError):
+                await calling
+            with pytest.raises(GuestEndedError):
+                await guest.run(trio.sleep, 0)
+            async with open_guest("g") as another:
+                await another.run(trio.sleep, 0)
+
+    _run(main)
+
+
+def test_a_block_that_nobody_leaves_is_closed_with_its_loop():
+    log = _Log()
+
+    async def main():
+        kept.append(open_guest("f"))
+        guest = await kept[0].__aenter__()
+        kept.append(guest.hold(_context(log)))
+        await kept[1].__aenter__()
+
+    kept = []
+    asyncio.run(main())
+
+    assert log == ["entered", "cancelled", "closed"]
 
 
 # --- from Trio to asyncio
