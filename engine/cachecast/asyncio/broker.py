@@ -120,7 +120,6 @@ class Broker:
     the loop that opened it; ``sync`` has them for all other threads.
 
     Attributes:
-        server: its server; None where it does not listen.
         sync: the same verbs for threads, where they block until they are done.
     """
 
@@ -129,8 +128,21 @@ class Broker:
         self._broker = broker
         self._guest = guest
         self._waits = Waits(guest.loop, broker.delivery.check_open)
-        self.server = None if server is None else Server(server, self._run)
+        self._server = None if server is None else Server(server, self._run)
         self.sync = SyncBroker(self, guest.loop)
+
+    @property
+    def server(self) -> Server:
+        """Its server.
+
+        Raises:
+            RuntimeError: it does not listen.
+        """
+        if self._server is None:
+            raise RuntimeError(
+                "This broker does not listen: give open_broker(config, listen=...) an address"
+            )
+        return self._server
 
     @property
     def config(self) -> BrokerConfig:

@@ -56,7 +56,7 @@ def _parameters(function):
 
 def test_its_verbs_are_those_of_the_trio_broker():
     """Whoever adds a verb there adds it here."""
-    assert _surface(Broker) == _surface(TrioBroker) - INTERNAL | {"config"}
+    assert _surface(Broker) == _surface(TrioBroker) - INTERNAL | {"config", "server"}
 
 
 @pytest.mark.parametrize("name", sorted(_surface(TrioBroker) - INTERNAL - {"is_ready"}))
@@ -261,6 +261,14 @@ def test_clients_are_served_by_sockets_and_closed_at_the_end():
                 assert client.close_code == 4100
 
     _run(main)
+
+
+def test_a_broker_that_does_not_listen_has_no_server():
+    async def body(broker):
+        with pytest.raises(RuntimeError, match="does not listen"):
+            broker.server.drain(1)
+
+    _with_broker(body)
 
 
 def test_an_address_that_is_taken_is_said_bare_and_leaves_nothing_behind():

@@ -16,8 +16,8 @@ from cachecast.errors import BadRequestError, BrokerClosedError
 
 CONFIG = BrokerConfig(apps=(App(id="1", key="k", secret="s" * 20),))
 
-#: What makes no sense where a call blocks: receipts, and hooks of asyncio's.
-ASYNC_ONLY = {"publish_nowait", "on"}
+#: What makes no sense where a call blocks: receipts, and hooks of asyncio's; and the server's.
+ASYNC_ONLY = {"publish_nowait", "on", "server"}
 
 
 def _run(main):
