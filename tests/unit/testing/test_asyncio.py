@@ -241,7 +241,7 @@ def test_suites_of_pytest_asyncio_have_the_fixtures(tmp_path, mode):
             "-o", f"asyncio_mode={mode}", "-o", "asyncio_default_fixture_loop_scope=function",
             str(tmp_path),
         ],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True, text=True, cwd=tmp_path, timeout=110, check=False,
     )  # fmt: skip
 
     assert "2 passed" in result.stdout, result.stdout + result.stderr
