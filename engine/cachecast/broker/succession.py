@@ -138,6 +138,7 @@ def export_client(
         broker.heartbeat.pinged_at(connection),
         connection.authorize_by,
         connection.must_pong,
+        connection.opened_at,
     )
 
 
@@ -166,6 +167,7 @@ def restore_client(
     connection = Connection(session, wire, outbox)
     connection.must_pong = state.must_pong
     connection.authorize_by = state.authorize_by
+    connection.opened_at = state.opened_at
     if state.authorize_by != inf:
         hub.unauthorized.add(connection)
     hub.connections[session.socket_id] = connection

@@ -124,6 +124,7 @@ class ClientState(_State, frozen=True, gc=False):
         pinged_at: time of a ping that it has not answered.
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
+        opened_at: time when it began.
     """
 
     session: SessionState
@@ -137,6 +138,7 @@ class ClientState(_State, frozen=True, gc=False):
     pinged_at: float | None = None
     authorize_by: float = inf
     must_pong: bool = True
+    opened_at: float = 0.0
 
 
 class HttpState(_State, frozen=True, gc=False):
