@@ -34,8 +34,8 @@ WINDOWS: Final = {12: 5, 9: 3}
 LEVEL: Final = 3
 
 #: Bytes of an inflated message for which no ratio counts, and how many times what came a larger one
-#: may be. JSON becomes two to twelve times smaller, the best that a bomb can do is a thousand times.
-#: To read so many bytes takes 0.2 ms, which ``messages_per_s`` bounds as it bounds all messages.
+#: may be. JSON becomes two to twelve times smaller, the best that a bomb can do is a thousand. To
+#: read so many bytes takes 0.2 ms, which ``messages_per_s`` bounds as it bounds all messages.
 FREE_BYTES: Final = 64 * 1024
 MAX_RATIO: Final = 100
 

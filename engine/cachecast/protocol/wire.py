@@ -166,9 +166,7 @@ _DEFLATE: Final = {
 }
 
 #: Name -> wire, of all that a WebSocket may be on: another process knows them by name.
-WIRES: Final = {
-    wire.name: wire for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET, *_DEFLATE.values())
-}
+WIRES: Final = {wire.name: wire for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET, *_DEFLATE.values())}
 
 #: The WebSocket subprotocols that may be offered, those first that are preferred.
 SUBPROTOCOLS: Final = {

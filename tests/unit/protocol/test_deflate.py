@@ -25,6 +25,7 @@ from cachecast.protocol.deflate import (
     inflate,
 )
 
+ONE = "permessage-deflate"
 PLAIN = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 TEXT = b'{"event":"tick","channel":"cache-a","data":"{\\"price\\":12.5}"}' * 40
 
@@ -54,8 +55,7 @@ def packed(message: bytes, level: int = 6, bits: int = 15, memory: int = 8) -> b
         ('other; x="a, b; c", permessage-deflate', PLAIN),
         (",, permessage-deflate ,", PLAIN),
         (
-            "permessage-deflate; server_max_window_bits=8,"
-            "permessage-deflate; server_max_window_bits=10, permessage-deflate",
+            f"{ONE}; server_max_window_bits=8,{ONE}; server_max_window_bits=10, {ONE}",
             f"{PLAIN}; server_max_window_bits=9",
         ),
     ],
