@@ -213,21 +213,19 @@ class Encoded(msgspec.Struct, eq=False, gc=False):
         if self._wire is wire:
             return self._frame
         if self._wire is None and wire.plain is wire:
+            said = self.said
             self._wire = wire
-            self._frame = self._make(wire)
+            self._frame = wire.event(said) if isinstance(said, Publication) else wire.control(said)
             return self._frame
         return self._on_another(wire)
-
-    def _make(self, wire: Wire) -> bytes:
-        said = self.said
-        return wire.event(said) if isinstance(said, Publication) else wire.control(said)
 
     def _on_another(self, wire: Wire) -> bytes:
         """Its frame on a wire that is not the first one."""
         frame = self._next.find(wire) if self._next is not None else None
         if frame is None:
             plain = wire.plain
-            frame = self._make(wire) if plain is wire else wire.pack(self.on(plain))
+            is_plain = plain is wire
+            frame = Encoded(self.said).on(wire) if is_plain else wire.pack(self.on(plain))
             self._next = Encoded(self.said, wire, frame, self._next)
         return frame
 
