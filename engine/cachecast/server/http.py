@@ -300,10 +300,22 @@ class HttpConnection:
             self._stream(answer, request)
         elif answer.begin is None:
             self.linger(answer.switching)
+        elif not request.is_upgrade and not self._can_part():
+            self.abort()
         else:
             rest = self._parser.rest
             self._release()
             answer.begin(self.sock, rest)
+
+    def _can_part(self) -> bool:
+        """Whether the socket can be handed over behind a request that does not say that it will.
+
+        Not to who has sent further requests behind it, or has not read the answers before it.
+        """
+        if self._out:
+            self._flush()
+        follows = self._requests or self._parser.has_begun
+        return self.state is not GONE and not (follows or self._outbox.waiting_bytes)
 
     def _next(self) -> Request | None:
         """The next request, if its turn has come; on_drained asks again."""

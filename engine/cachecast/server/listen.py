@@ -24,6 +24,7 @@ from cachecast.server.listeners import open_admin_listener, open_listener, path_
 from cachecast.server.place import Place
 from cachecast.server.poller import Poller
 from cachecast.server.tls import TlsSocket
+from cachecast.server.transports import Transports
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -271,6 +272,14 @@ class Front:
         """Whether clients speak TLS with it."""
         return self._tls is not None
 
+    def resume(self, sock: socket.socket | TlsSocket) -> None:
+        """Read further requests from a socket that the Poller has, whose last one was answered."""
+        share = self.poller.newcomers
+        connection = HttpConnection(sock, self.common, self._handle, share)
+        self.poller.watch(connection.fd, connection)
+        self.room.enter(connection, is_admin=False)
+        connection.restore(None)
+
     def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
         """Go on with an HTTP connection that another process has accepted."""
         connection = HttpConnection(
@@ -338,6 +347,7 @@ class Server(Front):
     Attributes:
         broker: the broker that it serves.
         trusts_proxy: whether a proxy's headers are believed; may be replaced.
+        transports: sessions of clients that come without WebSockets.
     """
 
     def __init__(
@@ -376,6 +386,7 @@ class Server(Front):
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
+        self.transports = Transports(broker, self.common, self.resume)
 
     def _answer(self, request: Request, *, is_behind_tls: bool = False) -> Answer:
         is_tls = (
@@ -385,7 +396,7 @@ class Server(Front):
         )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return handle(self.broker, request, is_tls=is_tls)
+        return handle(self.broker, request, is_tls=is_tls, elsewhere=self.transports.answer)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -413,6 +424,7 @@ class Server(Front):
                 )
             await trio.sleep(DRAIN_TICK_S)
         self.end_greetings()
+        self.transports.end_nameless()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)

@@ -1,0 +1,344 @@
+"""The HTTP transports of pusher-js: ``xhr_streaming``, ``xhr_polling`` and ``sockjs``.
+
+For clients whose networks let no WebSocket through. A client makes up a session and receives by
+requests for it, ``xhr_streaming`` or ``xhr``, and sends by others, ``xhr_send``. The first one that
+receives begins the session. A session's path is its name: it belongs to the app whose key stands
+there, and who does not know it whole cannot reach it. That nobody can guess it is the client's part
+(pusher-js draws 50 bits); there are no cookies, so no other page's requests can carry it.
+
+SockJS's own client names no app in its paths, but in the first message that it sends.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from secrets import randbits
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from cachecast.errors import (
+    BadMessageError,
+    BadRequestError,
+    CapacityError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from cachecast.protocol.auth import parse_query
+from cachecast.protocol.sockjs import (
+    JSON_SOCKJS,
+    OPEN,
+    PRELUDE,
+    find_place,
+    read_introduction,
+    read_messages,
+)
+from cachecast.server.cors import is_preflight
+from cachecast.server.http_messages import Response, Upgrade, text_response
+from cachecast.server.http_messages import encode_head as encode_head_of
+from cachecast.server.http_session import DONE, HEARTBEAT_S, HttpSession, unknown
+from cachecast.server.receiver import Poll, Streaming
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from cachecast.apps import App
+    from cachecast.broker import Broker
+    from cachecast.protocol.sockjs import Place
+    from cachecast.server.common import Common
+    from cachecast.server.http_messages import Later, Request
+    from cachecast.server.receiver import Receiver
+    from cachecast.server.tls import TlsSocket
+
+__all__ = ["Transports"]
+
+#: Characters of a streamed response past which pusher-js begins another one by itself.
+PUSHER_MAX_BYTES: Final = 256 * 1024
+
+#: Bytes of one past which it is ended, and SockJS's own client begins another.
+SOCKJS_MAX_BYTES: Final = 128 * 1024
+
+#: Number of sessions at most that have not said yet which app they want.
+MAX_NAMELESS: Final = 1_000
+
+#: Nothing in between may keep, change or compress what is streamed; nginx passes it on as it comes.
+_STREAMED: Final = (
+    "Cache-Control: no-store, no-transform",
+    "X-Accel-Buffering: no",
+)
+
+#: Type of the body. Not text/plain, of which browsers hold back the beginning to guess what it is.
+_TYPE: Final = "application/javascript; charset=utf-8"
+
+_PREFLIGHT: Final = (
+    "Access-Control-Allow-Methods: GET, POST",
+    "Access-Control-Allow-Headers: Content-Type",
+    "Access-Control-Max-Age: 7200",
+)
+
+
+class Transports:
+    """The sessions of a server, and the answers to all requests that are for one."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        common: Common,
+        resume: Callable[[socket.socket | TlsSocket], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            broker: the broker that is served.
+            common: what the server's connections have in common.
+            resume: function that takes back a socket for further requests.
+        """
+        self._broker = broker
+        self._common = common
+        self._resume = resume
+        self._sessions: dict[str, HttpSession] = {}
+        self._nameless: dict[HttpSession, None] = {}
+
+    def __len__(self) -> int:
+        """Sessions."""
+        return len(self._sessions)
+
+    def answer(self, request: Request, *, is_tls: bool) -> Response | Later | Upgrade | None:
+        """Answer a request; None if it is for something else.
+
+        Args:
+            request: request whose path nothing else is at.
+            is_tls: whether the client came over TLS.
+        """
+        place = find_place(request.path)
+        if place is None:
+            return None
+        shared = _sharing(request)
+        if is_preflight(request):
+            return Response(204, b"", "", shared + _PREFLIGHT)
+        method = "GET" if place.kind == "info" else "POST"
+        if request.method != method:
+            response = text_response(405, f"This path takes {method}")
+            response.headers = (f"Allow: {method}", *shared)
+            return response
+        if place.kind == "info":
+            return self._info(shared)
+        if place.kind == "xhr_send":
+            answer: Response | Later | Upgrade = self._send(place, request, is_tls=is_tls)
+        else:
+            answer = self._receive(place, request, shared, is_tls=is_tls)
+        if isinstance(answer, Response):
+            # Some answers are one for all.
+            return msgspec.structs.replace(answer, headers=answer.headers + shared)
+        return answer
+
+    def _info(self, shared: tuple[str, ...]) -> Response:
+        """What SockJS's own client wants to know first."""
+        body = msgspec.json.encode(
+            {
+                "websocket": False,
+                "cookie_needed": False,
+                "origins": ["*:*"],
+                "entropy": randbits(32),
+                "server_heartbeat_interval": int(1000 * HEARTBEAT_S),
+            }
+        )
+        headers = ("Cache-Control: no-store", *shared)
+        return Response(200, body, "application/json; charset=utf-8", headers)
+
+    # --- receiving
+
+    def _receive(
+        self, place: Place, request: Request, shared: tuple[str, ...], *, is_tls: bool
+    ) -> Response | Upgrade:
+        session = self._sessions.get(place.session)
+        if session is not None:
+            if session.is_receiving:
+                return _lines(JSON_SOCKJS.goodbye(2010, "Another connection still open"))
+            return self._upgrade(session, place, request, shared, session.attach)
+        if place.key is None:
+            return self._receive_nameless(place, request, shared)
+        try:
+            app = self._admit(place.key, request.query, request, is_tls=is_tls)
+        except _SwitchedOffError as error:
+            return text_response(403, error.message)
+        except RemoteProtocolError as error:
+            return _lines(OPEN + JSON_SOCKJS.refusal(error))
+        session = HttpSession(self._broker, self._common, self._forget, place.session)
+        protocol = parse_query(request.query).named.get("protocol")
+
+        def begin(receiver: Receiver) -> None:
+            self._sessions[place.session] = session
+            session.attach(receiver)
+            if not session.is_over:
+                session.open(app, protocol, OPEN)
+
+        return self._upgrade(session, place, request, shared, begin)
+
+    def _receive_nameless(
+        self, place: Place, request: Request, shared: tuple[str, ...]
+    ) -> Response | Upgrade:
+        """Begin a session whose client has not said yet which app it wants."""
+        if self._common.is_draining or self._is_full:
+            return _lines(OPEN + JSON_SOCKJS.refusal(_full()))
+        if len(self._nameless) >= MAX_NAMELESS:
+            next(iter(self._nameless)).abort()
+        session = HttpSession(self._broker, self._common, self._forget, place.session)
+        session.is_sockjs = True
+
+        def begin(receiver: Receiver) -> None:
+            self._sessions[place.session] = session
+            self._nameless[session] = None
+            self._common.expire_after(self._common.config.request_timeout_s, session)
+            session.attach(receiver)
+            session.greet()
+
+        return self._upgrade(session, place, request, shared, begin)
+
+    def _upgrade(
+        self,
+        session: HttpSession,
+        place: Place,
+        request: Request,
+        shared: tuple[str, ...],
+        begin: Callable[[Receiver], None],
+    ) -> Upgrade:
+        """Give a request's socket to its session, by ``begin``."""
+        common, headers = self._common, _STREAMED + shared
+        keeps_alive = request.keeps_alive and not common.is_draining
+
+        def encode_head(*, keeps_alive: bool) -> bytes:
+            return encode_head_of(200, common.date, _TYPE, headers, keeps_alive)
+
+        def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
+            receiver: Receiver
+            if place.kind == "xhr":
+                receiver = Poll(
+                    sock, common, session.share,
+                    encode_head=partial(encode_head, keeps_alive=keeps_alive),
+                    resume=self._resume if keeps_alive else None,
+                )  # fmt: skip
+            else:
+                # Its end is that of the connection.
+                receiver = Streaming(
+                    sock, common, session.share,
+                    head=encode_head(keeps_alive=False) + b"\r\n",
+                    prelude=PRELUDE,
+                    max_bytes=SOCKJS_MAX_BYTES if session.is_sockjs else PUSHER_MAX_BYTES,
+                    ends=session.is_sockjs,
+                )  # fmt: skip
+            begin(receiver)
+
+        return Upgrade(b"", take)
+
+    def _forget(self, session: HttpSession) -> None:
+        self._sessions.pop(session.path, None)
+        self._nameless.pop(session, None)
+
+    def end_nameless(self) -> None:
+        """Close those who have not said yet which app they want. O(such sessions), never yields."""
+        for session in list(self._nameless):
+            session.abort()
+
+    # --- sending
+
+    def _send(self, place: Place, request: Request, *, is_tls: bool) -> Response | Later:
+        session = self._sessions.get(place.session)
+        if session is None:
+            return unknown()
+        try:
+            messages = read_messages(request.body)
+        except BadRequestError as error:
+            session.fault()
+            return text_response(400, error.message.rstrip("\n"))
+        if session.connection is not None:
+            return session.take(messages)
+        if not messages:
+            return DONE
+        return self._introduce(session, messages, request, is_tls=is_tls)
+
+    def _introduce(
+        self, session: HttpSession, messages: list[bytes], request: Request, *, is_tls: bool
+    ) -> Response | Later:
+        """The first message of SockJS's own client: begin the conversation that it wants."""
+        try:
+            key, query = read_introduction(messages[0])
+            app = self._admit(key, query, request, is_tls=is_tls)
+        except _SwitchedOffError as error:
+            session.abort()
+            return text_response(403, error.message)
+        except BadMessageError as error:
+            session.refuse(RefusedError(error.message, close_code=4005))
+            return DONE
+        except RemoteProtocolError as error:
+            session.refuse(error)
+            return DONE
+        self._nameless.pop(session, None)
+        session.open(app, parse_query(query).named.get("protocol"))
+        return session.take(messages[1:]) if len(messages) > 1 else DONE
+
+    # --- who is served
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether there may be no further session: it needs no open file while nobody receives."""
+        room = self._common.room
+        return room.is_full or len(self._sessions) >= room.max_clients
+
+    def _admit(self, key: str, query: str, request: Request, *, is_tls: bool) -> App:
+        """The app of a new session.
+
+        Raises:
+            RemoteProtocolError: it may not exist; as for a WebSocket, or because the app has these
+                transports switched off.
+        """
+        clients = self._broker.clients
+        hub = clients.find_hub(key)
+        if hub is not None and not hub.app.allows_http_transports:
+            hub.counters.refusals["http 403"] += 1
+            switched_off = _SwitchedOffError(
+                f"App {hub.app.id} has its HTTP transports switched off (allows_http_transports)"
+            )
+            clients.journal.refused("connection refused", switched_off, app=hub.app.id)
+            raise switched_off
+        origin = request.headers.get(b"origin")
+        app = clients.admit(
+            key,
+            parse_query(query).named.get("protocol"),
+            origin.decode("latin-1") if origin is not None else None,
+            is_tls=is_tls,
+        )
+        if self._is_full:
+            self._broker.hubs[app.id].counters.refusals["4100"] += 1
+            raise _full()
+        return app
+
+
+class _SwitchedOffError(RefusedError):
+    """The app has these transports switched off. Said in HTTP: a client tries WebSockets again."""
+
+
+def _full() -> CapacityError:
+    return CapacityError("Over capacity, reconnect later")
+
+
+def _sharing(request: Request) -> tuple[str, ...]:
+    """The headers that let any page read an answer: which pages may connect, the app says.
+
+    SockJS's own client sends its requests with credentials, of which nothing is read.
+    """
+    origin = request.headers.get(b"origin")
+    if origin is None:
+        return ()
+    text = origin.decode("latin-1")
+    return (
+        f"Access-Control-Allow-Origin: {text}",
+        "Access-Control-Allow-Credentials: true",
+        "Vary: Origin",
+    )
+
+
+def _lines(body: bytes) -> Response:
+    """A whole answer to who wants to receive."""
+    return Response(200, body, _TYPE, _STREAMED)
