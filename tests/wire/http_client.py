@@ -51,7 +51,9 @@ class Exchange:
     ) -> Exchange:
         self.received = b""
         lines = {"Host": "memory", "Content-Length": str(len(body))} | dict(headers or {})
-        head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+        head = f"{method} {target} HTTP/1.1\r\n" + "".join(
+            f"{k}: {v}\r\n" for k, v in lines.items()
+        )
         self.say(head.encode() + b"\r\n" + body)
         return self
 

@@ -76,3 +76,22 @@ async def test_a_stream_of_an_idle_client_beats(autojump_clock, stage):
     assert await client.hear() == ["a[]"]
     await pass_time(100)
     assert client.receiver.is_closed is False
+
+
+@both
+async def test_sockjs_says_its_app_in_its_first_message(autojump_clock, stage, kind):
+    info = Exchange(stage.network).request("GET", "/pusher/info")
+    assert json.loads(info.body)["websocket"] is False
+    client = HttpClient(stage.network, kind=kind, base="/pusher/123/abcdefgh")
+    client.receive()
+    assert await client.hear() == ["o"]
+    sent = client.send({"path": f"/app/{client.app.key_pairs[-1].key}?protocol=7&client=js"})
+    assert sent.status == 204
+    (message,) = await client.hear_messages()
+    assert message["event"] == "pusher:connection_established"
+    client.send({"event": "pusher:subscribe", "data": {"channel": "x"}})
+    assert (await client.hear_messages())[0]["channel"] == "x"
+    await pass_time(27)
+    assert await client.hear() == ["h"]
+    client.send_raw(b"[]")
+    assert await client.hear() == []

@@ -10,13 +10,15 @@ begins another one past a limit; so a byte is a character, and the server knows 
 
 from __future__ import annotations
 
+import re
 from json.encoder import encode_basestring_ascii
 from typing import Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 
 from cachecast.errors import BadMessageError, BadRequestError
+from cachecast.protocol.auth import parse_query
 from cachecast.protocol.codec import JSON
 from cachecast.protocol.json_text import read_json
 from cachecast.protocol.wire import Wire
@@ -30,8 +32,11 @@ __all__ = [
     "Place",
     "SockJsWire",
     "find_place",
+    "read_callback",
+    "read_form",
     "read_introduction",
     "read_messages",
+    "script",
 ]
 
 OPEN: Final = b"o\n"
@@ -44,7 +49,10 @@ NOTHING: Final = b"a[]\n"
 PRELUDE: Final = b"h" * 2048 + b"\n"
 
 #: Names of the requests, which end a path.
-_KINDS: Final = frozenset({"xhr", "xhr_streaming", "xhr_send", "info"})
+_KINDS: Final = frozenset({"xhr", "xhr_streaming", "xhr_send", "jsonp", "jsonp_send", "info"})
+
+#: A function of the page that a script may call.
+_CALLBACK: Final = re.compile(r"[\w.]{1,64}", re.ASCII)
 
 #: Characters of a path that may name a session; it is kept as long as that lives.
 _MAX_PATH: Final = 512
@@ -69,7 +77,8 @@ class Place(NamedTuple):
     """What a request's path says.
 
     Attributes:
-        kind: name of the request: ``xhr``, ``xhr_streaming``, ``xhr_send`` or ``info``.
+        kind: name of the request: ``xhr``, ``xhr_streaming`` or ``jsonp``, which receive,
+            ``xhr_send`` or ``jsonp_send``, or ``info``.
         session: path of the session, which is its name: prefix, app, server and session.
         key: key of the app; None where SockJS's own client asks, which says it later.
     """
@@ -107,6 +116,26 @@ def read_messages(body: bytes) -> list[bytes]:
         return [message.encode() for message in read_json(_read_list, body)]
     except (ValueError, RecursionError):
         raise BadRequestError("The body must be a JSON array of strings\n") from None
+
+
+def read_form(body: bytes) -> bytes:
+    """What a form sends in the place of the body of ``xhr_send``."""
+    return unquote_to_bytes(body.removeprefix(b"d=").replace(b"+", b" "))
+
+
+def read_callback(query: str) -> str | None:
+    """The function of the page that the answer to a ``jsonp`` shall call; None if it is none."""
+    name = parse_query(query).named.get("c", "")
+    return name if _CALLBACK.fullmatch(name) else None
+
+
+def script(callback: str, line: bytes) -> bytes:
+    """A line as a script that calls a function with it.
+
+    The comment keeps what follows from being the beginning of any other kind of file.
+    """
+    text = encode_basestring_ascii(line.removesuffix(b"\n").decode())
+    return f"/**/{callback}({text});\r\n".encode()
 
 
 class _Introduction(msgspec.Struct):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cachecast.server.common import Common
     from cachecast.server.receiver import Receiver
 
-__all__ = ["ABSENCE_S", "DONE", "HEARTBEAT_S", "HttpSession", "unknown"]
+__all__ = ["ABSENCE_S", "HEARTBEAT_S", "HttpSession", "unknown"]
 
 #: Seconds between two heartbeats to who receives: proxies end what is silent for a minute, and some
 #: for half of one.
@@ -43,8 +43,6 @@ HANDLER_S: Final = 0.001
 
 #: Bytes of messages that wait to be handled, in multiples of the largest message.
 MAX_INBOX: Final = 4
-
-DONE: Final = Response(204, b"", "text/plain; charset=utf-8")
 
 
 def unknown() -> Response:
@@ -236,14 +234,14 @@ class HttpSession:
 
     # --- sending
 
-    def take(self, messages: list[bytes]) -> Response | Later:
-        """Handle what the client says; answered when that has been done, which is its pace."""
+    def take(self, messages: list[bytes], done: Response) -> Response | Later:
+        """Handle what the client says; answered by ``done`` when it has been: that is its pace."""
         connection = self._connection
         if connection is None or self.is_over:
             return unknown()
         if not messages:
             self._answer_ping(connection)
-            return DONE
+            return done
         largest = self._common.config.max_message_bytes
         self._n_taken += len(messages)
         self._inbox_bytes += sum(map(len, messages))
@@ -259,7 +257,7 @@ class HttpSession:
 
         def attempt() -> Response | None:
             self._handle(connection)
-            return DONE if self._n_handled >= until else None
+            return done if self._n_handled >= until else None
 
         return attempt() or Later(attempt, self._line)
 

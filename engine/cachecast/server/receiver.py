@@ -10,6 +10,7 @@ from __future__ import annotations
 from socket import SHUT_WR
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cachecast.protocol.sockjs import script
 from cachecast.server.poller import RECV_BYTES
 from cachecast.server.tls import TlsSocket, has_decrypted
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cachecast.server.common import Common
     from cachecast.server.poller import Share
 
-__all__ = ["Owner", "Poll", "Receiver", "Streaming"]
+__all__ = ["Owner", "Poll", "Receiver", "ScriptPoll", "Streaming"]
 
 #: Bytes that a client may say behind its request before it is cut off: it has nothing to say there.
 MAX_UNHEARD_BYTES: Final = 64 * 1024
@@ -255,6 +256,7 @@ class Poll(Receiver):
         return sent
 
     def _complete(self) -> None:
+        """Nothing more belongs to it."""
         owner, self.owner = self.owner, None
         if self._resume is None or self._unheard:
             self.end()
@@ -262,3 +264,56 @@ class Poll(Receiver):
             self._resume(self._sock)
         if owner is not None:
             owner.on_complete()
+
+
+class ScriptPoll(Poll):
+    """The answer to a poll as a script, which calls a function of the page with one line.
+
+    A line that the kernel does not take whole waits here, and no other is taken meanwhile.
+    """
+
+    __slots__ = ("_callback", "_rest")
+
+    def __init__(
+        self,
+        sock: socket.socket | TlsSocket,
+        common: Common,
+        share: Share,
+        *,
+        callback: str,
+        encode_head: Callable[[], bytes],
+        resume: Callable[[socket.socket | TlsSocket], None] | None,
+    ) -> None:
+        """Make it; ``callback`` is the function's name, see :class:`Poll` for the rest."""
+        super().__init__(sock, common, share, encode_head=encode_head, resume=resume)
+        self._callback = callback
+        self._rest = b""
+
+    def send(self, data: bytes) -> int:  # type: ignore[explicit-override]  # needs Python 3.12
+        """Write the first line; see :meth:`Receiver.send`."""
+        if self._rest:
+            raise BlockingIOError
+        size = data.index(b"\n") + 1
+        body = script(self._callback, data[:size])
+        whole = b"%bContent-Length: %d\r\n\r\n%b" % (self._encode_head(), len(body), body)
+        self._rest = whole[self._sock.send(whole) :]
+        if self._rest:
+            self.watch(writes=True)
+        else:
+            self._complete()
+        return size
+
+    def on_writable(self) -> None:  # type: ignore[explicit-override]
+        """Go on with the line."""
+        if not self._rest:
+            super().on_writable()
+            return
+        try:
+            self._rest = self._rest[self._sock.send(self._rest) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        if not self._rest:
+            self._complete()

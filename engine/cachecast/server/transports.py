@@ -30,14 +30,17 @@ from cachecast.protocol.sockjs import (
     OPEN,
     PRELUDE,
     find_place,
+    read_callback,
+    read_form,
     read_introduction,
     read_messages,
+    script,
 )
-from cachecast.server.cors import is_preflight
+from cachecast.server.cors import is_preflight, share
 from cachecast.server.http_messages import Response, Upgrade, text_response
 from cachecast.server.http_messages import encode_head as encode_head_of
-from cachecast.server.http_session import DONE, HEARTBEAT_S, HttpSession, unknown
-from cachecast.server.receiver import Poll, Streaming
+from cachecast.server.http_session import HEARTBEAT_S, HttpSession, unknown
+from cachecast.server.receiver import Poll, ScriptPoll, Streaming
 
 if TYPE_CHECKING:
     import socket
@@ -70,6 +73,12 @@ _STREAMED: Final = (
 
 #: Type of the body. Not text/plain, of which browsers hold back the beginning to guess what it is.
 _TYPE: Final = "application/javascript; charset=utf-8"
+
+#: Answers to what has been handled; a form's frame hears only of an answer with a body.
+_DONE: Final = Response(204, b"", "text/plain; charset=utf-8")
+_FORM_DONE: Final = Response(200, b"ok", "text/plain; charset=utf-8")
+
+STILL_OPEN: Final = "Another connection still open"
 
 _PREFLIGHT: Final = (
     "Access-Control-Allow-Methods: GET, POST",
@@ -117,21 +126,18 @@ class Transports:
         shared = _sharing(request)
         if is_preflight(request):
             return Response(204, b"", "", shared + _PREFLIGHT)
-        method = "GET" if place.kind == "info" else "POST"
+        method = "GET" if place.kind in {"info", "jsonp"} else "POST"
         if request.method != method:
             response = text_response(405, f"This path takes {method}")
             response.headers = (f"Allow: {method}", *shared)
             return response
         if place.kind == "info":
             return self._info(shared)
-        if place.kind == "xhr_send":
+        if place.kind.endswith("send"):
             answer: Response | Later | Upgrade = self._send(place, request, is_tls=is_tls)
         else:
             answer = self._receive(place, request, shared, is_tls=is_tls)
-        if isinstance(answer, Response):
-            # Some answers are one for all.
-            return msgspec.structs.replace(answer, headers=answer.headers + shared)
-        return answer
+        return answer if isinstance(answer, Upgrade) else share(answer, shared)
 
     def _info(self, shared: tuple[str, ...]) -> Response:
         """What SockJS's own client wants to know first."""
@@ -152,10 +158,12 @@ class Transports:
     def _receive(
         self, place: Place, request: Request, shared: tuple[str, ...], *, is_tls: bool
     ) -> Response | Upgrade:
+        if place.kind == "jsonp" and read_callback(request.query) is None:
+            return text_response(400, "The parameter c must name a function of the page")
         session = self._sessions.get(place.session)
         if session is not None:
             if session.is_receiving:
-                return _lines(JSON_SOCKJS.goodbye(2010, "Another connection still open"))
+                return _refuse(place, request, JSON_SOCKJS.goodbye(2010, STILL_OPEN))
             return self._upgrade(session, place, request, shared, session.attach)
         if place.key is None:
             return self._receive_nameless(place, request, shared)
@@ -164,7 +172,7 @@ class Transports:
         except _SwitchedOffError as error:
             return text_response(403, error.message)
         except RemoteProtocolError as error:
-            return _lines(OPEN + JSON_SOCKJS.refusal(error))
+            return _refuse(place, request, OPEN + JSON_SOCKJS.refusal(error))
         session = HttpSession(self._broker, self._common, self._forget, place.session)
         protocol = parse_query(request.query).named.get("protocol")
 
@@ -181,7 +189,7 @@ class Transports:
     ) -> Response | Upgrade:
         """Begin a session whose client has not said yet which app it wants."""
         if self._common.is_draining or self._is_full:
-            return _lines(OPEN + JSON_SOCKJS.refusal(_full()))
+            return _refuse(place, request, OPEN + JSON_SOCKJS.refusal(_full()))
         if len(self._nameless) >= MAX_NAMELESS:
             next(iter(self._nameless)).abort()
         session = HttpSession(self._broker, self._common, self._forget, place.session)
@@ -207,17 +215,21 @@ class Transports:
         """Give a request's socket to its session, by ``begin``."""
         common, headers = self._common, _STREAMED + shared
         keeps_alive = request.keeps_alive and not common.is_draining
+        callback = read_callback(request.query) if place.kind == "jsonp" else None
 
         def encode_head(*, keeps_alive: bool) -> bytes:
             return encode_head_of(200, common.date, _TYPE, headers, keeps_alive)
 
         def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
             receiver: Receiver
+            resume = self._resume if keeps_alive else None
+            head = partial(encode_head, keeps_alive=keeps_alive)
             if place.kind == "xhr":
-                receiver = Poll(
+                receiver = Poll(sock, common, session.share, encode_head=head, resume=resume)
+            elif callback is not None:
+                receiver = ScriptPoll(
                     sock, common, session.share,
-                    encode_head=partial(encode_head, keeps_alive=keeps_alive),
-                    resume=self._resume if keeps_alive else None,
+                    callback=callback, encode_head=head, resume=resume,
                 )  # fmt: skip
             else:
                 # Its end is that of the connection.
@@ -248,18 +260,26 @@ class Transports:
         if session is None:
             return unknown()
         try:
-            messages = read_messages(request.body)
+            is_form = place.kind == "jsonp_send"
+            messages = read_messages(read_form(request.body) if is_form else request.body)
         except BadRequestError as error:
             session.fault()
             return text_response(400, error.message.rstrip("\n"))
+        done = _FORM_DONE if is_form else _DONE
         if session.connection is not None:
-            return session.take(messages)
+            return session.take(messages, done)
         if not messages:
-            return DONE
-        return self._introduce(session, messages, request, is_tls=is_tls)
+            return done
+        return self._introduce(session, messages, request, done, is_tls=is_tls)
 
     def _introduce(
-        self, session: HttpSession, messages: list[bytes], request: Request, *, is_tls: bool
+        self,
+        session: HttpSession,
+        messages: list[bytes],
+        request: Request,
+        done: Response,
+        *,
+        is_tls: bool,
     ) -> Response | Later:
         """The first message of SockJS's own client: begin the conversation that it wants."""
         try:
@@ -270,13 +290,13 @@ class Transports:
             return text_response(403, error.message)
         except BadMessageError as error:
             session.refuse(RefusedError(error.message, close_code=4005))
-            return DONE
+            return done
         except RemoteProtocolError as error:
             session.refuse(error)
-            return DONE
+            return done
         self._nameless.pop(session, None)
         session.open(app, parse_query(query).named.get("protocol"))
-        return session.take(messages[1:]) if len(messages) > 1 else DONE
+        return session.take(messages[1:], done) if len(messages) > 1 else done
 
     # --- who is served
 
@@ -339,6 +359,10 @@ def _sharing(request: Request) -> tuple[str, ...]:
     )
 
 
-def _lines(body: bytes) -> Response:
-    """A whole answer to who wants to receive."""
+def _refuse(place: Place, request: Request, body: bytes) -> Response:
+    """A whole answer to who wants to receive and may not."""
+    if place.kind == "jsonp":  # one line each: the goodbye
+        callback = read_callback(request.query)
+        assert callback is not None
+        body = script(callback, body.splitlines()[-1])
     return Response(200, body, _TYPE, _STREAMED)
