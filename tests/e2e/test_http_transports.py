@@ -8,9 +8,11 @@ import pytest
 
 from tests.e2e.conftest import _open_clients
 from tests.e2e.world import CACHE_KINDS, fresh
+from tests.loadtest.proxies import free_port, nginx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.e2e.clients import Backend, JsClient
     from tests.e2e.program import Program
@@ -93,14 +95,14 @@ def test_nothing_is_lost_where_one_response_ends_and_the_next_begins(open_by, ba
     client = open_by()
     client.subscribe(channel)
     for number in range(MANY):
-        backend.trigger(channel, "tick", {"number": number, "text": "ü€" * 3_000})
+        backend.trigger(channel, "tick", {"number": number, "text": "ü€" * 1_500})
     client.wait_event(channel, "tick", nth=MANY)
     numbers = [data["number"] for event, data in client.seen_on(channel) if event == "tick"]
     assert numbers == list(range(MANY))
     assert [e["state"] for e in client.events if e["on"] == "state"].count("connected") == 1
 
 
-@each
+@pytest.mark.parametrize("open_by", RUNS[:2], ids="-".join, indirect=True)
 def test_a_client_that_closes_is_gone_from_its_channels(open_by, open_node_client):
     channel = fresh("presence-")
     plain = open_node_client(user_id="ann")
@@ -109,3 +111,47 @@ def test_a_client_that_closes_is_gone_from_its_channels(open_by, open_node_clien
     client.subscribe(channel)
     client.close()
     assert plain.wait_event(channel, "pusher:member_removed")["id"] == "bob"
+
+
+@pytest.fixture
+def nginx_port(backend: Backend, tmp_path: Path) -> Iterator[int]:
+    """nginx as it is when nobody sets anything: it buffers, speaks HTTP/1.0, and upgrades nothing.
+
+    It has what docs/transports.md asks for where there are several processes, and no more.
+    """
+    port = free_port()
+    server = (
+        f"server {{ listen 127.0.0.1:{port}; "
+        f"location / {{ proxy_pass http://127.0.0.1:{backend.server.port}; }} }}"
+    )
+    with nginx(tmp_path, server, [port]):
+        yield port
+
+
+@pytest.mark.parametrize("where", ["chromium", "node"])
+def test_where_websockets_are_blocked_pusher_js_finds_its_way(where, nginx_port, request, backend):
+    """Nothing is said of transports: it tries WebSockets, waits five seconds, and streams."""
+    opening = _open_clients(request.getfixturevalue(f"{where}_clients"), backend)
+    ports = {"wsPort": nginx_port, "wssPort": nginx_port}
+    options = http_options(nginx_port) | ports | {"enabledTransports": None}
+    client = next(opening)(options=options)
+    channel = fresh("cache-")
+    client.subscribe(channel)
+    client.wait_event(channel, "pusher:cache_miss")
+    backend.trigger(channel, "tick", 1)
+    assert client.wait_event(channel, "tick") == 1
+    next(opening, None)
+
+
+@pytest.mark.parametrize("transport", ["xhr_streaming", "xhr_polling"])
+def test_behind_nginx_that_buffers_each_event_comes_at_once(
+    transport, nginx_port, chromium_clients, backend
+):
+    opening = _open_clients(chromium_clients, backend)
+    client = next(opening)(options=http_options(nginx_port, transport))
+    channel = fresh()
+    client.subscribe(channel)
+    for number in range(5):  # the next one is published when this one is here
+        backend.trigger(channel, "tick", number)
+        assert client.wait_event(channel, "tick", nth=number + 1) == number
+    next(opening, None)

@@ -186,6 +186,12 @@ class HttpConnection:
         self._go(IDLE)
         self._common.expire_after(self._common.config.idle_timeout_s, self)
 
+    def take(self, request: Request) -> None:
+        """Answer a request that another process has read."""
+        self._requests.append(request)
+        self._go(IDLE)
+        self._answer()
+
     def handle_by(self, handle: Callable[[Request], Answer]) -> None:
         """Have further requests answered by another function."""
         self._handle = handle
@@ -308,12 +314,8 @@ class HttpConnection:
             answer.begin(self.sock, rest)
 
     def _can_part(self) -> bool:
-        """Whether the socket can be handed over behind a request that does not say that it will.
-
-        Not to who has sent further requests behind it, or has not read the answers before it.
-        """
-        if self._out:
-            self._flush()
+        """Whether nothing comes behind a request that gives its socket away, and nothing waits."""
+        self._flush()
         follows = self._requests or self._parser.has_begun
         return self.state is not GONE and not (follows or self._outbox.waiting_bytes)
 

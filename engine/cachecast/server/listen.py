@@ -16,6 +16,7 @@ from cachecast.config import DRAIN_CODES
 from cachecast.runtime import require_trio
 from cachecast.server.admin import handle_admin
 from cachecast.server.common import Common
+from cachecast.server.crossing import Crossing
 from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
 from cachecast.server.greeting import Greeting
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.config import BrokerConfig
+    from cachecast.server.crossing import Ways
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
     from cachecast.server.listeners import Address
@@ -272,13 +274,29 @@ class Front:
         """Whether clients speak TLS with it."""
         return self._tls is not None
 
-    def resume(self, sock: socket.socket | TlsSocket) -> None:
+    def resume(self, sock: socket.socket | TlsSocket, *, is_tls: bool) -> None:
         """Read further requests from a socket that the Poller has, whose last one was answered."""
-        share = self.poller.newcomers
-        connection = HttpConnection(sock, self.common, self._handle, share)
+        connection = self._speak(sock, is_tls=is_tls)
         self.poller.watch(connection.fd, connection)
         self.room.enter(connection, is_admin=False)
         connection.restore(None)
+
+    def take(self, sock: socket.socket, request: Request, *, is_tls: bool) -> None:
+        """Go on with a connection that another worker has accepted, whose request that is."""
+        if not self.room.has_free(is_admin=False):
+            going = self.room.find_going(is_admin=False)
+            if going is None:
+                sock.close()
+                return
+            going.abort()
+        connection = self._speak(sock, is_tls=is_tls)
+        self.poller.add(connection.fd, connection)
+        self.room.enter(connection, is_admin=False)
+        self.poller.guard(connection, partial(connection.take, request))
+
+    def _speak(self, sock: socket.socket | TlsSocket, *, is_tls: bool) -> HttpConnection:
+        handle = self._handle_behind_tls if is_tls else self._handle
+        return HttpConnection(sock, self.common, handle, self.poller.newcomers)
 
     def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
         """Go on with an HTTP connection that another process has accepted."""
@@ -397,6 +415,16 @@ class Server(Front):
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
         return handle(self.broker, request, is_tls=is_tls, elsewhere=self.transports.answer)
+
+    def join(self, ways: Ways) -> Crossing:
+        """Be one of several workers: requests for sessions of others are passed on.
+
+        Returns:
+            What the caller has to run.
+        """
+        crossing = Crossing(ways, self.poller, self.take)
+        self.transports.crossing = crossing
+        return crossing
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.

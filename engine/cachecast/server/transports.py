@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import partial
 from secrets import randbits
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker
     from cachecast.protocol.sockjs import Place
     from cachecast.server.common import Common
+    from cachecast.server.crossing import Crossing
     from cachecast.server.http_messages import Later, Request
     from cachecast.server.receiver import Receiver
     from cachecast.server.tls import TlsSocket
@@ -87,14 +88,24 @@ _PREFLIGHT: Final = (
 )
 
 
+class Resume(Protocol):
+    """Takes back the socket of a request that has been answered."""
+
+    def __call__(self, sock: socket.socket | TlsSocket, *, is_tls: bool) -> None: ...
+
+
 class Transports:
-    """The sessions of a server, and the answers to all requests that are for one."""
+    """The sessions of a server, and the answers to all requests that are for one.
+
+    Attributes:
+        crossing: the ways to the other workers of the node; None where there are none.
+    """
 
     def __init__(
         self,
         broker: Broker,
         common: Common,
-        resume: Callable[[socket.socket | TlsSocket], None],
+        resume: Resume,
     ) -> None:
         """Make it.
 
@@ -106,6 +117,7 @@ class Transports:
         self._broker = broker
         self._common = common
         self._resume = resume
+        self.crossing: Crossing | None = None
         self._sessions: dict[str, HttpSession] = {}
         self._nameless: dict[HttpSession, None] = {}
 
@@ -133,11 +145,35 @@ class Transports:
             return response
         if place.kind == "info":
             return self._info(shared)
+        if self.crossing is not None:
+            number = self.crossing.find_other(place.session)
+            if number is not None:
+                return self._pass_on(self.crossing, number, request, shared, is_tls=is_tls)
         if place.kind.endswith("send"):
             answer: Response | Later | Upgrade = self._send(place, request, is_tls=is_tls)
         else:
             answer = self._receive(place, request, shared, is_tls=is_tls)
         return answer if isinstance(answer, Upgrade) else share(answer, shared)
+
+    def _pass_on(
+        self,
+        crossing: Crossing,
+        number: int,
+        request: Request,
+        shared: tuple[str, ...],
+        *,
+        is_tls: bool,
+    ) -> Response | Upgrade:
+        """Leave a request to the worker that holds its session."""
+        if not crossing.has_room(number):
+            response = text_response(503, "The worker of this session is too busy, try again")
+            response.headers = ("Retry-After: 1", *shared)
+            return response
+
+        def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
+            crossing.pass_on(number, request, sock, is_tls=is_tls)
+
+        return Upgrade(b"", take)
 
     def _info(self, shared: tuple[str, ...]) -> Response:
         """What SockJS's own client wants to know first."""
@@ -164,9 +200,9 @@ class Transports:
         if session is not None:
             if session.is_receiving:
                 return _refuse(place, request, JSON_SOCKJS.goodbye(2010, STILL_OPEN))
-            return self._upgrade(session, place, request, shared, session.attach)
+            return self._upgrade(session, place, request, shared, session.attach, is_tls=is_tls)
         if place.key is None:
-            return self._receive_nameless(place, request, shared)
+            return self._receive_nameless(place, request, shared, is_tls=is_tls)
         try:
             app = self._admit(place.key, request.query, request, is_tls=is_tls)
         except _SwitchedOffError as error:
@@ -182,10 +218,10 @@ class Transports:
             if not session.is_over:
                 session.open(app, protocol, OPEN)
 
-        return self._upgrade(session, place, request, shared, begin)
+        return self._upgrade(session, place, request, shared, begin, is_tls=is_tls)
 
     def _receive_nameless(
-        self, place: Place, request: Request, shared: tuple[str, ...]
+        self, place: Place, request: Request, shared: tuple[str, ...], *, is_tls: bool
     ) -> Response | Upgrade:
         """Begin a session whose client has not said yet which app it wants."""
         if self._common.is_draining or self._is_full:
@@ -202,7 +238,7 @@ class Transports:
             session.attach(receiver)
             session.greet()
 
-        return self._upgrade(session, place, request, shared, begin)
+        return self._upgrade(session, place, request, shared, begin, is_tls=is_tls)
 
     def _upgrade(
         self,
@@ -211,6 +247,8 @@ class Transports:
         request: Request,
         shared: tuple[str, ...],
         begin: Callable[[Receiver], None],
+        *,
+        is_tls: bool,
     ) -> Upgrade:
         """Give a request's socket to its session, by ``begin``."""
         common, headers = self._common, _STREAMED + shared
@@ -222,7 +260,7 @@ class Transports:
 
         def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
             receiver: Receiver
-            resume = self._resume if keeps_alive else None
+            resume = partial(self._resume, is_tls=is_tls) if keeps_alive else None
             head = partial(encode_head, keeps_alive=keeps_alive)
             if place.kind == "xhr":
                 receiver = Poll(sock, common, session.share, encode_head=head, resume=resume)

@@ -11,6 +11,7 @@ Nobody is waited for without a limit: who is silent is shown as silent.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ import trio
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 from cachecast.metrics import Family, counters_of, merge_families
+from cachecast.server.crossing import Ways
 from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
     FROM_WORKER,
@@ -105,6 +107,7 @@ class Post:
         number: number of the worker, from 1.
         listeners: listening sockets whose connections come to this worker alone.
         shared: listening sockets that it accepts on like all others.
+        ways: ways to the other workers; what has come by them outlives a worker.
         pid: id of the process; 0 if there is none.
         is_ready: whether it takes clients, as it said last, while it lives.
         is_silent: whether it lives and says nothing.
@@ -120,10 +123,12 @@ class Post:
         config: FileConfig,
         listeners: Sequence[socket.socket],
         shared: Sequence[socket.socket],
+        ways: Ways,
     ) -> None:
         self.number = number
         self.listeners = listeners
         self.shared = shared
+        self.ways = ways
         self.pid = 0
         self.is_ready = False
         self.is_silent = False
@@ -152,7 +157,7 @@ class Post:
     def begin(self, pid: int, pipe: Pipe) -> None:
         """A process has been started: brief it."""
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        pipe.send(Brief(self.number, self.config, self.descriptors))
+        pipe.send(Brief(self.number, self.config, self.descriptors, self.ways))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -211,9 +216,12 @@ class Crew:
             shared: listening sockets of all workers, kept open likewise.
             program: command that is started, with a worker's number and a descriptor behind it.
         """
+        pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in shares]
+        self._ways = [sock for pair in pairs for sock in pair]
+        outbound, key = tuple(out.fileno() for _, out in pairs), secrets.token_bytes(16)
         self.posts = [
-            Post(number, config, mine, shared)
-            for number, (config, mine) in enumerate(zip(shares, listeners, strict=True), 1)
+            Post(n + 1, config, mine, shared, Ways(key, n, pairs[n][0].fileno(), outbound))
+            for n, (config, mine) in enumerate(zip(shares, listeners, strict=True))
         ]
         self.is_ending = False
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
@@ -325,6 +333,8 @@ class Crew:
                     for post in self.posts:
                         posts.start_soon(self._run_post, post)
                 nursery.cancel_scope.cancel()
+        for sock in self._ways:
+            sock.close()
         if self._life.cancelled_caught:
             _log.warning("workers did not end in time and were killed")
         self._has_ended.set()
@@ -499,7 +509,7 @@ def _spawn(
             stdout=says,
             stderr=says,
             env=environ,
-            pass_fds=(control.fileno(), *post.descriptors),
+            pass_fds=(control.fileno(), *post.descriptors, post.ways.inbound, *post.ways.outbound),
         )
     finally:
         os.close(nothing)

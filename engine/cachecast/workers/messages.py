@@ -12,6 +12,7 @@ import msgspec
 from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError, EngineError
 from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
 
 __all__ = [
     "FROM_PARENT",
@@ -39,11 +40,13 @@ class Brief(_Message, frozen=True):
         number: number of the worker, from 1.
         config: configuration that it serves; limits are its share.
         listeners: descriptors of its listening sockets.
+        ways: ways to the other workers.
     """
 
     number: int
     config: FileConfig
     listeners: tuple[int, ...]
+    ways: Ways
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""
