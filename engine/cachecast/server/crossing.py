@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.poller import Poller, Share
 
-__all__ = ["Crossing", "Passed", "Ways"]
+__all__ = ["NO_WAYS", "Crossing", "Passed", "Ways"]
 
 #: Bytes of a request that go with its socket; a larger one is put into memory that both share.
 INLINE_BYTES: Final = 32 * 1024
@@ -56,6 +56,9 @@ class Ways(msgspec.Struct, frozen=True, array_like=True):
     number: int
     inbound: int
     outbound: tuple[int, ...]
+
+
+NO_WAYS: Final = Ways(b"", 0, -1, ())
 
 
 class Passed(msgspec.Struct, array_like=True):

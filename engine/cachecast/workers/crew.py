@@ -15,6 +15,8 @@ import secrets
 import signal
 import socket
 import sys
+from contextlib import contextmanager
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +27,7 @@ import trio
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 from cachecast.metrics import Family, counters_of, merge_families
-from cachecast.server.crossing import Ways
+from cachecast.server.crossing import NO_WAYS, Ways
 from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
     FROM_WORKER,
@@ -43,7 +45,7 @@ from cachecast.workers.pipe import MAX_MESSAGE_BYTES, Pipe
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachecast.config import FileConfig
 
@@ -123,12 +125,11 @@ class Post:
         config: FileConfig,
         listeners: Sequence[socket.socket],
         shared: Sequence[socket.socket],
-        ways: Ways,
     ) -> None:
         self.number = number
         self.listeners = listeners
         self.shared = shared
-        self.ways = ways
+        self.ways = NO_WAYS
         self.pid = 0
         self.is_ready = False
         self.is_silent = False
@@ -216,12 +217,9 @@ class Crew:
             shared: listening sockets of all workers, kept open likewise.
             program: command that is started, with a worker's number and a descriptor behind it.
         """
-        pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in shares]
-        self._ways = [sock for pair in pairs for sock in pair]
-        outbound, key = tuple(out.fileno() for _, out in pairs), secrets.token_bytes(16)
         self.posts = [
-            Post(n + 1, config, mine, shared, Ways(key, n, pairs[n][0].fileno(), outbound))
-            for n, (config, mine) in enumerate(zip(shares, listeners, strict=True))
+            Post(number, config, mine, shared)
+            for number, (config, mine) in enumerate(zip(shares, listeners, strict=True), 1)
         ]
         self.is_ending = False
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
@@ -325,7 +323,7 @@ class Crew:
             ConfigError: a worker does not become ready when the node starts.
             BusError: it cannot reach the engine then.
         """
-        with self._life:
+        with self._life, _open_ways(self.posts):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_rounds)
                 nursery.start_soon(self._run_watch)
@@ -333,8 +331,6 @@ class Crew:
                     for post in self.posts:
                         posts.start_soon(self._run_post, post)
                 nursery.cancel_scope.cancel()
-        for sock in self._ways:
-            sock.close()
         if self._life.cancelled_caught:
             _log.warning("workers did not end in time and were killed")
         self._has_ended.set()
@@ -493,6 +489,20 @@ class Crew:
         if rest:
             self._on_line(number, rest)
         has_read.set()
+
+
+@contextmanager
+def _open_ways(posts: Sequence[Post]) -> Iterator[None]:
+    """Give workers ways to each other, which outlive each of them, until the end of the block."""
+    pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in posts]
+    key, outbound = secrets.token_bytes(16), tuple(out.fileno() for _, out in pairs)
+    try:
+        for index, (post, (inbound, _)) in enumerate(zip(posts, pairs, strict=True)):
+            post.ways = Ways(key, index, inbound.fileno(), outbound)
+        yield
+    finally:
+        for sock in chain.from_iterable(pairs):
+            sock.close()
 
 
 def _spawn(
