@@ -43,8 +43,11 @@ class Exchange:
 
     def say(self, data: bytes) -> None:
         self.socket.inbound += data
-        self.network.poller.touch(self.fd)
-        self.network.poller.serve_ready()
+        left = -1
+        while left != len(self.socket.inbound):  # a new socket is read once before it is watched
+            left = len(self.socket.inbound)
+            self.network.poller.touch(self.fd)
+            self.network.poller.serve_ready()
 
     def request(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None

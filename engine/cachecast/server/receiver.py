@@ -303,6 +303,10 @@ class ScriptPoll(Poll):
             self._complete()
         return size
 
+    def watch(self, *, writes: bool) -> None:  # type: ignore[explicit-override]
+        """See :meth:`Receiver.watch`: the rest of a line waits here."""
+        super().watch(writes=writes or bool(self._rest))
+
     def on_writable(self) -> None:  # type: ignore[explicit-override]
         """Go on with the line."""
         if not self._rest:
