@@ -470,6 +470,7 @@ class Server(Front):
         try:
             await super().run_poller()
         finally:
+            self.transports.abort()
             readers.remove(self.poller)
             reloads.remove(self._reload)
 

@@ -49,13 +49,14 @@ class Receiver:
         wheel_slot: place in the wheel of the server's timeouts; the wheel's own.
     """
 
-    __slots__ = ("_common", "_sock", "_unheard", "fd", "owner", "share", "wheel_slot")
+    __slots__ = ("_common", "_is_done", "_sock", "_unheard", "fd", "owner", "share", "wheel_slot")
 
     def __init__(self, sock: socket.socket | TlsSocket, common: Common, share: Share) -> None:
         """Take over the socket of a request, which the Poller knows already."""
         self._sock = sock
         self._common = common
         self._unheard = 0
+        self._is_done = False
         self.fd = sock.fileno()
         self.share = share
         self.owner: Owner | None = None
@@ -127,8 +128,9 @@ class Receiver:
 
     def abort(self) -> None:
         """Close the socket and forget everything; harmless twice."""
-        if self._sock.fileno() < 0:
+        if self._is_done:
             return
+        self._is_done = True
         owner, self.owner = self.owner, None
         self._common.timeouts.cancel(self)
         self._common.poller.remove(self.fd)
@@ -261,6 +263,7 @@ class Poll(Receiver):
         if self._resume is None or self._unheard:
             self.end()
         else:
+            self._is_done = True
             self._resume(self._sock)
         if owner is not None:
             owner.on_complete()

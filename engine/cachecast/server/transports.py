@@ -291,6 +291,11 @@ class Transports:
         for session in list(self._nameless):
             session.abort()
 
+    def abort(self) -> None:
+        """End all sessions, also those that have no socket, without a word. Never yields."""
+        for session in list(self._sessions.values()):
+            session.abort()
+
     # --- sending
 
     def _send(self, place: Place, request: Request, *, is_tls: bool) -> Response | Later:
