@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
 
 from tests.wire.http_client import Exchange, HttpClient, pass_time
 
@@ -95,3 +96,15 @@ async def test_sockjs_says_its_app_in_its_first_message(autojump_clock, stage, k
     assert await client.hear() == ["h"]
     client.send_raw(b"[]")
     assert await client.hear() == []
+
+
+async def test_sessions_that_wait_have_no_task(autojump_clock, stage):
+    first = await HttpClient(stage.network, "1/first").connect()
+    before = trio.lowlevel.current_statistics().tasks_living
+    for kind in ("xhr_streaming", "xhr"):
+        for number in range(50):
+            client = await HttpClient(stage.network, f"{kind}/{number}", kind=kind).connect()
+            await client.subscribe("x")
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    assert stage.broker.clients.n_sessions == 101
+    assert first.receiver.is_closed is False

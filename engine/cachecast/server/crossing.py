@@ -252,7 +252,7 @@ class _End:
     def abort(self) -> None:
         """Close both; harmless twice."""
         for end in (self, self.other):
-            if end.sock.fileno() >= 0:  # not yet closed
+            if end.sock.fileno() >= 0:
                 self._poller.remove(end.fd)
                 end.sock.close()
 
