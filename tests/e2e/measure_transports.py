@@ -1,7 +1,8 @@
-"""What clients cost that come by XHR streaming, beside WebSockets: python -m tests.e2e.measure_transports.
+"""What clients cost that come by XHR streaming, beside WebSockets.
 
-Not a test: it prints figures. One server process; so many clients of each kind, each with one
-subscription, idle; then events to all of them. The kernel's part of the memory is not counted.
+``python -m tests.e2e.measure_transports``; not a test: it prints figures. One server process; so
+many clients of each kind, each with one subscription, idle; then events to all of them. The
+kernel's part of the memory is not counted.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ It is told to end by numbers of signals: of the operating system, or, for a work
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -14,15 +15,21 @@ from cachecast.broker import open_broker
 from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.cli.reloads import read_certificate
+from cachecast.cli.traces import open_traces
 from cachecast.cli.upgrade import Upgrades
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from opentelemetry.trace import TracerProvider
+
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Feed
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
 
@@ -60,6 +67,11 @@ class Node:
         self.upgrades = upgrades
 
     @property
+    def feed(self) -> Feed:
+        """What happens on it."""
+        return self.broker.feed
+
+    @property
     def is_ending(self) -> bool:
         """Whether it drains, or has."""
         return self.broker.clients.is_draining
@@ -90,6 +102,8 @@ async def run_node(
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
+    inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
 ) -> Heir | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
@@ -102,6 +116,8 @@ async def run_node(
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called with the node once it accepts connections.
         inheritance: what the process before this one leaves; None if this one is the first.
+        inspector: terms on which people look into it; None for numbers only.
+        seat: socket over which a parent hands over connections to the admin address.
 
     Returns:
         The process that has taken over, if one has.
@@ -116,8 +132,12 @@ async def run_node(
     tls = read_certificate(config)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            broker.lost_log_lines = lost_log_lines
+        async with (
+            _open_traces(config) as (tracer_provider, lost_spans),
+            open_broker(config, tracer_provider=tracer_provider) as broker,
+            trio.open_nursery() as nursery,
+        ):
+            broker.lost_log_lines, broker.lost_spans = lost_log_lines, lost_spans
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
                 await serve(
@@ -129,6 +149,8 @@ async def run_node(
                     proxy_protocol=options.proxy_protocol,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
+                    inspector=inspector,
+                    seat=seat,
                     task_status=task_status,
                 )
 
@@ -153,6 +175,17 @@ async def run_node(
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
     return heir
+
+
+@asynccontextmanager
+async def _open_traces(
+    config: FileConfig,
+) -> AsyncIterator[tuple[TracerProvider | None, Callable[[], int]]]:
+    if not config.server.sends_traces:
+        yield None, lambda: 0
+        return
+    async with open_traces() as (provider, spans):
+        yield provider, lambda: spans.n_lost
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:

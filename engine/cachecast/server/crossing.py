@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.poller import Poller, Share
 
-__all__ = ["NO_WAYS", "Crossing", "Passed", "Ways"]
+__all__ = ["NO_WAYS", "Crossing", "Passed", "Taker", "Ways"]
 
 #: Bytes of a request that go with its socket; a larger one is put into memory that both share.
 INLINE_BYTES: Final = 32 * 1024
@@ -71,7 +71,8 @@ class Passed(msgspec.Struct, array_like=True):
 class Taker(Protocol):
     """What serves a connection that another worker has accepted."""
 
-    def __call__(self, sock: socket.socket, request: Request, *, is_tls: bool) -> None: ...
+    def __call__(self, sock: socket.socket, request: Request, *, is_tls: bool) -> None:
+        """Answer its request, and those that follow."""
 
 
 class Crossing:

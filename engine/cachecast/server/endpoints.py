@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
 
-__all__ = ["handle"]
+__all__ = ["Elsewhere", "Found_co", "handle"]
 
 T = TypeVar("T")
 Found_co = TypeVar("Found_co", covariant=True)
@@ -84,7 +84,8 @@ CLOSINGS_PER_STEP: Final = 50
 class Elsewhere(Protocol[Found_co]):
     """Answers a request whose path is none of the API's, or gives None."""
 
-    def __call__(self, request: Request, /, *, is_tls: bool) -> Found_co | None: ...
+    def __call__(self, request: Request, /, *, is_tls: bool) -> Found_co | None:
+        """The answer, if there is one."""
 
 
 def handle(
@@ -153,9 +154,20 @@ def _handle(broker: Broker, route: Route, request: Request, *, is_tls: bool) -> 
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
+        if (tap := broker.feed.tap) is not None:
+            tap("api", route.name, hub.app.id, _channel_of(route), text=_words(request))
         return _ENDPOINTS[route.name](Call(broker, hub, request, route, query))
     except RemoteProtocolError as error:
         return refuse(broker, hub, route, error)
+
+
+def _channel_of(route: Route) -> str | None:
+    return route.argument if route.argument and route.name != "terminate" else None
+
+
+def _words(request: Request) -> str:
+    """Method and path, which an operator is shown; the query has a signature in it."""
+    return f"{request.method} {request.path[:200]}"
 
 
 def _find_nothing(broker: Broker, request: Request) -> Response:
@@ -221,6 +233,8 @@ def _publish(
         answer: function that gives the answer once they are published.
         ask: function that gives a receipt for the answer instead.
     """
+    if call.broker.tracing is not None:
+        call.broker.tracing.describe(call.hub.app.id, requests)
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:

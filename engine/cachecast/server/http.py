@@ -176,21 +176,21 @@ class HttpConnection:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a request has begun, is being answered, or may come in the next moment."""
-        return self.state <= STREAMING and not self.is_idle
+        """Whether a request has begun, is being answered, or may come in the next moment.
 
-    def restore(self, app_id: str | None) -> None:
-        """Go on with a connection of another process, whose last request was that app's."""
+        Not while the answer is a stream: that may last for days, and nobody waits for its end.
+        """
+        return self.state < STREAMING and not self.is_idle
+
+    def restore(self, app_id: str | None, request: Request | None = None) -> None:
+        """Go on with a connection whose last request was that app's, and one that has been read."""
         if app_id is not None:
             self._speak_for(app_id)
         self._go(IDLE)
         self._common.expire_after(self._common.config.idle_timeout_s, self)
-
-    def take(self, request: Request) -> None:
-        """Answer a request that another process has read."""
-        self._requests.append(request)
-        self._go(IDLE)
-        self._answer()
+        if request is not None:
+            self._requests.append(request)
+            self._answer()
 
     def handle_by(self, handle: Callable[[Request], Answer]) -> None:
         """Have further requests answered by another function."""

@@ -224,7 +224,7 @@ class Poll(Receiver):
         share: Share,
         *,
         encode_head: Callable[[], bytes],
-        resume: Callable[[socket.socket | TlsSocket], None] | None,
+        resume: Callable[[socket.socket | TlsSocket], object] | None,
     ) -> None:
         """Make it.
 
@@ -285,7 +285,7 @@ class ScriptPoll(Poll):
         *,
         callback: str,
         encode_head: Callable[[], bytes],
-        resume: Callable[[socket.socket | TlsSocket], None] | None,
+        resume: Callable[[socket.socket | TlsSocket], object] | None,
     ) -> None:
         """Make it; ``callback`` is the function's name, see :class:`Poll` for the rest."""
         super().__init__(sock, common, share, encode_head=encode_head, resume=resume)

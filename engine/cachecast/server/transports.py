@@ -37,6 +37,7 @@ from cachecast.protocol.sockjs import (
     script,
 )
 from cachecast.server.cors import is_preflight, share
+from cachecast.server.crossing import Crossing
 from cachecast.server.http_messages import Response, Upgrade, text_response
 from cachecast.server.http_messages import encode_head as encode_head_of
 from cachecast.server.http_session import HEARTBEAT_S, HttpSession, unknown
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker
     from cachecast.protocol.sockjs import Place
     from cachecast.server.common import Common
-    from cachecast.server.crossing import Crossing
+    from cachecast.server.crossing import Ways
     from cachecast.server.http_messages import Later, Request
     from cachecast.server.receiver import Receiver
     from cachecast.server.tls import TlsSocket
@@ -88,10 +89,18 @@ _PREFLIGHT: Final = (
 )
 
 
-class Resume(Protocol):
-    """Takes back the socket of a request that has been answered."""
+class Adopt(Protocol):
+    """Serves an HTTP connection; see :meth:`cachecast.server.listen.Front.adopt`."""
 
-    def __call__(self, sock: socket.socket | TlsSocket, *, is_tls: bool) -> None: ...
+    def __call__(
+        self,
+        sock: socket.socket | TlsSocket,
+        *,
+        is_tls: bool,
+        request: Request | None = None,
+        is_known: bool = False,
+    ) -> object:
+        """Answer a request that has been read, and those that follow."""
 
 
 class Transports:
@@ -105,18 +114,18 @@ class Transports:
         self,
         broker: Broker,
         common: Common,
-        resume: Resume,
+        adopt: Adopt,
     ) -> None:
         """Make it.
 
         Args:
             broker: the broker that is served.
             common: what the server's connections have in common.
-            resume: function that takes back a socket for further requests.
+            adopt: function that serves an HTTP connection.
         """
         self._broker = broker
         self._common = common
-        self._resume = resume
+        self._adopt = adopt
         self.crossing: Crossing | None = None
         self._sessions: dict[str, HttpSession] = {}
         self._nameless: dict[HttpSession, None] = {}
@@ -124,6 +133,25 @@ class Transports:
     def __len__(self) -> int:
         """Sessions."""
         return len(self._sessions)
+
+    def join(self, ways: Ways) -> Crossing:
+        """Be one of several workers, of whom each holds a part of all sessions.
+
+        Args:
+            ways: the ways to them.
+
+        Returns:
+            What the caller has to run.
+        """
+        self.crossing = Crossing(ways, self._common.poller, self._take)
+        return self.crossing
+
+    def _take(self, sock: socket.socket, request: Request, *, is_tls: bool) -> None:
+        """Go on with a connection that another worker has accepted."""
+        if self._common.room.make_place():
+            self._adopt(sock, is_tls=is_tls, request=request)
+        else:
+            sock.close()
 
     def answer(self, request: Request, *, is_tls: bool) -> Response | Later | Upgrade | None:
         """Answer a request; None if it is for something else.
@@ -260,7 +288,7 @@ class Transports:
 
         def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
             receiver: Receiver
-            resume = partial(self._resume, is_tls=is_tls) if keeps_alive else None
+            resume = partial(self._adopt, is_tls=is_tls, is_known=True) if keeps_alive else None
             head = partial(encode_head, keeps_alive=keeps_alive)
             if place.kind == "xhr":
                 receiver = Poll(sock, common, session.share, encode_head=head, resume=resume)

@@ -13,6 +13,7 @@ from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError, EngineError
 from cachecast.metrics import Family
 from cachecast.server.crossing import Ways
+from cachecast.server.entrance import InspectorTerms
 
 __all__ = [
     "FROM_PARENT",
@@ -41,12 +42,16 @@ class Brief(_Message, frozen=True):
         config: configuration that it serves; limits are its share.
         listeners: descriptors of its listening sockets.
         ways: ways to the other workers.
+        seat: descriptor of the socket over which it gets connections of operators.
+        inspector: terms on which people look into it; None if nobody may.
     """
 
     number: int
     config: FileConfig
     listeners: tuple[int, ...]
     ways: Ways
+    seat: int | None = None
+    inspector: InspectorTerms | None = None
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""

@@ -50,7 +50,7 @@ async def two_workers(**options):
         trio.open_nursery() as nursery,
     ):
         for node, mine in ((one, ways[0]), (two, ways[1])):
-            nursery.start_soon(node.server.join(mine).run)
+            nursery.start_soon(node.server.transports.join(mine).run)
         yield one, two
         nursery.cancel_scope.cancel()
 
