@@ -329,6 +329,15 @@ class Transports:
     def _send(self, place: Place, request: Request, *, is_tls: bool) -> Response | Later:
         session = self._sessions.get(place.session)
         if session is None:
+            clients = self._broker.clients
+            clients.refusals["http 404"] += 1
+            clients.journal.note(
+                "HTTP request refused",
+                app=None,
+                code=404,
+                reason="No such session here",
+                route=place.kind,
+            )
             return unknown()
         try:
             is_form = place.kind == "jsonp_send"
