@@ -342,6 +342,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             pipe.send(Ready())
             nursery.start_soon(_beat, node.broker, pipe)
             nursery.start_soon(_run_reloads, node, pipe, changes)
+            nursery.start_soon(node.server.transports.join(brief.ways).run)
 
         nodes: list[Node] = []
         changes = _Newest()
