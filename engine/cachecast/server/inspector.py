@@ -92,7 +92,7 @@ class Inspector(Entrance):
 
     def __init__(self, broker: Broker, terms: InspectorTerms) -> None:
         """Make it; nothing is looked at before :meth:`run`."""
-        super().__init__(terms, broker.clock, broker.clients.refusals)
+        super().__init__(terms, broker.clock, broker.unix_now, broker.clients.refusals)
         self._broker = broker
         self._figures = Figures(broker)
         self._consoles: set[Console] = set()

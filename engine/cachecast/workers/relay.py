@@ -7,6 +7,7 @@ the answer says which it was; without it all are asked, and :mod:`.merges` makes
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import parse_qs
@@ -61,7 +62,7 @@ class Relay(Entrance):
         self, terms: InspectorTerms, posts: Sequence[Post], refusals: Counter[str]
     ) -> None:
         """Make it; ``posts`` are those of all workers."""
-        super().__init__(terms, trio.current_time, refusals)
+        super().__init__(terms, trio.current_time, time.time, refusals)
         self.n_workers = len(posts)
         self._posts = posts
         self._nursery: trio.Nursery | None = None
