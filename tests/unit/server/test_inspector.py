@@ -125,7 +125,7 @@ async def test_the_clients_port_has_no_inspector():
 
 async def test_the_page_has_no_secret_and_may_load_nothing_else():
     async with inspected() as node:
-        for target in ("", "/", "/page.css", "/page.js"):
+        for target in ("", "/", "/page.css", "/page.js", "/page.svg"):
             answer = await asked(node, target, headers="")
             assert answer.status == 200
             assert TOKEN not in answer.text
