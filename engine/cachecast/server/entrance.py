@@ -59,11 +59,13 @@ class InspectorTerms(msgspec.Struct, frozen=True):
         token: the secret that lets people in; not empty.
         hosts: names by which browsers may come besides addresses and localhost.
         shows_payloads: whether they see what is published.
+        keeps_figures: whether figures are kept over time.
     """
 
     token: str
     hosts: frozenset[str] = frozenset()
     shows_payloads: bool = False
+    keeps_figures: bool = True
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Keep the token out of logs."""

@@ -104,7 +104,8 @@ class Inspector(Entrance):
     async def run(self) -> NoReturn:
         """Take the figures, and send pages what happens, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_figures)
+            if self.terms.keeps_figures:
+                nursery.start_soon(self._run_figures)
             nursery.start_soon(self._run_consoles)
         raise AssertionError("neither ends")
 
