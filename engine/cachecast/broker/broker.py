@@ -26,10 +26,10 @@ from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.directory import Directory
 from cachecast.broker.feed import Feed
+from cachecast.broker.listening import Listening
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
 from cachecast.broker.reloads import Reloads
-from cachecast.broker.subscriber import Subscriber
 from cachecast.broker.upcalls import Upcalls, make_bus
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
 from cachecast.bus.receipt import Receipt
@@ -38,7 +38,7 @@ from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError, BusError
 from cachecast.events import AppEvent
-from cachecast.metrics import BrokerStatistics, EngineStatistics
+from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
 from cachecast.protocol.rate_limit import SharedBucket
@@ -58,16 +58,16 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
-    from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
 #: Function that gives monotonic seconds that go on while the machine is suspended, where the system
 #: counts them.
-_boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 #: Seconds between two log lines that say that connections had to go for the memory of all.
 FULL_LOG_INTERVAL_S: Final = 60.0
@@ -145,16 +145,9 @@ class Broker:
         self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
-            config,
-            self.directory,
-            self.delivery,
-            self.announcements,
-            bus,
-            self.backlog,
-            feed=self.feed,
-            clock=clock,
-            notify=self._notify,
-        )
+            config, self.directory, self.delivery, self.announcements, bus, self.backlog,
+            feed=self.feed, clock=clock, notify=self._notify,
+        )  # fmt: skip
         self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
@@ -262,10 +255,18 @@ class Broker:
         Raises:
             BadRequestError: no user can sign in with that id; the text names the rule.
         """
+        await self.publish(app_id, self.channel_of_user(app_id, user_id), event, data)
+
+    def channel_of_user(self, app_id: str, user_id: str) -> str:
+        """Name of the channel on which only the connections of a user are.
+
+        Raises:
+            BadRequestError: see :meth:`send_to_user`.
+        """
         fault = user_id_fault(user_id, self.hub(app_id).app)
         if fault is not None:
             raise BadRequestError(f"Invalid user id {user_id[:64]!r}: {fault}\n")
-        await self.publish(app_id, f"#server-to-user-{user_id}", event, data)
+        return f"#server-to-user-{user_id}"
 
     # --- reading
 
@@ -328,46 +329,29 @@ class Broker:
             BadRequestError: the name or the app id is wrong.
             BusError: the other nodes cannot be reached.
         """
-        hub = self.hub(app_id)
-        name = read_channel(channel, hub.app)
-        subscriber = Subscriber(
-            is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
-        )
-        receipt = self._bus.attach(app_id, name)
-        is_wanted = True
-
-        def register() -> None:
-            """In the very step in which it is attached: value first, then what follows."""
-            if receipt.fault is not None:
-                return
-            if is_wanted:
-                self._register(hub, name, subscriber)
-            else:
-                self._bus.detach(app_id, name)
-
-        receipt.when_done(register)
+        listening = self.listen(app_id, channel)
         try:
             try:
-                await receipt.wait()
+                await listening.receipt.wait()
             except BusError:
                 self.delivery.check_open()  # that it has ended says more
                 raise
             self.delivery.check_open()
-            yield subscriber
+            yield listening.subscriber
         finally:
-            is_wanted = False
-            if receipt.is_done and receipt.fault is None:
-                self.delivery.remove_subscriber(app_id, channel, subscriber)
-                self._bus.detach(app_id, name)
+            listening.end()
 
-    def _register(self, hub: Hub, name: ChannelName, subscriber: Subscriber) -> None:
-        if name.is_cache:
-            entry = self.delivery.cached(hub, name.text, self.clock())
-            if entry is None:
-                self.delivery.note_miss(hub, name.text)
-            else:
-                subscriber.offer(entry.publication, entry.deadline)
-        self.delivery.add_subscriber(hub.app.id, name.text, subscriber)
+    def listen(self, app_id: str, channel: str) -> Listening:
+        """Begin what :meth:`subscribe` does, without waiting; whoever asks has to end it.
+
+        Never yields.
+
+        Raises:
+            BadRequestError: the name or the app id is wrong.
+        """
+        hub = self.hub(app_id)
+        name = read_channel(channel, hub.app)
+        return Listening(hub, name, self.delivery, self._bus, self.clock)
 
     @property
     def is_ready(self) -> bool:
@@ -399,12 +383,8 @@ class Broker:
             log_lines_dropped=self.lost_log_lines(),
             spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
-            engines=self.engines(),
+            engines=self._bus.statistics(),
         )
-
-    def engines(self) -> tuple[EngineStatistics, ...]:
-        """Primaries of the engine, as this node knows them; empty where it is alone."""
-        return self._bus.statistics()
 
     # --- users and authorization
 
@@ -525,7 +505,7 @@ class Broker:
 async def open_broker(
     config: BrokerConfig,
     *,
-    clock: Callable[[], float] = _boot_time,
+    clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
     tracer_provider: TracerProvider | None = None,

@@ -187,7 +187,7 @@ class Inspector(Entrance):
                 for hub in list(broker.hubs.values())[:MAX_APPS]
             ],
             "refusals": dict(broker.clients.refusals),
-            "engines": broker.engines(),
+            "engines": broker.questions.engines(),
         }
 
     def _live(self, asked: _Asked) -> Stream:
