@@ -22,7 +22,7 @@ __all__ = ["Changes", "compare", "reloadable"]
 #: Fields of ``[server]`` that a node has acted on when it started, once and for all.
 FIXED_SERVER: Final = (
     "host", "port", "uds", "is_uds_only", "admin_host", "admin_port", "has_admin", "control",
-    "proxy_protocol", "locks_memory", "workers", "log_format",
+    "proxy_protocol", "locks_memory", "sends_traces", "workers", "log_format",
 )  # fmt: skip
 
 #: Fields whose values are not shown.

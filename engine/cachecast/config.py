@@ -211,6 +211,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         proxy_protocol: whether each connection of a client begins with a PROXY header, version 1 or
             2, which balancers send; one without is closed.
         locks_memory: whether to keep the process out of swap (``mlockall``).
+        sends_traces: whether to send OpenTelemetry traces of HTTP publishes and webhooks.
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,
             4200 at once.
@@ -235,6 +236,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trusts_proxy: bool = False
     proxy_protocol: bool = False
     locks_memory: bool = False
+    sends_traces: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
     webhook_flush_s: float = 5.0
@@ -331,6 +333,7 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
+    "CACHECAST_OTEL": ("server", "sends_traces"),
     "CACHECAST_WORKERS": ("server", "workers"),
     "CACHECAST_LOG_FORMAT": ("server", "log_format"),
     "CACHECAST_LOG_LEVEL": ("server", "log_level"),

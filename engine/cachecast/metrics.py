@@ -216,6 +216,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         fanouts: durations from each publication to the ``send`` to its last recipient.
         webhook_delays: durations from the first try of each webhook to its acceptance.
         log_lines_dropped: number of log lines that nobody took, since start.
+        spans_lost: number of trace spans that no collector got, since start.
         refusals: code -> refused connections that belong to no app.
         engines: primaries of the engine; empty where the node is alone.
     """
@@ -238,6 +239,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     fanouts: Counted = NONE_COUNTED
     webhook_delays: Counted = NONE_COUNTED
     log_lines_dropped: int = 0
+    spans_lost: int = 0
     engines: tuple[EngineStatistics, ...] = ()
 
     @property
@@ -352,6 +354,11 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
         "cachecast_log_lines_dropped",
         "Lines of the log that nobody took in time.",
         value=statistics.log_lines_dropped,
+    )
+    yield CounterMetricFamily(
+        "cachecast_spans_lost",
+        "Spans of traces that no collector got: no room, or not taken.",
+        value=statistics.spans_lost,
     )
     refused = CounterMetricFamily(
         "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]

@@ -437,6 +437,7 @@ async def running(
     proxy_protocol: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
+    tracer_provider: Any = None,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -451,6 +452,7 @@ async def running(
         trusts_proxy, proxy_protocol: see ``serve``.
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
+        tracer_provider: see ``open_broker``.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -473,7 +475,9 @@ async def running(
         patch.setattr(cachecast.server.listeners, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
-            open_broker(settings, unix_now=unix_now, clock=clock) as broker,
+            open_broker(
+                settings, unix_now=unix_now, clock=clock, tracer_provider=tracer_provider
+            ) as broker,
             trio.open_nursery() as nursery,
         ):
 

@@ -5,6 +5,7 @@ It is told to end by numbers of signals: of the operating system, or, for a work
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -14,11 +15,14 @@ from cachecast.broker import open_broker
 from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.cli.reloads import read_certificate
+from cachecast.cli.traces import open_traces
 from cachecast.cli.upgrade import Upgrades
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from opentelemetry.trace import TracerProvider
 
     from cachecast.broker import Broker
     from cachecast.cli.upgrade import Heir, Inheritance
@@ -116,8 +120,12 @@ async def run_node(
     tls = read_certificate(config)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
-            broker.lost_log_lines = lost_log_lines
+        async with (
+            _open_traces(config) as (tracer_provider, lost_spans),
+            open_broker(config, tracer_provider=tracer_provider) as broker,
+            trio.open_nursery() as nursery,
+        ):
+            broker.lost_log_lines, broker.lost_spans = lost_log_lines, lost_spans
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
                 await serve(
@@ -153,6 +161,17 @@ async def run_node(
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
     return heir
+
+
+@asynccontextmanager
+async def _open_traces(
+    config: FileConfig,
+) -> AsyncIterator[tuple[TracerProvider | None, Callable[[], int]]]:
+    if not config.server.sends_traces:
+        yield None, lambda: 0
+        return
+    async with open_traces() as (provider, spans):
+        yield provider, lambda: spans.n_lost
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:

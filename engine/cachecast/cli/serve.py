@@ -68,6 +68,9 @@ _log = structlog.get_logger("cachecast.serve")
 @bus_options
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option(
+    "--otel", is_flag=True, default=None, help="Send OpenTelemetry traces, by OTEL_... variables."
+)
+@click.option(
     "--workers",
     help="Number of processes, or auto for one a core; they need an engine.  [default: 1]",
 )

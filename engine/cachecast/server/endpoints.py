@@ -203,6 +203,8 @@ def _publish(
         answer: function that gives the answer once they are published.
         ask: function that gives a receipt for the answer instead.
     """
+    if call.broker.tracing is not None:
+        call.broker.tracing.describe(call.hub.app.id, requests)
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:

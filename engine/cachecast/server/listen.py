@@ -23,6 +23,7 @@ from cachecast.server.http import HttpConnection
 from cachecast.server.listeners import open_admin_listener, open_listener, path_of
 from cachecast.server.place import Place
 from cachecast.server.poller import Poller
+from cachecast.server.spans import handle_traced
 from cachecast.server.tls import TlsSocket
 from cachecast.server.upgrade import upgrade
 
@@ -376,6 +377,8 @@ class Server(Front):
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
+        tracing = broker.tracing
+        self._call = handle if tracing is None else partial(handle_traced, tracing)
 
     def _answer(self, request: Request, *, is_behind_tls: bool = False) -> Answer:
         is_tls = (
@@ -385,7 +388,7 @@ class Server(Front):
         )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return handle(self.broker, request, is_tls=is_tls)
+        return self._call(self.broker, request, is_tls=is_tls)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from cachecast.handover.state import WebhookState
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
+    from cachecast.tracing import Tracing
 
 __all__ = ["Webhooks"]
 
@@ -80,6 +81,7 @@ class Webhooks:
         on_miss_acknowledged: Callable[[str, str], None] = lambda _app_id, _channel: None,
         open_client: Callable[[], httpx2.AsyncClient] = open_client,
         jitter: Callable[[], float] = random.random,
+        tracing: Tracing | None = None,
     ) -> None:
         """Make it, without any app; nothing is opened before :meth:`run`.
 
@@ -92,6 +94,7 @@ class Webhooks:
             open_client: function that makes the HTTP client, which is closed at the end of
                 :meth:`run`.
             jitter: function that draws a number from 0 to 1, for the pauses between tries.
+            tracing: what begins a span for each try; None for no spans.
         """
         self._queues: dict[str, AppQueue] = {}
         #: Of apps that have been removed, or have no webhooks any more: what they still wait for.
@@ -101,6 +104,7 @@ class Webhooks:
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
+        self._tracing = tracing
         self.delays = Durations()
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
@@ -188,7 +192,7 @@ class Webhooks:
             await self._has_any.wait()
             # In a thread, for others are served already.
             client = await trio.to_thread.run_sync(self._open_client, abandon_on_cancel=True)
-        self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
+        self._courier = Courier(client, self._unix_now, self._jitter, self.delays, self._tracing)
         try:
             with self._life:
                 await self._run_nursery()
