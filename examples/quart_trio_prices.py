@@ -3,8 +3,8 @@
     python quart_trio_prices.py                     # http://127.0.0.1:8000/?user=ann
     curl -d usd=1.08 http://127.0.0.1:8000/prices
 
-Everything here is a task of one ``trio.run``, so the broker is Trio's own ``cachecast.open_broker``.
-It stands *around* the web server: when that has ended, clients are told, and then the broker ends.
+Everything is a task of one ``trio.run``, so the broker is Trio's own, ``cachecast.open_broker``. It
+stands *around* the web server: when that has ended, clients are told, and then the broker ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The programs in examples/, each started by the command that its README has, with real visitors."""
+"""The programs in examples/, started by the commands that README has, with real visitors."""
 
 from __future__ import annotations
 
