@@ -99,6 +99,7 @@ async def wait_for_signal() -> None:
 async def main() -> None:
     config = Config()
     config.bind = [WEB]
+    config.graceful_timeout = 1  # seconds that browsers' idle connections may hold up the end
     async with open_broker(BrokerConfig(apps=[APP])) as opened, trio.open_nursery() as nursery:
         opened.on("member_added", on_member_added)
         app.extensions["broker"] = opened

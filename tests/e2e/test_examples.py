@@ -31,24 +31,33 @@ _names = itertools.count(1)
 
 
 def commands() -> dict[str, str]:
-    """README's line for each program, which starts it."""
-    found = re.findall(r"^    (.*?([a-z_]+)(?:\.py|:\w+).*)$", README, re.MULTILINE)
+    """What README's table says starts each program."""
+    found = re.findall(r"`((?:python|uvicorn|gunicorn) ([a-z_]+)[.:][^`]*)`", README)
     return {name: command for command, name in found}
 
 
+#: Those whose broker is inside.
+EMBEDDED = [name for name in commands() if not (EXAMPLES / f"{name}.toml").exists()]
+
+
 class Example:
-    """One of them, running.
+    """One of them, running; :meth:`wait_ready` waits until it answers.
 
     Attributes:
         web: its address.
         log: what it wrote, in a file.
+        has_node_beside: whether its broker is another process.
     """
 
-    def __init__(self, name: str, directory: Path, environ: dict[str, str] | None = None) -> None:
-        host, port = "127.0.0.1", _free_port()
+    def __init__(
+        self, name: str, directory: Path, port: int, *, options: str = "", **environ: str
+    ) -> None:
+        host = "127.0.0.1"
         self.web = f"http://{host}:{port}"
         self.log = directory / f"{name}.log"
-        words = commands()[name].replace("8000", str(port)).split("  ")[0].split()
+        self.has_node_beside = "VISITS" in environ
+        command = f"{commands()[name]} {options}"
+        words = command.replace("8000", str(port)).split()
         clean = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
         told = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -62,25 +71,21 @@ class Example:
                 cwd=EXAMPLES,
                 stdout=log,
                 stderr=log,
-                env=clean | told | (environ or {}),
+                env=clean | told | environ,
                 start_new_session=True,
             )
-        try:
-            self.settings = self._wait_ready()
-        except BaseException:
-            self.kill()
-            raise
+        self.settings: dict[str, Any] = {}
 
-    def _wait_ready(self) -> dict[str, Any]:
+    def wait_ready(self) -> None:
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                settings: dict[str, Any] = self.get("/settings")
+                self.settings = self.get("/settings")
             except OSError:
                 time.sleep(0.05)
             else:
-                return settings
+                return
         raise AssertionError(f"not there after {LIMIT_S:g} s: {self.log.read_text()}")
 
     def ask(
@@ -113,8 +118,11 @@ class Example:
             time.sleep(0.02)
 
     def end(self, number: signal.Signals) -> int:
-        """End it as a user or a supervisor does; its exit code."""
-        self.process.send_signal(number)
+        """End it as a terminal or a supervisor does; its exit code."""
+        if number is signal.SIGINT:
+            os.killpg(self.process.pid, number)  # to all in the foreground
+        else:
+            self.process.send_signal(number)
         return self.process.wait(LIMIT_S)
 
     def kill(self) -> None:
@@ -136,16 +144,36 @@ def _is_open(port: int) -> bool:
 
 
 @pytest.fixture
-def start(tmp_path):
+def begin(tmp_path, start_server):
+    """Start a program, and the node beside it where it needs one."""
     started = []
 
-    def start_(name, **options):
-        started.append(Example(name, tmp_path, **options))
+    def begin_(name, **environ):
+        port = _free_port()
+        config = EXAMPLES / f"{name}.toml"
+        if config.exists():
+            beside = tmp_path / config.name
+            beside.write_text(config.read_text().replace("8000", str(port)))
+            node = start_server("--config", str(beside))
+            environ |= {"BROKER": f"127.0.0.1:{node.port}", "VISITS": str(tmp_path / "visits")}
+        started.append(Example(name, tmp_path, port, **environ))
         return started[-1]
 
-    yield start_
+    yield begin_
     for example in started:
         example.kill()
+
+
+@pytest.fixture
+def start(begin):
+    """The same, and wait until it answers."""
+
+    def start_(name, **environ):
+        example = begin(name, **environ)
+        example.wait_ready()
+        return example
+
+    return start_
 
 
 @pytest.fixture
@@ -169,12 +197,16 @@ def visit(chromium_clients):
         chromium_clients.call("close_page", client=client)
 
 
+#: uvicorn ends in the orderly way and then raises the signal that ended it once more.
+TOLD_BY_SIGNAL = {"fastapi_prices", "starlette_prices", "django_asgi_prices"}
+
+
 def assert_gone(example, code, expected=0):
     log = example.log.read_text()
     assert code == expected, log
     assert "Traceback" not in log
     assert not _is_open(int(example.web.rpartition(":")[2]))
-    assert not _is_open(example.settings["port"])
+    assert _is_open(example.settings["port"]) == example.has_node_beside
     with pytest.raises(ProcessLookupError):
         os.killpg(example.process.pid, 0)
 
@@ -210,7 +242,35 @@ def test_example_ends_when_its_supervisor_says_so(name, start, visit):
     example = start(name)
     visit(example, "ann")("#watching", "ann")
 
-    assert_gone(example, example.end(signal.SIGTERM))
+    expected = -signal.SIGTERM if name in TOLD_BY_SIGNAL else 0
+    assert_gone(example, example.end(signal.SIGTERM), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_example_that_cannot_listen_says_so_and_ends(name, begin):
+    """And does not go on as a web server without a broker."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        example = begin(name, BROKER=address)
+        assert example.process.wait(LIMIT_S) != 0
+
+    log = example.log.read_text()
+    assert address in log
+    assert "already in use" in log.lower()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fastapi_prices", "django_asgi_prices"])
+def test_views_in_threads_publish_too_and_asyncios_own_loop_is_as_good(name, start):
+    """Without ``--loop`` uvicorn takes uvloop, for it is installed here."""
+    example = start(name, options="--loop asyncio")
+    assert example.ask("/prices/sync", {"usd": "1.25"})[0] == 204
+    if name == "fastapi_prices":
+        example.wait_for("/highest", {"usd": 1.25})  # its own subscription
+    example.publish("1.2")
+
+    assert_gone(example, example.end(signal.SIGINT))
 
 
 def test_readme_has_a_line_for_every_example():
