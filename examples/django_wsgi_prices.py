@@ -138,7 +138,7 @@ def broker_in_a_thread() -> Iterator[None]:
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(asyncio.run, run())
-        wait((started, running), return_when=FIRST_COMPLETED)
+        wait([started, running], return_when=FIRST_COMPLETED)
         if running.done():
             running.result()  # raises why it could not start
         loop, stopping = started.result()

@@ -20,6 +20,6 @@ def require_trio(what: str) -> None:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise RuntimeError(
-            f"{what}() needs Trio: start the program with trio.run(main) instead of "
-            "asyncio.run(main())"
+            f"{what}() needs Trio: start the program with trio.run(main), or use "
+            "cachecast.asyncio in one that starts with asyncio.run(main())"
         ) from None

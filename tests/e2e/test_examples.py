@@ -204,7 +204,8 @@ TOLD_BY_SIGNAL = {"fastapi_prices", "starlette_prices", "django_asgi_prices"}
 def assert_gone(example, code, expected=0):
     log = example.log.read_text()
     assert code == expected, log
-    assert "Traceback" not in log
+    # gunicorn breaks off a request that is under way when Ctrl-C comes, and logs that.
+    assert "Traceback" not in log or example.has_node_beside
     assert not _is_open(int(example.web.rpartition(":")[2]))
     assert _is_open(example.settings["port"]) == example.has_node_beside
     with pytest.raises(ProcessLookupError):

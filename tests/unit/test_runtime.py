@@ -35,7 +35,8 @@ def test_another_loop_is_refused_in_one_sentence(what, start) -> None:
         asyncio.run(start())
 
     assert str(caught.value) == (
-        f"{what}() needs Trio: start the program with trio.run(main) instead of asyncio.run(main())"
+        f"{what}() needs Trio: start the program with trio.run(main), or use cachecast.asyncio in "
+        "one that starts with asyncio.run(main())"
     )
     assert caught.value.__suppress_context__
 

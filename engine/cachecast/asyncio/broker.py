@@ -10,11 +10,11 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from cachecast.asyncio.guest import open_guest
+from cachecast.asyncio.guest import GuestEndedError, open_guest
 from cachecast.asyncio.subscriber import Subscriber
 from cachecast.asyncio.sync import SyncBroker
 from cachecast.asyncio.waits import Waits
@@ -27,6 +27,7 @@ from cachecast.server.listen import serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from opentelemetry.trace import TracerProvider
 
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     from cachecast.server.tls import TlsTerms
     from cachecast.tasks.hooks import Hook
 
-__all__ = ["Broker", "Receipt", "Server", "open_broker"]
+__all__ = ["Broker", "Receipt", "Server", "open_broker", "run_broker"]
+
+T = TypeVar("T")
+B = TypeVar("B", bound="Broker")
 
 
 class Receipt:
@@ -77,9 +81,11 @@ class Server:
     See ``cachecast.Server``.
     """
 
-    def __init__(self, server: TrioServer, guest: Guest) -> None:
+    def __init__(
+        self, server: TrioServer, run: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+    ) -> None:
         self._server = server
-        self._guest = guest
+        self._run = run
 
     @property
     def port(self) -> int:
@@ -104,7 +110,7 @@ class Server:
         async def drain() -> None:
             await self._server.drain(within_s, code=code)
 
-        await self._guest.run(drain)
+        await self._run(drain)
 
 
 class Broker:
@@ -114,7 +120,6 @@ class Broker:
     the loop that opened it; ``sync`` has them for all other threads.
 
     Attributes:
-        server: its server; None where it does not listen.
         sync: the same verbs for threads, where they block until they are done.
     """
 
@@ -123,8 +128,21 @@ class Broker:
         self._broker = broker
         self._guest = guest
         self._waits = Waits(guest.loop, broker.delivery.check_open)
-        self.server = None if server is None else Server(server, guest)
+        self._server = None if server is None else Server(server, self._run)
         self.sync = SyncBroker(self, guest.loop)
+
+    @property
+    def server(self) -> Server:
+        """Its server.
+
+        Raises:
+            RuntimeError: it does not listen.
+        """
+        if self._server is None:
+            raise RuntimeError(
+                "This broker does not listen: give open_broker(config, listen=...) an address"
+            )
+        return self._server
 
     @property
     def config(self) -> BrokerConfig:
@@ -141,7 +159,16 @@ class Broker:
             BrokerClosedError: the broker has ended.
         """
         self._waits.check("reload")
-        return await self._guest.run(self._broker.reload, config)
+        return await self._run(self._broker.reload, config)
+
+    async def _run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Await a function of Trio's, which ends with the broker at the latest."""
+        self._broker.delivery.check_open()
+        try:
+            return await self._guest.run(function, *args)
+        except GuestEndedError:
+            self._broker.delivery.check_open()
+            raise
 
     # --- publishing
 
@@ -174,7 +201,7 @@ class Broker:
         try:
             receipt = delivery.publish_nowait(hub, requests)
         except trio.WouldBlock:
-            await self._guest.run(delivery.publish, hub, requests)
+            await self._run(delivery.publish, hub, requests)
             return
         if receipt.is_done:
             await asyncio.sleep(0)  # whoever publishes in a loop lets others have their turn
@@ -409,40 +436,59 @@ async def open_broker(
             started.
         BusError: the other nodes cannot be reached.
     """
-    is_served = listen is not None or admin_address is not None
-    begin = partial(
-        serve,
-        address=() if listen is None else listen,
-        tls=tls,
-        admin_address=admin_address,
-        trusts_proxy=trusts_proxy,
-        proxy_protocol=proxy_protocol,
+    begin = None
+    if listen is not None or admin_address is not None:
+        begin = partial(
+            serve,
+            address=() if listen is None else listen,
+            tls=tls,
+            admin_address=admin_address,
+            trusts_proxy=trusts_proxy,
+            proxy_protocol=proxy_protocol,
+        )
+    opener = partial(
+        open_trio_broker,
+        config,
+        clock=clock,
+        unix_now=unix_now,
+        bus=bus,
+        tracer_provider=tracer_provider,
     )
-    async with open_guest("open_broker") as guest:
+    async with (
+        open_guest("open_broker") as guest,
+        guest.hold(partial(run_broker, Broker, guest, opener, begin)) as broker,
+    ):
+        yield broker
 
-        @asynccontextmanager
-        async def run() -> AsyncIterator[Broker]:
-            async with open_trio_broker(
-                config, clock=clock, unix_now=unix_now, bus=bus, tracer_provider=tracer_provider
-            ) as inner:
-                if not is_served:
-                    yield Broker(inner, guest)
-                    return
+
+@asynccontextmanager
+async def run_broker(
+    kind: type[B],
+    guest: Guest,
+    opener: Callable[[], AbstractAsyncContextManager[TrioBroker]],
+    begin: Callable[..., Awaitable[None]] | None = None,
+) -> AsyncIterator[B]:
+    """A broker for asyncio around one of Trio's, for a block of Trio.
+
+    Args:
+        kind: class of the broker.
+        guest: the run that this block belongs to.
+        opener: function that opens the broker of Trio.
+        begin: function that serves it, if it is to be.
+    """
+    broker: B | None = None
+    try:
+        async with opener() as inner:
+            if begin is None:
+                broker = kind(inner, guest)
+                yield broker
+            else:
                 async with _open_server(begin, inner) as server:
-                    yield Broker(inner, guest, server)
-
-        @asynccontextmanager
-        async def run_to_end() -> AsyncIterator[Broker]:
-            broker: Broker | None = None
-            try:
-                async with run() as broker:
+                    broker = kind(inner, guest, server)
                     yield broker
-            finally:
-                if broker is not None:
-                    broker._waits.end()  # noqa: SLF001 - its other half
-
-        async with guest.hold(run_to_end) as broker:
-            yield broker
+    finally:
+        if broker is not None:
+            broker._waits.end()  # noqa: SLF001 - its other half
 
 
 @asynccontextmanager

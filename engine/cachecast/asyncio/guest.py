@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Guest", "HostTaskCancelledError", "open_guest", "require_asyncio"]
+__all__ = ["Guest", "GuestEndedError", "HostTaskCancelledError", "open_guest", "require_asyncio"]
 
 T = TypeVar("T")
 
 #: The guest run of each thread: Trio runs once in one.
 _here = threading.local()
+
+
+_OVER: Final = "Trio's run in this loop has ended: the last block that used it is over"
+
+
+class GuestEndedError(RuntimeError):
+    """The run of Trio has ended, and what was asked of it is cancelled."""
 
 
 class HostTaskCancelledError(Exception):
@@ -138,13 +145,13 @@ class Guest:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 # Ctrl-C, where Trio hears of it; raised where no nursery wraps it.
                 failure = error
-                nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()  # who still runs is told that the run has ended
         if failure is not None:
             raise failure
 
     def _finish(self, result: outcome.Outcome[None]) -> None:
         self.is_ending = True
-        error = getattr(result, "error", None) or RuntimeError("Trio's guest run has ended")
+        error = getattr(result, "error", None) or GuestEndedError(_OVER)
         for call in list(self._calls):
             call.settle(outcome.Error(error))
         _wake(self.over)
@@ -180,7 +187,7 @@ class Guest:
         """Begin to run a function in Trio. Never yields; whoever calls waits for its end."""
         call: _Call[T] = _Call(self.loop)
         if self._nursery is None or self.ticks.is_over:
-            call.settle(outcome.Error(RuntimeError("Trio's guest run has ended")))
+            call.settle(outcome.Error(GuestEndedError(_OVER)))
             return call
         self._calls.add(call)
         self._nursery.start_soon(self._carry, call, function, args)
@@ -358,53 +365,56 @@ def _has(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 @asynccontextmanager
-async def open_guest(what: str, clock: HostClock | None = None) -> AsyncIterator[Guest]:
+async def open_guest(what: str, clock_type: type[HostClock] = HostClock) -> AsyncIterator[Guest]:
     """The guest run of the loop that runs here: begun by the first block, ended by the last.
 
     Args:
         what: function that was called, for errors.
-        clock: clock of the run, for tests; by default the system's.
+        clock_type: class of the run's clock, for tests.
 
     Raises:
         RuntimeError: asyncio does not run the caller, or Trio runs in this thread otherwise.
     """
     loop = require_asyncio(what)
-    guest = await _join(loop, what, clock)
+    guest = await _join(loop, what, clock_type)
     try:
         yield guest
     finally:
         await guest.leave()
 
 
-async def _join(loop: asyncio.AbstractEventLoop, what: str, clock: HostClock | None) -> Guest:
-    while True:
-        guest = cast("Guest | None", getattr(_here, "guest", None))
-        if guest is not None and guest.loop is not loop and not guest.ticks.is_over:
-            if not guest.loop.is_closed() or not guest.abandon():
-                raise RuntimeError(
-                    f"cachecast.asyncio.{what}() cannot run in a second loop of this thread while "
-                    "a broker or client is open in the first: close that, or open it there"
-                )
-            guest = None
-        if guest is None or guest.ticks.is_over:
-            break
-        if guest.is_ending:
-            await asyncio.shield(guest.over)
-            continue
-        if clock is not None and guest.ticks.clock is not clock:
+async def _join(loop: asyncio.AbstractEventLoop, what: str, clock_type: type[HostClock]) -> Guest:
+    guest = _find_guest(loop, what)
+    while guest is not None and guest.is_ending:
+        await asyncio.shield(guest.over)
+        guest = _find_guest(loop, what)
+    if guest is None:
+        try:
+            guest = _here.guest = Guest(loop, clock_type())
+        except RuntimeError as error:
             raise RuntimeError(
-                f"cachecast.asyncio.{what}() has a clock of its own, and something with another "
-                "one is open in this loop: close that first"
-            )
-        await guest.enter()
-        return guest
-    try:
-        guest = Guest(loop, clock or HostClock())
-    except RuntimeError as error:
+                f"cachecast.asyncio.{what}() runs Trio inside of asyncio, and another run of Trio "
+                "is in this thread: end that first, or use a thread of your own"
+            ) from error
+    elif not isinstance(guest.ticks.clock, clock_type):
         raise RuntimeError(
-            f"cachecast.asyncio.{what}() runs Trio inside asyncio, and this thread has another "
-            f"run of Trio: {error}"
-        ) from error
-    _here.guest = guest
+            f"cachecast.asyncio.{what}() has a clock of its own, and what is open in this loop "
+            "has the real one: close that first"
+        )
     await guest.enter()
     return guest
+
+
+def _find_guest(loop: asyncio.AbstractEventLoop, what: str) -> Guest | None:
+    """The run that is in this thread, if it is the loop's."""
+    guest = cast("Guest | None", getattr(_here, "guest", None))
+    if guest is None or guest.ticks.is_over:
+        return None
+    if guest.loop is loop:
+        return guest
+    if guest.loop.is_closed() and guest.abandon():
+        return None
+    raise RuntimeError(
+        f"cachecast.asyncio.{what}() cannot run in a second loop of this thread while a broker or "
+        "client is open in the first: close that, or open it there"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -71,6 +72,8 @@ class SyncBroker:
             raise BrokerClosedError(_OVER) from None
         finally:
             future.cancel()  # of a thread that is interrupted
+            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED and loop.is_closed():
+                call.close()  # nobody will
 
     def reload(self, config: BrokerConfig) -> Changes:
         """See :meth:`Broker.reload`."""

@@ -342,7 +342,7 @@ async def test_what_was_triggered_arrives_although_the_block_fails():
         node.connect() as ann,
     ):
         heard = await ann.subscribe("private-room")
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - leaving raises
+        with pytest.raises(ZeroDivisionError):
             async with node.connect() as bob:
                 room = await bob.subscribe("private-room")
                 for number in range(5):
@@ -358,7 +358,7 @@ async def test_a_refusal_is_raised_on_leaving_if_nobody_was_told():
             async with node.connect(key="nokey") as client:
                 await until(lambda: client.state is ClientState.FAILED)
         assert caught.value.close_code == 4001
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - which says more
+        with pytest.raises(ZeroDivisionError):  # which says more
             async with node.connect(key="nokey") as client:
                 await until(lambda: client.state is ClientState.FAILED)
                 raise ZeroDivisionError

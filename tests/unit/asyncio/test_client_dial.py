@@ -63,7 +63,7 @@ def test_bytes_go_both_ways_and_the_end_is_seen():
 def test_a_connection_that_breaks_is_trios_error():
     async def play(stream, in_asyncio, reader, writer):
         writer.transport.abort()
-        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012 - one of them raises
+        with pytest.raises(trio.BrokenResourceError):
             while await stream.receive_some():
                 pass
             while True:
