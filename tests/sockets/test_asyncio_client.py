@@ -1,7 +1,7 @@
 """``cachecast.asyncio.connect`` does what the Trio client does: it passes that one's own tests.
 
 Each test of test_own_client.py runs here in the guest run of an asyncio loop, node and all, and its
-client is asyncio's, whose verbs are called over there.
+client is asyncio's, whose verbs are called over there. uvloop is tried as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from copy import deepcopy
 
 import pytest
+import uvloop
 
 from cachecast.asyncio.client import connect
 from cachecast.asyncio.guest import open_guest
@@ -31,7 +32,7 @@ def cases():
             yield pytest.param(test, {}, id=name)
             continue
         names, rows = marks[0].args
-        for row in deepcopy(rows):  # for tests may change them
+        for row in rows:
             given = {names: row} if isinstance(names, str) else dict(zip(names, row, strict=True))
             yield pytest.param(test, given, id=f"{name}-{row}")
 
@@ -99,11 +100,12 @@ def as_coroutine(guest, function):
     return call
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize(("test", "options"), list(cases()))
-def test_asyncios_client_passes_the_tests_of_trios(test, options, monkeypatch, tmp_path):
+def test_asyncios_client_passes_the_tests_of_trios(test, options, loop, monkeypatch, tmp_path):
     if "tmp_path" in inspect.signature(test).parameters:
         options = options | {"tmp_path": tmp_path}
-    test = inspect.unwrap(test)  # its limit is the one below
+    test, options = inspect.unwrap(test), deepcopy(options)  # its limit is the one below
 
     async def main():
         async with asyncio.timeout(LIMIT_S), open_guest("test") as guest:
@@ -114,4 +116,5 @@ def test_asyncios_client_passes_the_tests_of_trios(test, options, monkeypatch, t
 
             await guest.run(run)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
