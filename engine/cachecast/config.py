@@ -64,6 +64,9 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 #: More than the cores of any machine.
 MAX_WORKERS: Final = 1_024
 
+#: What may be the inspector's token: it has to fit a header, and no guess.
+TOKEN: Final = re.compile(r"[!-~]{16,200}")
+
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a Broker needs to know; limits that hold for the node as a whole.
@@ -217,6 +220,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             4200 at once.
         webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
         exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        inspector: whether people may look into the node at the admin address, with a token.
+        inspector_token: the secret that lets them; one of 16 characters or more makes the inspector
+            be there, too. Without one the node makes one and prints it when it starts.
+        inspector_hosts: names by which browsers may come to it besides addresses and localhost.
+        inspector_shows_payloads: whether they see what is published.
         workers: number of processes that serve clients, or ``auto`` for one a core; 1 is a single
             process.
         log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
@@ -241,6 +249,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_code: int = DRAIN_CODES[0]
     webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
+    inspector: bool = False
+    inspector_token: str | None = None
+    inspector_hosts: tuple[str, ...] = ()
+    inspector_shows_payloads: bool = False
     workers: int | str = 1
     log_format: str = "auto"
     log_level: str = "info"
@@ -253,6 +265,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """
         self._check_addresses()
         self._check_paths()
+        self._check_inspector()
         text = str(self.workers)  # the environment has only text
         if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
             raise ConfigError(
@@ -277,6 +290,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."
             )
+
+    @property
+    def has_inspector(self) -> bool:
+        """Whether people may look into the node."""
+        return self.inspector or self.inspector_token is not None
+
+    def _check_inspector(self) -> None:
+        if self.inspector_token is not None and not TOKEN.fullmatch(self.inspector_token):
+            raise ConfigError(
+                "server.inspector_token",
+                "must be 16 to 200 printable characters of ASCII, without spaces.",
+                "`openssl rand -hex 16` makes one; leave it out to have the node make one.",
+            )
+        if self.has_inspector and not self.has_admin:
+            raise ConfigError("server.inspector", "needs the admin address.", "Set has_admin.")
 
     def _check_paths(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -330,6 +358,9 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
     "CACHECAST_CONTROL": ("server", "control"),
+    "CACHECAST_INSPECTOR": ("server", "inspector"),
+    "CACHECAST_INSPECTOR_TOKEN": ("server", "inspector_token"),
+    "CACHECAST_INSPECTOR_SHOWS_PAYLOADS": ("server", "inspector_shows_payloads"),
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),

@@ -38,6 +38,7 @@ __all__ = [
     "exposition",
     "families_of",
     "merge_families",
+    "package_version",
     "page_of",
     "process_families",
 ]
@@ -378,7 +379,7 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
     build = GaugeMetricFamily(
         "cachecast_build_info", "Always 1; what runs here.", labels=["version", "python"]
     )
-    build.add_metric([_version(), platform.python_version()], 1)
+    build.add_metric([package_version(), platform.python_version()], 1)
     yield build
     if statistics.engines:
         yield from _collect_engines(statistics.engines)
@@ -393,7 +394,8 @@ def _collect_durations(statistics: BrokerStatistics) -> Iterable[Metric]:
 
 
 @cache
-def _version() -> str:
+def package_version() -> str:
+    """The version of what runs here."""
     try:
         return version("cachecast")
     except PackageNotFoundError:  # run from a copy of the tree

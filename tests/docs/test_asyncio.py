@@ -28,7 +28,7 @@ def test_the_program_runs_as_it_stands() -> None:
     program = program.replace("127.0.0.1:6001", "127.0.0.1:0")
 
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=110, check=False
     )
 
     assert (result.stdout, result.stderr) == ("tick {'eur': 1.08}\n", "")
@@ -40,7 +40,7 @@ def test_the_test_passes_as_it_stands(tmp_path: Path) -> None:
 
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True, text=True, cwd=tmp_path, timeout=110, check=False,
     )  # fmt: skip
 
     assert "1 passed" in result.stdout, result.stdout

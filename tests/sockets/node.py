@@ -438,6 +438,7 @@ async def running(
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
     tracer_provider: Any = None,
+    inspector: Any = None,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -453,6 +454,7 @@ async def running(
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
         tracer_provider: see ``open_broker``.
+        inspector: terms of its inspector, see ``serve``.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -485,6 +487,7 @@ async def running(
                 await serve(
                     broker,
                     f"127.0.0.1:{port}",
+                    inspector=inspector,
                     tls=tls,
                     admin_address="127.0.0.1:0" if has_admin else None,
                     trusts_proxy=trusts_proxy,

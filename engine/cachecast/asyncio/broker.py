@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from cachecast.changes import Changes
     from cachecast.channels.hub import Hub
     from cachecast.config import BrokerConfig
-    from cachecast.metrics import BrokerStatistics
+    from cachecast.metrics import BrokerStatistics, EngineStatistics
     from cachecast.protocol.http_api import EventRequest
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listen import Server as TrioServer
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
@@ -321,6 +322,10 @@ class Broker:
         """Everything there is to know in numbers; O(channels)."""
         return self._broker.statistics()
 
+    def engines(self) -> tuple[EngineStatistics, ...]:
+        """Primaries of the engine, as this node knows them; empty where it is alone."""
+        return self._broker.engines()
+
     # --- users and authorization
 
     async def terminate(self, app_id: str, user_id: str) -> int:
@@ -401,6 +406,7 @@ async def open_broker(
     admin_address: str | None = None,
     trusts_proxy: bool = False,
     proxy_protocol: bool = False,
+    inspector: InspectorTerms | None = None,
     clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
@@ -425,6 +431,8 @@ async def open_broker(
         trusts_proxy: whether to believe ``X-Forwarded-Proto`` and ``Forwarded``.
         proxy_protocol: whether each connection of a client begins with a header of the PROXY
             protocol.
+        inspector: terms on which people look into the node at the admin address; None for its
+            numbers only.
         clock: function that gives monotonic seconds.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
@@ -445,6 +453,7 @@ async def open_broker(
             admin_address=admin_address,
             trusts_proxy=trusts_proxy,
             proxy_protocol=proxy_protocol,
+            inspector=inspector,
         )
     opener = partial(
         open_trio_broker,

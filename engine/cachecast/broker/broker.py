@@ -25,20 +25,20 @@ from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.directory import Directory
+from cachecast.broker.feed import Feed
 from cachecast.broker.listening import Listening
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
-from cachecast.broker.reloads import Reloads, terms_of
-from cachecast.broker.upcalls import Upcalls
+from cachecast.broker.reloads import Reloads
+from cachecast.broker.upcalls import Upcalls, make_bus
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
-from cachecast.bus.local import LocalBus
 from cachecast.bus.receipt import Receipt
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError, BusError
 from cachecast.events import AppEvent
-from cachecast.metrics import BrokerStatistics
+from cachecast.metrics import BrokerStatistics, EngineStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
 from cachecast.protocol.rate_limit import SharedBucket
@@ -92,6 +92,7 @@ class Broker:
         directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
+        feed: the feed of what happens here, for those who watch.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
@@ -128,11 +129,12 @@ class Broker:
         self.hubs = self.directory.hubs
         self.shared_buckets: list[SharedBucket] = []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
+        self.feed = Feed(clock, unix_now)
         self.fanout = Fanout(line, clock)
         self.stepper = Stepper()
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
-            config.max_undelivered_bytes,
+            config.max_undelivered_bytes, self.feed,
         )  # fmt: skip
         acknowledge = self.delivery.on_miss_acknowledged
         self.hooks = Hooks(acknowledge)
@@ -149,6 +151,7 @@ class Broker:
             self.announcements,
             bus,
             self.backlog,
+            feed=self.feed,
             clock=clock,
             notify=self._notify,
         )
@@ -387,8 +390,12 @@ class Broker:
             log_lines_dropped=self.lost_log_lines(),
             spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
-            engines=self._bus.statistics(),
+            engines=self.engines(),
         )
+
+    def engines(self) -> tuple[EngineStatistics, ...]:
+        """Primaries of the engine, as this node knows them; empty where it is alone."""
+        return self._bus.statistics()
 
     # --- users and authorization
 
@@ -489,6 +496,8 @@ class Broker:
     def _notify(self, hub: Hub, event: AppEvent) -> bool:
         if event.channel.startswith("#"):
             return False  # users' own channels are the protocol's business (protocol.md 9.5)
+        if self.feed.tap is not None:
+            self.feed.note_event(hub, event)
         is_wanted = False
         if self.hooks.wants(event.name):
             self.hooks.notify(hub.app.id, event)
@@ -535,7 +544,7 @@ async def open_broker(
     require_trio("open_broker")
     config.check()
     tracing = None if tracer_provider is None else Tracing(tracer_provider)
-    bus = _make_bus(config, clock) if bus is None else bus
+    bus = make_bus(config, clock) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)
@@ -569,18 +578,6 @@ async def open_broker(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
-    if not config.bus.urls:
-        return LocalBus()
-    # A node that is alone neither imports it nor what it needs.
-    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
-    from cachecast.bus.seal import Seal  # noqa: PLC0415
-
-    terms = {app.id: terms_of(config, app) for app in config.apps}
-    keys = config.bus.keys()
-    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
 
 
 def _is_cancellation(error: BaseException) -> bool:

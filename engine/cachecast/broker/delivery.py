@@ -30,6 +30,7 @@ from cachecast.protocol.wire import Encoded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from cachecast.broker.feed import Feed
     from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus
@@ -72,6 +73,7 @@ class Delivery:
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
         max_undelivered_bytes: int,
+        feed: Feed,
     ) -> None:
         """Wire it up.
 
@@ -84,7 +86,9 @@ class Delivery:
             notify: function that tells webhooks and hooks; False if nobody wants to know.
             max_undelivered_bytes: number of bytes that may wait on one channel; past it publishers
                 wait.
+            feed: the feed of what happens on the node.
         """
+        self._feed = feed
         self._hubs = hubs
         self._cache = cache
         self._bus = bus
@@ -268,6 +272,10 @@ class Delivery:
                 # The keyword and a comprehension would cost a tenth of all this.
                 envelopes.append(Envelope(app_id, name, publication, True))  # noqa: FBT003
         hub.counters.publishes += len(envelopes)
+        if (tap := self._feed.tap) is not None:
+            for envelope in envelopes:
+                said = envelope.publication
+                tap("event", "published", app_id, said.channel, event=said.event, data=said.data)
         return self._bus.publish(envelopes)
 
     def relay(self, hub: Hub, name: ChannelName, publication: Publication) -> Receipt[None]:

@@ -406,6 +406,16 @@ class CacheStore:
         """Drop the channel's value, if it has one. Never yields."""
         self._apps[app_id].drop(channel)
 
+    def shelves(self, app_id: str) -> Iterator[list[tuple[str, CacheEntry]]]:
+        """The app's values in parts, each as it is when it is asked for; expired ones are among it.
+
+        For a million of them a part has 16,000, which takes a millisecond.
+        """
+        for index in range(N_SHELVES):
+            app = self._apps.get(app_id)
+            shelf = None if app is None else app.shelves[index]
+            yield list(shelf.items()) if shelf else []
+
     @property
     def serial(self) -> int:
         """Number of the last value that was put."""

@@ -20,13 +20,16 @@ from cachecast.cli.upgrade import Upgrades
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from opentelemetry.trace import TracerProvider
 
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Feed
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
 
@@ -64,6 +67,11 @@ class Node:
         self.upgrades = upgrades
 
     @property
+    def feed(self) -> Feed:
+        """What happens on it."""
+        return self.broker.feed
+
+    @property
     def is_ending(self) -> bool:
         """Whether it drains, or has."""
         return self.broker.clients.is_draining
@@ -94,6 +102,8 @@ async def run_node(
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
+    inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
 ) -> Heir | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
@@ -106,6 +116,8 @@ async def run_node(
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called with the node once it accepts connections.
         inheritance: what the process before this one leaves; None if this one is the first.
+        inspector: terms on which people look into it; None for numbers only.
+        seat: socket over which a parent hands over connections to the admin address.
 
     Returns:
         The process that has taken over, if one has.
@@ -137,6 +149,8 @@ async def run_node(
                     proxy_protocol=options.proxy_protocol,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
+                    inspector=inspector,
+                    seat=seat,
                     task_status=task_status,
                 )
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,26 +18,29 @@ import structlog
 import trio
 
 from cachecast.cli.control import open_control
+from cachecast.cli.inspector import inspector_terms
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.reloads import Reloader, Source, check_exposure
+from cachecast.cli.signals import held_signals, open_signals
 from cachecast.cli.sink import Sink, own_streams
-from cachecast.cli.stand_in import SIGNALS
 from cachecast.cli.systemd import Supervisor
 from cachecast.cli.upgrade import Upgrader, inherit
+from cachecast.cli.watch import offer_watching
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
+from cachecast.server.access import PATH
 from cachecast.server.listeners import FD, UNIX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, MutableMapping
+    from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 
     from cachecast.cli.node import Node
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.cli.workers import Parent
-
+    from cachecast.control.desk import ControlDesk
 
 __all__ = ["count_workers", "serve_command"]
 
@@ -74,6 +77,18 @@ _log = structlog.get_logger("cachecast.serve")
     "--workers",
     help="Number of processes, or auto for one a core; they need an engine.  [default: 1]",
 )
+@click.option(
+    "--inspector",
+    is_flag=True,
+    default=None,
+    help="Serve the inspector at the admin address; its token is printed.",
+)
+@click.option(
+    "--inspector-shows-payloads",
+    is_flag=True,
+    default=None,
+    help="Let the inspector show what is published.",
+)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def serve_command(path: Path | None, **options: object) -> None:
@@ -89,17 +104,21 @@ def serve_command(path: Path | None, **options: object) -> None:
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
     source = Source(path, os.environ, flags)
-    with inherit() as inheritance, own_streams() as sinks:
-        config = source.read()
-        supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
-        if inheritance is None:
-            _check_passed(config, supervisor.addresses)
-        pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
-        prepare_process(locks_memory=config.server.locks_memory)
-        n_workers = count_workers(config.server.workers)
-        heir = trio.run(_run, config, source, supervisor, sinks, pass_on, n_workers, inheritance)
-    if heir is not None:
-        heir.replace()
+    with ExitStack() as stack:
+        with inherit() as inheritance, own_streams() as sinks:
+            config = source.read()
+            supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
+            if inheritance is None:
+                _check_passed(config, supervisor.addresses)
+            pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
+            prepare_process(locks_memory=config.server.locks_memory)
+            n_workers = count_workers(config.server.workers)
+            stack.enter_context(held_signals())
+            heir = trio.run(
+                _run, config, source, supervisor, sinks, pass_on, n_workers, inheritance
+            )
+        if heir is not None:
+            heir.replace()
 
 
 async def _run(
@@ -112,23 +131,19 @@ async def _run(
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    reloader, upgrader = Reloader(source, supervisor), Upgrader()
+    reloader = Reloader(source, supervisor)
+    upgrader = Upgrader(reloader)
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
-        if inheritance is None:
-            # These are what holds again once the receiver is closed.
-            for number in SIGNALS:
-                signal.signal(number, lambda number, _: _take_late(number, heir))
-        signals: AsyncIterator[int] = inheritance or stack.enter_context(
-            trio.open_signal_receiver(*SIGNALS)
-        )
+        signals: AsyncIterator[int] = inheritance or stack.enter_context(open_signals())
         async with trio.open_nursery() as nursery:
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
-                inherited = None if inheritance is None else inheritance.predecessor.control
-                desk = stack.enter_context(open_control(config, port, inherited))
+                desk = stack.enter_context(_open_desk(node, config, port, inheritance))
                 reloader.begin(node, desk)
                 upgrader.begin(node.upgrades, desk)
+                if inheritance is not None and inheritance.predecessor.is_reload_due:
+                    reloader.want()
                 for task in (reloader.run, upgrader.run, partial(supervisor.run, node)):
                     nursery.start_soon(task)
                 if desk is not None:
@@ -148,6 +163,7 @@ async def _run(
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
                     inheritance=inheritance,
+                    inspector=inspector_terms(config.server, os.environ),
                 )
             else:
                 await run_parent(
@@ -166,17 +182,16 @@ async def _run(
     return heir
 
 
-def _take_late(number: int, heir: Heir | None) -> None:
-    """Hand a signal on that comes when nobody receives any more; without an heir it ends us.
-
-    Not by blocking signals until the stand-in waits for them: threads that Trio keeps for a while
-    would take them, and die of them with all the rest.
-    """
-    if heir is not None:
-        heir.order(number)
-    else:
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+@contextmanager
+def _open_desk(
+    node: Node | Parent, config: FileConfig, port: int, inheritance: Inheritance | None
+) -> Iterator[ControlDesk | None]:
+    """The desk of the control socket, by which a node is watched, too; None where there is none."""
+    inherited = None if inheritance is None else inheritance.predecessor.control
+    with open_control(config, port, inherited) as desk:
+        if desk is not None:
+            offer_watching(node.feed, desk)
+        yield desk
 
 
 async def _sort_signals(
@@ -194,6 +209,7 @@ async def _sort_signals(
         elif number == signal.SIGUSR2:
             upgrader.want()
         else:
+            upgrader.end()
             supervisor.stopping()
             with suppress(trio.WouldBlock):
                 ends.send_nowait(number)
@@ -264,6 +280,10 @@ def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first
     admin = ""
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
+        if (inspector := inspector_terms(options, os.environ)) is not None:
+            place = f"http://{_bracket(options.admin_host)}:{admin_port}{PATH}"
+            token = "" if options.inspector_token else f"   token {inspector.token}"
+            click.echo(f"Inspector {place}{token}", file=sys.stdout)
     places = [f"http{s}://{address}"] if port else []
     if options.uds is not None:
         places.append(UNIX + options.uds)

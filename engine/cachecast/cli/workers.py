@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 import trio
 
+from cachecast.cli.inspector import inspector_terms
 from cachecast.cli.logs import configure_logs, set_log_level
 from cachecast.cli.node import Node, run_node
 from cachecast.cli.process import prepare_process
@@ -116,7 +118,14 @@ async def run_parent(
             admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
         async with _open_engine(config) as engine, trio.open_nursery() as nursery:
             joined = config if engine is None else _joined_by(engine, config)
-            crew = Crew(shares_of(joined, n_workers), listeners, _LogReader(pass_on), shared=shared)
+            inspector = inspector_terms(config.server, os.environ)
+            crew = Crew(
+                shares_of(joined, n_workers),
+                listeners,
+                _LogReader(pass_on),
+                shared=shared,
+                inspector=inspector,
+            )
             parent = Parent(config, tls, crew, bus=joined.bus)
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
@@ -130,6 +139,7 @@ async def run_parent(
                     crew,
                     lost_log_lines=lost_log_lines,
                     engine_ends=None if engine is None else (lambda: engine.n_ends),
+                    inspector=inspector,
                 )
                 admin_port = desk.port
                 nursery.start_soon(desk.run)
@@ -210,6 +220,9 @@ class Parent:
     def is_stuck(self) -> bool:
         """Whether all workers live and none of them says anything."""
         return all(post.is_silent for post in self._crew.posts)
+
+    #: Its processes each have a feed.
+    feed: Final = None
 
     @property
     def is_ending(self) -> bool:
@@ -337,6 +350,8 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             config,
             signals,
             address=[socket.socket(fileno=fd) for fd in brief.listeners],
+            inspector=brief.inspector,
+            seat=None if brief.seat is None else socket.socket(fileno=brief.seat),
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,

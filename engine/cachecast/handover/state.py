@@ -124,6 +124,7 @@ class ClientState(_State, frozen=True, gc=False):
         pinged_at: time of a ping that it has not answered.
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
+        opened_at: time when it began.
     """
 
     session: SessionState
@@ -137,6 +138,7 @@ class ClientState(_State, frozen=True, gc=False):
     pinged_at: float | None = None
     authorize_by: float = inf
     must_pong: bool = True
+    opened_at: float = 0.0
 
 
 class HttpState(_State, frozen=True, gc=False):
@@ -284,12 +286,15 @@ class NodeState(_Message, frozen=True):
         refusals: counts of refusals that belong to no app.
         slow: connections that have something waiting, the slowest first, by app and number.
         absence_s: number of seconds for which connections that could not move are kept.
+        is_reload_due: whether the configuration is to be read again: the order came when the
+            successor had read it, and there was no time any more to carry it out before.
     """
 
     apps: list[AppState]
     refusals: dict[str, int]
     slow: list[tuple[str, int]]
     absence_s: float
+    is_reload_due: bool = False
 
 
 class Taken(_Message, frozen=True):

@@ -135,9 +135,20 @@ def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Lat
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
+        if (tap := broker.feed.tap) is not None:
+            tap("api", route.name, hub.app.id, _channel_of(route), text=_words(request))
         return _ENDPOINTS[route.name](Call(broker, hub, request, route, query))
     except RemoteProtocolError as error:
         return refuse(broker, hub, route, error)
+
+
+def _channel_of(route: Route) -> str | None:
+    return route.argument if route.argument and route.name != "terminate" else None
+
+
+def _words(request: Request) -> str:
+    """Method and path, which an operator is shown; the query has a signature in it."""
+    return f"{request.method} {request.path[:200]}"
 
 
 def _find_nothing(broker: Broker, request: Request) -> Response:

@@ -176,8 +176,11 @@ class HttpConnection:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a request has begun, is being answered, or may come in the next moment."""
-        return self.state <= STREAMING and not self.is_idle
+        """Whether a request has begun, is being answered, or may come in the next moment.
+
+        Not while the answer is a stream: that may last for days, and nobody waits for its end.
+        """
+        return self.state < STREAMING and not self.is_idle
 
     def restore(self, app_id: str | None) -> None:
         """Go on with a connection of another process, whose last request was that app's."""

@@ -32,6 +32,7 @@ import structlog
 import trio
 
 from cachecast.broker.succession import (
+    ABSENT,
     channel_numbers,
     export_app,
     export_client,
@@ -111,6 +112,8 @@ async def give(
     seats: Sequence[tuple[str, str, int]],
     *,
     end_other: Callable[[], None],
+    is_ending: Callable[[], bool] = lambda: False,
+    is_reload_due: Callable[[], bool] = lambda: False,
 ) -> int:
     """Hand the node over to the process at the other end. It serves on, also if this fails.
 
@@ -119,6 +122,9 @@ async def give(
         line: line to the new process.
         seats: listening sockets: what each is for, its address as configured, its descriptor.
         end_other: function that kills the other process and returns when it is dead.
+        is_ending: function that says whether the node has been told to end.
+        is_reload_due: function that says whether it has been told to read its configuration again,
+            and has not begun.
 
     Returns:
         Number of clients that could not move; :func:`retire` closes them.
@@ -132,15 +138,24 @@ async def give(
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
         hello = _check(said, broker.clock())
+        _check_lives(server, is_ending)
         marks = await _give_values(server, line, seats, hello.apps)
         async with _quiet(server):
-            return await _give_in_time(server, line, marks, end_other)
+            await _wait_settled(server, is_ending)
+            # From here to the end there is no checkpoint.
+            return _give_now(server, line, marks, end_other, is_reload_due=is_reload_due())
     except LineError as error:
         end_other()
+        _check_lives(server, is_ending)  # its end may be the other's
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
     except BaseException:
         end_other()
         raise
+
+
+def _check_lives(server: Server, is_ending: Callable[[], bool]) -> None:
+    if is_ending() or server.broker.clients.is_draining:
+        raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
 
 
 def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other process says
@@ -204,19 +219,12 @@ def _is_due(caller: HttpConnection) -> bool:
     return caller.is_asked or not (caller.can_move or caller.app_id)
 
 
-async def _give_in_time(
-    server: Server,
-    line: Line,
-    marks: Mapping[str, int],
-    end_other: Callable[[], None],
-) -> int:
-    """Find a moment in which little is queued, and hand over in it."""
+async def _wait_settled(server: Server, is_ending: Callable[[], bool]) -> None:
+    """Find a moment in which little is queued, and deliver that; gives back in that moment."""
     for seconds in SETTLE_TRIES_S:
-        if server.broker.clients.is_draining:
-            raise LineError("it was told to end meanwhile")
+        _check_lives(server, is_ending)
         if settle_all(server, seconds):
-            # From here to the end there is no checkpoint.
-            return _give_now(server, line, marks, end_other)
+            return
         await trio.sleep(QUIET_TICK_S)
     raise LineError(
         f"what has been published could not be delivered within {sum(SETTLE_TRIES_S):g} s"
@@ -236,10 +244,13 @@ def _give_now(
     line: Line,
     marks: Mapping[str, int],
     end_other: Callable[[], None],
+    *,
+    is_reload_due: bool,
 ) -> int:
     began = time.monotonic()
     deadline = began + STILL_LIMIT_S
-    moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
+    send = partial(line.send_now, deadline=deadline)
+    moving, n_absent = export(server, marks, send, is_reload_due=is_reload_due)
     try:
         word, _ = line.receive_now(deadline=deadline)
     except LineError as error:
@@ -285,7 +296,7 @@ def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
 
 
 def export(
-    server: Server, marks: Mapping[str, int], send: Send
+    server: Server, marks: Mapping[str, int], send: Send, *, is_reload_due: bool = False
 ) -> tuple[list[WebSocket | HttpConnection], int]:
     """Send all that the new process has not got yet. Changes nothing, never yields.
 
@@ -293,6 +304,7 @@ def export(
         server: server of a settled node.
         marks: id of each app that the new process serves -> number of the last value that it has.
         send: function that sends a message, with descriptors.
+        is_reload_due: see ``NodeState``.
 
     Returns:
         What moves, and the number of clients that cannot.
@@ -342,7 +354,8 @@ def export(
         send(Callers(said), [caller.fd for caller in part])
     absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
     slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
-    send(NodeState(states, dict(broker.clients.refusals), slow, absence_s), ())
+    refusals = dict(broker.clients.refusals)
+    send(NodeState(states, refusals, slow, absence_s, is_reload_due), ())
     return moving, n_absent
 
 
@@ -383,36 +396,6 @@ async def retire(server: Server, n_absent: int) -> None:
 
 
 # --- taking
-
-
-class _Absent:
-    """Where the words go for a client whose connection could not move: nowhere."""
-
-    __slots__ = ()
-
-    @property
-    def retries_same_bytes(self) -> bool:
-        """See :class:`cachecast.channels.outbox.Transport`, as for all of it."""
-        return False
-
-    def send(self, data: bytes, /) -> int:
-        """Take it all."""
-        return len(data)
-
-    def wait_writable(self) -> None:
-        """Nothing ever waits."""
-
-    def on_drained(self) -> None:
-        """It has been told to go, where it is not."""
-
-    def on_slow(self) -> None:
-        """Nothing ever waits."""
-
-    def on_broken(self) -> None:
-        """There is nothing to close."""
-
-
-_ABSENT: Final = _Absent()
 
 
 class Taking:
@@ -473,7 +456,7 @@ class Taking:
                 connection = restore_client(broker, message.app_id, websocket, state, names)
                 websocket.restore(connection, state)
             else:
-                connection = restore_client(broker, message.app_id, _ABSENT, state, names)
+                connection = restore_client(broker, message.app_id, ABSENT, state, names)
                 self.absent.append(connection)
             clients.append(connection)
 
@@ -514,6 +497,8 @@ class Predecessor:
 
     Attributes:
         control: path and listening socket of the control socket; None where there is none.
+        is_reload_due: whether that process was told to read its configuration again, and left it to
+            this one.
     """
 
     def __init__(self, line: Line, release: str, *, on_whole: Callable[[], None]) -> None:
@@ -526,6 +511,7 @@ class Predecessor:
                 that one.
         """
         self.control: tuple[str, socket.socket] | None = None
+        self.is_reload_due = False
         self._line = line
         self._release = release
         self._on_whole = on_whole
@@ -575,6 +561,7 @@ class Predecessor:
             while (state := taking.take(message, descriptors)) is None:
                 message, descriptors = line.receive_now(deadline=deadline)
             taking.finish(state)
+            self.is_reload_due = state.is_reload_due
             self._on_whole()
         except BaseException as error:
             taking.let_go()

@@ -91,12 +91,15 @@ class Endpoint:
         place: host and path of the URL, which is what may be logged.
         app_id: id of the app that it belongs to.
         next_log_at: time from which its failures may be logged again, in seconds of Trio's clock.
+        failure: why the last try failed, fit for a log; None if it was accepted, or none was made.
+        failing_since: time of the first failure since something was accepted, in seconds of Trio's
+            clock.
         standing, trying_since: state of its turns, see :class:`~cachecast.tasks.turns.Turns`.
     """
 
     __slots__ = (
-        "_hook", "_key", "_secret", "app_id", "next_log_at", "place", "standing", "trying_since",
-        "url",
+        "_hook", "_key", "_secret", "app_id", "failing_since", "failure", "next_log_at", "place",
+        "standing", "trying_since", "url",
     )  # fmt: skip
 
     def __init__(self, app: App, hook: Webhook) -> None:
@@ -107,6 +110,8 @@ class Endpoint:
         self.place = f"{parts.hostname}{port}{parts.path}"
         self.app_id = app.id
         self.next_log_at = -float("inf")
+        self.failure: str | None = None
+        self.failing_since = 0.0
         self.standing = Standing.NEW
         self.trying_since: OrderedDict[Turn, float] = OrderedDict()
         self.serve(app, hook)
@@ -116,6 +121,12 @@ class Endpoint:
         self._hook = hook
         oldest = app.key_pairs[0]
         self._key, self._secret = oldest.key, oldest.secret.encode()
+
+    def note_outcome(self, failure: str | None, now: float) -> None:
+        """Note how a try ended, for an operator."""
+        if failure is not None and self.failure is None:
+            self.failing_since = now
+        self.failure = failure
 
     def wants(self, name: str, channel: str) -> bool:
         """Whether the event's name and channel pass this URL's filters."""
@@ -229,6 +240,7 @@ class Courier:
                     outcomes["retried"] += len(events)
                 failure = await self._try(endpoint, events, turn, n_tries)
             n_tries += 1
+            endpoint.note_outcome(failure, trio.current_time())
             if failure is None:
                 outcomes["delivered"] += len(events)
                 self._delays.observe(trio.current_time() - began_at)

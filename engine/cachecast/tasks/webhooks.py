@@ -30,10 +30,12 @@ event:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import msgspec
 import structlog
 import trio
 
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from cachecast.tasks.webhook_queue import UrlQueue
     from cachecast.tracing import Tracing
 
-__all__ = ["Webhooks"]
+__all__ = ["WebhookUrl", "Webhooks"]
 
 #: Number of requests under way to one URL. With one, a channel whose receiver fails would stop all
 #: others for five minutes; with very many, a receiver that comes back would be overrun. Browsers
@@ -69,6 +71,24 @@ MAX_LANES: Final = 8
 PAUSE_TICK_S: Final = 0.01
 
 _log = structlog.get_logger("cachecast.webhooks")
+
+
+class WebhookUrl(msgspec.Struct, frozen=True):
+    """How one URL fares.
+
+    Attributes:
+        place: host and path, without what may be secret.
+        n_waiting: events that wait for a request.
+        n_under_way: events of requests under way, and of those that wait to be tried again.
+        failure: why the last try failed; None if it was accepted or none was made.
+        failing_for_s: seconds since the first failure behind the last success.
+    """
+
+    place: str
+    n_waiting: int
+    n_under_way: int
+    failure: str | None
+    failing_for_s: float | None
 
 
 class Webhooks:
@@ -178,6 +198,24 @@ class Webhooks:
         """Events that are held, waiting or under way, once for each URL they are waiting for."""
         queue = self._queues.get(app_id)
         return 0 if queue is None else queue.n_queued
+
+    def states(self, app_id: str) -> list[WebhookUrl]:
+        """Each URL of an app, for an operator; nothing of it is secret. Needs Trio's clock."""
+        queue = self._queues.get(app_id)
+        if queue is None:
+            return []
+        now = trio.current_time()
+        under_way = Counter(item.urls_queue for item in queue.under_way)
+        return [
+            WebhookUrl(
+                url.endpoint.place,
+                url.n_waiting,
+                under_way[url],
+                url.endpoint.failure,
+                None if url.endpoint.failure is None else now - url.endpoint.failing_since,
+            )
+            for url in queue.urls
+        ]
 
     async def run(self) -> NoReturn:
         """Deliver for ever. Before there is any webhook it does nothing and opens nothing.

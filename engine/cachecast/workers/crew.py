@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cachecast.config import FileConfig
+    from cachecast.server.entrance import InspectorTerms
 
 __all__ = ["Crew", "Post", "check_size"]
 
@@ -120,6 +121,7 @@ class Post:
         config: FileConfig,
         listeners: Sequence[socket.socket],
         shared: Sequence[socket.socket],
+        inspector: InspectorTerms | None = None,
     ) -> None:
         self.number = number
         self.listeners = listeners
@@ -133,6 +135,9 @@ class Post:
         self.config = config
         self._heard_at = inf
         self.pipe: Pipe | None = None
+        self.inspector = inspector
+        #: The parent's end of the socket over which it hands over connections of operators.
+        self.seat: socket.socket | None = None
 
     @property
     def families(self) -> list[Family]:
@@ -149,15 +154,42 @@ class Post:
             for _, _, value in family.samples
         )
 
-    def begin(self, pid: int, pipe: Pipe) -> None:
-        """A process has been started: brief it."""
+    def begin(self, pid: int, pipe: Pipe, seats: tuple[socket.socket, int]) -> None:
+        """A process has been started: brief it.
+
+        Args:
+            pid: id of the process.
+            pipe: what is talked over.
+            seats: this end of the socket for connections of operators, which is owned from now on,
+                and the descriptor of the other end in that process.
+        """
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        pipe.send(Brief(self.number, self.config, self.descriptors))
+        self.seat = seats[0]
+        pipe.send(Brief(self.number, self.config, self.descriptors, seats[1], self.inspector))
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Descriptors of all sockets that it accepts on."""
         return tuple(sock.fileno() for sock in (*self.listeners, *self.shared))
+
+    def connect(self) -> socket.socket:
+        """A new connection to the worker's own admin address.
+
+        Raises:
+            OSError: it has none at this moment, or takes none.
+        """
+        if self.seat is None:
+            raise ConnectionRefusedError
+        ours, theirs = socket.socketpair()
+        try:
+            self.seat.setblocking(False)  # noqa: FBT003 - its only argument
+            socket.send_fds(self.seat, [b"+"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
 
     def hear(self, message: Beat | Report) -> None:
         """Take in what it says of itself."""
@@ -179,6 +211,9 @@ class Post:
     def end(self) -> None:
         """The process has ended."""
         self.pid, self.pipe = 0, None
+        if self.seat is not None:
+            self.seat.close()
+            self.seat = None
         self.is_ready = self.is_silent = False
         self._heard_at = inf
         self.past = counters_of(self.families)
@@ -201,6 +236,7 @@ class Crew:
         *,
         shared: Sequence[socket.socket] = (),
         program: Sequence[str] = PROGRAM,
+        inspector: InspectorTerms | None = None,
     ) -> None:
         """Make it.
 
@@ -210,9 +246,10 @@ class Crew:
             on_line: function that takes a line of a worker's log, with its number; must not wait.
             shared: listening sockets of all workers, kept open likewise.
             program: command that is started, with a worker's number and a descriptor behind it.
+            inspector: terms on which people look into the workers; None if nobody may.
         """
         self.posts = [
-            Post(number, config, mine, shared)
+            Post(number, config, mine, shared, inspector)
             for number, (config, mine) in enumerate(zip(shares, listeners, strict=True), 1)
         ]
         self.is_ending = False
@@ -393,17 +430,21 @@ class Crew:
     async def _run_worker(self, post: Post, *, is_first: bool) -> int:
         """Start a worker, talk with it, and give its exit code when it has ended."""
         ours, theirs = socket.socketpair()
+        our_seat, their_seat = socket.socketpair()
         said, says = os.pipe()
         pipe = Pipe(ours, FROM_WORKER)
+        number = their_seat.fileno()
         try:
-            process = _spawn(self._program, post, theirs, says)
+            process = _spawn(self._program, post, theirs, their_seat, says)
         except BaseException:
             os.close(said)
+            our_seat.close()
             raise
         finally:
             theirs.close()
+            their_seat.close()
             os.close(says)
-        post.begin(process.pid, pipe)
+        post.begin(process.pid, pipe, (our_seat, number))
         try:
             async with trio.open_nursery() as nursery:
                 has_read = trio.Event()
@@ -486,7 +527,7 @@ class Crew:
 
 
 def _spawn(
-    program: Sequence[str], post: Post, control: socket.socket, says: int
+    program: Sequence[str], post: Post, control: socket.socket, seat: socket.socket, says: int
 ) -> subprocess.Popen[bytes]:
     # What the parent was configured by is none of its business, and it may be a secret.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
@@ -499,7 +540,7 @@ def _spawn(
             stdout=says,
             stderr=says,
             env=environ,
-            pass_fds=(control.fileno(), *post.descriptors),
+            pass_fds=(control.fileno(), seat.fileno(), *post.descriptors),
         )
     finally:
         os.close(nothing)

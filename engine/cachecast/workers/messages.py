@@ -12,6 +12,7 @@ import msgspec
 from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError, EngineError
 from cachecast.metrics import Family
+from cachecast.server.entrance import InspectorTerms
 
 __all__ = [
     "FROM_PARENT",
@@ -39,11 +40,15 @@ class Brief(_Message, frozen=True):
         number: number of the worker, from 1.
         config: configuration that it serves; limits are its share.
         listeners: descriptors of its listening sockets.
+        seat: descriptor of the socket over which it gets connections of operators.
+        inspector: terms on which people look into it; None if nobody may.
     """
 
     number: int
     config: FileConfig
     listeners: tuple[int, ...]
+    seat: int | None = None
+    inspector: InspectorTerms | None = None
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""

@@ -72,8 +72,9 @@ def test_it_is_opened_with_all_that_opens_and_serves_the_trio_broker():
 
     assert {p[0] for p in _parameters(open_trio_broker)} <= ours
     serve = {p[0] for p in _parameters(cachecast.serve)}
-    # The two others are for processes that take each other's place; see `cachecast serve`.
-    assert serve - {"broker", "address", "task_status", "falls_back", "predecessor"} <= ours
+    # The last three are for processes that work together; see `cachecast serve`.
+    others = {"broker", "address", "task_status", "falls_back", "predecessor", "seat"}
+    assert serve - others <= ours
 
 
 # --- the verbs
@@ -97,6 +98,7 @@ def test_a_value_is_published_read_and_received():
         assert await broker.terminate("1", "ann") == 0
         await broker.send_to_user("1", "ann", "tick", "5")
         assert broker.is_ready
+        assert broker.engines() == ()
         assert broker.config is CONFIG
         assert broker.statistics().apps[0].cache_entries == 2
 

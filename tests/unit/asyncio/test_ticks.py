@@ -90,13 +90,13 @@ def test_bytes_that_come_at_any_moment_are_not_overlooked():
 
 def test_nothing_is_done_while_nothing_is_due():
     async def body(guest):
-        await guest.run(trio.sleep, 0)
-        waiting = asyncio.create_task(guest.run(trio.sleep, 0.2))
+        waiting = asyncio.create_task(guest.run(trio.sleep, 600))
         await asyncio.sleep(0.05)
         before = guest.ticks.n_turns
         await asyncio.sleep(0.1)
+        assert guest.ticks.is_settled
         assert guest.ticks.n_turns == before
-        await waiting
+        waiting.cancel()
 
     _run(body)
 
@@ -107,7 +107,7 @@ def test_a_deadline_that_comes_nearer_is_kept():
         await asyncio.sleep(0.01)
         began = time.perf_counter()
         await guest.run(trio.sleep, 0.02)
-        assert 0.02 <= time.perf_counter() - began < 30
+        assert 0.02 <= time.perf_counter() - began < 40
         far.cancel()
 
     _run(body)
@@ -120,12 +120,8 @@ def test_a_trio_that_is_always_busy_leaves_the_loop_its_turns():
 
     async def body(guest):
         spinning = asyncio.create_task(guest.run(busy))
-        n = 0
-        until = time.perf_counter() + 0.1
-        while time.perf_counter() < until:
-            await asyncio.sleep(0)
-            n += 1
-        assert n > 5  # about a hundred; a busy machine has less
+        for _ in range(20):  # which would take for ever
+            await asyncio.sleep(0.0001)
         spinning.cancel()
 
     _run(body)

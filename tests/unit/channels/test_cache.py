@@ -504,3 +504,18 @@ def test_values_that_are_put_again_elsewhere_are_the_same(steps: Any) -> None:
     assert list(after.export("1")) == list(before.export("1"))
     assert after.next_deadline() == before.next_deadline()
     assert (after.n_entries(), after.n_bytes()) == (before.n_entries(), before.n_bytes())
+
+
+def test_all_values_of_an_app_are_shown_in_bounded_parts() -> None:
+    """Each value once, whatever is freed meanwhile; nothing once the app is gone."""
+    store, _ = _store()
+    for number in range(100):
+        store.put("1", f"cache-{number}", b"frame", 0.0)
+
+    parts = list(store.shelves("1"))
+    assert len(parts) == N_SHELVES
+    assert {name for part in parts for name, _ in part} == {f"cache-{n}" for n in range(100)}
+    later = store.shelves("1")
+    next(later)
+    assert not store.remove_app("1", 1_000)
+    assert not any(later)

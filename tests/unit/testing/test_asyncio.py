@@ -189,6 +189,25 @@ def test_real_and_virtual_time_do_not_mix():
     _run(main)
 
 
+def test_the_wrong_loop_is_refused_in_one_sentence():
+    async def body(broker, network):
+        async def inside():
+            async with open_memory_network(broker):
+                raise AssertionError
+
+        with pytest.raises(RuntimeError, match=r"use cachecast\.testing\.open_memory_network\(\)$"):
+            await broker._guest.run(inside)
+
+    _with(body)
+
+    async def main():
+        async with open_test_broker():
+            raise AssertionError
+
+    with pytest.raises(RuntimeError, match=r"use cachecast\.testing\.open_test_broker\(\)$"):
+        trio.run(main)
+
+
 def test_what_never_comes_to_rest_is_said(monkeypatch):
     monkeypatch.setattr(module, "REST_LIMIT_S", 0.05)
 
@@ -241,7 +260,7 @@ def test_suites_of_pytest_asyncio_have_the_fixtures(tmp_path, mode):
             "-o", f"asyncio_mode={mode}", "-o", "asyncio_default_fixture_loop_scope=function",
             str(tmp_path),
         ],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+        capture_output=True, text=True, cwd=tmp_path, timeout=110, check=False,
     )  # fmt: skip
 
     assert "2 passed" in result.stdout, result.stdout + result.stderr
