@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,10 +138,12 @@ def broker_in_a_thread() -> Iterator[None]:
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(asyncio.run, run())
-        wait([started, running], return_when=FIRST_COMPLETED)
-        if running.done():
+        running.add_done_callback(lambda _: started.cancel())
+        try:
+            loop, stopping = started.result()
+        except CancelledError:
             running.result()  # raises why it could not start
-        loop, stopping = started.result()
+            raise
         try:
             yield
         finally:

@@ -19,10 +19,13 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from cachecast import client as trio_client
 from cachecast.asyncio.client_dial import Dial, dialled
 from cachecast.asyncio.guest import open_guest
 from cachecast.client.credentials import channel_data_of
+from cachecast.client.subscription import Phase
 from cachecast.client.wire import encode_data
 
 if TYPE_CHECKING:
@@ -38,9 +41,53 @@ if TYPE_CHECKING:
         Event,
         UserAuthenticator,
     )
+    from cachecast.client.conversation import Conversation
+    from cachecast.client.events import EventQueue
     from cachecast.client.subscription import Subscription
 
 __all__ = ["Channel", "Client", "OwnEvents", "connect"]
+
+
+class _Door:
+    """The way to one client in Trio.
+
+    Attributes:
+        guest: run that it lives in.
+        talk: what it knows, which may be asked and told without a hop.
+    """
+
+    def __init__(self, guest: Guest, talk: Conversation) -> None:
+        self.guest = guest
+        self.talk = talk
+
+    def check(self, what: str) -> None:
+        """Refuse who cannot wait here: another loop, another thread, or Trio.
+
+        Args:
+            what: verb that was called.
+
+        Raises:
+            RuntimeError: the text says what to do.
+            trio.ClosedResourceError: the loop is closed, and the client with it.
+        """
+        if trio.lowlevel.in_trio_task():
+            raise RuntimeError(
+                f"{what} of cachecast.asyncio belongs to asyncio, and Trio runs here: use the "
+                "client of cachecast.client"
+            )
+        # Private, as asyncio libraries use it: the public one raises, which costs a microsecond.
+        if asyncio._get_running_loop() is not self.guest.loop:  # noqa: SLF001
+            if self.guest.loop.is_closed():
+                raise trio.ClosedResourceError("the client is closed: its loop is")
+            raise RuntimeError(
+                f"{what} works in the loop and thread that opened the client only: call "
+                "asyncio.run_coroutine_threadsafe() from others"
+            )
+
+    async def next(self, what: str, queue: EventQueue) -> Event:
+        """The next event of a queue; no hop, for both loops are in this thread."""
+        self.check(what)
+        return await queue.get_by(asyncio.Event)
 
 
 class OwnEvents:
@@ -49,8 +96,8 @@ class OwnEvents:
     The same as those of :class:`cachecast.client.OwnEvents`.
     """
 
-    def __init__(self, events: trio_client.OwnEvents) -> None:
-        self._queue = events._queue  # noqa: SLF001 - the other side of it
+    def __init__(self, door: _Door) -> None:
+        self._door = door
 
     def __aiter__(self) -> OwnEvents:
         return self
@@ -58,9 +105,9 @@ class OwnEvents:
     async def __anext__(self) -> Event:
         """Wait for the next event, see :class:`cachecast.client.OwnEvents`.
 
-        If cancelled, none was taken.
+        If cancelled, none was taken. Does not yield where an event waits already.
         """
-        return await self._queue.get_by(asyncio.Event)
+        return await self._door.next("Client.events", self._door.talk.events)
 
 
 class Channel:
@@ -69,10 +116,10 @@ class Channel:
     All that :class:`cachecast.client.Channel` says holds here.
     """
 
-    def __init__(self, guest: Guest, channel: trio_client.Channel) -> None:
-        self._guest = guest
-        self._channel = channel
-        self._queue = channel._subscription.queue  # noqa: SLF001 - the other side of it
+    def __init__(self, door: _Door, subscription: Subscription) -> None:
+        self._door = door
+        self._subscription = subscription
+        self._channel = trio_client.Channel(door.talk, subscription)
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         return repr(self._channel)
@@ -110,15 +157,21 @@ class Channel:
 
         If cancelled, none was taken. Does not yield where an event waits already.
         """
-        return await self._queue.get_by(asyncio.Event)
+        return await self._door.next("iterating", self._subscription.queue)
 
     async def trigger(self, event: str, data: object) -> None:
         """Send a client event, see :meth:`cachecast.client.Channel.trigger`."""
-        await self._guest.run(self._channel.trigger, event, data)
+        self._door.check("Channel.trigger()")
+        self._door.talk.raise_if_over()
+        await self._door.guest.run(self._channel.trigger, event, data)
 
     async def unsubscribe(self) -> None:
         """Leave the channel, see :meth:`cachecast.client.Channel.unsubscribe`."""
-        await self._guest.run(self._channel.unsubscribe)
+        self._door.check("Channel.unsubscribe()")
+        if self._subscription.phase is Phase.OVER:
+            self._subscription.queue.clear()
+        else:
+            await self._door.guest.run(self._channel.unsubscribe)
 
 
 class Client:
@@ -128,10 +181,9 @@ class Client:
     """
 
     def __init__(self, guest: Guest, client: trio_client.Client) -> None:
-        self._guest = guest
         self._client = client
-        self._talk = client._conversation  # noqa: SLF001 - the other side of it
-        self._events = OwnEvents(client.events)
+        self._door = _Door(guest, client._conversation)  # noqa: SLF001 - the other side of it
+        self._events = OwnEvents(self._door)
 
     @property
     def state(self) -> ClientState:
@@ -167,7 +219,9 @@ class Client:
 
         Goes on through all attempts, so bound it: ``async with asyncio.timeout(10): ...``.
         """
-        await self._guest.run(self._client.wait_connected)
+        self._door.check("Client.wait_connected()")
+        self._door.talk.raise_if_over()
+        await self._door.guest.run(self._client.wait_connected)
 
     async def subscribe(
         self,
@@ -178,14 +232,17 @@ class Client:
         max_queued: int | None = None,
     ) -> Channel:
         """Subscribe, see :meth:`cachecast.client.Client.subscribe`."""
+        self._door.check("Client.subscribe()")
         data = channel_data_of(user_id, user_info)
-        return await self._take(partial(self._talk.subscribe, channel, data, max_queued))
+        return await self._take(partial(self._door.talk.subscribe, channel, data, max_queued))
 
     async def sign_in(self, user_data: Mapping[str, object] | str | None = None) -> Channel:
         """Sign in, see :meth:`cachecast.client.Client.sign_in`."""
+        self._door.check("Client.sign_in()")
         if user_data is not None and not isinstance(user_data, str):
             user_data = encode_data(user_data)
-        return await self._take(partial(self._talk.sign_in, user_data), self._talk.identity.forget)
+        talk = self._door.talk
+        return await self._take(partial(talk.sign_in, user_data), talk.identity.forget)
 
     async def _take(
         self,
@@ -197,17 +254,17 @@ class Client:
         Trio's own callers have it in the step in which it is there. Here a cancellation may come
         between that step and the one in which who waits goes on.
         """
-        subscriptions = self._talk.subscriptions
-        call = self._guest.start(subscribe)
+        talk = self._door.talk
+        talk.raise_if_over()
+        call = self._door.guest.start(subscribe)
         try:
             subscription = await call.wait()
         except asyncio.CancelledError:
             with suppress(Exception, asyncio.CancelledError):  # it came to nothing by itself
-                subscriptions.release(call.result())
+                talk.subscriptions.release(call.result())
                 undo()
             raise
-        taken = trio_client.Channel(self._talk, subscriptions.take(subscription))
-        return Channel(self._guest, taken)
+        return Channel(self._door, talk.subscriptions.take(subscription))
 
 
 @asynccontextmanager

@@ -187,6 +187,65 @@ async def test_authorizer_that_waits_is_cancelled_with_the_subscription():
         await until(lambda: ended == ["private-room"])
 
 
+def verbs(client, channel):
+    """Every way to ask something of a client, with what it would be asked."""
+    return {
+        "wait_connected": client.wait_connected,
+        "subscribe": functools.partial(client.subscribe, "private-room"),
+        "sign_in": functools.partial(client.sign_in, {"id": "ann"}),
+        "trigger": functools.partial(channel.trigger, "client-a", 1),
+        "unsubscribe": channel.unsubscribe,
+        "events": client.events.__anext__,
+        "iteration": channel.__anext__,
+    }
+
+
+VERBS = ["wait_connected", "subscribe", "sign_in", "trigger", "unsubscribe", "events", "iteration"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@in_asyncio
+async def test_a_verb_in_another_loop_or_in_trio_is_refused_in_one_sentence(verb):
+    async with node_of() as node, node.connect() as client:
+        channel = await client.subscribe("private-other")
+
+        def elsewhere():
+            return asyncio.run(verbs(client, channel)[verb]())
+
+        with pytest.raises(RuntimeError, match="in the loop and thread that opened the client"):
+            await asyncio.to_thread(elsewhere)
+        with pytest.raises(RuntimeError, match=r"Trio runs here: use .* cachecast\.client"):
+            await node.guest.run(verbs(client, channel)[verb])
+        await node.publish("private-other", 1)
+        assert (await anext(channel)).json() == 1  # which has done no harm
+
+
+def test_a_client_that_is_closed_says_so_although_trio_has_ended_too():
+    """In its own loop, and in a later one; the end of a guest run is nobody's business."""
+
+    async def use():
+        async with node_of() as node, node.connect() as client:
+            channel = await client.subscribe("private-room")
+        for verb, call in verbs(client, channel).items():
+            if verb == "unsubscribe":
+                await call()
+            elif verb in ("events", "iteration"):
+                with pytest.raises(StopAsyncIteration):
+                    while True:  # what was pending comes first
+                        await call()
+            else:
+                with pytest.raises(trio.ClosedResourceError):
+                    await call()
+        return client, channel
+
+    async def use_later(client, channel):
+        for call in verbs(client, channel).values():
+            with pytest.raises(trio.ClosedResourceError):
+                await call()
+
+    asyncio.run(use_later(*asyncio.run(use())))
+
+
 # --- cancellation
 
 
