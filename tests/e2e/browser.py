@@ -50,7 +50,7 @@ class Pages:
             await self._pages[client].wait_for_function(SHOWS, arg=arguments)
             return None
         if client not in self._pages:
-            self._pages[client] = await self._open_page()
+            self._pages[client] = await self._open_page(client)
         return await self._pages[client].evaluate(
             "([op, request]) => window.stage[op](request)", [op, request]
         )
@@ -66,8 +66,9 @@ class Pages:
         await page.goto(url)
         return page
 
-    async def _open_page(self) -> Page:
+    async def _open_page(self, client: str) -> Page:
         page = await self._browser.new_page()
+        await self._tell_extensions(page, client)
         await page.expose_function("emit", emit)
         page.on(
             "pageerror", lambda error: emit({"client": "page", "on": "error", "text": str(error)})
@@ -75,6 +76,23 @@ class Pages:
         await page.goto(f"{self._origin}/page.html")
         await page.wait_for_function("window.stage !== undefined")
         return page
+
+    async def _tell_extensions(self, page: Page, client: str) -> None:
+        """Say what each WebSocket of a page has agreed on with its server."""
+        devtools = await page.context.new_cdp_session(page)
+        devtools.on(
+            "Network.webSocketHandshakeResponseReceived",
+            lambda said: emit(
+                {
+                    "client": client,
+                    "on": "extensions",
+                    "text": {k.lower(): v for k, v in said["response"]["headers"].items()}.get(
+                        "sec-websocket-extensions"
+                    ),
+                }
+            ),
+        )
+        await devtools.send("Network.enable")
 
 
 async def main(executable: str, origin: str) -> None:

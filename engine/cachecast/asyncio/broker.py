@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cachecast.changes import Changes
     from cachecast.channels.hub import Hub
     from cachecast.config import BrokerConfig
-    from cachecast.metrics import BrokerStatistics, EngineStatistics
+    from cachecast.metrics import BrokerStatistics
     from cachecast.protocol.http_api import EventRequest
     from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listen import Server as TrioServer
@@ -321,10 +321,6 @@ class Broker:
     def statistics(self) -> BrokerStatistics:
         """Everything there is to know in numbers; O(channels)."""
         return self._broker.statistics()
-
-    def engines(self) -> tuple[EngineStatistics, ...]:
-        """Primaries of the engine, as this node knows them; empty where it is alone."""
-        return self._broker.engines()
 
     # --- users and authorization
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cachecast.broker.views import CachedEvent, ChannelState
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
-    from cachecast.metrics import BrokerStatistics, EngineStatistics
+    from cachecast.metrics import BrokerStatistics
 
 __all__ = ["SyncBroker", "SyncSubscriber"]
 
@@ -130,14 +130,6 @@ class SyncBroker:
             return self._broker.statistics()
 
         return self._run("statistics", read)
-
-    def engines(self) -> tuple[EngineStatistics, ...]:
-        """See :meth:`Broker.engines`."""
-
-        async def read() -> tuple[EngineStatistics, ...]:
-            return self._broker.engines()
-
-        return self._run("engines", read)
 
     @contextmanager
     def subscribe(self, app_id: str, channel: str) -> Iterator[SyncSubscriber]:

@@ -38,7 +38,7 @@ from cachecast.channels.hub import Hub
 from cachecast.channels.outbox import Backlog
 from cachecast.errors import BadRequestError, BusError
 from cachecast.events import AppEvent
-from cachecast.metrics import BrokerStatistics, EngineStatistics
+from cachecast.metrics import BrokerStatistics
 from cachecast.protocol.http_api import make_event, read_channel
 from cachecast.protocol.identity import user_id_fault
 from cachecast.protocol.rate_limit import SharedBucket
@@ -145,16 +145,9 @@ class Broker:
         self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
-            config,
-            self.directory,
-            self.delivery,
-            self.announcements,
-            bus,
-            self.backlog,
-            feed=self.feed,
-            clock=clock,
-            notify=self._notify,
-        )
+            config, self.directory, self.delivery, self.announcements, bus, self.backlog,
+            feed=self.feed, clock=clock, notify=self._notify,
+        )  # fmt: skip
         self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
@@ -390,12 +383,8 @@ class Broker:
             log_lines_dropped=self.lost_log_lines(),
             spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
-            engines=self.engines(),
+            engines=self._bus.statistics(),
         )
-
-    def engines(self) -> tuple[EngineStatistics, ...]:
-        """Primaries of the engine, as this node knows them; empty where it is alone."""
-        return self._bus.statistics()
 
     # --- users and authorization
 

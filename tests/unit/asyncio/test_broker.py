@@ -98,7 +98,6 @@ def test_a_value_is_published_read_and_received():
         assert await broker.terminate("1", "ann") == 0
         await broker.send_to_user("1", "ann", "tick", "5")
         assert broker.is_ready
-        assert broker.engines() == ()
         assert broker.config is CONFIG
         assert broker.statistics().apps[0].cache_entries == 2
 
