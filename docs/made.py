@@ -20,7 +20,7 @@ __all__ = ["PARTS"]
 
 T = TypeVar("T")
 
-PUBLIC: Final = ("cachecast", "cachecast.asyncio", "cachecast.client", "cachecast.testing")
+PUBLIC: Final = ("cachecast", "cachecast.client", "cachecast.testing")
 
 
 def commands() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - what the guides are about
 import re
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ def test_what_a_guide_shows_stands_in_an_example(page: str) -> None:
     shown = re.findall(r"```(?:python|toml)\n(.*?)```", text, re.DOTALL)
 
     assert len(shown) > 5
-    assert [block for block in shown if block not in PROGRAMS] == []
+    # A piece of a function is shown without what it is indented by.
+    lacking = [s for s in shown if s not in PROGRAMS and indent(s, "    ") not in PROGRAMS]
+    assert lacking == []
 
 
 @pytest.mark.parametrize("page", ["fastapi", "django"])

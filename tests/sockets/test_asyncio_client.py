@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - whose client this is
 import inspect
 from contextlib import asynccontextmanager
-from copy import deepcopy
 
 import pytest
 import uvloop
@@ -105,7 +104,7 @@ def as_coroutine(guest, function):
 def test_asyncios_client_passes_the_tests_of_trios(test, options, loop, monkeypatch, tmp_path):
     if "tmp_path" in inspect.signature(test).parameters:
         options = options | {"tmp_path": tmp_path}
-    test, options = inspect.unwrap(test), deepcopy(options)  # its limit is the one below
+    test = inspect.unwrap(test)  # its limit is the one below
 
     async def main():
         async with asyncio.timeout(LIMIT_S), open_guest("test") as guest:
