@@ -110,6 +110,9 @@ class App(_Config, frozen=True, kw_only=True):
         cors_origins: origins, as ``https://app.example.org``, whose pages may read the HTTP API's
             answers to them; ``*`` is any. Whoever signs in a page gives its secret away: this is
             for pages that have requests signed elsewhere.
+        compresses: whether events of 256 bytes and more are compressed for clients that offer
+            permessage-deflate, as browsers do: once for all of them. A change concerns those who
+            connect after it.
         cache_ttl_s: lifetime of cached values in seconds, never above 1800
             (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
         max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
@@ -139,6 +142,7 @@ class App(_Config, frozen=True, kw_only=True):
     authorization_timeout_s: float = 30.0
     allowed_origins: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    compresses: bool = False
 
     cache_ttl_s: float | None = None
     max_cache_entries: int = 1_000_000
