@@ -15,7 +15,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from cachecast.errors import RefusedError
-from cachecast.protocol.sockjs import HEARTBEAT, JSON_SOCKJS, NOTHING, OPEN
+from cachecast.protocol.sockjs import HEARTBEAT, NOTHING, OPEN
+from cachecast.protocol.wire import JSON_SOCKJS
 from cachecast.server.http_messages import Later, Response, text_response
 
 if TYPE_CHECKING:

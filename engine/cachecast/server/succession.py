@@ -56,7 +56,7 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
-from cachecast.protocol.wire import WIRES
+from cachecast.protocol.wire import WIRES, WebSocketWire
 from cachecast.server.http import STREAMING, HttpConnection
 from cachecast.server.http_messages import Response, text_response
 from cachecast.server.websocket import WebSocket
@@ -450,7 +450,9 @@ class Taking:
         for state in message.clients:
             if state.is_here:
                 sock = self._open_socket(state.family, next(descriptors))
-                parser = WIRES[state.wire].parser(server.common.config.max_message_bytes)
+                wire = WIRES[state.wire]
+                assert isinstance(wire, WebSocketWire)
+                parser = wire.parser(server.common.config.max_message_bytes)
                 websocket = WebSocket(sock, server.poller, broker.clients, parser)
                 self._handlers.append(websocket)
                 connection = restore_client(broker, message.app_id, websocket, state, names)

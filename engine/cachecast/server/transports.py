@@ -26,7 +26,6 @@ from cachecast.errors import (
 )
 from cachecast.protocol.auth import parse_query
 from cachecast.protocol.sockjs import (
-    JSON_SOCKJS,
     OPEN,
     PRELUDE,
     find_place,
@@ -36,6 +35,7 @@ from cachecast.protocol.sockjs import (
     read_messages,
     script,
 )
+from cachecast.protocol.wire import JSON_SOCKJS
 from cachecast.server.cors import is_preflight, share
 from cachecast.server.crossing import Crossing
 from cachecast.server.http_messages import Response, Upgrade, text_response
