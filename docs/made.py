@@ -20,7 +20,13 @@ __all__ = ["PARTS"]
 
 T = TypeVar("T")
 
-PUBLIC: Final = ("cachecast", "cachecast.client", "cachecast.testing")
+PUBLIC: Final = (
+    "cachecast",
+    "cachecast.client",
+    "cachecast.asyncio",
+    "cachecast.testing",
+    "cachecast.testing.asyncio",
+)
 
 
 def commands() -> str:
