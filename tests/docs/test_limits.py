@@ -22,7 +22,7 @@ def written(value: float | None) -> set[str]:
     """How a default may stand in the table."""
     if value is None:
         return {"none", "open files"}
-    found = {f"{value:,.0f}"}
+    found = {f"{value:,.0f}", f"{value:.0f}"}
     for power, unit in enumerate(("KiB", "MiB", "GiB"), 1):
         if value >= 1024**power and not value % 1024**power:
             found.add(f"{value // 1024**power} {unit}")
@@ -41,6 +41,6 @@ def test_defaults_of_the_limits_are_those_of_the_fields(row: list[str]) -> None:
 
 def test_a_default_that_is_wrong_would_be_found() -> None:
     """So that the test above means something."""
-    assert written(1_048_576) == {"1,048,576", "1 MiB", "1024 KiB"}
+    assert written(1_048_576) == {"1,048,576", "1048576", "1 MiB", "1024 KiB"}
     assert written(45.0) == {"45"}
     assert len(ROWS) > 15
