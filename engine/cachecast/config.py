@@ -28,6 +28,7 @@ from cachecast.apps import (
 )
 from cachecast.bus_config import BusConfig
 from cachecast.errors import ConfigError
+from cachecast.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,9 +58,6 @@ DEMO_APP = App(
 
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
-
-#: Bytes of a configuration file at most: a hundred thousand apps.
-MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 
 #: More than the cores of any machine.
 MAX_WORKERS: Final = 1_024
@@ -482,7 +480,7 @@ def _merge(
 def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
         if text is None:
-            text = _read_text(path)
+            text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
     try:
@@ -491,14 +489,6 @@ def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
         raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
     except RecursionError:
         raise ConfigError(str(path), "is nested too deeply.") from None
-
-
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:  # of no bounded length, if it is a device
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(str(path), f"is larger than {MAX_FILE_BYTES} bytes.")
-    return data.decode()
 
 
 #: Where a field may stand -> its table, and how a file says so.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.bus.seam import Envelope
-from cachecast.channels.cache import CACHED_WIRE
+from cachecast.channels.cache import CACHED_WIRE, PACKED_WIRE
 from cachecast.errors import BrokerClosedError, LimitError
 from cachecast.events import AppEvent
 from cachecast.protocol.messages import Control, Publication
@@ -405,7 +405,9 @@ class Delivery:
             outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
-        outbox.put_with_value(confirmation, entry.on(wire), name.text, entry.deadline)
+        is_packed = wire is PACKED_WIRE
+        value = self._cache.packed(hub.app.id, entry) if is_packed else entry.on(wire)
+        outbox.put_with_value(confirmation, value, name.text, entry.deadline)
         hub.counters.deliveries += 1
 
     def note_miss(self, hub: Hub, channel: str) -> None:

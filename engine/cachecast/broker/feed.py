@@ -12,7 +12,9 @@ but for the filter. What people said is left out, unless the operator has asked 
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -20,7 +22,7 @@ from cachecast.errors import CapacityError
 from cachecast.protocol.messages import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
@@ -75,6 +77,7 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         text: why, in a sentence.
         n_bytes: size of a payload.
         data: the payload, where payloads are shown.
+        worker: number of the worker where it happened; None where there is one process.
     """
 
     at: float
@@ -89,6 +92,7 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str | None = None
     n_bytes: int | None = None
     data: str | None = None
+    worker: int | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -122,6 +126,14 @@ class Wanted(msgspec.Struct, frozen=True):
             and (self.user_id is None or user_id == self.user_id)
             and (not self.channels or (channel is not None and self._names(channel)))
         )
+
+    def query(self) -> str:
+        """The same as the query of a request to the inspector."""
+        pairs = [("kind", kind) for kind in sorted(self.kinds)]
+        pairs += [("channel", name) for name in self.channels]
+        exact = {"app": self.app, "socket": self.socket_id, "user": self.user_id}
+        pairs += [(name, value) for name, value in exact.items() if value is not None]
+        return urlencode(pairs)
 
     def _names(self, channel: str) -> bool:
         return any(
@@ -159,6 +171,10 @@ class Watch:
         if len(self._waiting) >= MAX_WAITING:
             self._left_out[self._waiting.popleft().kind] += 1
         self._waiting.append(happening)
+
+    def leave_out(self, kinds: Mapping[str, int]) -> None:
+        """Count what somebody else has left out: kind -> number."""
+        self._left_out.update(kinds)
 
     def take(self) -> tuple[list[Happening], dict[str, int]]:
         """What has happened since the last call, and how many of each kind were left out."""
@@ -212,6 +228,15 @@ class Feed:
         self._watches = tuple(other for other in self._watches if other is not watch)
         if not self._watches:
             self.tap = None
+
+    @contextmanager
+    def watching(self, wanted: Wanted) -> Iterator[Watch]:
+        """Watch within a block; see :meth:`watch`."""
+        watch = self.watch(wanted)
+        try:
+            yield watch
+        finally:
+            self.unwatch(watch)
 
     def _take(
         self,

@@ -19,7 +19,7 @@ from cachecast.channels.outbox import Outbox
 from cachecast.handover.state import AppState, ClientState
 from cachecast.protocol.rate_limit import TokenBucket
 from cachecast.protocol.session import Session
-from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
+from cachecast.protocol.wire import WIRES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,7 +129,7 @@ def export_client(
     return ClientState(
         session.export(),
         [channels[name] for name in session.subscriptions],
-        connection.wire is JSON_WEBSOCKET,
+        connection.wire.name,
         is_here,
         family,
         parser,
@@ -163,8 +163,7 @@ def restore_client(
     # Places in the order in which it joined them; the hub puts the subscriptions into them.
     places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
     session.subscriptions = places
-    wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
-    connection = Connection(session, wire, outbox)
+    connection = Connection(session, WIRES[state.wire], outbox)
     connection.must_pong = state.must_pong
     connection.authorize_by = state.authorize_by
     connection.opened_at = state.opened_at

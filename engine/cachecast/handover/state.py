@@ -114,7 +114,7 @@ class ClientState(_State, frozen=True, gc=False):
     Attributes:
         session: its conversation.
         channels: numbers of its app's channels, in the order in which it joined them.
-        is_text: whether its wire is that of JSON.
+        wire: name of the wire that it is on.
         is_here: whether its descriptor comes along; one that cannot move is closed where it is, and
             kept for a moment in case its client comes back.
         family: family of its socket's addresses.
@@ -129,7 +129,7 @@ class ClientState(_State, frozen=True, gc=False):
 
     session: SessionState
     channels: list[int]
-    is_text: bool = True
+    wire: str = "json"
     is_here: bool = True
     family: int = 0
     parser: ParserState | None = None

@@ -92,7 +92,7 @@ class Inspector(Entrance):
 
     def __init__(self, broker: Broker, terms: InspectorTerms) -> None:
         """Make it; nothing is looked at before :meth:`run`."""
-        super().__init__(terms, broker.clock, broker.clients.refusals)
+        super().__init__(terms, broker.clock, broker.unix_now, broker.clients.refusals)
         self._broker = broker
         self._figures = Figures(broker)
         self._consoles: set[Console] = set()
@@ -104,7 +104,8 @@ class Inspector(Entrance):
     async def run(self) -> NoReturn:
         """Take the figures, and send pages what happens, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_figures)
+            if self.terms.keeps_figures:
+                nursery.start_soon(self._run_figures)
             nursery.start_soon(self._run_consoles)
         raise AssertionError("neither ends")
 

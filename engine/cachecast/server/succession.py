@@ -56,6 +56,7 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
+from cachecast.protocol.wire import WIRES
 from cachecast.server.http import STREAMING, HttpConnection
 from cachecast.server.http_messages import Response, text_response
 from cachecast.server.websocket import WebSocket
@@ -382,9 +383,8 @@ def _parts(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
         yield part
 
 
-def _refuse(request: Request) -> Response:
+def _refuse(_: Request) -> Response:
     """Answer who began a request before its end could be waited for, and was not heard."""
-    del request
     response = text_response(503, "This process has been replaced by another one, try again")
     response.headers = ("Retry-After: 0",)
     return response
@@ -447,11 +447,11 @@ class Taking:
     def _take_clients(self, message: Clients, descriptors: Iterator[int]) -> None:
         server, broker = self._server, self._server.broker
         clients, names = self._clients[message.app_id], self._names
-        max_bytes = server.common.config.max_message_bytes
         for state in message.clients:
             if state.is_here:
                 sock = self._open_socket(state.family, next(descriptors))
-                websocket = WebSocket(sock, server.poller, broker.clients, max_bytes)
+                parser = WIRES[state.wire].parser(server.common.config.max_message_bytes)
+                websocket = WebSocket(sock, server.poller, broker.clients, parser)
                 self._handlers.append(websocket)
                 connection = restore_client(broker, message.app_id, websocket, state, names)
                 websocket.restore(connection, state)

@@ -27,7 +27,7 @@ def merge(name: str, answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """
     parts = list(answers.values())
     if name == "overview":
-        return _merge_overviews(parts)
+        return _merge_overviews(answers)
     if name == "webhooks":
         return {
             "urls": _numbered(answers, "urls"),
@@ -53,7 +53,8 @@ def _numbered(answers: Mapping[int, dict[str, Any]], name: str) -> list[dict[str
     return [item | {"worker": number} for number, part in answers.items() for item in part[name]]
 
 
-def _merge_overviews(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _merge_overviews(answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    parts = list(answers.values())
     fields = parts[0]["fields"]
     merged = dict(parts[0])
     for name in ("fine", "coarse"):
@@ -63,6 +64,7 @@ def _merge_overviews(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             merge_rows(fields, [part[name][-back] for part in parts if len(part[name]) >= back])
             for back in range(n_rows, 0, -1)
         ]
+    merged["workers"] = {number: part["fine"][-1:] for number, part in answers.items()}
     apps: dict[str, list[dict[str, Any]]] = {}
     for part in parts:
         for app in part["apps"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -416,6 +417,19 @@ def test_trio_awaits_functions_of_asyncio():
             assert await guest.run(guest.for_trio(host), 84) == 42
             with pytest.raises(TypeError):
                 await guest.run(guest.call_host, host, "x")
+
+    _run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no such factory before 3.12")
+def test_an_eager_task_factory_does_not_begin_functions_of_asyncio_inside_of_trio():
+    async def host():
+        return trio.lowlevel.in_trio_task()
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with open_guest("f") as guest:
+            assert await guest.run(guest.call_host, host) is False
 
     _run(main)
 

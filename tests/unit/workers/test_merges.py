@@ -31,6 +31,7 @@ def test_the_newest_rows_of_an_overview_belong_together():
     assert [row[FIELDS.index("connections")] for row in merged["fine"]] == [1, 2, 13]
     assert merged["apps"] == [{"id": "1", "connections": 6, "refusals": {"4009": 6}}]
     assert merged["refusals"] == {"4001": 6}
+    assert merged["workers"] == {1: old["fine"][-1:], 2: new["fine"]}
     assert (merged["outage"], merged["is_draining"]) == ("gone", False)
 
 
