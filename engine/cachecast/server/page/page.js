@@ -83,8 +83,9 @@ function number(value) {
 function seconds(value) {
   if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(1)} ms`;
-  if (value < 120) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  if (value < 7200) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 119.5) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  value = Math.round(value);
+  if (value < 7200) return `${Math.floor(value / 60)} min ${value % 60} s`;
   return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
 }
 
@@ -99,6 +100,8 @@ function bytes(value) {
 function shown(name, value) {
   return name.endsWith("_bytes") ? bytes(value) : name.endsWith("_s") && !name.endsWith("_per_s") ? seconds(value) : number(value);
 }
+
+const counts = (refusals) => Object.entries(refusals).map(([code, n]) => `${code === "null" ? "no code" : code}: ${number(n)}`).join(", ");
 
 function curve(values) {
   const space = "http://www.w3.org/2000/svg";
@@ -144,11 +147,11 @@ function overview() {
     fields = found.fields; fine = found.fine; coarse = found.coarse;
     draw();
     parts.replaceChildren(...processes(found));
-    const refused = Object.entries(found.refusals).map(([code, n]) => `${code}: ${n}`).join(", ");
+    const refused = counts(found.refusals);
     apps.replaceChildren(table(["app", "connections", "users", "cached", "bytes", "hits", "misses", "refusals"],
       found.apps.map((app) => [app.id, number(app.connections), number(app.users), number(app.cache_entries),
         bytes(app.cache_bytes), number(app.cache_hits), number(app.cache_misses),
-        Object.entries(app.refusals).map(([code, n]) => `${code}: ${n}`).join(", ")])),
+        counts(app.refusals)])),
     make("p", { class: "soft" }, `Cachecast ${found.version}` + (found.is_draining ? ", draining" : "")
       + (found.outage ? `, other nodes: ${found.outage}` : "") + (refused ? `. Refused, of no app: ${refused}` : "")),
     ...found.engines.map((engine) => make("p", { class: engine.is_up ? "good" : "bad" },
@@ -254,9 +257,8 @@ const channels = () => listing("channels", ["name", "subscriptions", "undelivere
     item.members === null ? "" : make("button", { type: "button", onclick: () => listing("members", ["id"], ["member", ""],
       (member, reload) => [member.id, disconnect("user_id", member.id, "Disconnect all connections of the user", reload)], { channel: item.name }) }, "Members")]);
 
-const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "", "size", "value"],
-  (item) => [item.name, seconds(item.age_s), seconds(item.remaining_s),
-    make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` }), bytes(item.bytes), item.data ?? ""], {}, async () => {
+const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "size", "value"],
+  (item) => [item.name, seconds(item.age_s), make("div", {}, make("div", {}, seconds(item.remaining_s)), make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` })), bytes(item.bytes), item.data ?? ""], {}, async () => {
     const app = (await ask("overview")).apps.find(({ id }) => id === $("app").value);
     return app ? `${number(app.cache_hits)} of those who joined were given a value, ${number(app.cache_misses)} found none. The bars run out when values do.` : "";
   });
