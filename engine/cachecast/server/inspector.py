@@ -50,8 +50,8 @@ __all__ = ["Inspector", "InspectorTerms"]
 #: Seconds between two looks at what the open pages have not been sent.
 FLUSH_S: Final = 0.2
 
-#: Number of pages that are open at a time.
-MAX_CONSOLES: Final = 16
+#: Number of pages that are open at a time. A parent lets fewer in, and four watch by its socket.
+MAX_CONSOLES: Final = 20
 
 #: Number of items of a page of a list, and of apps that are named with their figures.
 MAX_LIMIT: Final = 200
