@@ -15,7 +15,9 @@ from cachecast.broker import feed as feed_module
 from cachecast.server import inspector as inspector_module
 from cachecast.server.http import MAX_WAITING_BYTES
 from cachecast.server.inspector import InspectorTerms
+from cachecast.server.listings import LISTINGS, Query
 from tests.sockets.node import APP_ID, KEY, SECRET, make_app, running, until
+from tests.unit.server.test_listings import work
 
 TOKEN = "t0ken-of-the-tests-1234"
 BEARER = f"Authorization: Bearer {TOKEN}\r\n"
@@ -449,6 +451,17 @@ async def test_the_cache_shows_ages_and_no_payloads():
         assert "s3cr3t" not in answer.text
         node.clock.advance(1700.0)
         assert (await asked(node, "/api/cache")).json["items"] == []
+
+
+async def test_a_value_that_came_since_the_question_has_no_age_yet():
+    async with inspected(shows_payloads=True) as node:
+        steps = LISTINGS["cache"](node.broker, node.broker.hub(APP_ID), Query())
+        node.clock.advance(1.0)
+        for channel, data in (("cache-a", {"eur": 1}), ("cache-b", "half \ud83d")):
+            node.broker.publish_nowait(APP_ID, channel, "e", data)
+        items = work(steps)[0]["items"]
+        assert [item["age_s"] for item in items] == [0.0, 0.0]
+        assert [item["data"] for item in items] == ['{"eur":1}', "half \ufffd"]
 
 
 async def test_members_of_a_presence_channel_are_listed():

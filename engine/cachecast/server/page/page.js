@@ -31,6 +31,10 @@ let redraw = null;
 let refresh = null;
 let drawn = 0;
 
+/** Text in which nothing is invisible or turns the direction of what follows. */
+const plain = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+  (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 /** An element with attributes and children; strings become text. */
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -39,7 +43,7 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : String(child)));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : plain(child)));
   return made;
 }
 
@@ -67,7 +71,7 @@ async function read(answer) {
 /** Have an action confirmed by the name of what it concerns. */
 function confirmed(text, word) {
   const dialog = $("ask");
-  $("ask-text").textContent = `${text}: ${word}`;
+  $("ask-text").textContent = plain(`${text}: ${word}`);
   $("ask-word").value = "";
   dialog.returnValue = "no";
   dialog.showModal();
@@ -148,8 +152,9 @@ function overview() {
     draw();
     parts.replaceChildren(...processes(found));
     const refused = counts(found.refusals);
-    apps.replaceChildren(table(["app", "connections", "users", "cached", "bytes", "hits", "misses", "refusals"],
-      found.apps.map((app) => [app.id, number(app.connections), number(app.users), number(app.cache_entries),
+    const isShared = found.apps.some((app) => app.connections_everywhere !== null);
+    apps.replaceChildren(table(["app", "connections", ...(isShared ? ["on all nodes"] : []), "users", "cached", "bytes", "hits", "misses", "refusals"],
+      found.apps.map((app) => [app.id, number(app.connections), ...(isShared ? [number(app.connections_everywhere ?? 0)] : []), number(app.users), number(app.cache_entries),
         bytes(app.cache_bytes), number(app.cache_hits), number(app.cache_misses),
         counts(app.refusals)])),
     make("p", { class: "soft" }, `Cachecast ${found.version}` + (found.is_draining ? ", draining" : "")
