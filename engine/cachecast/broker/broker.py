@@ -58,13 +58,14 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
+    from cachecast.handover.state import BusPlace
     from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
 #: Function that gives monotonic seconds that go on while the machine is suspended, where the system
 #: counts them.
-_boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+boot_time = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 #: Seconds between two log lines that say that connections had to go for the memory of all.
 FULL_LOG_INTERVAL_S: Final = 60.0
@@ -85,6 +86,7 @@ class Broker:
 
     Attributes:
         config: the configuration that it serves by; :meth:`reload` replaces it.
+        bus: the way to other nodes.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
         directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
@@ -110,7 +112,7 @@ class Broker:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
         self.clock = clock
-        self._bus = bus
+        self.bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
         line: deque[Hub] = deque()
@@ -320,7 +322,7 @@ class Broker:
         subscriber = Subscriber(
             is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
         )
-        receipt = self._bus.attach(app_id, name)
+        receipt = self.bus.attach(app_id, name)
         is_wanted = True
 
         def register() -> None:
@@ -330,7 +332,7 @@ class Broker:
             if is_wanted:
                 self._register(hub, name, subscriber)
             else:
-                self._bus.detach(app_id, name)
+                self.bus.detach(app_id, name)
 
         receipt.when_done(register)
         try:
@@ -345,7 +347,7 @@ class Broker:
             is_wanted = False
             if receipt.is_done and receipt.fault is None:
                 self.delivery.remove_subscriber(app_id, channel, subscriber)
-                self._bus.detach(app_id, name)
+                self.bus.detach(app_id, name)
 
     def _register(self, hub: Hub, name: ChannelName, subscriber: Subscriber) -> None:
         if name.is_cache:
@@ -385,7 +387,7 @@ class Broker:
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
             refusals=dict(self.clients.refusals),
-            engines=self._bus.statistics(),
+            engines=self.bus.statistics(),
         )
 
     # --- users and authorization
@@ -401,7 +403,7 @@ class Broker:
     def end_user(self, hub: Hub, user_id: str) -> Receipt[int]:
         """:meth:`terminate` without waiting. Never yields."""
         if hub.is_shared:
-            return self._bus.terminate(hub.app.id, user_id)
+            return self.bus.terminate(hub.app.id, user_id)
         return Receipt.of(self.clients.terminate(hub, user_id))
 
     def authorize_channel(
@@ -494,7 +496,7 @@ class Broker:
         if hub.is_shared:
             # What the cluster sees by itself it brings to webhooks by itself.
             if event.name in _UNSEEN:
-                self._bus.hook(hub.app.id, event)
+                self.bus.hook(hub.app.id, event)
         elif self.webhooks.wants(hub.app.id, event.name):
             self.webhooks.notify(hub.app.id, event)
             is_wanted = True
@@ -505,9 +507,10 @@ class Broker:
 async def open_broker(
     config: BrokerConfig,
     *,
-    clock: Callable[[], float] = _boot_time,
+    clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
+    place: BusPlace | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
 
@@ -517,6 +520,7 @@ async def open_broker(
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
+        place: place in the cluster of a running process, which this one is to take over from.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
@@ -529,7 +533,7 @@ async def open_broker(
     """
     require_trio("open_broker")
     config.check()
-    bus = _make_bus(config, clock) if bus is None else bus
+    bus = _make_bus(config, clock, place) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus)
@@ -565,7 +569,7 @@ async def open_broker(
         raise failure
 
 
-def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
+def _make_bus(config: BrokerConfig, clock: Callable[[], float], place: BusPlace | None) -> Bus:
     if not config.bus.urls:
         return LocalBus()
     # A node that is alone neither imports it nor what it needs.
@@ -574,7 +578,8 @@ def _make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
 
     terms = {app.id: terms_of(config, app) for app in config.apps}
     keys = config.bus.keys()
-    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
+    seal = Seal(keys) if keys else None
+    return EngineBus(config.bus, terms, now=clock, seal=seal, place=place)
 
 
 def _is_cancellation(error: BaseException) -> bool:

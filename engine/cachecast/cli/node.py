@@ -11,10 +11,12 @@ import structlog
 import trio
 
 from cachecast.broker import open_broker
+from cachecast.broker.broker import boot_time
 from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.cli.reloads import read_certificate
 from cachecast.cli.upgrade import Upgrades
+from cachecast.errors import UpgradeError
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.handover.state import BusPlace
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
 
@@ -114,9 +117,10 @@ async def run_node(
     heir: Heir | None = None
     options = config.server
     tls = read_certificate(config)
+    place = None if inheritance is None else await _ask(config, inheritance)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with open_broker(config) as broker, trio.open_nursery() as nursery:
+        async with open_broker(config, place=place) as broker, trio.open_nursery() as nursery:
             broker.lost_log_lines = lost_log_lines
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
@@ -153,6 +157,18 @@ async def run_node(
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
     return heir
+
+
+async def _ask(config: FileConfig, inheritance: Inheritance) -> BusPlace | None:
+    """Ask the running process for what this one has to begin with; gives its place in a cluster."""
+    predecessor = inheritance.predecessor
+    await predecessor.ask([app.id for app in config.apps], boot_time())
+    if bool(config.bus.urls) != (predecessor.place is not None):
+        raise UpgradeError(
+            "bus.urls was set or removed: a running node cannot join a cluster, or leave it; "
+            "restart instead."
+        )
+    return predecessor.place
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:

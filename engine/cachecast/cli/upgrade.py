@@ -233,11 +233,6 @@ class Upgrades:
         if self._is_under_way or self.heir is not None:
             raise UpgradeError("An upgrade is under way already.")
         broker = self._server.broker
-        if broker.config.bus.urls:
-            raise UpgradeError(
-                "A node that an engine joins to others cannot be replaced while it runs; restart "
-                "the nodes one after the other."
-            )
         if broker.clients.is_draining:
             raise UpgradeError("The node is ending.")
         self._is_under_way = True

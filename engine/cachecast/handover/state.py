@@ -19,19 +19,26 @@ import msgspec
 __all__ = [
     "STATE_VERSION",
     "AppState",
+    "BusPlace",
+    "BusState",
     "ChannelState",
     "ClientState",
     "Failed",
+    "Follow",
+    "Following",
     "Hello",
+    "HoldingState",
     "HttpState",
     "MemberState",
     "NodeState",
     "OutboxState",
     "ParserState",
+    "SeatState",
     "Seats",
     "SessionState",
     "Taken",
     "TellState",
+    "Topics",
     "UserState",
     "ValueState",
     "Values",
@@ -40,7 +47,7 @@ __all__ = [
 ]
 
 #: Number of this form.
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 #: Id and ``user_info`` of a member; the JSON as bytes.
 MemberState = tuple[str | int, bytes | None]
@@ -50,6 +57,10 @@ ValueState = tuple[str, bytes, float, float]
 
 #: Key, frame, deadline, and whether the client asked for it.
 WaitingState = tuple[str | int, bytes, float, bool]
+
+#: Kind, app, name and field of what a node holds in a roster; number that is wanted; number that
+#: the engine has, None if nobody can tell; whether it was entered; what is said of it.
+HoldingState = tuple[str, str, str, str, int, int | None, bool, bytes]
 
 
 class _State(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -124,6 +135,8 @@ class ClientState(_State, frozen=True, gc=False):
         pinged_at: time of a ping that it has not answered.
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
+        joining: channels that it has asked for and other nodes have not been asked about, each with
+            the member that it brings.
     """
 
     session: SessionState
@@ -137,6 +150,7 @@ class ClientState(_State, frozen=True, gc=False):
     pinged_at: float | None = None
     authorize_by: float = inf
     must_pong: bool = True
+    joining: list[tuple[str, MemberState | None]] = []
 
 
 class HttpState(_State, frozen=True, gc=False):
@@ -207,6 +221,9 @@ class AppState(_State, frozen=True, gc=False):
         bucket: tokens and time of the last refill of its publish rate.
         misses: channels whose miss was reported, and when it may be again.
         counters: what happened since start.
+        counts: numbers of subscriptions on all nodes, by channel, as they were told last; none
+            where this node is alone.
+        stirred: channels whose number the connections of this node have changed since then.
     """
 
     app_id: str
@@ -216,6 +233,83 @@ class AppState(_State, frozen=True, gc=False):
     misses: list[tuple[str, float]]
     counters: dict[str, int | dict[str, int]]
     webhooks: WebhookState | None
+    counts: dict[str, int] = {}
+    stirred: list[str] = []
+
+
+class Topics(_State, frozen=True, gc=False):
+    """What a node hears of one primary.
+
+    Attributes:
+        channels: app and name of each attached channel.
+        users: app and id of each user who is watched.
+    """
+
+    channels: list[tuple[str, str]]
+    users: list[tuple[str, str]]
+
+
+class BusPlace(_State, frozen=True, gc=False):
+    """A node's place in its cluster, for who is to take it.
+
+    Attributes:
+        protocol: number of the protocol that the nodes speak.
+        primaries: names of the engine's primaries, in order.
+        node, nonce: what the node calls itself.
+        mark: text by which both processes find the same instant in the order of all messages.
+        seats: epoch and session at each primary.
+        topics: what is heard there.
+    """
+
+    protocol: int
+    primaries: list[str]
+    node: str
+    nonce: str
+    mark: str
+    seats: list[tuple[int, str]]
+    topics: list[Topics]
+
+
+class SeatState(_State, frozen=True, gc=False):
+    """What a node has at one primary.
+
+    Attributes:
+        epoch, session: of the last hello.
+        number: number of the last publish within the session.
+        attached: channels that arrive, with the number of subscriptions that need each.
+        places: channels that somebody is in, with the number of connections.
+        holdings: what is held in rosters.
+        watched: users who are watched: app, id, by how many, whether online.
+        said: users whose connections were ended from here: time, app, id.
+        crowded: channels that the node has called crowded.
+        kept: values that were published here and live: key, epoch, version, bytes, time of the end,
+            by app; the oldest first.
+        recent: values that were published here just now: time, key, record.
+    """
+
+    epoch: int
+    session: str
+    number: int
+    attached: list[tuple[str, str, int]]
+    places: list[tuple[str, str, int]]
+    holdings: list[HoldingState]
+    watched: list[tuple[str, str, int, bool]]
+    said: list[tuple[float, str, str]]
+    crowded: list[tuple[str, str]]
+    kept: list[tuple[str, list[tuple[bytes, int, int, int, float]]]]
+    recent: list[tuple[float, bytes, bytes]]
+
+
+class BusState(_State, frozen=True, gc=False):
+    """What a node has at the engine.
+
+    Attributes:
+        seats: what it has at each primary.
+        gauges: numbers that the other nodes count together, by name, at each primary.
+    """
+
+    seats: list[SeatState]
+    gauges: list[dict[str, int]]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -244,9 +338,24 @@ class Seats(_Message, frozen=True):
     Attributes:
         names: for each what it is for: ``clients``, ``admin`` or ``control``, and the address as it
             was configured.
+        place: place in the cluster; None of a node that is alone.
     """
 
     names: list[tuple[str, str]]
+    place: BusPlace | None = None
+
+
+class Follow(_Message, frozen=True):
+    """The rest of what the running process hears, by primary; it hears nothing more from here on.
+
+    The successor answers with :class:`Following`.
+    """
+
+    topics: list[Topics]
+
+
+class Following(_Message, frozen=True):
+    """The successor hears everything, and has stopped at the mark."""
 
 
 class Values(_Message, frozen=True):
@@ -284,12 +393,14 @@ class NodeState(_Message, frozen=True):
         refusals: counts of refusals that belong to no app.
         slow: connections that have something waiting, the slowest first, by app and number.
         absence_s: number of seconds for which connections that could not move are kept.
+        bus: what the node has at the engine; None if it is alone.
     """
 
     apps: list[AppState]
     refusals: dict[str, int]
     slow: list[tuple[str, int]]
     absence_s: float
+    bus: BusState | None = None
 
 
 class Taken(_Message, frozen=True):
@@ -308,4 +419,16 @@ class Failed(_Message, frozen=True):
     text: str
 
 
-Message = Hello | Seats | Values | Channels | Clients | Callers | NodeState | Taken | Failed
+Message = (
+    Hello
+    | Seats
+    | Follow
+    | Following
+    | Values
+    | Channels
+    | Clients
+    | Callers
+    | NodeState
+    | Taken
+    | Failed
+)

@@ -179,6 +179,11 @@ class HttpConnection:
         """Whether a request has begun, is being answered, or may come in the next moment."""
         return self.state <= STREAMING and not self.is_idle
 
+    @property
+    def is_answered_later(self) -> bool:
+        """Whether others than its client are waited for."""
+        return self.state is BUSY
+
     def restore(self, app_id: str | None) -> None:
         """Go on with a connection of another process, whose last request was that app's."""
         if app_id is not None:

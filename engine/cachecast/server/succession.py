@@ -38,7 +38,9 @@ from cachecast.broker.succession import (
     let_go,
     let_go_of,
     restore_app,
+    restore_bus,
     restore_client,
+    resume_joins,
     settle,
 )
 from cachecast.errors import UpgradeError
@@ -48,6 +50,8 @@ from cachecast.handover.state import (
     Callers,
     Channels,
     Clients,
+    Follow,
+    Following,
     Hello,
     HttpState,
     NodeState,
@@ -62,9 +66,10 @@ from cachecast.server.websocket import WebSocket
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
+    from cachecast.bus.succession import Giver
     from cachecast.channels.connection import Connection
     from cachecast.handover.line import Line
-    from cachecast.handover.state import ClientState
+    from cachecast.handover.state import BusPlace, ClientState
     from cachecast.server.http_messages import Request
     from cachecast.server.listen import Server
 
@@ -83,6 +88,9 @@ QUIET_TICK_S: Final = 0.005
 #: Seconds of delivering what is queued while nobody else is served, in one try after the other: a
 #: moment in which there is little is found, if there are such moments.
 SETTLE_TRIES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+#: Seconds for the new process to hear all that this one hears.
+FOLLOW_LIMIT_S: Final = 10.0
 
 #: Seconds that the world stands still at most. With 5,000 clients it does for a tenth of one.
 STILL_LIMIT_S: Final = 5.0
@@ -127,15 +135,18 @@ async def give(
         UpgradeError: the other process has failed or does not understand this one; it is dead.
     """
     broker = server.broker
+    giver = broker.bus.giver()
     try:
         said: Any = None
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
         hello = _check(said, broker.clock())
-        marks = await _give_values(server, line, seats, hello.apps)
-        async with _quiet(server):
-            return await _give_in_time(server, line, marks, end_other)
-    except LineError as error:
+        marks = await _give_values(server, line, seats, hello.apps, giver)
+        async with _quiet(server, giver):
+            if giver is not None:
+                await _stop_at_mark(line, giver)
+            return await _give_in_time(server, line, marks, end_other, giver)
+    except (LineError, UpgradeError) as error:
         end_other()
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
     except BaseException:
@@ -157,18 +168,24 @@ def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other pr
 
 
 async def _give_values(
-    server: Server, line: Line, seats: Sequence[tuple[str, str, int]], apps: Iterable[str]
+    server: Server,
+    line: Line,
+    seats: Sequence[tuple[str, str, int]],
+    apps: Iterable[str],
+    giver: Giver | None,
 ) -> dict[str, int]:
     """Send what can be sent while clients are served; app id -> number of the last value of it."""
     cache = server.broker.cache
     marks: dict[str, int] = {}
     with trio.move_on_after(VALUES_LIMIT_S):
-        await line.send(
-            Seats([(kind, address) for kind, address, _ in seats]), [fd for _, _, fd in seats]
-        )
+        place = None if giver is None else giver.place()
+        names = [(kind, address) for kind, address, _ in seats]
+        await line.send(Seats(names, place), [fd for _, _, fd in seats])
         for app_id in apps:
             if app_id in server.broker.hubs:
                 marks[app_id] = cache.serial
+                if giver is not None:
+                    continue  # it reads them where all nodes do
                 for values in _values(server, app_id, 0):
                     await line.send(values)
         return marks
@@ -176,7 +193,7 @@ async def _give_values(
 
 
 @asynccontextmanager
-async def _quiet(server: Server) -> AsyncIterator[None]:
+async def _quiet(server: Server, giver: Giver | None) -> AsyncIterator[None]:
     """Let what is under way end before the block; if that fails, everything goes on."""
     webhooks, common = server.broker.webhooks, server.common
     try:
@@ -188,10 +205,19 @@ async def _quiet(server: Server) -> AsyncIterator[None]:
             await trio.sleep(QUIET_LIMIT_S)
             server.hold_newcomers(is_held=True)
         with trio.move_on_after(QUIET_LIMIT_S):
-            while any(map(_is_due, _callers(server))):  # noqa: ASYNC110 - nothing announces it
+            # Who waits for other nodes is answered below, when nobody asks anything more.
+            while any(  # noqa: ASYNC110 - nothing announces it
+                _is_due(caller) and (giver is None or not caller.is_answered_later)
+                for caller in _callers(server)
+            ):
                 await trio.sleep(QUIET_TICK_S)
+        if giver is not None:
+            await _end_questions(server, giver)
         yield
     except BaseException:
+        if giver is not None:
+            giver.go_on()
+            server.poller.go_on()
         if server.is_tls:
             common.is_draining = False
             server.hold_newcomers(is_held=False)
@@ -204,19 +230,44 @@ def _is_due(caller: HttpConnection) -> bool:
     return caller.is_asked or not (caller.can_move or caller.app_id)
 
 
+async def _end_questions(server: Server, giver: Giver) -> None:
+    """Listen to no client, and let what has been asked of other nodes be answered."""
+    server.poller.hold()
+    await giver.wait_idle()
+    with trio.move_on_after(QUIET_LIMIT_S):
+        while any(c.is_answered_later for c in _callers(server)):  # noqa: ASYNC110 - as above
+            await trio.sleep(QUIET_TICK_S)
+    await giver.wait_idle()
+
+
+async def _stop_at_mark(line: Line, giver: Giver) -> None:
+    """Find the instant, in the order of all that nodes publish, from which on the other hears."""
+    giver.stop_at_mark()
+    said: Any = None
+    with trio.move_on_after(FOLLOW_LIMIT_S):
+        await line.send(Follow(giver.rest()))
+        said, _ = await line.receive()
+    if not isinstance(said, Following):
+        raise LineError(f"it did not follow within {FOLLOW_LIMIT_S:g} s")
+    await giver.wait_mark()
+
+
 async def _give_in_time(
     server: Server,
     line: Line,
     marks: Mapping[str, int],
     end_other: Callable[[], None],
+    giver: Giver | None,
 ) -> int:
     """Find a moment in which little is queued, and hand over in it."""
     for seconds in SETTLE_TRIES_S:
         if server.broker.clients.is_draining:
             raise LineError("it was told to end meanwhile")
+        if giver is not None and not giver.is_stopped:
+            raise LineError("the link to the engine was lost meanwhile")
         if settle_all(server, seconds):
             # From here to the end there is no checkpoint.
-            return _give_now(server, line, marks, end_other)
+            return _give_now(server, line, marks, end_other, giver)
         await trio.sleep(QUIET_TICK_S)
     raise LineError(
         f"what has been published could not be delivered within {sum(SETTLE_TRIES_S):g} s"
@@ -236,10 +287,12 @@ def _give_now(
     line: Line,
     marks: Mapping[str, int],
     end_other: Callable[[], None],
+    giver: Giver | None,
 ) -> int:
     began = time.monotonic()
     deadline = began + STILL_LIMIT_S
-    moving, n_absent = export(server, marks, partial(line.send_now, deadline=deadline))
+    send = partial(line.send_now, deadline=deadline)
+    moving, n_absent = export(server, marks, send, giver)
     try:
         word, _ = line.receive_now(deadline=deadline)
     except LineError as error:
@@ -253,6 +306,9 @@ def _give_now(
         raise LineError("it says what was not asked for")
     stood_still_s = time.monotonic() - began
     leave(server, moving)
+    if giver is not None:
+        giver.let_go()
+        server.poller.go_on()
     _log.info(
         "handed over",
         moved=len(moving),
@@ -285,7 +341,7 @@ def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
 
 
 def export(
-    server: Server, marks: Mapping[str, int], send: Send
+    server: Server, marks: Mapping[str, int], send: Send, giver: Giver | None = None
 ) -> tuple[list[WebSocket | HttpConnection], int]:
     """Send all that the new process has not got yet. Changes nothing, never yields.
 
@@ -293,6 +349,7 @@ def export(
         server: server of a settled node.
         marks: id of each app that the new process serves -> number of the last value that it has.
         send: function that sends a message, with descriptors.
+        giver: what hands over what the node has in its cluster; None if it is alone.
 
     Returns:
         What moves, and the number of clients that cannot.
@@ -328,8 +385,9 @@ def export(
                     descriptors.append(websocket.fd)
                     moving.append(websocket)
             send(Clients(app_id, clients), descriptors)
-        for values in _values(server, app_id, marks[app_id]):
-            send(values, ())
+        if giver is None:
+            for values in _values(server, app_id, marks[app_id]):
+                send(values, ())
         states.append(export_app(broker, hub, numbers))
         outboxes.update({c.outbox: (app_id, number) for c, number in numbers.items()})
     callers = [caller for caller in _callers(server) if caller.can_move]
@@ -342,7 +400,8 @@ def export(
         send(Callers(said), [caller.fd for caller in part])
     absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
     slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
-    send(NodeState(states, dict(broker.clients.refusals), slow, absence_s), ())
+    bus = None if giver is None else giver.export()
+    send(NodeState(states, dict(broker.clients.refusals), slow, absence_s, bus), ())
     return moving, n_absent
 
 
@@ -437,6 +496,7 @@ class Taking:
         self._server = server
         self._names: list[str] = []
         self._clients: dict[str, list[Connection]] = {}
+        self._joining: list[tuple[Connection, ClientState]] = []
         self._handlers: list[WebSocket | HttpConnection] = []
 
     def take(self, message: Any, descriptors: Sequence[int]) -> NodeState | None:  # noqa: ANN401
@@ -476,15 +536,31 @@ class Taking:
                 connection = restore_client(broker, message.app_id, _ABSENT, state, names)
                 self.absent.append(connection)
             clients.append(connection)
+            if state.joining:
+                self._joining.append((connection, state))
 
     def finish(self, state: NodeState) -> None:
-        """Take in what comes last. Never yields."""
+        """Take in what comes last. Never yields.
+
+        Raises:
+            UpgradeError: what the node has in its cluster cannot be taken over.
+        """
         broker = self._server.broker
         for app in state.apps:
             restore_app(broker, app, self._clients[app.app_id])
         broker.clients.refusals.update(state.refusals)
         for app_id, number in state.slow:
             broker.backlog.advance(self._clients[app_id][number].outbox)
+        if state.bus is not None:
+            restore_bus(broker, state.bus)
+
+    def begin(self) -> None:
+        """This process is the node: go on with what other nodes say and are asked. Never yields."""
+        broker = self._server.broker
+        follower = broker.bus.follower()
+        if follower is not None:
+            follower.take_over()
+            resume_joins(broker, self._joining)
 
     def let_go(self) -> None:
         """Leave it to the process that has it still: nothing has been said to anybody."""
@@ -509,11 +585,20 @@ def _socket(family: int, fd: int) -> socket.socket:
     return sock
 
 
+async def _follow(server: Server, message: Follow) -> None:
+    follower = server.broker.bus.follower()
+    if follower is None:
+        raise LineError("the running process is a node of a cluster, and this one is none")
+    await follower.follow(message.topics)
+
+
 class Predecessor:
     """The process that this one replaces, as seen from here. Used once, by ``serve``.
 
     Attributes:
         control: path and listening socket of the control socket; None where there is none.
+        seats: listening sockets, by what each is for and its address; the caller's to close.
+        place: place in the cluster; None of a node that is alone.
     """
 
     def __init__(self, line: Line, release: str, *, on_whole: Callable[[], None]) -> None:
@@ -526,12 +611,14 @@ class Predecessor:
                 that one.
         """
         self.control: tuple[str, socket.socket] | None = None
+        self.seats: dict[tuple[str, str], socket.socket] = {}
+        self.place: BusPlace | None = None
         self._line = line
         self._release = release
         self._on_whole = on_whole
 
-    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
-        """Say hello; gives the listening sockets, by what each is for and its address.
+    async def ask(self, apps: Iterable[str], now: float) -> None:
+        """Say hello, and be given the listening sockets and the place in the cluster.
 
         Raises:
             UpgradeError: the other process has gone, or does not want this one.
@@ -543,14 +630,13 @@ class Predecessor:
             raise UpgradeError(f"Nothing was taken over: {error}") from None
         if not isinstance(seats, Seats):
             raise UpgradeError("Nothing was taken over: the running process speaks otherwise")
-        found: dict[tuple[str, str], socket.socket] = {}
+        self.place = seats.place
         for (kind, address), fd in zip(seats.names, descriptors, strict=True):
             sock = socket.socket(fileno=fd)
             if kind == "control":
                 self.control = address, sock
             else:
-                found[kind, address] = sock
-        return found
+                self.seats[kind, address] = sock
 
     async def take(self, server: Server, nursery: trio.Nursery) -> None:
         """Take everything over. When it returns, in the same step, this process is the node.
@@ -566,9 +652,13 @@ class Predecessor:
         try:
             while True:
                 message, descriptors = await line.receive()
-                if not isinstance(message, Values):
+                if isinstance(message, Follow):
+                    await _follow(server, message)
+                    await line.send(Following())
+                elif isinstance(message, Values):
+                    taking.take(message, descriptors)
+                else:
                     break
-                taking.take(message, descriptors)
             # The world stands still from here on.
             gc.disable()
             deadline = time.monotonic() + STILL_LIMIT_S + HELLO_LIMIT_S
@@ -590,6 +680,7 @@ class Predecessor:
         except LineError:
             _log.warning("the process before this one has ended; everything of it is here")
         line.close()
+        taking.begin()
         if taking.absent:
             nursery.start_soon(taking.end_absence, state.absence_s)
         _log.info(
