@@ -23,6 +23,7 @@ __all__ = [
     "BusState",
     "ChannelState",
     "ClientState",
+    "EngineState",
     "Failed",
     "Follow",
     "Following",
@@ -32,7 +33,9 @@ __all__ = [
     "MemberState",
     "NodeState",
     "OutboxState",
+    "ParentState",
     "ParserState",
+    "PostState",
     "SeatState",
     "Seats",
     "SessionState",
@@ -44,6 +47,7 @@ __all__ = [
     "Values",
     "WaitingState",
     "WebhookState",
+    "WorkerState",
 ]
 
 #: Number of this form.
@@ -61,6 +65,11 @@ WaitingState = tuple[str | int, bytes, float, bool]
 #: Kind, app, name and field of what a node holds in a roster; number that is wanted; number that
 #: the engine has, None if nobody can tell; whether it was entered; what is said of it.
 HoldingState = tuple[str, str, str, str, int, int | None, bool, bytes]
+
+
+#: Of a private engine: id of the process, program, folder, descriptor of its lock, how often it
+#: has ended by itself.
+EngineState = tuple[int, str, str, int, int]
 
 
 class _State(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -310,6 +319,64 @@ class BusState(_State, frozen=True, gc=False):
 
     seats: list[SeatState]
     gauges: list[dict[str, int]]
+
+
+class WorkerState(_State, frozen=True, gc=False):
+    """A process of a node with workers, as its parent has it.
+
+    Attributes:
+        pid: id of the process.
+        control, said: descriptors of what both talk over, and of its log.
+        read, rest: what has been read of them and is no whole message, or line, yet.
+    """
+
+    pid: int
+    control: int
+    said: int
+    read: bytes
+    rest: bytes
+
+
+class PostState(_State, frozen=True, gc=False):
+    """The place of one worker.
+
+    Attributes:
+        listeners: descriptors of the listening sockets that are its alone.
+        worker: the process; None if there is none at the moment.
+        n_ends: how often one has ended by itself.
+        past: counters of those that were there before: name, kind, text, samples.
+    """
+
+    listeners: list[int]
+    worker: WorkerState | None
+    n_ends: int
+    past: list[msgspec.Raw]
+
+
+class ParentState(_State, frozen=True):
+    """What the parent of workers leaves to the program that it becomes.
+
+    Attributes:
+        version: :data:`STATE_VERSION`.
+        words: version of what it says to its workers.
+        posts: places of the workers, by number.
+        shared: listening sockets of all of them: path of a Unix socket, "" for others; descriptor.
+        admin: descriptor of the admin address's listening socket; None without one.
+        control: path and descriptor of the control socket; None without one.
+        engine: the private engine; None where the configuration names one.
+        seal_key: key that was drawn for it; empty for none.
+        fault: why the program that was wanted could not be begun; empty if this is it.
+    """
+
+    version: int
+    words: int
+    posts: list[PostState]
+    shared: list[tuple[str, int]]
+    admin: int | None
+    control: tuple[str, int] | None
+    engine: EngineState | None
+    seal_key: str
+    fault: str = ""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -18,6 +18,8 @@ from cachecast.config import FileConfig, ServerConfig
 from cachecast.errors import ConfigError
 from cachecast.server.listeners import open_shared_listeners
 from cachecast.workers import crew as module
+from cachecast.workers import post as post_module
+from cachecast.workers import worker as worker_module
 from cachecast.workers.crew import Crew
 
 #: Speaks as a worker does, with nothing but the standard library.
@@ -216,7 +218,7 @@ async def test_a_worker_that_stays_away_gets_no_newcomers(monkeypatch):
 
 async def test_a_silent_worker_is_shown_as_such_and_not_waited_for(monkeypatch):
     monkeypatch.setattr(module, "REPORT_LIMIT_S", 0.05)
-    monkeypatch.setattr(module, "SILENT_AFTER_S", 0.1)
+    monkeypatch.setattr(post_module, "SILENT_AFTER_S", 0.1)
     beats = (
         "\nimport threading\ndef beat():\n"
         "    while True: time.sleep(0.02); say(b'\\x92\\xa4Beat\\xc3')\n"
@@ -305,7 +307,7 @@ async def test_whoever_leaves_takes_all_workers_along():
 
 
 async def test_a_line_of_a_log_is_cut_and_the_last_one_needs_no_end(monkeypatch):
-    monkeypatch.setattr(module, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(worker_module, "MAX_LINE_BYTES", 10)
     talkative = (
         WORKER + "\nprint('x' * 100_000); print('end', end='', flush=True)\nsay(READY)\nhear()"
     )
