@@ -13,13 +13,13 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import structlog
 import trio
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    import pytest
 
 #: Real seconds that an async test may take. Those that pass take one or two; a shared machine may
 #: stand still for several, at any moment, and that must not fail a test.
@@ -51,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 test.hypothesis.inner_test = _bounded(inner)
         elif inspect.iscoroutinefunction(test):
             item.obj = _bounded(test)  # type: ignore[attr-defined]  # a Function has it
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Nobody logs as the test before has configured it: all of it is the process's."""
+    structlog.reset_defaults()
 
 
 def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -114,6 +114,8 @@ def spawn(
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
+        # A node takes its own signals without a handler, and what it starts need not know how.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if prepare is not None:
             prepare()
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cachecast.handover.state import BusState, ParserState
 
 __all__ = [
+    "ABSENT",
     "channel_numbers",
     "export_app",
     "export_client",
@@ -72,6 +73,36 @@ def settle(broker: Broker, within_s: float) -> bool:
         if fanout.is_settled and not announcements.held:
             return True
     return False
+
+
+class _Absent:
+    """Where the words go for a client whose connection could not move: nowhere."""
+
+    __slots__ = ()
+
+    @property
+    def retries_same_bytes(self) -> bool:
+        """See :class:`cachecast.channels.outbox.Transport`, as for all of it."""
+        return False
+
+    def send(self, data: bytes, /) -> int:
+        """Take it all."""
+        return len(data)
+
+    def wait_writable(self) -> None:
+        """Nothing ever waits."""
+
+    def on_drained(self) -> None:
+        """It has been told to go, where it is not."""
+
+    def on_slow(self) -> None:
+        """Nothing ever waits."""
+
+    def on_broken(self) -> None:
+        """There is nothing to close."""
+
+
+ABSENT: Final = _Absent()
 
 
 def channel_numbers(hub: Hub) -> dict[str, int]:

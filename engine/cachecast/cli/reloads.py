@@ -136,17 +136,29 @@ class Reloadable(Protocol):
 
 
 class Reloader:
-    """Has a node serve by what its source says now; one at a time."""
+    """Has a node serve by what its source says now; one at a time.
+
+    Attributes:
+        turn: lock that is held while the configuration is read and applied, so that nothing else
+            changes what the node is meanwhile.
+        is_due: whether a signal came for which nothing has been read yet.
+    """
 
     def __init__(self, source: Source, supervisor: Supervisor | None = None) -> None:
         self._source = source
         self._supervisor = supervisor or Supervisor({})
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        self.is_due = False
         # Of its own: threads that wait for a dead disk must not be those that others wait for.
         self._limiter = trio.CapacityLimiter(1)
         self._node: Reloadable | None = None
         self._is_ready = trio.Event()
         self._is_wanted = trio.Event()
+        self._has_left = False
+
+    def leave(self) -> None:
+        """Change nothing any more: another process is the node. Never yields."""
+        self._has_left = True
 
     def begin(self, node: Reloadable, desk: ControlDesk | None) -> None:
         """The node serves: it may be told from now on, and be asked at its control socket."""
@@ -161,6 +173,7 @@ class Reloader:
 
         Of several that come while one is carried out one more is carried out.
         """
+        self.is_due = True
         self._is_wanted.set()
 
     async def run(self) -> NoReturn:
@@ -170,7 +183,8 @@ class Reloader:
             await self._is_wanted.wait()
             self._is_wanted = trio.Event()
             try:
-                await self.reload()
+                if self.is_due:
+                    await self.reload()
             except EngineError:
                 pass  # it has been logged
             except Exception:  # noqa: BLE001 - a bug of ours must not end a node that serves
@@ -182,7 +196,10 @@ class Reloader:
         Raises:
             EngineError: it was not done; says why. It has been logged.
         """
-        async with self._turn:
+        async with self.turn:
+            if self._has_left:
+                raise ControlError("Another process has taken over meanwhile; ask that one.")
+            self.is_due = False  # what is read from here on is what is wanted
             try:
                 with self._supervisor.reloading():
                     config, tls = await self._read(None)
@@ -206,7 +223,7 @@ class Reloader:
         Raises:
             EngineError: it would not be done; says why.
         """
-        async with self._turn:
+        async with self.turn:
             config, tls = await self._read(text)
             return _compare(self._require(), config, tls)
 

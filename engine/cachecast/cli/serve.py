@@ -23,8 +23,8 @@ from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.reloads import Reloader, Source, check_exposure
+from cachecast.cli.signals import held_signals, open_signals
 from cachecast.cli.sink import Sink, own_streams
-from cachecast.cli.stand_in import SIGNALS
 from cachecast.cli.systemd import Supervisor
 from cachecast.cli.upgrade import Upgrader, inherit
 from cachecast.cli.workers import run_parent
@@ -86,17 +86,21 @@ def serve_command(path: Path | None, **options: object) -> None:
     if path is None and (named := os.environ.get("CACHECAST_CONFIG")):
         path = Path(named)
     source = Source(path, os.environ, flags)
-    with inherit() as inheritance, own_streams() as sinks:
-        config = source.read()
-        supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
-        if inheritance is None:
-            _check_passed(config, supervisor.addresses)
-        pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
-        prepare_process(locks_memory=config.server.locks_memory)
-        n_workers = count_workers(config.server.workers)
-        heir = trio.run(_run, config, source, supervisor, sinks, pass_on, n_workers, inheritance)
-    if heir is not None:
-        heir.replace()
+    with ExitStack() as stack:
+        with inherit() as inheritance, own_streams() as sinks:
+            config = source.read()
+            supervisor = Supervisor(os.environ, is_successor=inheritance is not None)
+            if inheritance is None:
+                _check_passed(config, supervisor.addresses)
+            pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
+            prepare_process(locks_memory=config.server.locks_memory)
+            n_workers = count_workers(config.server.workers)
+            stack.enter_context(held_signals())
+            heir = trio.run(
+                _run, config, source, supervisor, sinks, pass_on, n_workers, inheritance
+            )
+        if heir is not None:
+            heir.replace()
 
 
 async def _run(
@@ -109,16 +113,11 @@ async def _run(
     inheritance: Inheritance | None,
 ) -> Heir | None:
     heir: Heir | None = None
-    reloader, upgrader = Reloader(source, supervisor), Upgrader()
+    reloader = Reloader(source, supervisor)
+    upgrader = Upgrader(reloader)
     ends, end_signals = trio.open_memory_channel[int](2)
     with ExitStack() as stack:
-        if inheritance is None:
-            # These are what holds again once the receiver is closed.
-            for number in SIGNALS:
-                signal.signal(number, lambda number, _: _take_late(number, heir))
-        signals: AsyncIterator[int] = inheritance or stack.enter_context(
-            trio.open_signal_receiver(*SIGNALS)
-        )
+        signals: AsyncIterator[int] = inheritance or stack.enter_context(open_signals())
         async with trio.open_nursery() as nursery:
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
@@ -126,6 +125,8 @@ async def _run(
                 desk = stack.enter_context(open_control(config, port, inherited))
                 reloader.begin(node, desk)
                 upgrader.begin(node.upgrades, desk)
+                if inheritance is not None and inheritance.predecessor.is_reload_due:
+                    reloader.want()
                 for task in (reloader.run, upgrader.run, partial(supervisor.run, node)):
                     nursery.start_soon(task)
                 if desk is not None:
@@ -163,19 +164,6 @@ async def _run(
     return heir
 
 
-def _take_late(number: int, heir: Heir | None) -> None:
-    """Hand a signal on that comes when nobody receives any more; without an heir it ends us.
-
-    Not by blocking signals until the stand-in waits for them: threads that Trio keeps for a while
-    would take them, and die of them with all the rest.
-    """
-    if heir is not None:
-        heir.order(number)
-    else:
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
-
-
 async def _sort_signals(
     signals: AsyncIterator[int],
     reloader: Reloader,
@@ -191,6 +179,7 @@ async def _sort_signals(
         elif number == signal.SIGUSR2:
             upgrader.want()
         else:
+            upgrader.end()
             supervisor.stopping()
             with suppress(trio.WouldBlock):
                 ends.send_nowait(number)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 import trio
@@ -30,6 +31,12 @@ FIRST_FD: Final = 3
 
 #: Name (``FileDescriptorName=``) of the socket that is the admin address.
 ADMIN: Final = "admin"
+
+#: Seconds before a state is said again that systemd had no room for: its queue holds ten messages.
+RETRY_S: Final = 0.1
+
+#: Number of states that wait; the oldest go, for the last one counts.
+MAX_UNSAID: Final = 8
 
 _log = structlog.get_logger("cachecast.systemd")
 
@@ -64,6 +71,8 @@ class Supervisor:
         self.admin_address: str | None = None
         self._path = environ.get("NOTIFY_SOCKET", "")
         self._has_failed = False
+        self._unsaid: deque[str] = deque(maxlen=MAX_UNSAID)
+        self._has_unsaid = trio.Event()
         watched, listens = (
             is_successor or environ.get(name, str(os.getpid())) == str(os.getpid())
             for name in ("WATCHDOG_PID", "LISTEN_PID")
@@ -101,24 +110,53 @@ class Supervisor:
             self._say("READY=1")
 
     async def run(self, node: _Watched) -> None:
-        """Say twice in each interval of the watchdog that the loop runs, which serves."""
-        while self._ping_s:
-            if not node.is_stuck:
-                self._say("WATCHDOG=1")
-            await trio.sleep(self._ping_s)
+        """Say what waits to be said, and signs of life; for ever, if there is anybody to hear it.
+
+        Args:
+            node: node that is watched: a sign is given twice in each interval of the watchdog,
+                while somebody of it serves.
+        """
+        if self._path:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_states)
+                while self._ping_s:
+                    if not node.is_stuck:
+                        self._send("WATCHDOG=1")
+                    await trio.sleep(self._ping_s)
+
+    async def _run_states(self) -> NoReturn:
+        while True:
+            await self._has_unsaid.wait()
+            self._has_unsaid = trio.Event()
+            await trio.sleep(RETRY_S)
+            self._say_states()
 
     def _say(self, text: str) -> None:
+        self._unsaid.append(text)
+        self._say_states()
+
+    def _say_states(self) -> None:
+        while self._unsaid and self._send(self._unsaid[0]):
+            self._unsaid.popleft()
+        if self._unsaid:
+            self._has_unsaid.set()
+
+    def _send(self, text: str) -> bool:
+        """Say it, if anybody listens; whether there is nothing to be tried again."""
         if not self._path:
-            return
+            return True
         path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)  # noqa: FBT003 - its only argument
                 sock.sendto(text.encode(), path)
+        except BlockingIOError:
+            return False
         except OSError as error:
             if not self._has_failed:  # once, and not with every sign of life
                 self._has_failed = True
                 _log.warning("systemd cannot be told", error=error.strerror, path=self._path)
+        return True
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

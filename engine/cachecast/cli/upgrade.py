@@ -39,6 +39,7 @@ from cachecast.server.succession import Predecessor, give, retire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cachecast.cli.reloads import Reloader
     from cachecast.control.desk import Call, ControlDesk
     from cachecast.server import Server
 
@@ -56,6 +57,9 @@ __all__ = [
 #: Variable that tells a new process of the running one: descriptors of the line to it, and of the
 #: pipe by which signals come, and the id of the process. It is no setting, and gone once read.
 VARIABLE: Final = "HANDOVER_LINE"
+
+#: What whoever asks for an upgrade during one is told.
+UNDER_WAY: Final = "An upgrade is under way already."
 
 #: Seconds that the command waits for the node: longer than all its own limits together.
 ANSWER_LIMIT_S: Final = 120.0
@@ -84,6 +88,11 @@ class Inheritance:
         self.orders = orders
         self._line = line
         self._has_ended = False
+        self._is_over = False
+
+    def leave_orders(self) -> None:
+        """Take no more signals: they are the next process's. Never yields."""
+        self._is_over = True
 
     def fail(self, text: str) -> None:
         """Say why this process gives up; harmless if nobody hears it."""
@@ -100,9 +109,10 @@ class Inheritance:
         """The next one. If cancelled, nothing is lost."""
         # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
         while True:
-            if self._has_ended:
+            if not self._has_ended:
+                await trio.lowlevel.wait_readable(self.orders)
+            if self._has_ended or self._is_over:
                 await trio.sleep_forever()
-            await trio.lowlevel.wait_readable(self.orders)
             try:
                 # One at a time: what follows may be for the next process.
                 data = os.read(self.orders, 1)
@@ -125,8 +135,8 @@ def inherit() -> Iterator[Inheritance | None]:
     if given is None:
         yield None
         return
-    for number in stand_in.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    # What systemd sends to all processes of a service comes to this one by the pipe.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stand_in.SIGNALS)
     line_fd, orders, parent = map(int, given.split(":"))
     # Until everything is here, this process is nothing without that one.
     end_with(parent)
@@ -178,8 +188,6 @@ class Heir:
         if self._orders is None:
             sys.exit(0)
         os.set_inheritable(self._orders, True)  # noqa: FBT003 - its only argument beside it
-        # What comes from here on waits for the stand-in.
-        signal.pthread_sigmask(signal.SIG_BLOCK, stand_in.SIGNALS)
         script = Path(stand_in.__file__)
         if script.exists():  # else the old release has been removed
             command = [sys.executable, "-I", "-S", str(script), str(self._orders)]
@@ -196,6 +204,9 @@ class Upgrades:
         heir: the process that has taken over; None before that.
         more_seats: listening sockets beside those of the server: what each is for, its address, its
             descriptor.
+        is_ending: whether the node has been told to end, so that it is not replaced any more.
+        is_reload_due: function that says whether the node has been told to read its configuration
+            again, and has not begun.
     """
 
     def __init__(
@@ -211,10 +222,13 @@ class Upgrades:
         """
         self.heir: Heir | None = None
         self._on_heir: list[Callable[[], None]] = []
+        if inheritance is not None:
+            self._on_heir.append(inheritance.leave_orders)
         self.more_seats: list[tuple[str, str, int]] = []
+        self.is_ending = False
+        self.is_reload_due: Callable[[], bool] = lambda: False
         self._server = server
         self._orders = None if inheritance is None else inheritance.orders
-        self._is_under_way = False
         self._n_absent = 0
 
     def when_heir(self, action: Callable[[], None]) -> None:
@@ -224,25 +238,29 @@ class Upgrades:
     async def run(self, program: str | None = None) -> dict[str, int]:
         """Start a new process and hand over to it; gives what there was, in numbers.
 
+        One at a time, which is the caller's to see to.
+
         Args:
             program: Python interpreter of the new process; None for that of this one.
 
         Raises:
             UpgradeError: it failed, and this process goes on.
         """
-        if self._is_under_way or self.heir is not None:
-            raise UpgradeError("An upgrade is under way already.")
         broker = self._server.broker
-        if broker.clients.is_draining:
+        if self.is_ending or broker.clients.is_draining:
             raise UpgradeError("The node is ending.")
-        self._is_under_way = True
         n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
         try:
             process, line, orders = _start(program or sys.executable, self._orders)
             _log.info("upgrade begun", pid=process.pid)
             try:
                 self._n_absent = await give(
-                    self._server, line, self._seats(), end_other=partial(_end, process)
+                    self._server,
+                    line,
+                    self._seats(),
+                    end_other=partial(_end, process),
+                    is_ending=lambda: self.is_ending,
+                    is_reload_due=self.is_reload_due,
                 )
             except BaseException:
                 if orders is not None:
@@ -253,8 +271,6 @@ class Upgrades:
         except UpgradeError as error:
             _log.error("upgrade failed, this process goes on", error=str(error))
             raise
-        finally:
-            self._is_under_way = False
         self.heir = Heir(process, orders)
         for action in self._on_heir:
             action()
@@ -288,8 +304,10 @@ class Replaceable(Protocol):
     def heir(self) -> Heir | None:
         """The process that has taken over; None before that."""
 
-    #: Listening sockets beside the node's own.
+    #: See :class:`Upgrades`.
     more_seats: list[tuple[str, str, int]]
+    is_ending: bool
+    is_reload_due: Callable[[], bool]
 
     def when_heir(self, action: Callable[[], None]) -> None:
         """See :meth:`Upgrades.when_heir`."""
@@ -305,6 +323,8 @@ class NoUpgrades:
 
     def __init__(self, why: str) -> None:
         self.more_seats: list[tuple[str, str, int]] = []
+        self.is_ending = False
+        self.is_reload_due: Callable[[], bool] = lambda: False
         self._why = why
 
     def when_heir(self, action: Callable[[], None]) -> None:
@@ -327,9 +347,15 @@ class Upgradable(Protocol):
 
 
 class Upgrader:
-    """Has a node replaced whenever that is wanted: by SIGUSR2, or by the control socket."""
+    """Has a node replaced whenever that is wanted: by SIGUSR2, or by the control socket.
 
-    def __init__(self) -> None:
+    It takes turns with the reloader: the new process reads the configuration at its start, and what
+    was changed after that would be undone by it.
+    """
+
+    def __init__(self, reloader: Reloader) -> None:
+        self._reloader = reloader
+        self._is_under_way = False
         self._upgrades: Replaceable | None = None
         self._desk: ControlDesk | None = None
         self._wanted = trio.Event()
@@ -337,19 +363,29 @@ class Upgrader:
     def begin(self, upgrades: Replaceable, desk: ControlDesk | None) -> None:
         """Take orders from now on. Never yields."""
         self._upgrades, self._desk = upgrades, desk
+        upgrades.is_reload_due = lambda: self._reloader.is_due
+        upgrades.when_heir(self._reloader.leave)
         if desk is not None:
             place = desk.place
             upgrades.more_seats.append(("control", str(place.path), place.listener.fileno()))
 
             async def upgrade(call: Call) -> object:
-                return await upgrades.run(call.read(str) or None)
+                return await self._replace(upgrades, call.read(str) or None)
 
             desk.add("upgrade", upgrade)
             upgrades.when_heir(desk.stop)
 
     def want(self) -> None:
         """Have it replaced; how that went stands in the log. Never yields."""
-        self._wanted.set()
+        if self._is_under_way:
+            _log.error("no upgrade", error=UNDER_WAY)
+        else:
+            self._wanted.set()
+
+    def end(self) -> None:
+        """The node has been told to end: no other process takes over. Never yields."""
+        if self._upgrades is not None:
+            self._upgrades.is_ending = True
 
     def pass_on(self, number: int) -> bool:
         """Hand a signal to the process that has taken over, if one has; whether that is so."""
@@ -365,9 +401,19 @@ class Upgrader:
             self._wanted = trio.Event()
             if self._upgrades is not None:
                 try:
-                    await self._upgrades.run()
+                    await self._replace(self._upgrades)
                 except UpgradeError:
                     pass  # it is logged
+
+    async def _replace(self, upgrades: Replaceable, program: str | None = None) -> dict[str, int]:
+        if self._is_under_way or upgrades.heir is not None:
+            raise UpgradeError(UNDER_WAY)
+        self._is_under_way = True
+        try:
+            async with self._reloader.turn:
+                return await upgrades.run(program)
+        finally:
+            self._is_under_way = False
 
     async def wait_answered(self) -> None:
         """Wait, once another process has taken over, until all who asked here are answered."""

@@ -44,12 +44,15 @@ async def open_call(path: Path, verb: str, body: object = None) -> AsyncIterator
         if user is not None:
             raise ControlError(f"The node at {path} is {user}'s, so nothing is said to it.")
         raw = msgspec.Raw(msgspec.msgpack.encode(body))
+        fault: ControlError | None = None
         try:
             await line.send(Request(PROTOCOL_VERSION, verb, raw))
         except ControlError as error:
-            if isinstance(error.__cause__, OSError):
+            fault = error
+        if fault is not None:
+            if isinstance(fault.__cause__, OSError):
                 await finish(line, object)  # who hangs up at once has said why
-            raise
+            raise fault
         yield line
     finally:
         line.close()

@@ -460,6 +460,8 @@ class NodeState(_Message, frozen=True):
         refusals: counts of refusals that belong to no app.
         slow: connections that have something waiting, the slowest first, by app and number.
         absence_s: number of seconds for which connections that could not move are kept.
+        is_reload_due: whether the configuration is to be read again: the order came when the
+            successor had read it, and there was no time any more to carry it out before.
         bus: what the node has at the engine; None if it is alone.
     """
 
@@ -467,6 +469,7 @@ class NodeState(_Message, frozen=True):
     refusals: dict[str, int]
     slow: list[tuple[str, int]]
     absence_s: float
+    is_reload_due: bool = False
     bus: BusState | None = None
 
 

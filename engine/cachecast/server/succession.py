@@ -25,26 +25,21 @@ import socket
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
 from cachecast.broker.succession import (
-    channel_numbers,
-    export_app,
-    export_client,
+    ABSENT,
     let_go,
-    let_go_of,
     restore_app,
     restore_bus,
     restore_client,
     resume_joins,
-    settle,
 )
 from cachecast.errors import UpgradeError
-from cachecast.handover.line import DESCRIPTORS_PER_MESSAGE, LineError
+from cachecast.handover.line import LineError
 from cachecast.handover.state import (
     STATE_VERSION,
     Callers,
@@ -53,14 +48,21 @@ from cachecast.handover.state import (
     Follow,
     Following,
     Hello,
-    HttpState,
     NodeState,
     Seats,
     Taken,
     Values,
 )
-from cachecast.server.http import STREAMING, HttpConnection
-from cachecast.server.http_messages import Response, text_response
+from cachecast.server.leaving import (
+    CLOSINGS_PER_S,
+    callers,
+    export,
+    leave,
+    leave_handler,
+    parts,
+    settle_all,
+    values_of,
+)
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from cachecast.channels.connection import Connection
     from cachecast.handover.line import Line
     from cachecast.handover.state import BusPlace, ClientState
-    from cachecast.server.http_messages import Request
+    from cachecast.server.http import HttpConnection
     from cachecast.server.listen import Server
 
     Send = Callable[[Any, Sequence[int]], None]
@@ -95,17 +97,8 @@ FOLLOW_LIMIT_S: Final = 10.0
 #: Seconds that the world stands still at most. With 5,000 clients it does for a tenth of one.
 STILL_LIMIT_S: Final = 5.0
 
-#: Connections that cannot move and are closed a second; and the seconds, beside those that it takes
-#: to close them all, for which their places are kept.
-CLOSINGS_PER_S: Final = 1_000
-ABSENCE_S: Final = 10.0
-
 #: Number of absent ones that are given up in one step.
 CLOSINGS_PER_STEP: Final = 50
-
-#: Values of one message, and their bytes.
-VALUES_PER_MESSAGE: Final = 500
-VALUE_BYTES_PER_MESSAGE: Final = 512 * 1024
 
 _log = structlog.get_logger("cachecast.upgrade")
 
@@ -119,6 +112,8 @@ async def give(
     seats: Sequence[tuple[str, str, int]],
     *,
     end_other: Callable[[], None],
+    is_ending: Callable[[], bool] = lambda: False,
+    is_reload_due: Callable[[], bool] = lambda: False,
 ) -> int:
     """Hand the node over to the process at the other end. It serves on, also if this fails.
 
@@ -127,6 +122,9 @@ async def give(
         line: line to the new process.
         seats: listening sockets: what each is for, its address as configured, its descriptor.
         end_other: function that kills the other process and returns when it is dead.
+        is_ending: function that says whether the node has been told to end.
+        is_reload_due: function that says whether it has been told to read its configuration again,
+            and has not begun.
 
     Returns:
         Number of clients that could not move; :func:`retire` closes them.
@@ -145,8 +143,11 @@ async def give(
         async with _quiet(server, giver):
             if giver is not None:
                 await _stop_at_mark(line, giver)
-            return await _give_in_time(server, line, marks, end_other, giver)
-    except (LineError, UpgradeError) as error:
+            await _wait_settled(server, is_ending, giver)
+            # From here to the end there is no checkpoint.
+            is_due = is_reload_due()
+            return _give_now(server, line, marks, end_other, giver, is_reload_due=is_due)
+    except LineError as error:
         end_other()
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
     except BaseException:
@@ -186,7 +187,7 @@ async def _give_values(
                 marks[app_id] = cache.serial
                 if giver is not None:
                     continue  # it reads them where all nodes do
-                for values in _values(server, app_id, 0):
+                for values in values_of(server, app_id, 0):
                     await line.send(values)
         return marks
     raise LineError(f"it did not take the values within {VALUES_LIMIT_S:g} s")
@@ -208,7 +209,7 @@ async def _quiet(server: Server, giver: Giver | None) -> AsyncIterator[None]:
             # Who waits for other nodes is answered below, when nobody asks anything more.
             while any(  # noqa: ASYNC110 - nothing announces it
                 _is_due(caller) and (giver is None or not caller.is_answered_later)
-                for caller in _callers(server)
+                for caller in callers(server)
             ):
                 await trio.sleep(QUIET_TICK_S)
         if giver is not None:
@@ -235,7 +236,7 @@ async def _end_questions(server: Server, giver: Giver) -> None:
     server.poller.hold()
     await giver.wait_idle()
     with trio.move_on_after(QUIET_LIMIT_S):
-        while any(c.is_answered_later for c in _callers(server)):  # noqa: ASYNC110 - as above
+        while any(c.is_answered_later for c in callers(server)):  # noqa: ASYNC110 - as above
             await trio.sleep(QUIET_TICK_S)
     await giver.wait_idle()
 
@@ -252,34 +253,19 @@ async def _stop_at_mark(line: Line, giver: Giver) -> None:
     await giver.wait_mark()
 
 
-async def _give_in_time(
-    server: Server,
-    line: Line,
-    marks: Mapping[str, int],
-    end_other: Callable[[], None],
-    giver: Giver | None,
-) -> int:
-    """Find a moment in which little is queued, and hand over in it."""
+async def _wait_settled(server: Server, is_ending: Callable[[], bool], giver: Giver | None) -> None:
+    """Find a moment in which little is queued, and deliver that; gives back in that moment."""
     for seconds in SETTLE_TRIES_S:
-        if server.broker.clients.is_draining:
-            raise LineError("it was told to end meanwhile")
+        if is_ending() or server.broker.clients.is_draining:
+            raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
         if giver is not None and not giver.is_stopped:
             raise LineError("the link to the engine was lost meanwhile")
         if settle_all(server, seconds):
-            # From here to the end there is no checkpoint.
-            return _give_now(server, line, marks, end_other, giver)
+            return
         await trio.sleep(QUIET_TICK_S)
     raise LineError(
         f"what has been published could not be delivered within {sum(SETTLE_TRIES_S):g} s"
     )
-
-
-def settle_all(server: Server, within_s: float) -> bool:
-    """Deliver what is queued, and end what is to end; whether nothing is left. Never yields."""
-    while settle(server.broker, within_s):
-        if not server.poller.finish_aborts():
-            return True
-    return False
 
 
 def _give_now(
@@ -288,11 +274,13 @@ def _give_now(
     marks: Mapping[str, int],
     end_other: Callable[[], None],
     giver: Giver | None,
+    *,
+    is_reload_due: bool,
 ) -> int:
     began = time.monotonic()
     deadline = began + STILL_LIMIT_S
     send = partial(line.send_now, deadline=deadline)
-    moving, n_absent = export(server, marks, send, giver)
+    moving, n_absent = export(server, marks, send, giver, is_reload_due=is_reload_due)
     try:
         word, _ = line.receive_now(deadline=deadline)
     except LineError as error:
@@ -318,160 +306,12 @@ def _give_now(
     return n_absent
 
 
-def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
-    """All that moved is another process's: forget it, and nobody hears of that. Never yields."""
-    server.stop_listening(keeps_paths=True)
-    server.end_greetings()
-    for handler in moving:
-        _leave(server, handler)
-    let_go(server.broker)
-    for caller in _callers(server):
-        if caller.state is STREAMING:
-            caller.abort()
-        caller.handle_by(_refuse)
-
-
-def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
-    if isinstance(handler, WebSocket):
-        connection = handler.let_go()
-        if connection is not None:
-            let_go_of(server.broker, connection)
-    else:
-        handler.abort()
-
-
-def export(
-    server: Server, marks: Mapping[str, int], send: Send, giver: Giver | None = None
-) -> tuple[list[WebSocket | HttpConnection], int]:
-    """Send all that the new process has not got yet. Changes nothing, never yields.
-
-    Args:
-        server: server of a settled node.
-        marks: id of each app that the new process serves -> number of the last value that it has.
-        send: function that sends a message, with descriptors.
-        giver: what hands over what the node has in its cluster; None if it is alone.
-
-    Returns:
-        What moves, and the number of clients that cannot.
-    """
-    broker = server.broker
-    sockets = {handler.connection: handler for handler in server.poller.handlers()
-               if isinstance(handler, WebSocket) and handler.can_move}  # fmt: skip
-    moving: list[WebSocket | HttpConnection] = []
-    states, outboxes, n_absent = [], {}, 0
-    for app_id in marks:
-        hub = broker.hubs.get(app_id)
-        if hub is None:
-            continue  # a reload has removed it meanwhile
-        channels = channel_numbers(hub)
-        send(Channels(app_id, list(channels)), ())
-        numbers = {connection: number for number, connection in enumerate(hub.connections.values())}
-        for connections in _parts(numbers, DESCRIPTORS_PER_MESSAGE):
-            clients: list[ClientState] = []
-            descriptors: list[int] = []
-            for connection in connections:
-                websocket = sockets.get(connection)
-                if websocket is None:
-                    n_absent += 1
-                    clients.append(export_client(broker, connection, channels))
-                else:
-                    family, parser, is_behind = websocket.export()
-                    clients.append(
-                        export_client(
-                            broker, connection, channels, is_here=True, family=family,
-                            parser=parser, is_behind=is_behind,
-                        )
-                    )  # fmt: skip
-                    descriptors.append(websocket.fd)
-                    moving.append(websocket)
-            send(Clients(app_id, clients), descriptors)
-        if giver is None:
-            for values in _values(server, app_id, marks[app_id]):
-                send(values, ())
-        states.append(export_app(broker, hub, numbers))
-        outboxes.update({c.outbox: (app_id, number) for c, number in numbers.items()})
-    callers = [caller for caller in _callers(server) if caller.can_move]
-    moving += callers
-    for part in _parts(callers, DESCRIPTORS_PER_MESSAGE):
-        said = [
-            HttpState(caller.app_id, caller.sock.family, caller.share is server.poller.operators)
-            for caller in part
-        ]
-        send(Callers(said), [caller.fd for caller in part])
-    absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
-    slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
-    bus = None if giver is None else giver.export()
-    send(NodeState(states, dict(broker.clients.refusals), slow, absence_s, bus), ())
-    return moving, n_absent
-
-
-def _callers(server: Server) -> list[HttpConnection]:
-    return [guest for guest in server.room.guests() if isinstance(guest, HttpConnection)]
-
-
-def _values(server: Server, app_id: str, after: int) -> Iterator[Values]:
-    """Values of an app, in parts of a bounded size."""
-    part, size = [], 0
-    for value in server.broker.cache.export(app_id, after):
-        part.append(value)
-        size += len(value[1])
-        if len(part) == VALUES_PER_MESSAGE or size > VALUE_BYTES_PER_MESSAGE:
-            yield Values(app_id, part)
-            part, size = [], 0
-    if part:
-        yield Values(app_id, part)
-
-
-def _parts(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while part := list(islice(rest, most)):
-        yield part
-
-
-def _refuse(request: Request) -> Response:
-    """Answer who began a request before its end could be waited for, and was not heard."""
-    del request
-    response = text_response(503, "This process has been replaced by another one, try again")
-    response.headers = ("Retry-After: 0",)
-    return response
-
-
 async def retire(server: Server, n_absent: int) -> None:
     """End what could not move, after :func:`give`: clients come back to the new process."""
     await server.drain(n_absent / CLOSINGS_PER_S, code=4200)
 
 
 # --- taking
-
-
-class _Absent:
-    """Where the words go for a client whose connection could not move: nowhere."""
-
-    __slots__ = ()
-
-    @property
-    def retries_same_bytes(self) -> bool:
-        """See :class:`cachecast.channels.outbox.Transport`, as for all of it."""
-        return False
-
-    def send(self, data: bytes, /) -> int:
-        """Take it all."""
-        return len(data)
-
-    def wait_writable(self) -> None:
-        """Nothing ever waits."""
-
-    def on_drained(self) -> None:
-        """It has been told to go, where it is not."""
-
-    def on_slow(self) -> None:
-        """Nothing ever waits."""
-
-    def on_broken(self) -> None:
-        """There is nothing to close."""
-
-
-_ABSENT: Final = _Absent()
 
 
 class Taking:
@@ -533,7 +373,7 @@ class Taking:
                 connection = restore_client(broker, message.app_id, websocket, state, names)
                 websocket.restore(connection, state)
             else:
-                connection = restore_client(broker, message.app_id, _ABSENT, state, names)
+                connection = restore_client(broker, message.app_id, ABSENT, state, names)
                 self.absent.append(connection)
             clients.append(connection)
             if state.joining:
@@ -565,14 +405,14 @@ class Taking:
     def let_go(self) -> None:
         """Leave it to the process that has it still: nothing has been said to anybody."""
         for handler in self._handlers:
-            _leave(self._server, handler)
+            leave_handler(self._server, handler)
         let_go(self._server.broker)
 
     async def end_absence(self, after_s: float) -> None:
         """Give up, after so many seconds, those who have not come back under another name."""
         await trio.sleep(after_s)
         clients = self._server.broker.clients
-        for part in _parts(self.absent, CLOSINGS_PER_STEP):
+        for part in parts(self.absent, CLOSINGS_PER_STEP):
             for connection in part:
                 clients.close(connection, 4200, "its connection could not move to this process")
                 connection.outbox.discard()
@@ -599,6 +439,8 @@ class Predecessor:
         control: path and listening socket of the control socket; None where there is none.
         seats: listening sockets, by what each is for and its address; the caller's to close.
         place: place in the cluster; None of a node that is alone.
+        is_reload_due: whether that process was told to read its configuration again, and left it to
+            this one.
     """
 
     def __init__(self, line: Line, release: str, *, on_whole: Callable[[], None]) -> None:
@@ -613,6 +455,7 @@ class Predecessor:
         self.control: tuple[str, socket.socket] | None = None
         self.seats: dict[tuple[str, str], socket.socket] = {}
         self.place: BusPlace | None = None
+        self.is_reload_due = False
         self._line = line
         self._release = release
         self._on_whole = on_whole
@@ -665,6 +508,7 @@ class Predecessor:
             while (state := taking.take(message, descriptors)) is None:
                 message, descriptors = line.receive_now(deadline=deadline)
             taking.finish(state)
+            self.is_reload_due = state.is_reload_due
             self._on_whole()
         except BaseException as error:
             taking.let_go()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import ssl
@@ -31,6 +32,28 @@ ENVIRONMENT = {
 LIMIT_S = 50
 
 
+class Lines:
+    """What a process writes, line by line; none of them is waited for without an end."""
+
+    def __init__(self, stream):
+        self._fd = stream.fileno()
+        self._rest = b""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while b"\n" not in self._rest:
+            if not select.select([self._fd], [], [], LIMIT_S)[0]:
+                raise AssertionError(f"it says nothing more, and does not end, within {LIMIT_S} s")
+            data = os.read(self._fd, 65_536)
+            if not data and not self._rest:
+                raise StopIteration
+            self._rest += data or b"\n"
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode() + "\n"
+
+
 class Process:
     """A running ``cachecast serve``."""
 
@@ -46,9 +69,10 @@ class Process:
         self.said = []
         self.logs = []
         self.port = self.admin_port = 0
+        self.out, self.errors = Lines(self.process.stdout), Lines(self.process.stderr)
 
     def wait_ready(self):
-        for line in self.process.stdout:
+        for line in self.out:
             self.said.append(line)
             ready = re.fullmatch(
                 r"Cachecast ready on (?:https?://\S+?:(\d+))?(?: and )?(?:unix:\S+)?"
@@ -58,10 +82,10 @@ class Process:
             if ready:
                 self.port, self.admin_port = (int(text or 0) for text in ready.groups())
                 return self
-        raise AssertionError(self.process.stderr.read())
+        raise AssertionError("".join(self.errors))
 
     def wait_logged(self, event):
-        for line in self.process.stderr:
+        for line in self.errors:
             entry = json.loads(line)
             self.logs.append(entry)
             if entry["event"] == event:
@@ -71,9 +95,9 @@ class Process:
     def end(self, number=signal.SIGTERM):
         """Send a signal and wait for the exit code."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=LIMIT_S)
-        self.logs += [json.loads(line) for line in errors.splitlines()]
-        return self.process.returncode
+        for line in self.errors:
+            self.logs.append(json.loads(line))
+        return self.process.wait(LIMIT_S)
 
     async def connect_stream(self, port=None):
         return await trio.open_tcp_stream("127.0.0.1", port or self.port)
@@ -97,7 +121,7 @@ def serving(*arguments, program=None, pass_fds=(), **environment):
     finally:
         if server.process.poll() is None:
             server.process.kill()
-        server.process.communicate()
+        server.process.communicate(timeout=LIMIT_S)
 
 
 @pytest.fixture
@@ -453,7 +477,7 @@ async def test_a_node_without_memory_ends_and_says_so(tmp_path):
             await publish_until_it_ends(wire)
         await wire.aclose()
         code = await trio.to_thread.run_sync(server.process.wait, LIMIT_S)
-        errors = server.process.stderr.read()
+        errors = "".join(server.errors)
     assert code == 1
     assert "cachecast: out of memory" in errors
     assert "Traceback" not in errors

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,40 @@ def test_that_nobody_hears_is_said_once(tmp_path):
         supervisor.ready(1)
         supervisor.stopping()
     assert [entry["event"] for entry in logs] == ["systemd cannot be told"]
+
+
+async def test_a_state_that_systemd_has_no_room_for_is_said_later(autojump_clock, ear):
+    """Its queue holds ten messages, and it is busy whenever the machine is."""
+    supervisor = Supervisor({"NOTIFY_SOCKET": ear.path, "WATCHDOG_USEC": "1000000"})
+    ear.sock.setblocking(False)
+
+    def hear_all():
+        said = []
+        with suppress(BlockingIOError):
+            while True:
+                said.append(ear.sock.recv(1000).split(b"\n")[0])
+        return said
+
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.run, Node())
+            await trio.sleep(60)
+            with supervisor.reloading():
+                pass
+            await trio.sleep(60)
+            assert set(hear_all()) == {b"WATCHDOG=1"}
+            await trio.sleep(0.3)
+            assert hear_all() == [b"RELOADING=1", b"READY=1"]
+            for _ in range(100):
+                supervisor.ready(1)
+            supervisor.stopping()
+            said = []
+            for _ in range(3):
+                said += hear_all()
+                await trio.sleep(0.3)
+            assert [word for word in said if word != b"WATCHDOG=1"][-1] == b"STOPPING=1"
+            nursery.cancel_scope.cancel()
+    assert logs == []
 
 
 async def test_signs_of_life_come_twice_an_interval_while_somebody_serves(autojump_clock, ear):
@@ -205,7 +239,6 @@ async def test_workers_share_the_sockets_that_were_passed(tmp_path):
 async def test_a_service_says_what_it_does_from_its_start_to_its_end(ear, tmp_path):
     """A successor likewise, in its own words."""
     control = tmp_path / "control"
-    # A socket holds ten messages, and nobody reads while the upgrade goes on.
     watched = {"NOTIFY_SOCKET": ear.path, "WATCHDOG_USEC": "2000000"}
     with serving("--control", str(control), **watched) as server:
         assert ear.hear("READY")["STATUS"] == f"Serving at port {server.port}"

@@ -261,7 +261,7 @@ async def test_a_signal_to_a_worker_or_to_the_engine_is_no_order(config):
         assert (await client.closed())[0] == 4100
         await client.wire.aclose()
         assert await trio.to_thread.run_sync(server.process.wait, LIMIT_S) == 0
-        events = [json.loads(line)["event"] for line in server.process.stderr]
+        events = [json.loads(line)["event"] for line in server.errors]
         assert events.count("drained") == 2
         assert not any("again" in event or "second" in event for event in events)
 
