@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cachecast.children import Child
     from cachecast.handover.state import EngineState
 
-__all__ = ["PrivateEngine", "find_server", "open_private_engine"]
+__all__ = ["PrivateEngine", "find_server", "keep_private_engine", "open_private_engine"]
 
 #: Seconds within which it has to answer; a tenth of a second is usual.
 START_LIMIT_S: Final = 5.0
@@ -241,6 +241,16 @@ async def open_private_engine(
         raise
     try:
         await engine.make_ready(prefix=prefix)
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@asynccontextmanager
+async def keep_private_engine(state: EngineState) -> AsyncIterator[PrivateEngine]:
+    """Go on with a server that this process has started before it became what it is."""
+    engine = PrivateEngine.adopt(state)
+    try:
         yield engine
     finally:
         await engine.aclose()

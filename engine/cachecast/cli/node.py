@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from cachecast.broker import Broker
-    from cachecast.cli.upgrade import Heir, Inheritance
+    from cachecast.cli.upgrade import Inheritance, Successor
     from cachecast.config import FileConfig, ServerConfig
     from cachecast.handover.state import BusPlace
     from cachecast.server.listeners import Address
@@ -43,6 +43,9 @@ class Node:
         server: its server.
         tls: certificate that it serves with; None for plain text.
         upgrades: what replaces this process by another one.
+        control: path and listening socket of the control socket of the process before this one;
+            None where there is none.
+        is_first: whether there was no process before this one.
     """
 
     #: Whoever asks is of the same loop.
@@ -55,7 +58,10 @@ class Node:
         server: Server,
         tls: TlsTerms | None,
         upgrades: Upgrades,
+        inheritance: Inheritance | None = None,
     ) -> None:
+        self.control = None if inheritance is None else inheritance.predecessor.control
+        self.is_first = inheritance is None
         self.config = config
         self.broker = broker
         self.server = server
@@ -93,7 +99,7 @@ async def run_node(
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
-) -> Heir | None:
+) -> Successor | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
     Args:
@@ -114,7 +120,7 @@ async def run_node(
         BusError: the other nodes cannot be reached.
         UpgradeError: nothing could be taken over.
     """
-    heir: Heir | None = None
+    heir: Successor | None = None
     options = config.server
     tls = read_certificate(config)
     place = None if inheritance is None else await _ask(config, inheritance)
@@ -140,7 +146,7 @@ async def run_node(
             settle_garbage_collector()
             server: Server = await nursery.start(run)
             upgrades = Upgrades(server, inheritance)
-            node = Node(config, broker, server, tls, upgrades)
+            node = Node(config, broker, server, tls, upgrades, inheritance)
             on_ready(node)
             with trio.CancelScope() as serving:
                 upgrades.when_heir(serving.cancel)

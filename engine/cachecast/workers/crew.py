@@ -134,7 +134,7 @@ class Crew:
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
         self._on_line = on_line
         self._program = program
-        self._processes: trio.Nursery
+        self._processes: trio.Nursery | None = None
         #: All processes, those that are about to have a post, or had one, included.
         self._alive: set[Worker] = set()
         self._is_leaving = False
@@ -161,7 +161,7 @@ class Crew:
 
     async def wait_ready(self) -> None:
         """Wait until every worker has been ready once, or the end has begun."""
-        while self._n_unready and not self.is_ending:
+        while (self._n_unready or self._processes is None) and not self.is_ending:
             await self._changed.wait()
 
     async def wait_ended(self) -> None:
@@ -247,19 +247,11 @@ class Crew:
             return 0, 0  # the next one is of this program
         if post.is_silent or self.is_ending:
             raise UpgradeError("it says nothing" if post.is_silent else "the node is ending")
-        config, (ours, theirs) = post.config, socket.socketpair()
-        with ours, theirs:
-            descriptors = (*post.descriptors, theirs.fileno())
-            try:
-                new = Worker.start(self._program, post.number, descriptors)
-            except OSError as error:
-                raise UpgradeError(f"it cannot be started: {error.strerror}") from None
-            post.successor = new
-            post.brief(new, theirs.fileno())
-            self._processes.start_soon(self._run_worker, post, new, False)  # noqa: FBT003
-            process = os.pidfd_open(new.pid)
-            old.pipe.send(Give(), (ours.fileno(), process))
-            os.close(process)
+        config = post.config
+        try:
+            new = self._start_successor(post, old)
+        except OSError as error:
+            raise UpgradeError(f"it cannot be started: {error.strerror}") from None
         try:
             with trio.move_on_after(REPLACE_LIMIT_S):
                 await new.wait_settled()
@@ -278,17 +270,34 @@ class Crew:
         gave = old.gave or Gave(0, 0)
         return gave.connections, gave.closed
 
+    def _start_successor(self, post: Post, old: Worker) -> Worker:
+        assert self._processes is not None
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            descriptors = (*post.descriptors, theirs.fileno())
+            new = post.successor = Worker.start(self._program, post.number, descriptors)
+            post.brief(new, theirs.fileno())
+            self._processes.start_soon(self._run_worker, post, new, False)  # noqa: FBT003
+            process = os.pidfd_open(new.pid)
+            try:
+                old.pipe.send(Give(), (ours.fileno(), process))
+            finally:
+                os.close(process)
+        return new
+
     # --- another program in the place of this one
 
-    async def wait_said(self) -> bool:
-        """Wait, for a bounded time, until the workers have been told all; whether they have."""
-        with trio.move_on_after(WORDS_LIMIT_S):
-            while not self._is_all_said():  # noqa: ASYNC110 - once in a life
-                await trio.sleep(WORDS_TICK_S)
-        return self._is_all_said()
+    async def wait_said(self) -> None:
+        """Wait until the workers have been told all that is to be told.
 
-    def _is_all_said(self) -> bool:
-        return all(worker.pipe.is_sent for worker in self._alive)
+        Raises:
+            UpgradeError: one takes nothing.
+        """
+        with trio.move_on_after(WORDS_LIMIT_S):
+            while not all(worker.pipe.is_sent for worker in self._alive):  # noqa: ASYNC110
+                await trio.sleep(WORDS_TICK_S)
+            return
+        raise UpgradeError("A worker does not take what it is told.")
 
     def leave(self) -> Callable[[], list[PostState]]:
         """Stop all tasks and let the workers be. Never yields.
@@ -340,11 +349,13 @@ class Crew:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_rounds)
                 nursery.start_soon(self._run_watch)
-                async with trio.open_nursery() as self._processes:
+                async with trio.open_nursery() as processes:
+                    self._processes = processes
                     for post in self.posts:
                         if post.worker is not None:
-                            self._processes.start_soon(self._run_worker, post, post.worker, False)  # noqa: FBT003
-                        self._processes.start_soon(self._run_post, post)
+                            processes.start_soon(self._run_worker, post, post.worker, False)  # noqa: FBT003
+                        processes.start_soon(self._run_post, post)
+                    self._note_change()
                 nursery.cancel_scope.cancel()
         if self._life.cancelled_caught and not self._is_leaving:
             _log.warning("workers did not end in time and were killed")
@@ -426,6 +437,7 @@ class Crew:
         worker = Worker.start(self._program, post.number, post.descriptors)
         post.begin(worker)
         post.brief(worker)
+        assert self._processes is not None
         self._processes.start_soon(self._run_worker, post, worker, is_first)
         return worker
 
