@@ -112,9 +112,11 @@ class Line:
                 self._rights = ()
         except BlockingIOError:
             return False
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             self._pull()  # it may have said why before it went
             raise LineError(_ENDED) from None
+        except OSError as error:  # too many descriptors on their way, say
+            raise LineError(f"nothing can be handed over: {error.strerror}") from None
         return True
 
     # --- in

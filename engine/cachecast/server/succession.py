@@ -139,6 +139,7 @@ async def give(
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
         hello = _check(said, broker.clock())
+        _check_lives(server, is_ending)
         marks = await _give_values(server, line, seats, hello.apps, giver)
         async with _quiet(server, giver):
             if giver is not None:
@@ -149,10 +150,16 @@ async def give(
             return _give_now(server, line, marks, end_other, giver, is_reload_due=is_due)
     except LineError as error:
         end_other()
+        _check_lives(server, is_ending)  # its end may be the other's
         raise UpgradeError(f"The new process failed, this one goes on: {error}") from None
     except BaseException:
         end_other()
         raise
+
+
+def _check_lives(server: Server, is_ending: Callable[[], bool]) -> None:
+    if is_ending() or server.broker.clients.is_draining:
+        raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
 
 
 def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other process says
@@ -256,8 +263,7 @@ async def _stop_at_mark(line: Line, giver: Giver) -> None:
 async def _wait_settled(server: Server, is_ending: Callable[[], bool], giver: Giver | None) -> None:
     """Find a moment in which little is queued, and deliver that; gives back in that moment."""
     for seconds in SETTLE_TRIES_S:
-        if is_ending() or server.broker.clients.is_draining:
-            raise UpgradeError("This node was told to end meanwhile, so it is not replaced.")
+        _check_lives(server, is_ending)
         if giver is not None and not giver.is_stopped:
             raise LineError("the link to the engine was lost meanwhile")
         if settle_all(server, seconds):

@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from cachecast.changes import Changes
 from cachecast.cli import stand_in
 from cachecast.cli.upgrade import Heir
 from cachecast.control.ask import ask
 from cachecast.errors import ControlError
 from tests.sockets.node import signed
 from tests.unit.cli.test_serve import DEMO, LIMIT_S, serving
+
+CONFIG = """
+[server]
+drain_s = 0
+[[apps]]
+id = "4242"
+key = "app-key"
+secret = "app-secret"
+"""
 
 #: Runs in the new process, before anything of Cachecast does: dies, or stops, at a named step.
 SABOTAGE = """
@@ -38,6 +50,10 @@ def wrap(owner, name, step, when=lambda *_: True):
                 time.sleep(0.2)
             if os.environ["AT"] == step + " hangs":
                 time.sleep(1_000)
+            if os.environ["AT"] == step + " pauses":
+                open(os.environ["FOLDER"] + "/paused", "w").close()
+                while os.path.exists(os.environ["FOLDER"] + "/paused"):
+                    time.sleep(0.01)
         return function(*args, **options)
     setattr(owner, name, wrapped)
 
@@ -78,7 +94,8 @@ def broken(tmp_path):
         path = tmp_path / f"python {at}"
         limit = f"ulimit -n {max_files}\n" if max_files else ""
         path.write_text(
-            f"#!/bin/sh\nexport AT='{at}' KILLS={kills} PYTHONPATH='{folder}'\n{limit}"
+            f"#!/bin/sh\nexport AT='{at}' KILLS={kills} FOLDER='{tmp_path}' PYTHONPATH='{folder}'\n"
+            f"{limit}"
             f'exec "{sys.executable}" "$@"\n'
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -193,6 +210,131 @@ async def test_a_second_upgrade_at_the_same_time_is_refused_in_words(control, br
             os.kill(pid, signal.SIGKILL)
         assert refusals == ["first"]
         assert server.end() == 0
+
+
+@asynccontextmanager
+async def upgrading(control, broken, tmp_path, result):
+    """An upgrade whose new process has read its configuration, and waits until the block ends."""
+    paused = tmp_path / "paused"
+
+    async def run():
+        try:
+            result.append(await upgrade(control, broken("start pauses")))
+        except ControlError as error:
+            result.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await until(paused.exists)
+        yield
+        paused.unlink()
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+async def test_an_order_to_end_in_the_midst_ends_the_node_and_nobody_takes_over(
+    control, broken, tmp_path
+):
+    result: list[object] = []
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        async with upgrading(control, broken, tmp_path, result):
+            server.process.send_signal(signal.SIGTERM)
+            assert (await client.closed())[0] == 4100
+            await client.wire.aclose()
+        assert await trio.to_thread.run_sync(server.process.wait, LIMIT_S) == 0
+        assert "told to end meanwhile" in str(result[0]), "".join(server.errors)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_an_order_to_reload_in_the_midst_goes_to_the_heir(
+    control, broken, tmp_path, config, generation
+):
+    """Which has read the configuration before, and else would undo what has changed since."""
+    result: list[object] = []
+    with serving("--control", str(control), "--config", str(config)) as server:
+        if generation == 2:
+            pid = (await upgrade(control))["pid"]
+            await until(lambda: processes_of(server.process.pid) == [pid])
+        async with upgrading(control, broken, tmp_path, result):
+            config.write_text(CONFIG.replace("app-key", "other-key"))
+            server.process.send_signal(signal.SIGHUP)
+            await trio.sleep(0.2)
+        assert isinstance(result[0], dict)
+        server.wait_logged("taken over")
+        server.wait_logged("reloaded")
+        assert await trio.to_thread.run_sync(server.end) == 0
+
+
+async def test_an_order_to_reload_in_the_midst_of_one_that_fails_is_carried_out_here(
+    control, broken, tmp_path, config
+):
+    result: list[object] = []
+    with serving("--control", str(control), "--config", str(config)) as server:
+        async with upgrading(control, broken, tmp_path, result):
+            config.write_text(CONFIG.replace("app-key", "other-key"))
+            server.process.send_signal(signal.SIGHUP)
+            for pid in processes_of(server.process.pid):
+                os.kill(pid, signal.SIGKILL)
+        assert "has ended" in str(result[0])
+        server.wait_logged("reloaded")
+        assert await trio.to_thread.run_sync(server.end) == 0
+
+
+async def test_a_reload_that_is_asked_for_in_the_midst_is_told_whom_to_ask(
+    control, broken, tmp_path, config
+):
+    result: list[object] = []
+    with serving("--control", str(control), "--config", str(config)) as server:
+        refusals = []
+
+        async def reload():
+            with pytest.raises(ControlError, match="Another process has taken over meanwhile"):
+                await ask(control, "reload", Changes)
+            refusals.append(1)
+
+        async with (
+            trio.open_nursery() as nursery,
+            upgrading(control, broken, tmp_path, result),
+        ):
+            nursery.start_soon(reload)
+            await trio.sleep(0.2)
+        assert (isinstance(result[0], dict), refusals) == (True, [1])
+        assert await ask(control, "reload", Changes) == Changes()
+        assert await trio.to_thread.run_sync(server.end) == 0
+
+
+async def test_a_second_signal_for_an_upgrade_in_the_midst_is_refused_in_the_log(
+    control, broken, tmp_path
+):
+    result: list[object] = []
+    with serving("--control", str(control)) as server:
+        async with upgrading(control, broken, tmp_path, result):
+            server.process.send_signal(signal.SIGUSR2)
+            assert server.wait_logged("no upgrade")["error"] == ("An upgrade is under way already.")
+        assert isinstance(result[0], dict)
+        assert await trio.to_thread.run_sync(server.end) == 0
+
+
+async def test_who_has_an_heir_takes_no_signal_that_is_the_heirs(control, broken, tmp_path):
+    """A process that has handed over may live on for long; here a caller keeps it."""
+    with serving("--control", str(control)) as server:
+        pids = [(await upgrade(control))["pid"]]
+        await until(lambda: processes_of(server.process.pid) == pids)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(control))  # is answered for five seconds
+            await upgrade(control)
+            client = await server.client()
+            server.process.send_signal(signal.SIGTERM)
+            assert (await client.closed())[0] == 4100
+            await client.wire.aclose()
+            assert set(processes_of(server.process.pid)) >= set(pids)
+        assert await trio.to_thread.run_sync(server.process.wait, LIMIT_S) == 0
 
 
 async def test_more_connections_than_the_successor_may_have_open_stay_where_they_are(
