@@ -150,12 +150,14 @@ class NextProgram:
             os.kill(os.getpid(), number)
         for fd in _descriptors(state):
             os.set_inheritable(fd, True)  # noqa: FBT003 - its only argument beside the descriptor
+        # What systemd has passed is among the listening sockets.
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("LISTEN_")}
         for program in (self._program, sys.executable):
             fd = _keep(state)
             os.set_inheritable(fd, True)  # noqa: FBT003
             try:
                 os.execve(  # noqa: S606 - our own program
-                    program, _command(program), {**os.environ, VARIABLE: str(fd)}
+                    program, _command(program), {**environ, VARIABLE: str(fd)}
                 )
             except OSError as error:
                 os.close(fd)

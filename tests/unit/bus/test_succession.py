@@ -30,9 +30,7 @@ def through(value: Any, kind: Any) -> Any:
 
 
 @asynccontextmanager
-async def followed(
-    place: Meeting, old: Witness
-) -> AsyncIterator[tuple[Witness, Giver, Follower]]:
+async def followed(place: Meeting, old: Witness) -> AsyncIterator[tuple[Witness, Giver, Follower]]:
     """Another process that hears what the first one does, and is told nothing more."""
     giver = old.bus.giver()
     new = await place.join("n", place=through(giver.place(), BusPlace))
