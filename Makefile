@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test setup lint clean
+.PHONY: serve test setup lint docs clean
 
 ## Run a node with a demonstration app on 127.0.0.1:6001
 serve: $(BIN)/cachecast
@@ -21,6 +21,10 @@ lint: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+## Build the manual: docs/_build/html/index.html. Warnings are errors
+docs: .venv/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -b html docs docs/_build/html
+
 $(BIN)/cachecast: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -31,5 +35,9 @@ $(BIN)/cachecast: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[load,bench]' --group dev
 	touch $@
 
+.venv/.docs: .venv/.dev
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_build

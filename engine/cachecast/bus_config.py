@@ -14,13 +14,13 @@ import re
 from base64 import b64decode
 from binascii import Error as BinasciiError
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from cachecast.errors import ConfigError
+from cachecast.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -243,7 +243,7 @@ class BusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def _read_secret(field: str, path: str, what: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         # Of a decoding error even the position is left out: it quotes a byte of the secret.
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

@@ -22,11 +22,12 @@ __all__ = ["Changes", "compare", "reloadable"]
 #: Fields of ``[server]`` that a node has acted on when it started, once and for all.
 FIXED_SERVER: Final = (
     "host", "port", "uds", "is_uds_only", "admin_host", "admin_port", "has_admin", "control",
-    "proxy_protocol", "locks_memory", "workers", "log_format",
+    "proxy_protocol", "locks_memory", "sends_traces", "workers", "log_format", "inspector",
+    "inspector_token", "inspector_hosts", "inspector_shows_payloads",
 )  # fmt: skip
 
 #: Fields whose values are not shown.
-_HIDDEN: Final = frozenset({"webhooks"})
+_HIDDEN: Final = frozenset({"webhooks", "inspector_token"})
 
 #: Fields that :func:`_credentials` or a caller speaks of.
 _SPOKEN_OF: Final = frozenset({"key", "secret", "keys", "apps", "server", "bus"})

@@ -28,6 +28,7 @@ from cachecast.apps import (
 )
 from cachecast.bus_config import BusConfig
 from cachecast.errors import ConfigError
+from cachecast.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,11 +59,11 @@ DEMO_APP = App(
 #: Close codes that clients may be told when the node ends; the first is the default.
 DRAIN_CODES: Final = (4100, 4200)
 
-#: Bytes of a configuration file at most: a hundred thousand apps.
-MAX_FILE_BYTES: Final = 16 * 1024 * 1024
-
 #: More than the cores of any machine.
 MAX_WORKERS: Final = 1_024
+
+#: What may be the inspector's token: it has to fit a header, and no guess.
+TOKEN: Final = re.compile(r"[!-~]{16,200}")
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,11 +212,17 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         proxy_protocol: whether each connection of a client begins with a PROXY header, version 1 or
             2, which balancers send; one without is closed.
         locks_memory: whether to keep the process out of swap (``mlockall``).
+        sends_traces: whether to send OpenTelemetry traces of HTTP publishes and webhooks.
         drain_s: seconds within which clients are closed after SIGTERM, at an even rate.
         drain_code: close code that they are told: 4100 brings them back after a second or more,
             4200 at once.
         webhook_flush_s: seconds after that within which webhooks that wait have one more try each.
         exit_limit_s: seconds after SIGTERM by which the process has ended, whatever still waits.
+        inspector: whether people may look into the node at the admin address, with a token.
+        inspector_token: the secret that lets them; one of 16 characters or more makes the inspector
+            be there, too. Without one the node makes one and prints it when it starts.
+        inspector_hosts: names by which browsers may come to it besides addresses and localhost.
+        inspector_shows_payloads: whether they see what is published.
         workers: number of processes that serve clients, or ``auto`` for one a core; 1 is a single
             process.
         log_format: ``auto``, ``console`` or ``json``; ``auto`` is readable on a terminal and JSON
@@ -235,10 +242,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trusts_proxy: bool = False
     proxy_protocol: bool = False
     locks_memory: bool = False
+    sends_traces: bool = False
     drain_s: float = 5.0
     drain_code: int = DRAIN_CODES[0]
     webhook_flush_s: float = 5.0
     exit_limit_s: float = 20.0
+    inspector: bool = False
+    inspector_token: str | None = None
+    inspector_hosts: tuple[str, ...] = ()
+    inspector_shows_payloads: bool = False
     workers: int | str = 1
     log_format: str = "auto"
     log_level: str = "info"
@@ -251,6 +263,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """
         self._check_addresses()
         self._check_paths()
+        self._check_inspector()
         text = str(self.workers)  # the environment has only text
         if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
             raise ConfigError(
@@ -275,6 +288,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(
                 "server.exit_limit_s", "must be greater than server.drain_s and finite."
             )
+
+    @property
+    def has_inspector(self) -> bool:
+        """Whether people may look into the node."""
+        return self.inspector or self.inspector_token is not None
+
+    def _check_inspector(self) -> None:
+        if self.inspector_token is not None and not TOKEN.fullmatch(self.inspector_token):
+            raise ConfigError(
+                "server.inspector_token",
+                "must be 16 to 200 printable characters of ASCII, without spaces.",
+                "`openssl rand -hex 16` makes one; leave it out to have the node make one.",
+            )
+        if self.has_inspector and not self.has_admin:
+            raise ConfigError("server.inspector", "needs the admin address.", "Set has_admin.")
 
     def _check_paths(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -328,9 +356,13 @@ ENVIRONMENT: dict[str, tuple[str, ...]] = {
     "CACHECAST_ADMIN_HOST": ("server", "admin_host"),
     "CACHECAST_ADMIN_PORT": ("server", "admin_port"),
     "CACHECAST_CONTROL": ("server", "control"),
+    "CACHECAST_INSPECTOR": ("server", "inspector"),
+    "CACHECAST_INSPECTOR_TOKEN": ("server", "inspector_token"),
+    "CACHECAST_INSPECTOR_SHOWS_PAYLOADS": ("server", "inspector_shows_payloads"),
     "CACHECAST_TLS_CERT": ("server", "tls_cert"),
     "CACHECAST_TLS_KEY": ("server", "tls_key"),
     "CACHECAST_LOCK_MEMORY": ("server", "locks_memory"),
+    "CACHECAST_OTEL": ("server", "sends_traces"),
     "CACHECAST_WORKERS": ("server", "workers"),
     "CACHECAST_LOG_FORMAT": ("server", "log_format"),
     "CACHECAST_LOG_LEVEL": ("server", "log_level"),
@@ -448,7 +480,7 @@ def _merge(
 def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
     try:
         if text is None:
-            text = _read_text(path)
+            text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}.") from None
     try:
@@ -457,14 +489,6 @@ def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
         raise ConfigError(str(path), f"is not valid TOML: {error}.") from None
     except RecursionError:
         raise ConfigError(str(path), "is nested too deeply.") from None
-
-
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:  # of no bounded length, if it is a device
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(str(path), f"is larger than {MAX_FILE_BYTES} bytes.")
-    return data.decode()
 
 
 #: Where a field may stand -> its table, and how a file says so.

@@ -38,6 +38,7 @@ __all__ = [
     "exposition",
     "families_of",
     "merge_families",
+    "package_version",
     "page_of",
     "process_families",
 ]
@@ -216,6 +217,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         fanouts: durations from each publication to the ``send`` to its last recipient.
         webhook_delays: durations from the first try of each webhook to its acceptance.
         log_lines_dropped: number of log lines that nobody took, since start.
+        spans_lost: number of trace spans that no collector got, since start.
         refusals: code -> refused connections that belong to no app.
         engines: primaries of the engine; empty where the node is alone.
     """
@@ -238,6 +240,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     fanouts: Counted = NONE_COUNTED
     webhook_delays: Counted = NONE_COUNTED
     log_lines_dropped: int = 0
+    spans_lost: int = 0
     engines: tuple[EngineStatistics, ...] = ()
 
     @property
@@ -353,6 +356,11 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
         "Lines of the log that nobody took in time.",
         value=statistics.log_lines_dropped,
     )
+    yield CounterMetricFamily(
+        "cachecast_spans_lost",
+        "Spans of traces that no collector got: no room, or not taken.",
+        value=statistics.spans_lost,
+    )
     refused = CounterMetricFamily(
         "cachecast_refusals", "Refusals by close code or HTTP status.", labels=["app", "code"]
     )
@@ -371,7 +379,7 @@ def _collect(statistics: BrokerStatistics) -> Iterable[Metric]:
     build = GaugeMetricFamily(
         "cachecast_build_info", "Always 1; what runs here.", labels=["version", "python"]
     )
-    build.add_metric([_version(), platform.python_version()], 1)
+    build.add_metric([package_version(), platform.python_version()], 1)
     yield build
     if statistics.engines:
         yield from _collect_engines(statistics.engines)
@@ -386,7 +394,8 @@ def _collect_durations(statistics: BrokerStatistics) -> Iterable[Metric]:
 
 
 @cache
-def _version() -> str:
+def package_version() -> str:
+    """The version of what runs here."""
     try:
         return version("cachecast")
     except PackageNotFoundError:  # run from a copy of the tree

@@ -21,7 +21,6 @@ from cachecast.cli import cachecast as command_line
 from cachecast.client import connect
 from cachecast.config import DEMO_APP, ENVIRONMENT, BusConfig, FileConfig, ServerConfig, load_config
 from cachecast.metrics import BrokerStatistics, exposition
-from cachecast.protocol.close_codes import CLOSE_CODES
 from cachecast_bench.peers import PEERS
 from cachecast_bench.scenarios import SCENARIOS, load_scenario
 from cachecast_bench.verdict import Requirement
@@ -31,6 +30,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 VARIABLE = re.compile(r"\bCACHECAST_[A-Z]+(?:_[A-Z]+)*\b(?!_)").findall
+EMBEDDING = (ROOT / "docs" / "embedding.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 
 
@@ -89,25 +91,9 @@ def test_defaults_are_those_of_the_tables(title: str, kind: Any) -> None:
     assert compared >= 10
 
 
-def test_limits_of_the_readme_are_the_defaults() -> None:
-    """What hosted Pusher documents, and what we added."""
-    table = README.partition("## Limits")[2].partition("\n## ")[0]
-    app, node = App(id="1", key="k", secret="s"), FileConfig()
-    for row in (
-        f"| cached value | {node.cache_ttl_s:.0f} s, at most |",
-        f"| event data | {app.max_event_bytes:,} bytes |",
-        f"| {app.max_channels_per_event}; {app.max_events_per_batch} | HTTP 400 |",
-        f"| channel name; event name | {app.max_channel_name_length} characters |",
-        f"| {app.max_presence_members}; {app.max_presence_member_bytes // 1024} KiB; ",
-        f"KiB; {app.max_user_id_length} characters | subscription refused |",
-        f"| watchlist | {app.max_watchlist_ids} ids |",
-        f"| client events | {app.client_events_per_s:.0f} a second",
-        f"| message from a client | {node.max_message_bytes // 1024} KiB |",
-        f"| channels of a connection | {app.max_channels_per_connection:,} |",
-        f"| {app.max_pending_bytes // 2**20} MiB, {app.stall_timeout_s:.0f} s without progress |",
-    ):
-        assert row in table
-    assert app.max_event_name_length == app.max_channel_name_length
+def test_the_readme_can_be_read_in_two_minutes() -> None:
+    """What does not fit there has a page."""
+    assert len(README.splitlines()) <= 150
 
 
 def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
@@ -124,28 +110,17 @@ def test_every_environment_variable_and_flag_of_serve_is_documented() -> None:
     assert [flag for flag in flags if f"`{flag}`" not in CONFIGURATION] == []
 
 
-def test_every_close_code_is_in_the_readme() -> None:
-    """People look a code up where they found the product."""
-    assert [code for code in CLOSE_CODES if str(code) not in README] == []
-
-
-def test_every_public_name_is_in_the_readme() -> None:
+def test_every_public_name_is_in_the_page_about_embedding() -> None:
     """The names of the package root are few, and each has a line."""
     assert len(cachecast.__all__) <= 30
-    assert [name for name in cachecast.__all__ if name not in README] == []
+    assert [name for name in cachecast.__all__ if name not in EMBEDDING] == []
 
 
-def test_every_command_is_in_the_readme() -> None:
-    """One line for each command."""
-    commands = [name for name, one in command_line.commands.items() if not one.hidden]
-    assert [name for name in commands if f"`{name}" not in README] == []
-
-
-def test_every_extra_and_every_shell_is_in_the_readme() -> None:
+def test_every_extra_and_every_shell_is_in_the_page_of_commands() -> None:
     """What is not mentioned is not installed, and not completed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert [one for one in project["optional-dependencies"] if f'".[{one}]"' not in README] == []
-    assert [one for one in ("bash", "zsh", "fish") if f"{one}_source" not in README] == []
+    assert [one for one in project["optional-dependencies"] if f'".[{one}]"' not in COMMANDS] == []
+    assert [one for one in ("bash", "zsh", "fish") if f"{one}_source" not in COMMANDS] == []
 
 
 def test_every_metric_is_documented() -> None:
@@ -190,16 +165,16 @@ def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_python_examples_of_the_readme_compile() -> None:
     """Syntax at least; what they do is shown below and in tests/e2e/test_readme.py."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README + EMBEDDING, re.DOTALL)
     assert len(blocks) >= 4
     for block in blocks:
         compile(block, "README.md", "exec")
 
 
-def test_the_tests_that_readme_and_guide_show_pass(tmp_path: Path) -> None:
+def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
     """They are what people will copy first: into files of their own, with nothing registered."""
     guide = (ROOT / "docs" / "testing.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", README + guide, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", EMBEDDING + guide, re.DOTALL)
     shown = [block for block in blocks if "async def test_" in block]
     for number, block in enumerate(shown):
         (tmp_path / f"test_copied_{number}.py").write_text(block)
@@ -214,11 +189,11 @@ def test_the_tests_that_readme_and_guide_show_pass(tmp_path: Path) -> None:
     assert f"{sum(block.count('async def test_') for block in shown)} passed" in done.stdout
 
 
-async def test_the_embedding_that_the_readme_shows_works() -> None:
+async def test_the_embedding_that_is_shown_works() -> None:
     """On another port, until its first event."""
     (block,) = (
         block
-        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```python\n(.*?)```", EMBEDDING, re.DOTALL)
         if "open_broker" in block
     )
     lines: list[object] = []
@@ -239,13 +214,13 @@ async def test_the_embedding_that_the_readme_shows_works() -> None:
     assert lines == [("tick", {"eur": 1.08})]
 
 
-def test_the_embedding_that_the_readme_shows_ends_with_ctrl_c_and_without_a_word(
+def test_the_embedding_that_is_shown_ends_with_ctrl_c_and_without_a_word(
     tmp_path: Path,
 ) -> None:
     """Forty lines of nested groups would be what a newcomer sees last."""
     (block,) = (
         block
-        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```python\n(.*?)```", EMBEDDING, re.DOTALL)
         if "open_broker" in block
     )
     program = tmp_path / "embedding.py"
@@ -311,7 +286,7 @@ def test_every_figure_of_the_benchmark_is_documented() -> None:
 def test_every_requirement_in_the_documents_can_be_asked_for() -> None:
     """A command that is shown is one that runs."""
     scenarios = {name: load_scenario(name) for name in SCENARIOS}
-    texts = re.findall(r"--require '([^']+)'", BENCHMARKS + README)
+    texts = re.findall(r"--require '([^']+)'", BENCHMARKS + PERFORMANCE)
     assert len(texts) > 10
     for text in texts:
         Requirement.parse(text).check_name(scenarios)

@@ -37,13 +37,14 @@ class Pages:
                 await page.close(run_before_unload=bool(request.get("as_user")))
             return None
         if client not in self._pages:
-            self._pages[client] = await self._open_page()
+            self._pages[client] = await self._open_page(client)
         return await self._pages[client].evaluate(
             "([op, request]) => window.stage[op](request)", [op, request]
         )
 
-    async def _open_page(self) -> Page:
+    async def _open_page(self, client: str) -> Page:
         page = await self._browser.new_page()
+        await self._tell_extensions(page, client)
         await page.expose_function("emit", emit)
         page.on(
             "pageerror", lambda error: emit({"client": "page", "on": "error", "text": str(error)})
@@ -51,6 +52,23 @@ class Pages:
         await page.goto(f"{self._origin}/page.html")
         await page.wait_for_function("window.stage !== undefined")
         return page
+
+    async def _tell_extensions(self, page: Page, client: str) -> None:
+        """Say what each WebSocket of a page has agreed on with its server."""
+        devtools = await page.context.new_cdp_session(page)
+        devtools.on(
+            "Network.webSocketHandshakeResponseReceived",
+            lambda said: emit(
+                {
+                    "client": client,
+                    "on": "extensions",
+                    "text": {k.lower(): v for k, v in said["response"]["headers"].items()}.get(
+                        "sec-websocket-extensions"
+                    ),
+                }
+            ),
+        )
+        await devtools.send("Network.enable")
 
 
 async def main(executable: str, origin: str) -> None:

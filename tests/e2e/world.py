@@ -29,6 +29,7 @@ CROWDED = Credentials("4247", "crowded-key", "crowded-secret")
 ELSEWHERE = Credentials("4248", "elsewhere-key", "elsewhere-secret")
 QUIET = Credentials("4249", "quiet-key", "quiet-secret")
 ORIGIN = Credentials("4250", "origin-key", "origin-secret")
+COMPRESSING = Credentials("4251", "compressing-key", "compressing-secret")
 
 #: 32 bytes, base64; never told to the server under test.
 MASTER_KEY = "bm90IGEgc2VjcmV0LCBvbmx5IDMyIGJ5dGVzIGxvbmc="
@@ -102,6 +103,13 @@ id = "4250"
 key = "origin-key"
 secret = "origin-secret"
 allowed_origins = ["app.example.org"]
+
+[[apps]]
+id = "4251"
+key = "compressing-key"
+secret = "compressing-secret"
+compresses = true
+allows_client_events = true
 """
 
 _WEBHOOK = '[[apps.webhooks]]\nurl = "{url}"\n'

@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import ssl
+import zlib
 from base64 import b64encode
 from contextlib import asynccontextmanager, contextmanager
 from hashlib import md5, sha256
@@ -321,18 +322,28 @@ class Client:
     def __init__(self, wire: Wire, head: bytes) -> None:
         self.wire = wire
         self.head = head.decode()
+        #: Sizes of the payloads that came, negative for a compressed one.
+        self.sizes: list[int] = []
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame, which must be whole, unmasked and without reserved bits."""
+        """The next frame, whole, unmasked and without reserved bits but what was agreed on.
+
+        It is inflated, and :attr:`sizes` has the size that it had.
+        """
         first, second = await self.wire.exactly(2)
-        assert first & 0xF0 == 0x80, f"not one whole frame: {first:#x}"
+        is_packed = first & 0x40 and "permessage-deflate" in self.head
+        assert first & (0xB0 if is_packed else 0xF0) == 0x80, f"not one whole frame: {first:#x}"
         assert second < 128, "a server may not mask"
         size = second
         if size > 125:
             wide = 2 if size == 126 else 8
             size = int.from_bytes(await self.wire.exactly(wide), "big")
             assert size > (125 if wide == 2 else 65_535), "length not in its shortest form"
-        return first & 0x0F, await self.wire.exactly(size)
+        payload = await self.wire.exactly(size)
+        self.sizes.append(-size if is_packed else size)
+        if is_packed:
+            payload = zlib.decompressobj(-12).decompress(payload + b"\x00\x00\xff\xff")
+        return first & 0x0F, payload
 
     async def hear(self, event: str | None = None) -> dict[str, Any]:
         """The next message; with ``event`` the next of that name."""
@@ -437,6 +448,8 @@ async def running(
     proxy_protocol: bool = False,
     unix_now: Callable[[], float] = lambda: 1_700_000_000.0,
     port: int = 0,
+    tracer_provider: Any = None,
+    inspector: Any = None,
     **config: Any,
 ) -> AsyncIterator[Node]:
     """Serve; afterwards everything is closed and forgotten, and the server logged no failure.
@@ -451,6 +464,8 @@ async def running(
         trusts_proxy, proxy_protocol: see ``serve``.
         unix_now: wall time of the broker.
         port: to listen on, for a node that takes the place of another one.
+        tracer_provider: see ``open_broker``.
+        inspector: terms of its inspector, see ``serve``.
         config: of the broker.
     """
     settings = BrokerConfig(apps=apps or (make_app(),), **config)
@@ -473,7 +488,9 @@ async def running(
         patch.setattr(cachecast.server.listeners, "DEFER_ACCEPT_S", 0)
         clock = Clock()
         async with (
-            open_broker(settings, unix_now=unix_now, clock=clock) as broker,
+            open_broker(
+                settings, unix_now=unix_now, clock=clock, tracer_provider=tracer_provider
+            ) as broker,
             trio.open_nursery() as nursery,
         ):
 
@@ -481,6 +498,7 @@ async def running(
                 await serve(
                     broker,
                     f"127.0.0.1:{port}",
+                    inspector=inspector,
                     tls=tls,
                     admin_address="127.0.0.1:0" if has_admin else None,
                     trusts_proxy=trusts_proxy,

@@ -16,6 +16,7 @@ With other nodes it is the bus that says who came and how many there are, of all
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
+    from cachecast.protocol.wire import Wire
     from cachecast.tasks.fanout import Fanout
 
-__all__ = ["Announcements", "count_message", "is_counted"]
+__all__ = ["Announcements", "confirmation_frame", "count_message", "is_counted"]
 
 #: Number of subscribers of one channel above which their count is announced every
 #: ``COUNT_INTERVAL_S`` at most (protocol.md 2.10).
@@ -295,6 +297,12 @@ class Announcements:
 def is_counted(hub: Hub, name: ChannelName) -> bool:
     """Whether the number of a channel's subscriptions is announced."""
     return hub.app.sends_subscription_counts and not (name.is_presence or name.is_hidden)
+
+
+@lru_cache(maxsize=1024)
+def confirmation_frame(wire: Wire, channel: str) -> bytes:
+    """What confirms a subscription; the same for everybody who comes to a channel in a storm."""
+    return wire.control(Control("pusher_internal:subscription_succeeded", {}, channel))
 
 
 def count_message(channel: str, count: int) -> Control:

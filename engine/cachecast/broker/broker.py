@@ -25,13 +25,13 @@ from cachecast.broker.announcements import Announcements
 from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.directory import Directory
+from cachecast.broker.feed import Feed
+from cachecast.broker.listening import Listening
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
-from cachecast.broker.reloads import Reloads, terms_of
-from cachecast.broker.subscriber import Subscriber
-from cachecast.broker.upcalls import Upcalls
+from cachecast.broker.reloads import Reloads
+from cachecast.broker.upcalls import Upcalls, make_bus
 from cachecast.broker.views import CachedEvent, ChannelState, app_statistics
-from cachecast.bus.local import LocalBus
 from cachecast.bus.receipt import Receipt
 from cachecast.channels.cache import CacheStore
 from cachecast.channels.hub import Hub
@@ -51,15 +51,18 @@ from cachecast.tasks.hooks import Hook, Hooks
 from cachecast.tasks.shares import run_shares
 from cachecast.tasks.stepper import Stepper
 from cachecast.tasks.webhooks import Webhooks
+from cachecast.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from opentelemetry.trace import TracerProvider
+
+    from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
     from cachecast.handover.state import BusPlace
-    from cachecast.protocol.channel_name import ChannelName
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
@@ -91,6 +94,7 @@ class Broker:
         directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
+        feed: the feed of what happens here, for those who watch.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
@@ -99,6 +103,8 @@ class Broker:
         unix_now: function that gives the wall time in seconds, for signatures and webhooks.
         lost_log_lines: function that gives the number of lines that the process could not log;
             asked for the statistics.
+        lost_spans: function that gives the number of spans that no collector got; so too.
+        tracing: what begins spans of publishes and webhooks; None where nobody wants them.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Broker:
         clock: Callable[[], float],
         unix_now: Callable[[], float],
         bus: Bus,
+        tracing: Tracing | None = None,
     ) -> None:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
@@ -115,6 +122,8 @@ class Broker:
         self.bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
+        self.lost_spans: Callable[[], int] = lambda: 0
+        self.tracing = tracing
         line: deque[Hub] = deque()
         self._full_log_at = -inf
         self.backlog = Backlog(config.max_outbox_bytes, self._note_full)
@@ -122,28 +131,25 @@ class Broker:
         self.hubs = self.directory.hubs
         self.shared_buckets: list[SharedBucket] = []
         self.cache = CacheStore(config.max_cache_entries, config.max_cache_bytes)
+        self.feed = Feed(clock, unix_now)
         self.fanout = Fanout(line, clock)
         self.stepper = Stepper()
         self.delivery = Delivery(
             self.hubs, self.cache, bus, self.fanout, clock, self._notify,
-            config.max_undelivered_bytes,
+            config.max_undelivered_bytes, self.feed,
         )  # fmt: skip
         acknowledge = self.delivery.on_miss_acknowledged
         self.hooks = Hooks(acknowledge)
-        self.webhooks = Webhooks(unix_now=unix_now, on_miss_acknowledged=acknowledge)
+        self.webhooks = Webhooks(
+            unix_now=unix_now, on_miss_acknowledged=acknowledge, tracing=tracing
+        )
         self.reloads = Reloads(self, bus, line)
         self.reloads.begin()
         self.announcements = Announcements(self.fanout, clock, self._notify)
         self.clients = Clients(
-            config,
-            self.directory,
-            self.delivery,
-            self.announcements,
-            bus,
-            self.backlog,
-            clock=clock,
-            notify=self._notify,
-        )
+            config, self.directory, self.delivery, self.announcements, bus, self.backlog,
+            feed=self.feed, clock=clock, notify=self._notify,
+        )  # fmt: skip
         self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
@@ -251,10 +257,18 @@ class Broker:
         Raises:
             BadRequestError: no user can sign in with that id; the text names the rule.
         """
+        await self.publish(app_id, self.channel_of_user(app_id, user_id), event, data)
+
+    def channel_of_user(self, app_id: str, user_id: str) -> str:
+        """Name of the channel on which only the connections of a user are.
+
+        Raises:
+            BadRequestError: see :meth:`send_to_user`.
+        """
         fault = user_id_fault(user_id, self.hub(app_id).app)
         if fault is not None:
             raise BadRequestError(f"Invalid user id {user_id[:64]!r}: {fault}\n")
-        await self.publish(app_id, f"#server-to-user-{user_id}", event, data)
+        return f"#server-to-user-{user_id}"
 
     # --- reading
 
@@ -317,46 +331,29 @@ class Broker:
             BadRequestError: the name or the app id is wrong.
             BusError: the other nodes cannot be reached.
         """
-        hub = self.hub(app_id)
-        name = read_channel(channel, hub.app)
-        subscriber = Subscriber(
-            is_cache=name.is_cache, clock=self.clock, stall_timeout_s=hub.app.stall_timeout_s
-        )
-        receipt = self.bus.attach(app_id, name)
-        is_wanted = True
-
-        def register() -> None:
-            """In the very step in which it is attached: value first, then what follows."""
-            if receipt.fault is not None:
-                return
-            if is_wanted:
-                self._register(hub, name, subscriber)
-            else:
-                self.bus.detach(app_id, name)
-
-        receipt.when_done(register)
+        listening = self.listen(app_id, channel)
         try:
             try:
-                await receipt.wait()
+                await listening.receipt.wait()
             except BusError:
                 self.delivery.check_open()  # that it has ended says more
                 raise
             self.delivery.check_open()
-            yield subscriber
+            yield listening.subscriber
         finally:
-            is_wanted = False
-            if receipt.is_done and receipt.fault is None:
-                self.delivery.remove_subscriber(app_id, channel, subscriber)
-                self.bus.detach(app_id, name)
+            listening.end()
 
-    def _register(self, hub: Hub, name: ChannelName, subscriber: Subscriber) -> None:
-        if name.is_cache:
-            entry = self.delivery.cached(hub, name.text, self.clock())
-            if entry is None:
-                self.delivery.note_miss(hub, name.text)
-            else:
-                subscriber.offer(entry.publication, entry.deadline)
-        self.delivery.add_subscriber(hub.app.id, name.text, subscriber)
+    def listen(self, app_id: str, channel: str) -> Listening:
+        """Begin what :meth:`subscribe` does, without waiting; whoever asks has to end it.
+
+        Never yields.
+
+        Raises:
+            BadRequestError: the name or the app id is wrong.
+        """
+        hub = self.hub(app_id)
+        name = read_channel(channel, hub.app)
+        return Listening(hub, name, self.delivery, self.bus, self.clock)
 
     @property
     def is_ready(self) -> bool:
@@ -386,6 +383,7 @@ class Broker:
             max_fanout_lag_s=self.fanout.max_lag_s,
             is_draining=self.clients.is_draining,
             log_lines_dropped=self.lost_log_lines(),
+            spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
             engines=self.bus.statistics(),
         )
@@ -489,6 +487,8 @@ class Broker:
     def _notify(self, hub: Hub, event: AppEvent) -> bool:
         if event.channel.startswith("#"):
             return False  # users' own channels are the protocol's business (protocol.md 9.5)
+        if self.feed.tap is not None:
+            self.feed.note_event(hub, event)
         is_wanted = False
         if self.hooks.wants(event.name):
             self.hooks.notify(hub.app.id, event)
@@ -511,6 +511,7 @@ async def open_broker(
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
     place: BusPlace | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
 
@@ -521,6 +522,8 @@ async def open_broker(
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
         place: place in the cluster of a running process, which this one is to take over from.
+        tracer_provider: OpenTelemetry's provider of tracers, for spans of HTTP publishes and
+            webhooks; by default there are none.
 
     Leaving it normally gives webhooks that wait a last chance, for at most five seconds; leaving
     it by an exception or a cancellation does not wait. Errors of the body, Ctrl-C among them, are
@@ -533,10 +536,11 @@ async def open_broker(
     """
     require_trio("open_broker")
     config.check()
-    bus = _make_bus(config, clock, place) if bus is None else bus
+    tracing = None if tracer_provider is None else Tracing(tracer_provider)
+    bus = make_bus(config, clock, place) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus)
+        broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)
         await bus.start(broker.upcalls, nursery)
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
@@ -567,19 +571,6 @@ async def open_broker(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def _make_bus(config: BrokerConfig, clock: Callable[[], float], place: BusPlace | None) -> Bus:
-    if not config.bus.urls:
-        return LocalBus()
-    # A node that is alone neither imports it nor what it needs.
-    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
-    from cachecast.bus.seal import Seal  # noqa: PLC0415
-
-    terms = {app.id: terms_of(config, app) for app in config.apps}
-    keys = config.bus.keys()
-    seal = Seal(keys) if keys else None
-    return EngineBus(config.bus, terms, now=clock, seal=seal, place=place)
 
 
 def _is_cancellation(error: BaseException) -> bool:

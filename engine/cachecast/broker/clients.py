@@ -7,7 +7,6 @@ session asks for. It is the same for a socket, a bridged connection and a test i
 from __future__ import annotations
 
 from collections import Counter, deque
-from functools import lru_cache
 from itertools import islice
 from secrets import randbits
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -17,9 +16,9 @@ import structlog
 import trio
 
 from cachecast.broker.admission import check_app, check_protocol_version, find_app, note_signature
-from cachecast.broker.announcements import count_message, is_counted
+from cachecast.broker.announcements import confirmation_frame, count_message, is_counted
 from cachecast.broker.joins import Joins
-from cachecast.broker.journal import Journal
+from cachecast.broker.journal import ENDED, Journal
 from cachecast.broker.sign_ins import OUTAGE_TEXT, SignIns
 from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from cachecast.broker.announcements import Announcements
     from cachecast.broker.delivery import Delivery
     from cachecast.broker.directory import Directory
+    from cachecast.broker.feed import Feed
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus, Entry, Exit
     from cachecast.channels.channel import Channel
@@ -79,6 +79,7 @@ class Clients:
         bus: Bus,
         backlog: Backlog,
         *,
+        feed: Feed,
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
     ) -> None:
@@ -92,6 +93,7 @@ class Clients:
             bus: the bus, which is told who is where; with other nodes it says when a client may be
                 answered.
             backlog: the outboxes that have something waiting.
+            feed: the feed of what happens on the node.
             clock: function that gives the broker's seconds.
             notify: function that tells webhooks and hooks.
         """
@@ -113,7 +115,8 @@ class Clients:
         self._notify = notify
         self._heartbeat: Heartbeat | None = None
         #: Journal that says at level debug why somebody was refused or has gone.
-        self.journal = Journal()
+        self.journal = Journal(feed)
+        self._feed = feed
         #: Code -> number of refusals that belong to no app.
         self.refusals: Counter[str] = Counter()
         #: Whether the node ends, and takes no new connections.
@@ -202,10 +205,12 @@ class Clients:
         if app.requires_authorization:
             connection.authorize_by = now + app.authorization_timeout_s
             hub.unauthorized.add(connection)
+        connection.opened_at = now
         hub.connections[socket_id] = connection
         if hub.is_shared:
             self.note_connections(hub)
         hub.counters.connections_opened += 1
+        self._feed.note_connection("opened", connection)
         self.n_sessions += 1
         if self._heartbeat is not None:
             self._heartbeat.watch(connection)
@@ -342,10 +347,11 @@ class Clients:
                 hub, channel, "member_added", member.user_id, member.user_info, connection
             )
         self._announcements.count_changed(hub, channel)
+        self._feed.note_edge("subscribed", connection, name, member)
         if channel.roster is not None:
             confirmation = channel.roster.success_frame(connection.wire, name.text)
         else:
-            confirmation = _confirmation(connection.wire, name.text)
+            confirmation = confirmation_frame(connection.wire, name.text)
         if name.is_cache:
             self._delivery.replay(hub, connection, name, confirmation)
         else:
@@ -370,6 +376,7 @@ class Clients:
         hub = self._hubs[connection.session.app.id]
         left = hub.unsubscribe(connection, name)
         channel, member = left.edge.channel, left.edge.member
+        self._feed.note_edge("unsubscribed", connection, channel.name, member)
         if left.is_member_gone and member is not None and not left.is_vacated:
             self._announcements.tell_members(hub, channel, "member_removed", member.user_id)
         if left.is_vacated:
@@ -498,12 +505,9 @@ class Clients:
         hub = self._directory.find(session.app.id)
         if hub is None or hub.connections.pop(session.socket_id, None) is None:
             return
+        self._feed.note_connection("closed", connection, code, reason)
         self.journal.note(
-            "connection ended",
-            app=hub.app.id,
-            code=code,
-            reason=reason,
-            socket_id=session.socket_id,
+            ENDED, app=hub.app.id, code=code, reason=reason, socket_id=session.socket_id
         )
         self.n_sessions -= 1
         hub.unauthorized.discard(connection)
@@ -586,12 +590,6 @@ class Clients:
         for connection in connections:
             self.disconnect(connection, 4009, "You got disconnected by the app.")
         return len(connections)
-
-
-@lru_cache(maxsize=1024)
-def _confirmation(wire: Wire, channel: str) -> bytes:
-    """What confirms a subscription; the same for everybody who comes to a channel in a storm."""
-    return wire.control(Control("pusher_internal:subscription_succeeded", {}, channel))
 
 
 def _new_socket_id() -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.bus.seam import Envelope
-from cachecast.channels.cache import CACHED_WIRE
+from cachecast.channels.cache import CACHED_WIRE, PACKED_WIRE
 from cachecast.errors import BrokerClosedError, LimitError
 from cachecast.events import AppEvent
 from cachecast.protocol.messages import Control, Publication
@@ -30,6 +30,7 @@ from cachecast.protocol.wire import Encoded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from cachecast.broker.feed import Feed
     from cachecast.broker.subscriber import Subscriber
     from cachecast.bus.receipt import Receipt
     from cachecast.bus.seam import Bus
@@ -72,6 +73,7 @@ class Delivery:
         clock: Callable[[], float],
         notify: Callable[[Hub, AppEvent], bool],
         max_undelivered_bytes: int,
+        feed: Feed,
     ) -> None:
         """Wire it up.
 
@@ -84,7 +86,9 @@ class Delivery:
             notify: function that tells webhooks and hooks; False if nobody wants to know.
             max_undelivered_bytes: number of bytes that may wait on one channel; past it publishers
                 wait.
+            feed: the feed of what happens on the node.
         """
+        self._feed = feed
         self._hubs = hubs
         self._cache = cache
         self._bus = bus
@@ -268,6 +272,10 @@ class Delivery:
                 # The keyword and a comprehension would cost a tenth of all this.
                 envelopes.append(Envelope(app_id, name, publication, True))  # noqa: FBT003
         hub.counters.publishes += len(envelopes)
+        if (tap := self._feed.tap) is not None:
+            for envelope in envelopes:
+                said = envelope.publication
+                tap("event", "published", app_id, said.channel, event=said.event, data=said.data)
         return self._bus.publish(envelopes)
 
     def relay(self, hub: Hub, name: ChannelName, publication: Publication) -> Receipt[None]:
@@ -397,7 +405,9 @@ class Delivery:
             outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
-        outbox.put_with_value(confirmation, entry.on(wire), name.text, entry.deadline)
+        is_packed = wire is PACKED_WIRE
+        value = self._cache.packed(hub.app.id, entry) if is_packed else entry.on(wire)
+        outbox.put_with_value(confirmation, value, name.text, entry.deadline)
         hub.counters.deliveries += 1
 
     def note_miss(self, hub: Hub, channel: str) -> None:

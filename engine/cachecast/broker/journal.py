@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 import trio
 
 from cachecast.errors import RemoteProtocolError
 
-__all__ = ["Journal"]
+if TYPE_CHECKING:
+    from cachecast.broker.feed import Feed
+
+__all__ = ["ENDED", "Journal"]
 
 #: Number of lines a second of one kind: app, event and code.
 LINES_PER_S: Final = 10
@@ -32,6 +35,9 @@ MAX_KINDS: Final = 1_000
 
 #: Number of kinds named in a summary, most frequent first.
 SUMMED_KINDS: Final = 10
+
+#: Event of a connection that has ended, for whatever reason.
+ENDED: Final = "connection ended"
 
 MAX_REASON_LENGTH: Final = 200
 MAX_CHANNEL_LENGTH: Final = 64
@@ -56,7 +62,9 @@ class Journal:
     Queue: :data:`MAX_KINDS` counts, emptied once a second; what is beyond counts as "other".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Feed | None = None) -> None:
+        """Make it; ``feed`` is told of every refusal too."""
+        self._feed = feed
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._n_lines = 0
         self._wakeup = trio.Event()
@@ -90,6 +98,12 @@ class Journal:
             reason: a text of ours; what it quotes is cut off.
             facts: further fields of the line; nothing that a client chose freely. None is left out.
         """
+        feed = self._feed
+        if feed is not None and feed.tap is not None and what != ENDED:
+            feed.tap(
+                "refusal", what, app, facts.get("channel"), facts.get("socket_id"), code=code,
+                text=_without_quotes(reason),
+            )  # fmt: skip
         if not self._asked:
             self._is_read = _is_read()
         self._asked = (self._asked + 1) % ASKS_EVERY

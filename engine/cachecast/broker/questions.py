@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cachecast.channels.cache import CacheStore
     from cachecast.channels.hub import Hub
     from cachecast.channels.presence import PresenceRoster
+    from cachecast.metrics import EngineStatistics
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.identity import Member
 
@@ -56,6 +57,10 @@ class Questions:
         self._delivery = delivery
         self._cache = cache
         self._clock = clock
+
+    def engines(self) -> tuple[EngineStatistics, ...]:
+        """Primaries of the engine, as this node knows them; empty where it is alone."""
+        return self._bus.statistics()
 
     def channel(self, hub: Hub, name: str) -> Receipt[ChannelState]:
         """One channel, occupied or not; a user's own counts as unoccupied.

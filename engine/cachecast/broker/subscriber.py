@@ -82,6 +82,7 @@ class Subscriber:
         self._wakeup = trio.Event()
         self._room = trio.Event()
         self._waiting_for_room: list[Callable[[], None]] = []
+        self._waiting_for_events: list[Callable[[], None]] = []
         self._moved_at = -inf
         self._n_taken = 0
         self._is_lost = False
@@ -111,7 +112,7 @@ class Subscriber:
             return
         self._serial += 1
         self._waiting[self._serial] = (event, deadline)
-        self._wakeup.set()
+        self._wake()
 
     def has_room(self) -> bool:
         """Whether publishers need not wait for it; gives up one that has stalled. Never yields."""
@@ -150,7 +151,7 @@ class Subscriber:
 
     def _give_up(self) -> None:
         self._is_lost = True
-        self._wakeup.set()
+        self._wake()
         self._make_room()
 
     def purge(self, now: float) -> None:
@@ -163,7 +164,7 @@ class Subscriber:
         """Forget what waits and end the iteration, of every task that shares it."""
         self._is_closed = True
         self._waiting.clear()
-        self._wakeup.set()
+        self._wake()
         self._make_room()
 
     def __aiter__(self) -> Subscriber:
@@ -180,29 +181,59 @@ class Subscriber:
             LimitError: too many events waited, or they waited too long, and some were lost.
             StopAsyncIteration: the ``async with`` block or the broker has ended.
         """
-        self._n_taken += 1
-        if self._waiting and self._n_taken % EVENTS_PER_TURN:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
+        if self.is_turn_over():
             await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            while self._waiting:
-                _, (event, deadline) = self._waiting.popitem(last=False)
-                now = self._moved_at = self._clock()
-                if len(self._waiting) <= ROOM_EVENTS:
-                    self._make_room()
-                if now < deadline:
-                    return event
-            if self._is_closed:
-                raise StopAsyncIteration
-            if self._is_lost:
-                raise LimitError(
-                    f"subscriber too slow: more than {MAX_WAITING_EVENTS} events waited, or "
-                    f"{FULL_EVENTS} of which it took none for {self._stall_timeout_s:g} seconds",
-                    limit=MAX_WAITING_EVENTS,
-                    unit="events",
-                )
+            event = self.take()
+            if event is not None:
+                return event
             # Only a spent event is replaced: another task may be waiting for this one.
             if self._wakeup.is_set():
                 self._wakeup = trio.Event()
             await self._wakeup.wait()
+
+    def is_turn_over(self) -> bool:
+        """Whether others should have their turn before the next event; asked once for each."""
+        self._n_taken += 1
+        return not self._waiting or self._n_taken % EVENTS_PER_TURN == 0
+
+    def take(self) -> Event | None:
+        """The next event, None if none waits. Never yields.
+
+        Raises:
+            LimitError: see :meth:`__anext__`.
+            StopAsyncIteration: the block or the broker has ended.
+        """
+        while self._waiting:
+            _, (event, deadline) = self._waiting.popitem(last=False)
+            now = self._moved_at = self._clock()
+            if len(self._waiting) <= ROOM_EVENTS:
+                self._make_room()
+            if now < deadline:
+                return event
+        if self._is_closed:
+            raise StopAsyncIteration
+        if self._is_lost:
+            raise LimitError(
+                f"subscriber too slow: more than {MAX_WAITING_EVENTS} events waited, or "
+                f"{FULL_EVENTS} of which it took none for {self._stall_timeout_s:g} seconds",
+                limit=MAX_WAITING_EVENTS,
+                unit="events",
+            )
+        return None
+
+    def when_ready(self, action: Callable[[], None]) -> None:
+        """Have something called, once, when :meth:`take` should be tried again.
+
+        Within the step in which something is offered, so it must do no more than note it.
+        """
+        self._waiting_for_events.append(action)
+
+    def _wake(self) -> None:
+        self._wakeup.set()
+        if self._waiting_for_events:
+            waiting, self._waiting_for_events = self._waiting_for_events, []
+            for action in waiting:
+                action()

@@ -22,7 +22,7 @@ from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.identity import Member
 from cachecast.protocol.rate_limit import TokenBucket
 from cachecast.protocol.session import Session, Subscribe
-from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET
+from cachecast.protocol.wire import WIRES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +135,7 @@ def export_client(
     return ClientState(
         session.export(),
         [channels[name] for name, edge in session.subscriptions.items() if edge.is_joined],
-        connection.wire is JSON_WEBSOCKET,
+        connection.wire.name,
         is_here,
         family,
         parser,
@@ -144,6 +144,7 @@ def export_client(
         broker.heartbeat.pinged_at(connection),
         connection.authorize_by,
         connection.must_pong,
+        connection.opened_at,
         [
             (request.name.text, None if request.member is None else request.member.export())
             for request in broker.clients.joins.waiting(connection)
@@ -172,10 +173,10 @@ def restore_client(
     # Places in the order in which it joined them; the hub puts the subscriptions into them.
     places: dict[str, Any] = dict.fromkeys([channels[number] for number in state.channels])
     session.subscriptions = places
-    wire = JSON_WEBSOCKET if state.is_text else MSGPACK_WEBSOCKET
-    connection = Connection(session, wire, outbox)
+    connection = Connection(session, WIRES[state.wire], outbox)
     connection.must_pong = state.must_pong
     connection.authorize_by = state.authorize_by
+    connection.opened_at = state.opened_at
     if state.authorize_by != inf:
         hub.unauthorized.add(connection)
     hub.connections[session.socket_id] = connection

@@ -1,16 +1,24 @@
-"""What a bus tells a Broker, and who of its parts takes it."""
+"""Which bus a Broker has, what it is told by it, and who of its parts takes that."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from cachecast.broker.reloads import terms_of
+from cachecast.bus.local import LocalBus
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cachecast.broker.broker import Broker
     from cachecast.bus.receipt import Receipt
+    from cachecast.bus.seam import Bus
+    from cachecast.config import BrokerConfig
     from cachecast.events import AppEvent
+    from cachecast.handover.state import BusPlace
 
-__all__ = ["Upcalls"]
+__all__ = ["Upcalls", "make_bus"]
 
 #: Number of connections of a user that are ended in one step.
 CLOSINGS_PER_STEP: Final = 50
@@ -53,3 +61,19 @@ class Upcalls:
 
         if not step():
             self._stepper.add(app_id, step)
+
+
+def make_bus(
+    config: BrokerConfig, clock: Callable[[], float], place: BusPlace | None = None
+) -> Bus:
+    """The bus that a configuration names, or that of a node which is alone."""
+    if not config.bus.urls:
+        return LocalBus()
+    # A node that is alone neither imports it nor what it needs.
+    from cachecast.bus.engine_bus import EngineBus  # noqa: PLC0415
+    from cachecast.bus.seal import Seal  # noqa: PLC0415
+
+    terms = {app.id: terms_of(config, app) for app in config.apps}
+    keys = config.bus.keys()
+    seal = Seal(keys) if keys else None
+    return EngineBus(config.bus, terms, now=clock, seal=seal, place=place)

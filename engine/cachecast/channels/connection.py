@@ -32,9 +32,18 @@ class Connection:
             seconds; infinity for most apps.
         must_pong: whether a ping without an answer ends the connection (not before protocol 5).
         wheel_slot: place in the heartbeat's wheel.
+        opened_at: time when it began, in the broker's seconds.
     """
 
-    __slots__ = ("authorize_by", "must_pong", "outbox", "session", "wheel_slot", "wire")
+    __slots__ = (
+        "authorize_by",
+        "must_pong",
+        "opened_at",
+        "outbox",
+        "session",
+        "wheel_slot",
+        "wire",
+    )
 
     def __init__(self, session: Session, wire: Wire, outbox: Outbox) -> None:
         self.session = session
@@ -43,6 +52,7 @@ class Connection:
         self.authorize_by = inf
         self.must_pong = True
         self.wheel_slot = 0
+        self.opened_at = 0.0
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Name the socket, not what it carries."""

@@ -128,6 +128,11 @@ class Outbox:
         return self._waiting.n_bytes if self._waiting else 0
 
     @property
+    def n_conflated(self) -> int:
+        """Values that newer ones have replaced since it last kept up."""
+        return self._waiting.n_conflated if self._waiting else 0
+
+    @property
     def is_pacing(self) -> bool:
         """Whether the client must read before more of what it asks for is answered.
 
@@ -231,7 +236,9 @@ class Outbox:
             waiting.add(data, None, deadline, is_asked=is_asked)
         else:
             replaced = waiting.add(newest, key, deadline, is_asked=is_asked)
-            self._counters.conflated += n - 1 + replaced
+            n_replaced = n - 1 + replaced
+            self._counters.conflated += n_replaced
+            waiting.n_conflated += n_replaced
         self._check_bytes(waiting, len(newest), is_asked=is_asked)
 
     def flush(self, now: float) -> None:

@@ -61,6 +61,7 @@ class Waiting:
             by a head.
         is_pacing: whether the client must read before more of what it asks for is answered.
         moved: number of bytes that the socket took.
+        n_conflated: number of values that newer ones have replaced.
         seen, since: ``moved`` at the last look that saw it grow, and the time of that look.
     """
 
@@ -77,6 +78,7 @@ class Waiting:
         "item_bytes",
         "items",
         "moved",
+        "n_conflated",
         "seen",
         "since",
     )
@@ -94,6 +96,7 @@ class Waiting:
         self.asked_bytes = 0
         self.is_pacing = False
         self.moved = 0
+        self.n_conflated = 0
         self.seen = 0
         self.since: float | None = None
 

@@ -20,6 +20,7 @@ from cachecast.cli.remote import cache, channels, publish, subscribe, terminate
 from cachecast.cli.serve import serve_command
 from cachecast.cli.tools import check_config, generate, sign
 from cachecast.cli.upgrade import upgrade_command
+from cachecast.cli.watch import watch_command
 from cachecast.cli.workers import worker_command
 from cachecast.errors import EngineError
 
@@ -38,7 +39,7 @@ def cachecast() -> None:
 for _command in (
     serve_command, publish, subscribe, channels, cache, terminate, check_config, bus, generate,
     sign, load, bench, worker_command, reload_command,
-    upgrade_command,
+    upgrade_command, watch_command,
 ):  # fmt: skip
     cachecast.add_command(_command)
 

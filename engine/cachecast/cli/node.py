@@ -5,6 +5,7 @@ It is told to end by numbers of signals: of the operating system, or, for a work
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,17 +16,23 @@ from cachecast.broker.broker import boot_time
 from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.cli.reloads import read_certificate
+from cachecast.cli.traces import open_traces
 from cachecast.cli.upgrade import Upgrades
 from cachecast.errors import UpgradeError
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from opentelemetry.trace import TracerProvider
+
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Wanted, Watch
     from cachecast.cli.upgrade import Inheritance, Successor
     from cachecast.config import FileConfig, ServerConfig
     from cachecast.handover.state import BusPlace
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
 
@@ -68,6 +75,12 @@ class Node:
         self.tls = tls
         self.upgrades = upgrades
 
+    @asynccontextmanager
+    async def watch(self, wanted: Wanted) -> AsyncIterator[Watch]:
+        """What happens on it, within a block."""
+        with self.broker.feed.watching(wanted) as watch:
+            yield watch
+
     @property
     def is_ending(self) -> bool:
         """Whether it drains, or has."""
@@ -99,6 +112,8 @@ async def run_node(
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Node], None],
     inheritance: Inheritance | None = None,
+    inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
 ) -> Successor | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
@@ -111,6 +126,8 @@ async def run_node(
         lost_log_lines: function that gives the number of lines that the process could not log.
         on_ready: function called with the node once it accepts connections.
         inheritance: what the process before this one leaves; None if this one is the first.
+        inspector: terms on which people look into it; None for numbers only.
+        seat: socket over which a parent hands over connections to the admin address.
 
     Returns:
         The process that has taken over, if one has.
@@ -126,8 +143,12 @@ async def run_node(
     place = None if inheritance is None else await _ask(config, inheritance)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
-        async with open_broker(config, place=place) as broker, trio.open_nursery() as nursery:
-            broker.lost_log_lines = lost_log_lines
+        async with (
+            _open_traces(config) as (tracer_provider, lost_spans),
+            open_broker(config, tracer_provider=tracer_provider, place=place) as broker,
+            trio.open_nursery() as nursery,
+        ):
+            broker.lost_log_lines, broker.lost_spans = lost_log_lines, lost_spans
 
             async def run(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
                 await serve(
@@ -139,6 +160,8 @@ async def run_node(
                     proxy_protocol=options.proxy_protocol,
                     falls_back=options.admin_port is None,
                     predecessor=None if inheritance is None else inheritance.predecessor,
+                    inspector=inspector,
+                    seat=seat,
                     task_status=task_status,
                 )
 
@@ -175,6 +198,17 @@ async def _ask(config: FileConfig, inheritance: Inheritance) -> BusPlace | None:
             "restart instead."
         )
     return predecessor.place
+
+
+@asynccontextmanager
+async def _open_traces(
+    config: FileConfig,
+) -> AsyncIterator[tuple[TracerProvider | None, Callable[[], int]]]:
+    if not config.server.sends_traces:
+        yield None, lambda: 0
+        return
+    async with open_traces() as (provider, spans):
+        yield provider, lambda: spans.n_lost
 
 
 async def _end(broker: Broker, server: Server, options: ServerConfig) -> None:

@@ -116,7 +116,8 @@ def _descriptors(state: ParentState) -> list[int]:
     for post in state.posts:
         found += post.listeners
         if post.worker is not None:
-            found += [post.worker.control, post.worker.said]
+            found += [post.worker.control, post.worker.said, post.worker.seat]
+        found += post.way or ()
     found += [] if state.admin is None else [state.admin]
     found += [] if state.control is None else [state.control[1]]
     found += [] if state.engine is None else [state.engine[3]]
@@ -238,7 +239,7 @@ class Rolling:
             raise UpgradeError("Workers that have been replaced still close TLS connections.")
 
     async def _try(self, program: str) -> None:
-        posts = [PostState([], None, 0, [])] * len(self._crew.posts)
+        posts = [PostState([], b"", None, None, 0, [])] * len(self._crew.posts)
         engine = None if self._is_joined else (0, "", "", -1, 0)
         fd = _keep(ParentState(STATE_VERSION, WORDS_VERSION, posts, [], None, None, engine, ""))
         done: subprocess.CompletedProcess[bytes] | None = None

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from cachecast.cli.control import open_control
+from cachecast.cli.inspector import inspector_terms
 from cachecast.cli.logs import configure_logs
 from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
@@ -28,17 +29,19 @@ from cachecast.cli.signals import held_signals, open_signals
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.systemd import Supervisor
 from cachecast.cli.upgrade import Upgrader, inherit
+from cachecast.cli.watch import offer_watching
 from cachecast.cli.workers import run_parent
 from cachecast.config import DEMO_APP, FileConfig
+from cachecast.server.access import PATH
 from cachecast.server.listeners import FD, UNIX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, MutableMapping
+    from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 
     from cachecast.cli.node import Node
     from cachecast.cli.upgrade import Inheritance, Successor
     from cachecast.cli.workers import Parent
-
+    from cachecast.control.desk import ControlDesk
 
 __all__ = ["count_workers", "serve_command"]
 
@@ -69,8 +72,23 @@ _log = structlog.get_logger("cachecast.serve")
 @bus_options
 @click.option("--lock-memory", is_flag=True, default=None, help="Keep the process out of swap.")
 @click.option(
+    "--otel", is_flag=True, default=None, help="Send OpenTelemetry traces, by OTEL_... variables."
+)
+@click.option(
     "--workers",
     help="Number of processes, or auto for one a core; they need an engine.  [default: 1]",
+)
+@click.option(
+    "--inspector",
+    is_flag=True,
+    default=None,
+    help="Serve the inspector at the admin address; its token is printed.",
+)
+@click.option(
+    "--inspector-shows-payloads",
+    is_flag=True,
+    default=None,
+    help="Let the inspector show what is published.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
@@ -122,7 +140,7 @@ async def _run(
         async with trio.open_nursery() as nursery:
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
-                desk = stack.enter_context(open_control(config, port, node.control))
+                desk = stack.enter_context(_open_desk(node, config, port))
                 reloader.begin(node, desk)
                 upgrader.begin(node.upgrades, desk)
                 if inheritance is not None and inheritance.predecessor.is_reload_due:
@@ -146,6 +164,7 @@ async def _run(
                     lost_log_lines=lambda: sinks[1].n_dropped,
                     on_ready=lambda node: on_ready(node, node.server.port, node.server.admin_port),
                     inheritance=inheritance,
+                    inspector=inspector_terms(config.server, os.environ),
                 )
             else:
                 heir = await run_parent(
@@ -162,6 +181,15 @@ async def _run(
                 await upgrader.wait_answered()
             nursery.cancel_scope.cancel()
     return heir
+
+
+@contextmanager
+def _open_desk(node: Node | Parent, config: FileConfig, port: int) -> Iterator[ControlDesk | None]:
+    """The desk of the control socket, by which a node is watched, too; None where there is none."""
+    with open_control(config, port, node.control) as desk:
+        if desk is not None:
+            offer_watching(node.watch, desk)
+        yield desk
 
 
 async def _sort_signals(
@@ -250,6 +278,10 @@ def _announce(config: FileConfig, port: int, admin_port: int | None, *, is_first
     admin = ""
     if admin_port is not None:
         admin = f" (admin http://{_bracket(options.admin_host)}:{admin_port})"
+        if (inspector := inspector_terms(options, os.environ)) is not None:
+            place = f"http://{_bracket(options.admin_host)}:{admin_port}{PATH}"
+            token = "" if options.inspector_token else f"   token {inspector.token}"
+            click.echo(f"Inspector {place}{token}", file=sys.stdout)
     places = [f"http{s}://{address}"] if port else []
     if options.uds is not None:
         places.append(UNIX + options.uds)

@@ -463,6 +463,7 @@ def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes]
         raise UpgradeError("Only Linux hands a process's connections over; restart instead.")
     orders: int | None = None
     reading = inherited
+    ours = None
     try:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -482,6 +483,8 @@ def _start(program: str, inherited: int | None) -> tuple[subprocess.Popen[bytes]
                 stdin=subprocess.DEVNULL,
             )
     except OSError as error:
+        if ours is not None:
+            ours.close()
         for fd in () if orders is None or reading is None else (reading, orders):
             os.close(fd)
         raise UpgradeError(

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 import trio
 
+from cachecast.cli.inspector import inspector_terms, private_terms
 from cachecast.cli.logs import configure_logs, set_log_level
 from cachecast.cli.node import Node, run_node
 from cachecast.cli.process import prepare_process
@@ -56,16 +57,20 @@ from cachecast.workers.messages import (
     Report,
 )
 from cachecast.workers.pipe import Pipe
+from cachecast.workers.relay import watch_workers
 from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Wanted, Watch
     from cachecast.bus.private import PrivateEngine
     from cachecast.bus_config import BusConfig
     from cachecast.cli.rolling import Estate, NextProgram
     from cachecast.config import FileConfig
+    from cachecast.server.crossing import Ways
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Parent", "run_parent", "worker_command"]
@@ -133,8 +138,13 @@ async def run_parent(
         listeners, admin = seats.listeners, seats.admin
         async with _open_engine(config, estate) as engine, trio.open_nursery() as nursery:
             joined = config if engine is None else _joined_by(engine, config, estate)
+            inspector = inspector_terms(config.server, os.environ)
             crew = Crew(
-                shares_of(joined, n_workers), listeners, _LogReader(pass_on), shared=seats.shared
+                shares_of(joined, n_workers),
+                listeners,
+                _LogReader(pass_on),
+                shared=seats.shared,
+                inspector=inspector or private_terms(config.server, os.environ),
             )
             parent = Parent(config, tls, crew, bus=joined.bus, estate=estate)
             if estate is not None:
@@ -152,6 +162,7 @@ async def run_parent(
                     crew,
                     lost_log_lines=lost_log_lines,
                     engine_ends=None if engine is None else (lambda: engine.n_ends),
+                    inspector=inspector,
                 )
                 admin_port = desk.port
                 nursery.start_soon(desk.run)
@@ -343,6 +354,10 @@ class Parent:
         """Whether all workers live and none of them says anything."""
         return all(post.is_silent for post in self._crew.posts)
 
+    def watch(self, wanted: Wanted) -> AbstractAsyncContextManager[Watch]:
+        """What happens on all of them, within a block."""
+        return watch_workers(self._crew.posts, wanted)
+
     @property
     def is_ending(self) -> bool:
         """Whether the end has begun."""
@@ -468,6 +483,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink, inheritance: Inheritance |
             pipe.send(Ready())
             nursery.start_soon(_beat, node.broker, pipe)
             nursery.start_soon(_run_reloads, node, pipe, changes)
+            nursery.start_soon(_run_crossing, node, brief.ways)
 
         nodes: list[Node] = []
         changes = _Newest()
@@ -476,12 +492,21 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink, inheritance: Inheritance |
             config,
             signals,
             address=[socket.socket(fileno=fd) for fd in brief.listeners],
+            inspector=brief.inspector,
+            seat=None if brief.seat is None else socket.socket(fileno=brief.seat),
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,
             inheritance=inheritance,
         )
         nursery.cancel_scope.cancel()
+
+
+async def _run_crossing(node: Node, ways: Ways) -> None:
+    """Take what other workers pass on, until another process has the post, which takes it then."""
+    with trio.CancelScope() as taking:
+        node.upgrades.when_heir(taking.cancel)
+        await node.server.transports.join(ways).run()
 
 
 async def _give(nodes: list[Node], pipe: Pipe, line: Line, process: int) -> None:

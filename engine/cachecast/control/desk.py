@@ -81,6 +81,11 @@ class ControlDesk:
         """Have a verb carried out."""
         self._actions[verb] = action
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it takes no more callers; who is talked with for long should be let go."""
+        return self._accepting.cancel_called
+
     def stop(self) -> None:
         """Take no more callers, for another process does. Never yields."""
         self._accepting.cancel()

@@ -134,7 +134,7 @@ class ClientState(_State, frozen=True, gc=False):
     Attributes:
         session: its conversation.
         channels: numbers of its app's channels, in the order in which it joined them.
-        is_text: whether its wire is that of JSON.
+        wire: name of the wire that it is on.
         is_here: whether its descriptor comes along; one that cannot move is closed where it is, and
             kept for a moment in case its client comes back.
         family: family of its socket's addresses.
@@ -144,13 +144,14 @@ class ClientState(_State, frozen=True, gc=False):
         pinged_at: time of a ping that it has not answered.
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
+        opened_at: time when it began.
         joining: channels that it has asked for and other nodes have not been asked about, each with
             the member that it brings.
     """
 
     session: SessionState
     channels: list[int]
-    is_text: bool = True
+    wire: str = "json"
     is_here: bool = True
     family: int = 0
     parser: ParserState | None = None
@@ -159,6 +160,7 @@ class ClientState(_State, frozen=True, gc=False):
     pinged_at: float | None = None
     authorize_by: float = inf
     must_pong: bool = True
+    opened_at: float = 0.0
     joining: list[tuple[str, MemberState | None]] = []
 
 
@@ -326,13 +328,15 @@ class WorkerState(_State, frozen=True, gc=False):
 
     Attributes:
         pid: id of the process.
-        control, said: descriptors of what both talk over, and of its log.
+        control, said, seat: descriptors of what both talk over, of its log, and of the socket over
+            which it gets connections of operators.
         read, rest: what has been read of them and is no whole message, or line, yet.
     """
 
     pid: int
     control: int
     said: int
+    seat: int
     read: bytes
     rest: bytes
 
@@ -342,12 +346,15 @@ class PostState(_State, frozen=True, gc=False):
 
     Attributes:
         listeners: descriptors of the listening sockets that are its alone.
+        key, way: key of the ways between workers, and descriptors of both ends of the one to this.
         worker: the process; None if there is none at the moment.
         n_ends: how often one has ended by itself.
         past: counters of those that were there before: name, kind, text, samples.
     """
 
     listeners: list[int]
+    key: bytes
+    way: tuple[int, int] | None
     worker: WorkerState | None
     n_ends: int
     past: list[msgspec.Raw]

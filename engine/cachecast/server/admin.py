@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cachecast.metrics import exposition
-from cachecast.server.http_messages import Request, Response
+from cachecast.server.access import is_inspectors
+from cachecast.server.http_messages import Later, Request, Response
 
 if TYPE_CHECKING:
     from cachecast.broker import Broker
+    from cachecast.server.inspector import Inspector
+    from cachecast.server.streaming import Stream
 
 __all__ = ["METRICS_TYPE", "handle_admin"]
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
-def handle_admin(broker: Broker, request: Request) -> Response:
-    """Answer one request of the admin address."""
+def handle_admin(
+    broker: Broker, request: Request, inspector: Inspector | None = None
+) -> Response | Later | Stream:
+    """Answer one request of the admin address; without an inspector it has numbers only."""
+    if inspector is not None and is_inspectors(request.path):
+        return inspector.answer(request)
     if request.method not in {"GET", "HEAD"}:
         return Response(405, b"Only GET\n", "text/plain", ("Allow: GET, HEAD",))
     match request.path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from hashlib import blake2b
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -58,9 +58,10 @@ if TYPE_CHECKING:
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
 
-__all__ = ["handle"]
+__all__ = ["Elsewhere", "Found_co", "handle"]
 
 T = TypeVar("T")
+Found_co = TypeVar("Found_co", covariant=True)
 
 Info = dict[str, int]
 
@@ -80,23 +81,44 @@ MEMBERS_PER_STEP: Final = 200
 CLOSINGS_PER_STEP: Final = 50
 
 
-def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
-    """Answer one request of the HTTP API, which came over TLS or did not."""
+class Elsewhere(Protocol[Found_co]):
+    """Answers a request whose path is none of the API's, or gives None."""
+
+    def __call__(self, request: Request, /, *, is_tls: bool) -> Found_co | None:
+        """The answer, if there is one."""
+
+
+def handle(
+    broker: Broker,
+    request: Request,
+    *,
+    is_tls: bool,
+    elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
+) -> Response | Later | Found_co:
+    """Answer one request of the HTTP API.
+
+    Args:
+        broker: the broker that is served.
+        request: the request.
+        is_tls: whether it came over TLS.
+        elsewhere: function that may answer a request whose path is none of the API's.
+    """
+    route = find_route(request.path)
+    if route is None:
+        found = elsewhere(request, is_tls=is_tls)
+        return _find_nothing(broker, request) if found is None else found
     origin = request.headers.get(b"origin")
     if origin is None:
-        return _handle(broker, request, is_tls=is_tls)
-    shared = _find_sharing(broker, request, origin.decode("latin-1"))
+        return _handle(broker, route, request, is_tls=is_tls)
+    shared = _find_sharing(broker, route, request, origin.decode("latin-1"))
     if shared and is_preflight(request):
         return answer_preflight(shared)
-    answer = _handle(broker, request, is_tls=is_tls)
+    answer = _handle(broker, route, request, is_tls=is_tls)
     return share(answer, shared) if shared else answer
 
 
-def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, ...]:
+def _find_sharing(broker: Broker, route: Route, request: Request, origin: str) -> tuple[str, ...]:
     """The headers by which pages of an origin may read answers of the app that a path names."""
-    route = find_route(request.path)
-    if route is None:
-        return ()
     try:
         hub = _find_hub(broker, route, auth.parse_query(request.query))
     except RemoteProtocolError:
@@ -104,10 +126,7 @@ def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, .
     return sharing(hub.app.cors_origins, origin)
 
 
-def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
-    route = find_route(request.path)
-    if route is None:
-        return _find_nothing(broker, request)
+def _handle(broker: Broker, route: Route, request: Request, *, is_tls: bool) -> Response | Later:
     hub: Hub | None = None
     try:
         query = auth.parse_query(request.query)
@@ -135,9 +154,20 @@ def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Lat
         check_request(hub, broker.config.cluster, is_tls=is_tls)
         request.app_id = hub.app.id
         hub.counters.http_requests += 1
+        if (tap := broker.feed.tap) is not None:
+            tap("api", route.name, hub.app.id, _channel_of(route), text=_words(request))
         return _ENDPOINTS[route.name](Call(broker, hub, request, route, query))
     except RemoteProtocolError as error:
         return refuse(broker, hub, route, error)
+
+
+def _channel_of(route: Route) -> str | None:
+    return route.argument if route.argument and route.name != "terminate" else None
+
+
+def _words(request: Request) -> str:
+    """Method and path, which an operator is shown; the query has a signature in it."""
+    return f"{request.method} {request.path[:200]}"
 
 
 def _find_nothing(broker: Broker, request: Request) -> Response:
@@ -203,6 +233,8 @@ def _publish(
         answer: function that gives the answer once they are published.
         ask: function that gives a receipt for the answer instead.
     """
+    if call.broker.tracing is not None:
+        call.broker.tracing.describe(call.hub.app.id, requests)
     try:
         receipt = call.broker.delivery.publish_nowait(call.hub, requests)
     except trio.WouldBlock:

@@ -176,20 +176,26 @@ class HttpConnection:
 
     @property
     def is_asked(self) -> bool:
-        """Whether a request has begun, is being answered, or may come in the next moment."""
-        return self.state <= STREAMING and not self.is_idle
+        """Whether a request has begun, is being answered, or may come in the next moment.
+
+        Not while the answer is a stream: that may last for days, and nobody waits for its end.
+        """
+        return self.state < STREAMING and not self.is_idle
 
     @property
     def is_answered_later(self) -> bool:
         """Whether others than its client are waited for."""
         return self.state is BUSY
 
-    def restore(self, app_id: str | None) -> None:
-        """Go on with a connection of another process, whose last request was that app's."""
+    def restore(self, app_id: str | None, request: Request | None = None) -> None:
+        """Go on with a connection whose last request was that app's, and one that has been read."""
         if app_id is not None:
             self._speak_for(app_id)
         self._go(IDLE)
         self._common.expire_after(self._common.config.idle_timeout_s, self)
+        if request is not None:
+            self._requests.append(request)
+            self._answer()
 
     def handle_by(self, handle: Callable[[Request], Answer]) -> None:
         """Have further requests answered by another function."""
@@ -305,10 +311,18 @@ class HttpConnection:
             self._stream(answer, request)
         elif answer.begin is None:
             self.linger(answer.switching)
+        elif not request.is_upgrade and not self._can_part():
+            self.abort()
         else:
             rest = self._parser.rest
             self._release()
             answer.begin(self.sock, rest)
+
+    def _can_part(self) -> bool:
+        """Whether nothing comes behind a request that gives its socket away, and nothing waits."""
+        self._flush()
+        follows = self._requests or self._parser.has_begun
+        return self.state is not GONE and not (follows or self._outbox.waiting_bytes)
 
     def _next(self) -> Request | None:
         """The next request, if its turn has come; on_drained asks again."""

@@ -181,9 +181,8 @@ def parts(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
         yield part
 
 
-def _refuse(request: Request) -> Response:
+def _refuse(_: Request) -> Response:
     """Answer who began a request before its end could be waited for, and was not heard."""
-    del request
     response = text_response(503, "This process has been replaced by another one, try again")
     response.headers = ("Retry-After: 0",)
     return response

@@ -20,10 +20,13 @@ from cachecast.server.endpoints import handle
 from cachecast.server.forwarded import is_forwarded_tls
 from cachecast.server.greeting import Greeting
 from cachecast.server.http import HttpConnection
+from cachecast.server.inspector import Inspector
 from cachecast.server.listeners import open_admin_listener, open_listener, path_of
 from cachecast.server.place import Place
 from cachecast.server.poller import Poller
+from cachecast.server.spans import handle_traced
 from cachecast.server.tls import TlsSocket
+from cachecast.server.transports import Transports
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from cachecast.config import BrokerConfig
     from cachecast.server.http import Answer
     from cachecast.server.http_messages import Request
+    from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listeners import Address
     from cachecast.server.room import Room
     from cachecast.server.tls import TlsTerms
@@ -162,6 +166,27 @@ class _Listener:
             self.sock.close()
 
 
+class _Seat(_Listener):
+    """A socket over which another process hands connections of operators to this one."""
+
+    def on_readable(self) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
+        """Take a connection that has come; none when there is no room, which its end is told by."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.sock, 1, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self.abort()  # the other process has gone
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            if self._server.room.has_free(is_admin=True):
+                self._server.accept(sock, is_admin=True)
+            else:
+                sock.close()
+
+
 class Front:
     """Listening sockets and what they bring, on one poller; knows no broker.
 
@@ -240,6 +265,14 @@ class Front:
         else:
             self.port = self.port or port
 
+    def sit(self, seat: socket.socket | None) -> None:
+        """Serve operators whom another process hands over; ``seat`` is owned from now on."""
+        if seat is not None:
+            seat.setblocking(False)  # noqa: FBT003 - its only argument
+            listener = _Seat(self, seat, is_admin=True, name="", place=None)
+            self.listeners.append(listener)
+            self.poller.add(seat.fileno(), listener)
+
     def accept(self, sock: socket.socket, *, is_admin: bool) -> None:
         """Begin to serve an accepted socket."""
         sock.setblocking(False)  # noqa: FBT003 - its only argument
@@ -271,18 +304,28 @@ class Front:
         """Whether clients speak TLS with it."""
         return self._tls is not None
 
-    def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
-        """Go on with an HTTP connection that another process has accepted."""
+    def adopt(
+        self,
+        sock: socket.socket | TlsSocket,
+        app_id: str | None = None,
+        *,
+        request: Request | None = None,
+        is_admin: bool = False,
+        is_tls: bool = False,
+        is_known: bool = False,
+    ) -> HttpConnection:
+        """Go on with an HTTP connection that was accepted elsewhere; see its ``restore``."""
+        handle = self._handle_behind_tls if is_tls else self._handle
         connection = HttpConnection(
             sock,
             self.common,
-            self._handle_admin if is_admin else self._handle,
+            self._handle_admin if is_admin else handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
-        self.poller.add(connection.fd, connection)
+        (self.poller.watch if is_known else self.poller.add)(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
-        connection.restore(app_id)
+        self.poller.guard(connection, partial(connection.restore, app_id, request))
         return connection
 
     def hold_newcomers(self, *, is_held: bool) -> None:
@@ -337,7 +380,9 @@ class Server(Front):
 
     Attributes:
         broker: the broker that it serves.
+        inspector: answers those who look into it; None where nobody may.
         trusts_proxy: whether a proxy's headers are believed; may be replaced.
+        transports: sessions of clients that come without WebSockets.
     """
 
     def __init__(
@@ -348,6 +393,7 @@ class Server(Front):
         trusts_proxy: bool,
         proxy_protocol: bool = False,
         poller: Poller | None = None,
+        inspector: InspectorTerms | None = None,
     ) -> None:
         """Make it; :func:`serve` runs its tasks.
 
@@ -357,7 +403,10 @@ class Server(Front):
             trusts_proxy: whether a proxy's headers are believed, see :func:`serve`.
             proxy_protocol: whether clients' connections begin with a PROXY header.
             poller: the Poller of its sockets; by default one of the kernel's.
+            inspector: terms on which people look into it at the admin address; None for numbers
+                only.
         """
+        self.inspector = None if inspector is None else Inspector(broker, inspector)
         super().__init__(
             partial(
                 Common,
@@ -368,7 +417,7 @@ class Server(Front):
                 journal=broker.clients.journal,
             ),
             Poller(broker.clock) if poller is None else poller,
-            handle_admin=partial(handle_admin, broker),
+            handle_admin=partial(handle_admin, broker, inspector=self.inspector),
             handle=self._answer,
             handle_behind_tls=partial(self._answer, is_behind_tls=True),
             tls=tls,
@@ -376,6 +425,9 @@ class Server(Front):
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
+        self.transports = Transports(broker, self.common, self.adopt)
+        tracing = broker.tracing
+        self._call = handle if tracing is None else partial(handle_traced, tracing)
 
     def _answer(self, request: Request, *, is_behind_tls: bool = False) -> Answer:
         is_tls = (
@@ -385,7 +437,7 @@ class Server(Front):
         )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return handle(self.broker, request, is_tls=is_tls)
+        return self._call(self.broker, request, is_tls=is_tls, elsewhere=self.transports.answer)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -413,6 +465,7 @@ class Server(Front):
                 )
             await trio.sleep(DRAIN_TICK_S)
         self.end_greetings()
+        self.transports.end_nameless()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)
@@ -430,8 +483,14 @@ class Server(Front):
         try:
             await super().run_poller()
         finally:
+            self.transports.abort()
             readers.remove(self.poller)
             reloads.remove(self._reload)
+
+    async def run_inspector(self) -> None:
+        """Serve those who look into it, for ever, where anybody may."""
+        if self.inspector is not None:
+            await self.inspector.run()
 
     def _reload(self, config: BrokerConfig) -> None:
         """Connections that begin from now on have these limits."""
@@ -448,6 +507,8 @@ async def serve(
     proxy_protocol: bool = False,
     falls_back: bool = False,
     predecessor: Predecessor | None = None,
+    inspector: InspectorTerms | None = None,
+    seat: socket.socket | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a Broker to WebSocket clients and HTTP API callers, for ever.
@@ -470,6 +531,9 @@ async def serve(
         falls_back: whether to take any free port where the admin address's is taken.
         predecessor: the process that this one replaces, which has been asked; its listening sockets
             are used where their addresses are these, and its clients are served on.
+        inspector: terms on which people look into the node at the admin address; None for its
+            numbers only.
+        seat: socket over which another process hands over connections to the admin address.
         task_status: status that gets the :class:`Server` once it listens.
 
     Raises:
@@ -492,7 +556,13 @@ async def serve(
             for sock in seats.values():  # whose addresses are others now
                 sock.close()
         async with trio.open_nursery() as nursery:
-            server = Server(broker, tls, trusts_proxy=trusts_proxy, proxy_protocol=proxy_protocol)
+            server = Server(
+                broker,
+                tls,
+                trusts_proxy=trusts_proxy,
+                proxy_protocol=proxy_protocol,
+                inspector=inspector,
+            )
             if predecessor is not None:
                 await predecessor.take(server, nursery)
             undo.pop_all()
@@ -501,8 +571,10 @@ async def serve(
                 server.listen(sock, name=name, path=path_of(each))
             if admin_address is not None and admin is not None:
                 server.listen(admin, is_admin=True, name=admin_address)
+            server.sit(seat)
             nursery.start_soon(server.run_timeouts)
             nursery.start_soon(server.run_poller)
+            nursery.start_soon(server.run_inspector)
             task_status.started(server)
 
 

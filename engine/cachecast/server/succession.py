@@ -53,6 +53,7 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
+from cachecast.protocol.wire import WIRES
 from cachecast.server.leaving import (
     CLOSINGS_PER_S,
     callers,
@@ -370,11 +371,11 @@ class Taking:
     def _take_clients(self, message: Clients, descriptors: Iterator[int]) -> None:
         server, broker = self._server, self._server.broker
         clients, names = self._clients[message.app_id], self._names
-        max_bytes = server.common.config.max_message_bytes
         for state in message.clients:
             if state.is_here:
                 sock = self._open_socket(state.family, next(descriptors))
-                websocket = WebSocket(sock, server.poller, broker.clients, max_bytes)
+                parser = WIRES[state.wire].parser(server.common.config.max_message_bytes)
+                websocket = WebSocket(sock, server.poller, broker.clients, parser)
                 self._handlers.append(websocket)
                 connection = restore_client(broker, message.app_id, websocket, state, names)
                 websocket.restore(connection, state)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cachecast.errors import ConfigError
+from cachecast.files import read_file
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +33,7 @@ def load_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
     held = []
     for field, path in (("server.tls_cert", cert), ("server.tls_key", key)):
         try:
-            held.append(Path(path).read_bytes())
+            held.append(read_file(path))
         except OSError as error:
             raise ConfigError(field, f"{path} cannot be read: {error.strerror}.") from None
     try:
@@ -96,7 +97,7 @@ class TlsTerms:
 def _fingerprint(cert: Path | str, key: Path | str) -> bytes:
     """What tells whether the files have changed; says nothing about the key."""
     try:
-        return sha256(Path(cert).read_bytes() + b"\0" + Path(key).read_bytes()).digest()
+        return sha256(read_file(cert) + b"\0" + read_file(key)).digest()
     except OSError as error:  # it could be read a moment ago
         raise ConfigError(
             "server.tls_cert", f"{cert} or {key} cannot be read: {error.strerror}."

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cachecast.apps import App, Webhook
     from cachecast.metrics import Durations
     from cachecast.tasks.turns import Turn
+    from cachecast.tracing import Tracing, WebhookSpan
 
 __all__ = ["Courier", "Endpoint", "open_client"]
 
@@ -90,12 +91,15 @@ class Endpoint:
         place: host and path of the URL, which is what may be logged.
         app_id: id of the app that it belongs to.
         next_log_at: time from which its failures may be logged again, in seconds of Trio's clock.
+        failure: why the last try failed, fit for a log; None if it was accepted, or none was made.
+        failing_since: time of the first failure since something was accepted, in seconds of Trio's
+            clock.
         standing, trying_since: state of its turns, see :class:`~cachecast.tasks.turns.Turns`.
     """
 
     __slots__ = (
-        "_hook", "_key", "_secret", "app_id", "next_log_at", "place", "standing", "trying_since",
-        "url",
+        "_hook", "_key", "_secret", "app_id", "failing_since", "failure", "next_log_at", "place",
+        "standing", "trying_since", "url",
     )  # fmt: skip
 
     def __init__(self, app: App, hook: Webhook) -> None:
@@ -106,6 +110,8 @@ class Endpoint:
         self.place = f"{parts.hostname}{port}{parts.path}"
         self.app_id = app.id
         self.next_log_at = -float("inf")
+        self.failure: str | None = None
+        self.failing_since = 0.0
         self.standing = Standing.NEW
         self.trying_since: OrderedDict[Turn, float] = OrderedDict()
         self.serve(app, hook)
@@ -115,6 +121,12 @@ class Endpoint:
         self._hook = hook
         oldest = app.key_pairs[0]
         self._key, self._secret = oldest.key, oldest.secret.encode()
+
+    def note_outcome(self, failure: str | None, now: float) -> None:
+        """Note how a try ended, for an operator."""
+        if failure is not None and self.failure is None:
+            self.failing_since = now
+        self.failure = failure
 
     def wants(self, name: str, channel: str) -> bool:
         """Whether the event's name and channel pass this URL's filters."""
@@ -169,6 +181,7 @@ class Courier:
         unix_now: Callable[[], float],
         jitter: Callable[[], float],
         delays: Durations,
+        tracing: Tracing | None = None,
     ) -> None:
         """Borrow a client.
 
@@ -177,11 +190,13 @@ class Courier:
             unix_now: function that gives the wall time in seconds, for ``time_ms``.
             jitter: function that draws a number from 0 to 1.
             delays: where the time of each delivery is counted, from its first try on.
+            tracing: what begins a span for each try; None for no spans.
         """
         self._client = client
         self._delays = delays
         self._unix_now = unix_now
         self._jitter = jitter
+        self._tracing = tracing
         self._turns = Turns()
         self._last_chance = trio.Event()
         self._unreachable: set[Endpoint] = set()
@@ -223,8 +238,9 @@ class Courier:
                     last_try_at = now + RETRY_FOR_S
                 else:
                     outcomes["retried"] += len(events)
-                failure = await self._try(endpoint, events, turn)
+                failure = await self._try(endpoint, events, turn, n_tries)
             n_tries += 1
+            endpoint.note_outcome(failure, trio.current_time())
             if failure is None:
                 outcomes["delivered"] += len(events)
                 self._delays.observe(trio.current_time() - began_at)
@@ -244,15 +260,32 @@ class Courier:
             with trio.move_on_at(min(now + pause_s, last_try_at)):
                 await self._last_chance.wait()
 
-    async def _try(self, endpoint: Endpoint, events: Sequence[AppEvent], turn: Turn) -> str | None:
+    async def _try(
+        self, endpoint: Endpoint, events: Sequence[AppEvent], turn: Turn, n_tries: int
+    ) -> str | None:
         """Post once. Returns why it was not accepted, fit for a log, or None if it was."""
+        if self._tracing is None:
+            return (await self._post(endpoint, events, turn, None))[1]
+        with self._tracing.webhook(endpoint.url, endpoint.app_id, events, n_tries) as span:
+            status, failure = await self._post(endpoint, events, turn, span)
+            span.answered(status, failure)
+            return failure
+
+    async def _post(
+        self,
+        endpoint: Endpoint,
+        events: Sequence[AppEvent],
+        turn: Turn,
+        span: WebhookSpan | None,
+    ) -> tuple[int | None, str | None]:
+        """Returns the status, if there was one, and why it is none of success."""
         # An event that cannot be encoded fails before any other await; this keeps the checkpoint.
         await trio.lowlevel.checkpoint()
         status: int | None = None
         failure = f"no answer within {ANSWER_LIMIT_S:g} s"
         try:
             with trio.move_on_after(ANSWER_LIMIT_S):
-                response = await self._send(endpoint, events, turn)
+                response = await self._send(endpoint, events, turn, span)
                 status = response.status_code
                 await _discard_body(response)
         except MemoryError:
@@ -266,20 +299,25 @@ class Courier:
         if status is None:
             if self._last_chance.is_set():
                 self._unreachable.add(endpoint)
-            return failure
-        return None if 200 <= status < 300 else f"status {status}"
+            return None, failure
+        return status, None if 200 <= status < 300 else f"status {status}"
 
     async def _send(
-        self, endpoint: Endpoint, events: Sequence[AppEvent], turn: Turn
+        self,
+        endpoint: Endpoint,
+        events: Sequence[AppEvent],
+        turn: Turn,
+        span: WebhookSpan | None,
     ) -> httpx2.Response:
         """Sign anew and send; returns when the head of the answer is here.
 
         Anew, because Pusher's Python library refuses a ``time_ms`` that is older than 300 s.
         """
         body = msgspec.json.encode(_Body(int(self._unix_now() * 1000), events))
-        request = self._client.build_request(
-            "POST", endpoint.url, content=body, headers=endpoint.headers(body)
-        )
+        headers = endpoint.headers(body)
+        if span is not None:
+            span.inject(headers)
+        request = self._client.build_request("POST", endpoint.url, content=body, headers=headers)
         # httpx2 writes the URL of every request to the log of the process that embeds us, at
         # INFO and in full. So it gets one without secrets, and the real target beside it.
         url = request.url

@@ -142,6 +142,11 @@ class UrlQueue:
         if self.n_ready >= self.max_batch:
             self.filled.set()
 
+    @property
+    def n_waiting(self) -> int:
+        """Events that wait here, behind others of their channel or for a lane; O(busy channels)."""
+        return self.n_ready + sum(len(queue) for queue in self.busy.values())
+
     def begin_choosing(self, *, at_once: bool) -> float:
         """Reserve the next batch. Returns when to stop waiting for more of it."""
         self.is_choosing = True

@@ -30,10 +30,12 @@ event:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import msgspec
 import structlog
 import trio
 
@@ -56,8 +58,9 @@ if TYPE_CHECKING:
     from cachecast.handover.state import WebhookState
     from cachecast.metrics import AppCounters
     from cachecast.tasks.webhook_queue import UrlQueue
+    from cachecast.tracing import Tracing
 
-__all__ = ["Webhooks"]
+__all__ = ["WebhookUrl", "Webhooks"]
 
 #: Number of requests under way to one URL. With one, a channel whose receiver fails would stop all
 #: others for five minutes; with very many, a receiver that comes back would be overrun. Browsers
@@ -70,6 +73,24 @@ PAUSE_TICK_S: Final = 0.01
 _log = structlog.get_logger("cachecast.webhooks")
 
 
+class WebhookUrl(msgspec.Struct, frozen=True):
+    """How one URL fares.
+
+    Attributes:
+        place: host and path, without what may be secret.
+        n_waiting: events that wait for a request.
+        n_under_way: events of requests under way, and of those that wait to be tried again.
+        failure: why the last try failed; None if it was accepted or none was made.
+        failing_for_s: seconds since the first failure behind the last success.
+    """
+
+    place: str
+    n_waiting: int
+    n_under_way: int
+    failure: str | None
+    failing_for_s: float | None
+
+
 class Webhooks:
     """Takes the events of all apps and brings them to their URLs."""
 
@@ -80,6 +101,7 @@ class Webhooks:
         on_miss_acknowledged: Callable[[str, str], None] = lambda _app_id, _channel: None,
         open_client: Callable[[], httpx2.AsyncClient] = open_client,
         jitter: Callable[[], float] = random.random,
+        tracing: Tracing | None = None,
     ) -> None:
         """Make it, without any app; nothing is opened before :meth:`run`.
 
@@ -92,6 +114,7 @@ class Webhooks:
             open_client: function that makes the HTTP client, which is closed at the end of
                 :meth:`run`.
             jitter: function that draws a number from 0 to 1, for the pauses between tries.
+            tracing: what begins a span for each try; None for no spans.
         """
         self._queues: dict[str, AppQueue] = {}
         #: Of apps that have been removed, or have no webhooks any more: what they still wait for.
@@ -101,6 +124,7 @@ class Webhooks:
         self._unix_now = unix_now
         self._open_client = open_client
         self._jitter = jitter
+        self._tracing = tracing
         self.delays = Durations()
         self._courier: Courier | None = None
         self._nursery: trio.Nursery | None = None
@@ -175,6 +199,24 @@ class Webhooks:
         queue = self._queues.get(app_id)
         return 0 if queue is None else queue.n_queued
 
+    def states(self, app_id: str) -> list[WebhookUrl]:
+        """Each URL of an app, for an operator; nothing of it is secret. Needs Trio's clock."""
+        queue = self._queues.get(app_id)
+        if queue is None:
+            return []
+        now = trio.current_time()
+        under_way = Counter(item.urls_queue for item in queue.under_way)
+        return [
+            WebhookUrl(
+                url.endpoint.place,
+                url.n_waiting,
+                under_way[url],
+                url.endpoint.failure,
+                None if url.endpoint.failure is None else now - url.endpoint.failing_since,
+            )
+            for url in queue.urls
+        ]
+
     async def run(self) -> NoReturn:
         """Deliver for ever. Before there is any webhook it does nothing and opens nothing.
 
@@ -188,7 +230,7 @@ class Webhooks:
             await self._has_any.wait()
             # In a thread, for others are served already.
             client = await trio.to_thread.run_sync(self._open_client, abandon_on_cancel=True)
-        self._courier = Courier(client, self._unix_now, self._jitter, self.delays)
+        self._courier = Courier(client, self._unix_now, self._jitter, self.delays, self._tracing)
         try:
             with self._life:
                 await self._run_nursery()

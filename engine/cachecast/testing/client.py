@@ -7,9 +7,10 @@ that is how the clients behave that a server has to survive.
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgpack
 import msgspec
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from cachecast.testing.network import MemoryNetwork
 
 __all__ = ["ClientClosedError", "MemoryClient", "Message"]
+
+T = TypeVar("T")
 
 _decode = msgspec.json.Decoder().decode
 
@@ -99,6 +102,8 @@ class MemoryClient:
         frames: the frames received, as opcode and payload.
     """
 
+    patience_s: float = 5.0
+
     def __init__(self, network: MemoryNetwork, app: App, wire: Wire, fd: int) -> None:
         """Make it; nothing is sent before the network does it."""
         self.app = app
@@ -113,14 +118,13 @@ class MemoryClient:
         self.is_closed: bool = False
         self.answers_pings: bool = True
         self.answers_close: bool = True
-        self.patience_s: float = 5.0
         self.chunks: list[bytes] = []
         self.frames: list[tuple[int, bytes]] = []
         self._network = network
         self._unread: deque[tuple[int, Message]] = deque()
         self._n_received = 0
         self._buffer = b""
-        self._arrival = trio.Event()
+        self._arrival = network.event_type()
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Name the socket id."""
@@ -263,9 +267,7 @@ class MemoryClient:
         Raises:
             trio.TooSlowError: it has not within ``patience_s``.
         """
-        with trio.fail_after(self.patience_s):
-            while not self.is_closed:
-                await self._arrival.wait()
+        await self._until(lambda: self.is_closed or None)
         return self.close_code
 
     @property
@@ -337,6 +339,8 @@ class MemoryClient:
             self._on_frame(opcode, payload)
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
+        if opcode & frames.RSV1:
+            opcode, payload = opcode ^ frames.RSV1, _inflate(payload)
         self.frames.append((opcode, payload))
         if opcode == frames.PING:
             self.pings += 1
@@ -374,22 +378,36 @@ class MemoryClient:
 
     def _wake(self) -> None:
         self._arrival.set()
-        self._arrival = trio.Event()
+        self._arrival = self._network.event_type()
 
     async def _take(self, is_wanted: Callable[[Message], bool], since: int = 0) -> Message:
         """Wait for a message, later than the first ``since``, and take it out of the unread."""
+
+        def find() -> Message | None:
+            for at, (number, message) in enumerate(self._unread):
+                if number > since and is_wanted(message):
+                    del self._unread[at]
+                    return message
+            if self.is_closed:
+                raise ClientClosedError(self.close_code, self.close_reason)
+            return None
+
+        return await self._until(find)
+
+    async def _until(self, find: Callable[[], T | None]) -> T:
+        """What a function finds, which is asked again whenever something has come."""
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(self.patience_s):
             while True:
-                for at, (number, message) in enumerate(self._unread):
-                    if number > since and is_wanted(message):
-                        del self._unread[at]
-                        return message
-                if self.is_closed:
-                    raise ClientClosedError(self.close_code, self.close_reason)
+                found = find()
+                if found is not None:
+                    return found
                 await self._arrival.wait()
+        raise self._too_slow()
+
+    def _too_slow(self) -> trio.TooSlowError:
         unread = [message.text for _, message in self._unread]
-        raise trio.TooSlowError(f"nothing came within {self.patience_s:g} s; unread: {unread}")
+        return trio.TooSlowError(f"nothing came within {self.patience_s:g} s; unread: {unread}")
 
 
 def _client_frame(opcode: int, payload: bytes, *, is_final: bool = True) -> bytes:
@@ -414,3 +432,8 @@ def _frame_size(data: bytes) -> int | None:
         return 2 + size
     head = 4 if size == 126 else 10
     return head + int.from_bytes(data[2:head], "big") if len(data) >= head else None
+
+
+def _inflate(data: bytes) -> bytes:
+    """The message in a compressed frame, however large the server has made it."""
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data + b"\x00\x00\xff\xff")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from cachecast.server.poller import Handler
 
 __all__ = ["TEST_APP", "HttpResponse", "MemoryNetwork", "open_memory_network", "open_test_broker"]
+
+N = TypeVar("N", bound="MemoryNetwork")
 
 #: App that :func:`open_test_broker` serves when it is given no configuration.
 TEST_APP = App(
@@ -62,7 +64,7 @@ async def open_test_broker(
         config: configuration of the broker; None serves :data:`TEST_APP`.
         bus: bus to other nodes; by default this node is alone.
     """
-    require_trio("open_test_broker")
+    require_trio("open_test_broker", "cachecast.testing.asyncio")
     start = trio.current_time()
     async with open_broker(
         config or BrokerConfig(apps=(TEST_APP,)),
@@ -210,6 +212,16 @@ class HttpResponse(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
+class Event(Protocol):
+    """What a loop waits for; Trio's and asyncio's are alike."""
+
+    def set(self) -> Any:  # noqa: ANN401 - nobody wants it
+        """Let those who wait go on."""
+
+    async def wait(self) -> Any:  # noqa: ANN401
+        """Wait for that."""
+
+
 class MemoryNetwork:
     """The way to a Broker in memory: a real :class:`Server` over sockets that are none.
 
@@ -219,6 +231,10 @@ class MemoryNetwork:
             production.
         poller: the Poller of that server.
     """
+
+    #: What clients are, and what they and whoever makes a request wait for.
+    client_type: type[MemoryClient] = MemoryClient
+    event_type: Callable[[], Event] = trio.Event
 
     def __init__(self, broker: Broker) -> None:
         """Make it; :func:`open_memory_network` runs its tasks."""
@@ -268,7 +284,7 @@ class MemoryNetwork:
         if is_tls:
             lines["X-Forwarded-Proto"] = "https"
         _, wire = find_wire(lines.get("Sec-WebSocket-Protocol"))
-        client = MemoryClient(self, app, wire, next(self._fds))
+        client = self.client_type(self, app, wire, next(self._fds))
         self._accept(client.socket)
         client.send_bytes(_head("GET", target, lines | dict(headers or {})))
         return client
@@ -322,7 +338,7 @@ class MemoryNetwork:
             self.broker.unix_now(),
         )  # fmt: skip
         lines = {"Host": "memory", "Content-Length": str(len(raw)), "Connection": "close"}
-        exchange = _Exchange(next(self._fds))
+        exchange = _Exchange(next(self._fds), self.event_type())
         self._accept(exchange.socket)
         head = _head(method, f"{target}?{urlencode(query, quote_via=quote)}",
                      lines | dict(headers or {}))  # fmt: skip
@@ -342,8 +358,8 @@ class MemoryNetwork:
 class _Exchange:
     """The client's end of one HTTP request."""
 
-    def __init__(self, fd: int) -> None:
-        self.ended = trio.Event()
+    def __init__(self, fd: int, ended: Event) -> None:
+        self.ended = ended
         self.socket = MemorySocket(fd, self._on_bytes, self.ended.set)
         self._received = b""
 
@@ -365,8 +381,16 @@ def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
 @asynccontextmanager
 async def open_memory_network(broker: Broker) -> AsyncIterator[MemoryNetwork]:
     """Serve a Broker in memory until the end of the block, which drops all connections."""
+    require_trio("open_memory_network", "cachecast.testing.asyncio")
+    async with run_network(broker, MemoryNetwork) as network:
+        yield network
+
+
+@asynccontextmanager
+async def run_network(broker: Broker, kind: type[N]) -> AsyncIterator[N]:
+    """:func:`open_memory_network` with a network of a kind."""
     async with trio.open_nursery() as nursery:
-        network = MemoryNetwork(broker)
+        network = kind(broker)
         nursery.start_soon(network.server.run_poller)
         nursery.start_soon(network.server.run_timeouts)
         try:

@@ -11,9 +11,12 @@ Nobody is waited for without a limit: who is silent is shown as silent.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +28,7 @@ from cachecast.children import describe_end, wait_ended
 from cachecast.errors import ConfigError, UpgradeError
 from cachecast.handover.state import PostState
 from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
 from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
     Ask,
@@ -44,9 +48,10 @@ from cachecast.workers.post import Post
 from cachecast.workers.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachecast.config import FileConfig
+    from cachecast.server.entrance import InspectorTerms
 
 __all__ = ["Crew", "check_size"]
 
@@ -116,6 +121,7 @@ class Crew:
         *,
         shared: Sequence[socket.socket] = (),
         program: Sequence[str] = PROGRAM,
+        inspector: InspectorTerms | None = None,
     ) -> None:
         """Make it.
 
@@ -125,9 +131,10 @@ class Crew:
             on_line: function that takes a line of a worker's log, with its number; must not wait.
             shared: listening sockets of all workers, kept open likewise.
             program: command that is started, with a worker's number and a descriptor behind it.
+            inspector: terms on which people look into the workers; None if nobody may.
         """
         self.posts = [
-            Post(number, config, mine, shared)
+            Post(number, config, mine, shared, inspector)
             for number, (config, mine) in enumerate(zip(shares, listeners, strict=True), 1)
         ]
         self.is_ending = False
@@ -274,7 +281,7 @@ class Crew:
         assert self._processes is not None
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            descriptors = (*post.descriptors, theirs.fileno())
+            descriptors = (*post.inherited, theirs.fileno())
             new = post.successor = Worker.start(self._program, post.number, descriptors)
             post.brief(new, theirs.fileno())
             self._processes.start_soon(self._run_worker, post, new, False)  # noqa: FBT003
@@ -311,6 +318,9 @@ class Crew:
             (
                 post,
                 [os.dup(sock.fileno()) for sock in post.listeners],
+                None
+                if post.way is None
+                else (os.dup(post.way[0].fileno()), os.dup(post.way[1].fileno())),
                 post.worker,
                 () if post.worker is None else post.worker.copy_descriptors(),
             )
@@ -319,11 +329,13 @@ class Crew:
         return lambda: [
             PostState(
                 listeners,
+                post.ways.key,
+                way,
                 None if worker is None else worker.export(*descriptors),
                 post.backoff.n_ends,
                 [msgspec.Raw(msgspec.msgpack.encode(family)) for family in post.past],
             )
-            for post, listeners, worker, descriptors in kept
+            for post, listeners, way, worker, descriptors in kept
         ]
 
     def adopt(self, states: Sequence[PostState]) -> None:
@@ -331,6 +343,10 @@ class Crew:
         for post, state in zip(self.posts, states, strict=True):
             post.backoff.n_ends = state.n_ends
             post.past = [msgspec.msgpack.decode(one, type=Family) for one in state.past]
+            if state.way is not None:
+                inbound, outbound = (socket.socket(fileno=fd) for fd in state.way)
+                post.way = inbound, outbound
+                post.ways = msgspec.structs.replace(post.ways, key=state.key)
             if state.worker is not None:
                 post.begin(Worker.adopt(state.worker))
                 post.is_ready = True
@@ -345,7 +361,7 @@ class Crew:
             ConfigError: a worker does not become ready when the node starts.
             BusError: it cannot reach the engine then.
         """
-        with self._life:
+        with self._life, _open_ways(self.posts):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_rounds)
                 nursery.start_soon(self._run_watch)
@@ -434,7 +450,7 @@ class Crew:
 
     def _start(self, post: Post, *, is_first: bool) -> Worker:
         """Start a process that has a post from now on."""
-        worker = Worker.start(self._program, post.number, post.descriptors)
+        worker = Worker.start(self._program, post.number, post.inherited)
         post.begin(worker)
         post.brief(worker)
         assert self._processes is not None
@@ -471,6 +487,7 @@ class Crew:
                     process.kill()
                 worker.code = process.wait()  # at once: the kernel lets nobody survive it
             pipe.close()
+            worker.seat.close()
             self._alive.discard(worker)
             worker.settle(worker.fault or f"it ended with {describe_end(worker.code or 0)}")
             worker.has_ended.set()
@@ -548,3 +565,20 @@ class Crew:
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+@contextmanager
+def _open_ways(posts: Sequence[Post]) -> Iterator[None]:
+    """Give workers ways to each other, which outlive each of them, until the end of the block."""
+    for post in posts:
+        post.way = post.way or socket.socketpair(type=socket.SOCK_SEQPACKET)
+    pairs = [post.way for post in posts if post.way is not None]
+    key = posts[0].ways.key or secrets.token_bytes(16)
+    outbound = tuple(out.fileno() for _, out in pairs)
+    try:
+        for index, (post, (inbound, _)) in enumerate(zip(posts, pairs, strict=True)):
+            post.ways = Ways(key, index, inbound.fileno(), outbound)
+        yield
+    finally:
+        for sock in chain.from_iterable(pairs):
+            sock.close()

@@ -18,18 +18,22 @@ import trio
 from cachecast.broker.journal import Journal
 from cachecast.channels.outbox import Backlog
 from cachecast.metrics import Family, merge_families, page_of, process_families
+from cachecast.server.access import is_inspectors
 from cachecast.server.admin import METRICS_TYPE
 from cachecast.server.common import Common
 from cachecast.server.http_messages import Later, Response, text_response
 from cachecast.server.listen import Front
 from cachecast.server.poller import Poller
+from cachecast.workers.relay import Relay
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
     from cachecast.config import FileConfig
+    from cachecast.server.entrance import InspectorTerms
     from cachecast.server.http_messages import Request
+    from cachecast.server.streaming import Stream
     from cachecast.workers.crew import Crew
 
 __all__ = ["Desk"]
@@ -50,6 +54,7 @@ class Desk:
         *,
         lost_log_lines: Callable[[], int],
         engine_ends: Callable[[], int] | None,
+        inspector: InspectorTerms | None = None,
     ) -> None:
         """Make it; :meth:`run` serves.
 
@@ -60,18 +65,21 @@ class Desk:
             lost_log_lines: function that gives the number of lines that the parent could not log.
             engine_ends: function that gives how often the private engine has ended by itself; None
                 without one.
+            inspector: terms on which people look into the workers; None for numbers only.
         """
         self._crew = crew
         self._lost_log_lines = lost_log_lines
         self._engine_ends = engine_ends
         self._journal = Journal()
+        refusals: Counter[str] = Counter()
+        self._relay = None if inspector is None else Relay(inspector, crew.posts, refusals)
         self._front = Front(
             partial(
                 Common,
                 config,
                 now=trio.current_time,
                 backlog=Backlog(config.max_outbox_bytes, lambda: None),
-                refusals=Counter(),
+                refusals=refusals,
                 journal=self._journal,
             ),
             Poller(trio.current_time),
@@ -94,8 +102,12 @@ class Desk:
             nursery.start_soon(self._journal.run)
             nursery.start_soon(self._front.run_timeouts)
             nursery.start_soon(self._front.run_poller)
+            if self._relay is not None:
+                nursery.start_soon(self._relay.run)
 
-    def _answer(self, request: Request) -> Response | Later:
+    def _answer(self, request: Request) -> Response | Later | Stream:
+        if self._relay is not None and is_inspectors(request.path):
+            return self._relay.answer(request)
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"Only GET\n", "text/plain", ("Allow: GET, HEAD",))
         match request.path:

@@ -12,6 +12,8 @@ import msgspec
 from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError, EngineError
 from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
+from cachecast.server.entrance import InspectorTerms
 
 __all__ = [
     "FROM_PARENT",
@@ -47,12 +49,18 @@ class Brief(_Message, frozen=True):
         number: number of the worker, from 1.
         config: configuration that it serves; limits are its share.
         listeners: descriptors of its listening sockets.
+        ways: ways to the other workers.
+        seat: descriptor of the socket over which it gets connections of operators.
+        inspector: terms on which people look into it; None if nobody may.
         line: descriptor of a line to the worker that it replaces; None if there is none.
     """
 
     number: int
     config: FileConfig
     listeners: tuple[int, ...]
+    ways: Ways
+    seat: int | None = None
+    inspector: InspectorTerms | None = None
     line: int | None = None
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12

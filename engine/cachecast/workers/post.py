@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -10,13 +11,14 @@ import trio
 
 from cachecast.children import Backoff
 from cachecast.metrics import Family, counters_of, merge_families
+from cachecast.server.crossing import NO_WAYS
 from cachecast.workers.messages import Beat, Brief, Report
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from cachecast.config import FileConfig
+    from cachecast.server.entrance import InspectorTerms
     from cachecast.workers.worker import Worker
 
 __all__ = ["Post"]
@@ -34,6 +36,9 @@ class Post:
         number: number of the worker, from 1.
         listeners: listening sockets whose connections come to this worker alone.
         shared: listening sockets that it accepts on like all others.
+        inspector: terms on which people look into the worker; None if nobody may.
+        ways: ways to the other workers; what has come by them outlives a worker.
+        way: both ends of the way to this one.
         worker: the process; None if there is none.
         successor: a process that is about to take its place; None mostly.
         is_ready: whether it takes clients, as it said last, while it lives.
@@ -50,10 +55,14 @@ class Post:
         config: FileConfig,
         listeners: Sequence[socket.socket],
         shared: Sequence[socket.socket],
+        inspector: InspectorTerms | None = None,
     ) -> None:
         self.number = number
         self.listeners = listeners
         self.shared = shared
+        self.inspector = inspector
+        self.ways = NO_WAYS
+        self.way: tuple[socket.socket, socket.socket] | None = None
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self.is_ready = False
@@ -91,7 +100,36 @@ class Post:
             worker: process that has been started.
             line: descriptor, there, of a line to the one that it replaces.
         """
-        worker.pipe.send(Brief(self.number, self.config, self.descriptors, line))
+        worker.pipe.send(
+            Brief(
+                self.number, self.config, self.descriptors, self.ways, worker.their_seat,
+                self.inspector, line,
+            )
+        )  # fmt: skip
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """Descriptors of all that a process of the post is given."""
+        return (*self.descriptors, self.ways.inbound, *self.ways.outbound)
+
+    def connect(self) -> socket.socket:
+        """A new connection to the worker's own admin address.
+
+        Raises:
+            OSError: it has none at this moment, or takes none.
+        """
+        if self.worker is None:
+            raise ConnectionRefusedError
+        ours, theirs = socket.socketpair()
+        try:
+            self.worker.seat.setblocking(False)  # noqa: FBT003 - its only argument
+            socket.send_fds(self.worker.seat, [b"+"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
 
     def begin(self, worker: Worker) -> None:
         """A process has the post from now on."""

@@ -35,6 +35,8 @@ class Worker:
         process: the process.
         pipe: the parent's end of what both talk over.
         code: exit code; None while it lives.
+        seat: the parent's end of the socket over which it hands over connections of operators.
+        their_seat: descriptor, there, of the other end; None once it has been briefed long ago.
         has_ended: event that is set when it has ended, and all that it said has been heard.
         fault: what it said why it does not start.
         outcome: of one that is to replace another: None until that is settled, then "" if it has,
@@ -42,14 +44,25 @@ class Worker:
         gave: what it said when it had handed over to another one; None before.
     """
 
-    def __init__(self, process: Child, pipe: Pipe, said: int) -> None:
+    def __init__(
+        self,
+        process: Child,
+        pipe: Pipe,
+        said: int,
+        seat: socket.socket,
+        their_seat: int | None = None,
+    ) -> None:
         """Take over a process.
 
         Args:
             process: the process.
             pipe: the parent's end of what both talk over.
             said: descriptor from which its log is read; owned from now on.
+            seat: this end of the socket for connections of operators; owned, too.
+            their_seat: descriptor, there, of the other end.
         """
+        self.seat = seat
+        self.their_seat = their_seat
         self.process = process
         self.pipe = pipe
         self.code: int | None = None
@@ -79,6 +92,8 @@ class Worker:
             OSError: it cannot be started.
         """
         ours, theirs = socket.socketpair()
+        seat, their_seat = socket.socketpair()
+        number_of_seat = their_seat.fileno()
         said, says = os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         # What the parent was configured by is none of its business, and it may be a secret.
@@ -91,36 +106,39 @@ class Worker:
                 stdout=says,
                 stderr=says,
                 env=environ,
-                pass_fds=(theirs.fileno(), *descriptors),
+                pass_fds=(theirs.fileno(), number_of_seat, *descriptors),
             )
         except BaseException:
             os.close(said)
             ours.close()
+            seat.close()
             raise
         finally:
             theirs.close()
+            their_seat.close()
             os.close(says)
             os.close(nothing)
-        return cls(process, Pipe(ours, FROM_WORKER), said)
+        return cls(process, Pipe(ours, FROM_WORKER), said, seat, number_of_seat)
 
     # --- another program in the place of the parent's
 
     @classmethod
     def adopt(cls, state: WorkerState) -> Worker:
         """One that this process has started before it became what it is."""
-        sock = socket.socket(fileno=state.control)
-        worker = cls(Adopted(state.pid), Pipe(sock, FROM_WORKER), state.said)
+        pipe = Pipe(socket.socket(fileno=state.control), FROM_WORKER)
+        seat = socket.socket(fileno=state.seat)
+        worker = cls(Adopted(state.pid), pipe, state.said, seat)
         worker.pipe.read += state.read
         worker._rest = state.rest
         return worker
 
-    def copy_descriptors(self) -> tuple[int, int]:
-        """Copies of its pipe's descriptor, and of its log's, for :meth:`export`. Never yields."""
-        return os.dup(self.pipe.fd), os.dup(self._said)
+    def copy_descriptors(self) -> tuple[int, int, int]:
+        """Copies of the descriptors of pipe, log and seat, for :meth:`export`. Never yields."""
+        return os.dup(self.pipe.fd), os.dup(self._said), os.dup(self.seat.fileno())
 
-    def export(self, control: int, said: int) -> WorkerState:
+    def export(self, control: int, said: int, seat: int) -> WorkerState:
         """The same in plain values, once nothing is read from it any more."""
-        return WorkerState(self.pid, control, said, bytes(self.pipe.read), self._rest)
+        return WorkerState(self.pid, control, said, seat, bytes(self.pipe.read), self._rest)
 
     # --- what it says
 

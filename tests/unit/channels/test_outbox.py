@@ -776,3 +776,17 @@ def test_what_waits_leaves_from_another_process_as_it_would_have(room: int) -> N
     left.send(bytes(before.taken) + bytes(after.taken))
     assert _texts(left) == ["one", "two", "new"]
     assert len(backlog) == 0
+
+
+def test_values_that_were_replaced_are_counted_until_it_keeps_up_again() -> None:
+    """By connection, for an operator; the app's counter goes on."""
+    socket, counters = FakeSocket(0), AppCounters()
+    outbox = make_outbox(socket, counters=counters)
+    assert outbox.n_conflated == 0
+    outbox.put(_frame("begun"))
+    for text in ("one", "two", "three"):
+        outbox.put(_frame(text), "cache-a", inf)
+
+    assert outbox.n_conflated == counters.conflated == 2
+    _drain(socket, outbox)
+    assert (outbox.n_conflated, counters.conflated) == (0, 2)

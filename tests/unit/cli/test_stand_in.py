@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -34,6 +36,7 @@ def start(child):
     return subprocess.Popen(
         [sys.executable, "-c", FIRST, stand_in.__file__, child, *SIGNALS],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -56,6 +59,20 @@ def test_signals_are_handed_on_by_number_and_the_child_s_end_is_its_own():
 def test_a_child_that_a_signal_ended_is_told_as_shells_tell_it():
     with start("import os; os.kill(os.getpid(), 9)") as first:
         assert first.wait(LIMIT_S) == 128 + 9
+        said = json.loads(first.stderr.read())
+    assert said.pop("pid") != first.pid
+    assert datetime.fromisoformat(said.pop("timestamp")).tzinfo is UTC
+    assert said == {
+        "event": "the node has failed, its cached values are lost",
+        "end": "SIGKILL",
+        "level": "error",
+    }
+
+
+def test_nobody_who_reads_that_is_no_reason_to_stay():
+    with start("import sys; sys.exit(3)") as first:
+        first.stderr.close()
+        assert first.wait(LIMIT_S) == 3
 
 
 def test_without_children_there_is_nothing_to_wait_for():

@@ -111,12 +111,12 @@ async def test_a_state_that_systemd_has_no_room_for_is_said_later(autojump_clock
     with structlog.testing.capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run, Node())
-            await trio.sleep(60)
+            await trio.sleep(60.2)  # not the instant of a sign of life
             with supervisor.reloading():
                 pass
             await trio.sleep(60)
             assert set(hear_all()) == {b"WATCHDOG=1"}
-            await trio.sleep(0.3)
+            await trio.sleep(0.15)
             assert hear_all() == [b"RELOADING=1", b"READY=1"]
             for _ in range(100):
                 supervisor.ready(1)

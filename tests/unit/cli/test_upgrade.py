@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,12 @@ secret = "app-secret"
 SABOTAGE = """
 import os, signal, sys, time
 
-def wrap(owner, name, step, when=lambda *_: True):
+def wrap(owner, name, step, when=lambda *_: True, then=None):
     function = getattr(owner, name)
     def wrapped(*args, **options):
         if when(*args):
+            if then is not None:
+                function(*args, **options)
             if os.environ["AT"] == step + " dies":
                 os.kill(os.getpid(), signal.SIGKILL)
             if os.environ["AT"] == step + " raises":
@@ -61,11 +63,18 @@ if "worker" not in sys.argv:
     from cachecast.handover import line, state
     from cachecast.server import succession
     is_a = lambda kind: lambda _, message, *__: isinstance(message, kind)
+    from cachecast.cli import upgrade
     wrap(succession.Predecessor, "ask", "start")
+    wrap(succession.Predecessor, "take", "seats")
     wrap(succession.Taking, "take", "values", is_a(state.Values))
+    wrap(succession.Taking, "take", "channels", is_a(state.Channels))
     wrap(succession.Taking, "take", "clients", is_a(state.Clients))
+    wrap(succession.Taking, "take", "callers", is_a(state.Callers))
     wrap(succession.Taking, "finish", "end")
+    wrap(upgrade, "end_with", "whole", lambda parent: parent is None)
     wrap(line.Line, "send_now", "word", is_a(state.Taken))
+    if os.environ["AT"] == "taken dies":
+        wrap(line.Line, "send_now", "taken", is_a(state.Taken), then=True)
     if os.environ["AT"] == "writes nothing":
         def forbid(event, arguments):
             if event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
@@ -76,6 +85,10 @@ if "worker" not in sys.argv:
     if os.environ["AT"] == "version":
         succession.STATE_VERSION = 99
 """
+
+
+#: What a new process may do at a step, and what the running one says of it.
+FAULTS = {"dies": "has ended", "raises": "a bug of the new version"}
 
 
 @pytest.fixture
@@ -102,6 +115,13 @@ def broken(tmp_path):
         return str(path)
 
     return make
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG)
+    return path
 
 
 async def upgrade(control, program=sys.executable):
@@ -163,33 +183,133 @@ async def test_a_node_is_replaced_again_and_again_and_nobody_notices(control):
         assert not control.exists()
 
 
-async def test_a_successor_that_fails_at_any_step_changes_nothing(control, broken):
-    """Whatever it does; and the next one takes over all the same."""
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "steps",
+    [("start", "seats", "values"), ("channels", "clients", "callers"), ("end", "whole", "word")],
+)
+async def test_a_successor_that_fails_at_any_step_changes_nothing(control, broken, steps, fault):
+    """It is dead then, and the next one takes over all the same."""
     with serving("--control", str(control)) as server:
-        client = await server.client()
+        client, caller = await server.client(), await server.connect()
         await client.subscribe("cache-a")
         await client.hear("pusher:cache_miss")
-        for number, (at, words) in enumerate(
-            {
-                "start dies": "has ended",
-                "clients raises": "a bug of the new version",
-                "end dies": "has ended",
-                "word dies": "has ended",
-                "word hangs": "does not answer in time",
-                "version": "does not understand the state of this one",
-            }.items()
-        ):
-            await publish(server, "cache-a", f"{number}")
-            with pytest.raises(ControlError, match=words):
-                await upgrade(control, broken(at))
-            assert (await client.hear("tick"))["data"] == f"{number}"
+        for step in steps:
+            await publish(server, "cache-a", step, wire=caller)
+            with pytest.raises(ControlError, match=FAULTS[fault]):
+                await upgrade(control, broken(f"{step} {fault}"))
             assert processes_of(server.process.pid) == []
+            assert (await client.hear("tick"))["data"] == step
         await upgrade(control)
-        await publish(server, "cache-a", "last")
-        assert (await client.hear("tick"))["data"] == "last"
+        late = await server.client()
+        await late.subscribe("cache-a")
+        assert (await late.hear("tick"))["data"] == steps[-1]
+        await publish(server, "cache-a", "last", wire=caller)
+        for one in (client, late):
+            assert (await one.hear("tick"))["data"] == "last"
+            await one.wire.aclose()
+        await caller.aclose()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT_S) == 0
+
+
+async def test_a_successor_that_hangs_or_cannot_be_is_given_up(control, broken, tmp_path):
+    """And the running process says why, of its start and of what it was to start."""
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexit 3\n")
+    silent.chmod(0o755)
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await client.subscribe("news")
+        for program, words in {
+            broken("word hangs"): "does not answer in time",
+            broken("version"): "does not understand the state of this one",
+            str(silent): "has ended",
+            "/no/such/python": "cannot be started: No such file",
+            str(tmp_path): "cannot be started: Permission denied",
+        }.items():
+            with pytest.raises(ControlError, match=words):
+                await upgrade(control, program)
+            assert processes_of(server.process.pid) == []
+            await publish(server, "news", words)
+            assert (await client.hear("tick"))["data"] == words
         await client.wire.aclose()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(LIMIT_S) == 0
+
+
+async def test_a_configuration_that_the_successor_refuses_is_named(control, config):
+    with serving("--control", str(control), "--config", str(config)) as server:
+        config.write_text(CONFIG[:-5])
+        with pytest.raises(ControlError, match="is not valid TOML"):
+            await upgrade(control)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT_S) == 0
+
+
+@pytest.mark.parametrize("step", ["start", "values", "clients", "end"])
+async def test_a_successor_ends_if_the_running_process_dies_at_any_step(control, broken, step):
+    """Nobody has the whole state then; a node with a part of it would be worse than none."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await client.subscribe("cache-a")
+        await publish(server, "cache-a", "a value")
+        with pytest.raises(ControlError):
+            await upgrade(control, broken(f"{step} waits", kills=server.process.pid))
+        assert server.process.wait(LIMIT_S) == -signal.SIGKILL
+        for line in server.errors:  # until nobody is left who could write any
+            assert "taken over" not in line
+        await client.wire.aclose()
+
+
+async def test_a_first_process_that_dies_when_all_is_handed_over_ends_the_node_in_order(
+    control, broken
+):
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        with pytest.raises(ControlError):
+            await upgrade(control, broken("word waits", kills=server.process.pid))
+        assert (await client.closed())[0] == 4100
+        await client.wire.aclose()
+
+
+async def test_a_successor_that_dies_after_its_word_ends_the_node_which_says_so(control, broken):
+    """There is no way back: clients may have heard from it."""
+    with serving("--control", str(control)) as server:
+        client = await server.client()
+        await upgrade(control, broken("taken dies"))
+        with pytest.raises(EOFError):
+            await client.hear()
+        await client.wire.aclose()
+        assert server.process.wait(LIMIT_S) == 128 + signal.SIGKILL
+        *_, last = map(json.loads, server.errors)
+        assert (last["event"], last["end"]) == (
+            "the node has failed, its cached values are lost", "SIGKILL",
+        )  # fmt: skip
+
+
+async def test_a_process_that_may_open_no_more_files_says_so_and_goes_on(control):
+    """And is replaced when some of its connections have gone."""
+    words = f"-m cachecast serve --port 0 --control {control}"
+    program = ["bash", "-c", f"ulimit -n 48; exec {sys.executable} {words}"]
+    with serving(program=program) as server, ExitStack() as crowd:
+        client = await server.client()
+        for _ in range(60):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        await until(lambda: len(list(descriptors.iterdir())) >= 46)
+        server.process.send_signal(signal.SIGUSR2)
+        entry = server.wait_logged("upgrade failed, this process goes on")
+        assert "Too many open files" in entry["error"]
+        crowd.close()
+        await until(lambda: len(list(descriptors.iterdir())) < 30)
+        await client.say("pusher:ping")
+        await client.hear("pusher:pong")
+        await upgrade(control)
+        await client.say("pusher:ping")
+        await client.hear("pusher:pong")
+        await client.wire.aclose()
+        assert await trio.to_thread.run_sync(server.end) == 0
 
 
 async def test_a_second_upgrade_at_the_same_time_is_refused_in_words(control, broken):
@@ -228,13 +348,6 @@ async def upgrading(control, broken, tmp_path, result):
         await until(paused.exists)
         yield
         paused.unlink()
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "c.toml"
-    path.write_text(CONFIG)
-    return path
 
 
 async def test_an_order_to_end_in_the_midst_ends_the_node_and_nobody_takes_over(
@@ -348,21 +461,6 @@ async def test_more_connections_than_the_successor_may_have_open_stay_where_they
             await client.say("pusher:ping")
             assert (await client.hear())["event"] == "pusher:pong"
             await client.wire.aclose()
-
-
-async def test_a_successor_ends_if_the_running_process_dies_in_the_midst(control, broken):
-    """Nobody has the whole state then; a node with a part of it would be worse than none."""
-    with serving("--control", str(control)) as server:
-        async with trio.open_nursery() as nursery:
-
-            async def ask_in_vain():
-                with pytest.raises(ControlError):
-                    await upgrade(control, broken("start hangs"))
-
-            nursery.start_soon(ask_in_vain)
-            await until(lambda: processes_of(server.process.pid))
-            server.process.kill()
-        server.process.wait(LIMIT_S)
 
 
 async def test_a_process_that_dies_when_it_has_handed_over_everything_is_not_missed(

@@ -20,7 +20,7 @@ from cachecast.server import succession
 from cachecast.server.streaming import Stream
 from cachecast.server.succession import give, retire
 from tests.sockets.moving import copy, move
-from tests.sockets.node import Client, Node, frame, make_app, message, running, sign, until
+from tests.sockets.node import APP_ID, Client, Node, frame, make_app, message, running, sign, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -423,3 +423,14 @@ async def test_an_answer_in_parts_is_cut_and_its_source_is_told():
         move(old.server, new.server)
         await reader.end()
         assert told == ["gone"]
+
+
+async def test_since_when_a_client_is_there_is_known_over_there():
+    async with two_nodes() as (old, new):
+        await old.client()
+        [before] = old.broker.hub(APP_ID).connections.values()
+        await old.wait(20.0)
+        await new.wait(20.0)
+        move(old.server, new.server)
+        [after] = new.broker.hub(APP_ID).connections.values()
+        assert after.opened_at == before.opened_at == 1_000

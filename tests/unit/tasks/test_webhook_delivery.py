@@ -20,6 +20,9 @@ import pytest
 import structlog
 import trio
 import trio.testing
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cachecast.apps import App, KeyPair, Webhook
 from cachecast.events import AppEvent
@@ -33,6 +36,7 @@ from cachecast.tasks.webhook_delivery import (
     Endpoint,
     open_client,
 )
+from cachecast.tracing import Tracing
 
 EVENT = AppEvent("client_event", "private-a", event="client-x", data="top-secret-payload")
 
@@ -42,10 +46,10 @@ def make_endpoint(url="http://hook.test/path", hook=None, **options):
     return Endpoint(app, hook or Webhook(url=url))
 
 
-def make_courier(handler, *, jitter=lambda: 1.0, unix_now=None, delays=None):
+def make_courier(handler, *, jitter=lambda: 1.0, unix_now=None, delays=None, tracing=None):
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler), timeout=None)
     now = unix_now or (lambda: 1_000.0 + trio.current_time())
-    return Courier(client, now, jitter, delays or Durations())
+    return Courier(client, now, jitter, delays or Durations(), tracing)
 
 
 # --- one request
@@ -102,6 +106,26 @@ async def test_own_headers_are_added_and_cannot_replace_ours(autojump_clock):
     assert sent.get_list("x-pusher-key") == ["app-key"]
     assert sent["content-length"] == str(len(requests[0].content))
     assert sent["user-agent"].startswith("Cachecast/")
+
+
+async def test_each_try_is_a_span_whose_child_the_receivers_can_be(autojump_clock):
+    requests, exporter = [], InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    def handler(request):
+        requests.append(request)
+        return httpx2.Response(500 if len(requests) == 1 else 200)
+
+    courier = make_courier(handler, tracing=Tracing(provider))
+    await courier.deliver(make_endpoint(), [EVENT], Counter())
+
+    spans = exporter.get_finished_spans()
+    parents = [request.headers["traceparent"].split("-")[2] for request in requests]
+    assert parents == [format(span.context.span_id, "016x") for span in spans]
+    assert [span.attributes["http.response.status_code"] for span in spans] == [500, 200]
+    assert [span.attributes.get("http.request.resend_count") for span in spans] == [None, 1]
+    assert "top-secret" not in "".join(span.to_json() for span in spans)
 
 
 async def test_body_has_only_the_fields_of_its_events(autojump_clock):
@@ -517,7 +541,7 @@ async def test_over_a_socket_a_refused_connection_is_told_in_the_systems_words()
             courier = Courier(client, time.time, lambda: 1.0, Durations())
             endpoint = make_endpoint(f"http://{address}/")
             async with Turns().hold(endpoint) as turn:
-                failure = await courier._try(endpoint, [EVENT], turn)
+                failure = await courier._try(endpoint, [EVENT], turn, 0)
 
     assert failure.startswith("ConnectError: all attempts to connect to 127.0.0.1")
 

@@ -913,3 +913,25 @@ async def test_the_first_webhook_of_a_node_that_runs_is_served():
         await webhooks.flush(5.0)
         webhooks.serve(make_app(id="2"), AppCounters())  # too late
         assert not webhooks.wants("2", "cache_miss")
+
+
+async def test_an_operator_sees_what_waits_and_why(autojump_clock):
+    """Host and path of each URL, and nothing of it that may be secret."""
+    answers = [500]
+    receiver = Receiver(lambda host, events: answers[0])
+    app = make_app(Webhook(url="http://u:s3cr3t@hook.test/path?token=s3cr3t"))
+    async with running(receiver, app) as webhooks:
+        assert webhooks.states("none") == []
+        webhooks.notify("1", occupied("a"))
+        webhooks.notify("1", occupied("b"))
+        webhooks.notify("1", miss("a"))
+        await trio.sleep(2.0)
+        [url] = webhooks.states("1")
+        assert (url.place, url.failure) == ("hook.test/path", "status 500")
+        assert (url.n_waiting, url.n_under_way) == (1, 2)
+        assert 1.9 <= url.failing_for_s <= 2.0
+        answers[0] = 200
+        await trio.sleep(60.0)
+        [url] = webhooks.states("1")
+        assert (url.n_waiting, url.n_under_way, url.failure) == (0, 0, None)
+        assert url.failing_for_s is None
