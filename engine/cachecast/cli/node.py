@@ -138,14 +138,13 @@ async def run_node(
         UpgradeError: nothing could be taken over.
     """
     heir: Successor | None = None
-    options = config.server
-    tls = read_certificate(config)
-    place = None if inheritance is None else await _ask(config, inheritance)
+    options, tls = config.server, read_certificate(config)
+    place = await _ask(config, inheritance)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
         async with (
-            _open_traces(config) as (tracer_provider, lost_spans),
-            open_broker(config, tracer_provider=tracer_provider, place=place) as broker,
+            _open_traces(config) as (tracer, lost_spans),
+            open_broker(config, tracer_provider=tracer, place=place) as broker,
             trio.open_nursery() as nursery,
         ):
             broker.lost_log_lines, broker.lost_spans = lost_log_lines, lost_spans
@@ -188,8 +187,10 @@ async def run_node(
     return heir
 
 
-async def _ask(config: FileConfig, inheritance: Inheritance) -> BusPlace | None:
+async def _ask(config: FileConfig, inheritance: Inheritance | None) -> BusPlace | None:
     """Ask the running process for what this one has to begin with; gives its place in a cluster."""
+    if inheritance is None:
+        return None
     predecessor = inheritance.predecessor
     await predecessor.ask([app.id for app in config.apps], boot_time())
     if bool(config.bus.urls) != (predecessor.place is not None):

@@ -64,8 +64,8 @@ class Estate(msgspec.Struct, frozen=True):
     state: ParentState
     is_trial: bool
 
-    def check(self, config: FileConfig) -> None:
-        """Whether a parent with this configuration can go on.
+    def is_only_tried(self, config: FileConfig) -> bool:
+        """Whether this is all: a parent with this configuration could go on, and is not to.
 
         Raises:
             UpgradeError: it cannot; says why.
@@ -75,6 +75,7 @@ class Estate(msgspec.Struct, frozen=True):
                 "bus.urls was set or removed: running workers cannot move to another engine; "
                 "restart instead."
             )
+        return self.is_trial
 
 
 @cache

@@ -129,23 +129,19 @@ async def run_parent(
     check_size(shares_of(config, n_workers)[0])  # before anything is opened
     tls = read_certificate(config)
     estate = find_estate()
-    if estate is not None:
-        estate.check(config)
-        if estate.is_trial:
-            return None
+    if estate is not None and estate.is_only_tried(config):
+        return None
     with ExitStack() as stack:
         seats = _Seats(config, addresses, admin_address, n_workers, stack, estate)
         listeners, admin = seats.listeners, seats.admin
         async with _open_engine(config, estate) as engine, trio.open_nursery() as nursery:
             joined = config if engine is None else _joined_by(engine, config, estate)
             inspector = inspector_terms(config.server, os.environ)
+            terms = inspector or private_terms(config.server, os.environ)
             crew = Crew(
-                shares_of(joined, n_workers),
-                listeners,
-                _LogReader(pass_on),
-                shared=seats.shared,
-                inspector=inspector or private_terms(config.server, os.environ),
-            )
+                shares_of(joined, n_workers), listeners, _LogReader(pass_on), shared=seats.shared,
+                inspector=terms,
+            )  # fmt: skip
             parent = Parent(config, tls, crew, bus=joined.bus, estate=estate)
             if estate is not None:
                 crew.adopt(estate.state.posts)
@@ -156,14 +152,11 @@ async def run_parent(
             if engine is not None:
                 nursery.start_soon(engine.run_keeping)
             if admin is not None:
+                n_ends = None if engine is None else partial(getattr, engine, "n_ends")
                 desk = parent.desk = Desk(
-                    config,
-                    admin,
-                    crew,
-                    lost_log_lines=lost_log_lines,
-                    engine_ends=None if engine is None else (lambda: engine.n_ends),
+                    config, admin, crew, lost_log_lines=lost_log_lines, engine_ends=n_ends,
                     inspector=inspector,
-                )
+                )  # fmt: skip
                 admin_port = desk.port
                 nursery.start_soon(desk.run)
             await crew.wait_ready()

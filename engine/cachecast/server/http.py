@@ -182,11 +182,6 @@ class HttpConnection:
         """
         return self.state < STREAMING and not self.is_idle
 
-    @property
-    def is_answered_later(self) -> bool:
-        """Whether others than its client are waited for."""
-        return self.state is BUSY
-
     def restore(self, app_id: str | None, request: Request | None = None) -> None:
         """Go on with a connection whose last request was that app's, and one that has been read."""
         if app_id is not None:

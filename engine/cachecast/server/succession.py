@@ -54,6 +54,7 @@ from cachecast.handover.state import (
     Values,
 )
 from cachecast.protocol.wire import WIRES
+from cachecast.server.http import BUSY
 from cachecast.server.leaving import (
     CLOSINGS_PER_S,
     callers,
@@ -216,7 +217,7 @@ async def _quiet(server: Server, giver: Giver | None) -> AsyncIterator[None]:
         with trio.move_on_after(QUIET_LIMIT_S):
             # Who waits for other nodes is answered below, when nobody asks anything more.
             while any(  # noqa: ASYNC110 - nothing announces it
-                _is_due(caller) and (giver is None or not caller.is_answered_later)
+                _is_due(caller) and (giver is None or caller.state is not BUSY)
                 for caller in callers(server)
             ):
                 await trio.sleep(QUIET_TICK_S)
@@ -244,7 +245,7 @@ async def _end_questions(server: Server, giver: Giver) -> None:
     server.poller.hold()
     await giver.wait_idle()
     with trio.move_on_after(QUIET_LIMIT_S):
-        while any(c.is_answered_later for c in callers(server)):  # noqa: ASYNC110 - as above
+        while any(c.state is BUSY for c in callers(server)):  # noqa: ASYNC110 - as above
             await trio.sleep(QUIET_TICK_S)
     await giver.wait_idle()
 

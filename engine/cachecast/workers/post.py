@@ -65,6 +65,8 @@ class Post:
         self.way: tuple[socket.socket, socket.socket] | None = None
         self.worker: Worker | None = None
         self.successor: Worker | None = None
+        #: The parent's end of the socket over which it hands over connections of operators.
+        self.seat: socket.socket | None = None
         self.is_ready = False
         self.is_silent = False
         self.latest: list[Family] = []
@@ -118,12 +120,12 @@ class Post:
         Raises:
             OSError: it has none at this moment, or takes none.
         """
-        if self.worker is None:
+        if self.seat is None:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
         try:
-            self.worker.seat.setblocking(False)  # noqa: FBT003 - its only argument
-            socket.send_fds(self.worker.seat, [b"+"], [theirs.fileno()])
+            self.seat.setblocking(False)  # noqa: FBT003 - its only argument
+            socket.send_fds(self.seat, [b"+"], [theirs.fileno()])
         except OSError:
             ours.close()
             raise
@@ -134,6 +136,7 @@ class Post:
     def begin(self, worker: Worker) -> None:
         """A process has the post from now on."""
         self.worker, self._heard_at = worker, trio.current_time()
+        self.seat = worker.seat
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -160,6 +163,9 @@ class Post:
     def end(self) -> None:
         """The process has ended."""
         self.worker = None
+        if self.seat is not None:
+            self.seat.close()
+            self.seat = None
         self.is_ready = self.is_silent = False
         self._heard_at = inf
         self.past = counters_of(self.families)

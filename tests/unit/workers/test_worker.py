@@ -38,6 +38,7 @@ async def test_one_that_is_found_again_goes_on_in_the_midst_of_a_word_and_of_a_l
         nursery.cancel_scope.cancel()
     state = first.export(*descriptors)
     first.pipe.close()
+    first.seat.close()
     first.process.returncode = 0  # it is another program's to wait for
 
     found = Worker.adopt(msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=WorkerState))
@@ -53,6 +54,7 @@ async def test_one_that_is_found_again_goes_on_in_the_midst_of_a_word_and_of_a_l
     assert lines == [b"a line", b"half a line"]
     assert found.process.wait() == 7
     found.pipe.close()
+    found.seat.close()
 
 
 async def test_only_the_first_word_on_a_replacement_counts():
@@ -66,3 +68,4 @@ async def test_only_the_first_word_on_a_replacement_counts():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.read_log, lambda _: None)
     worker.pipe.close()
+    worker.seat.close()
