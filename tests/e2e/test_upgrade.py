@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,8 +11,11 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.e2e.test_process import wait_for
+from tests.unit.cli.test_serve import serving
+from tests.unit.cli.test_upgrade import until, upgrade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +73,50 @@ def _upgrade(control: Path) -> None:
         timeout=LIMIT_S,
         capture_output=True,
     )
+
+
+async def test_webhooks_that_wait_are_told_by_the_new_process_and_once(tmp_path):
+    """One that the receiver has refused, and one that it has not answered."""
+    told: list[tuple[bool, str]] = []
+    is_open = False
+
+    async def receive(stream: trio.SocketStream) -> None:
+        async with stream:
+            head, _, body = (await stream.receive_some(65_536)).partition(b"\r\n\r\n")
+            size = int(re.search(rb"content-length: (\d+)", head.lower())[1])
+            while len(body) < size:
+                body += await stream.receive_some(65_536)
+            (event,) = json.loads(body)["events"]
+            told.append((is_open, event["channel"]))
+            if not is_open and event["channel"] == "unanswered":
+                await trio.sleep_forever()
+            status = b"200 OK" if is_open else b"503 Busy"
+            await stream.send_all(
+                b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status
+            )
+
+    control, config = tmp_path / "control", tmp_path / "c.toml"
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, receive, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
+        config.write_text(
+            "[server]\ndrain_s = 0\nwebhook_flush_s = 0\n"
+            "[[apps]]\nid = '4242'\nkey = 'app-key'\nsecret = 'app-secret'\n"
+            f"webhooks = [{{url = '{url}', events = ['channel_occupied']}}]\n"
+        )
+        with serving("--config", str(config), "--control", str(control)) as server:
+            client = await server.client()
+            for channel in ("refused", "unanswered"):
+                await client.subscribe(channel)
+                await until(lambda channel=channel: (False, channel) in told)
+            await upgrade(control)
+            is_open = True
+            await until(lambda: {(True, "refused"), (True, "unanswered")} <= set(told))
+            await client.subscribe("new")
+            await until(lambda: (True, "new") in told)
+            accepted = [channel for was_open, channel in told if was_open]
+            assert sorted(accepted) == ["new", "refused", "unanswered"]
+            await client.wire.aclose()
+            assert await trio.to_thread.run_sync(server.end) == 0
+        nursery.cancel_scope.cancel()

@@ -301,6 +301,7 @@ def _give_now(
     if not isinstance(word, Taken):
         raise LineError("it says what was not asked for")
     stood_still_s = time.monotonic() - began
+    _say_dropped(server, marks)
     leave(server, moving)
     if giver is not None:
         giver.let_go()
@@ -312,6 +313,18 @@ def _give_now(
         stood_still_ms=round(1000 * stood_still_s, 1),
     )
     return n_absent
+
+
+def _say_dropped(server: Server, marks: Mapping[str, int]) -> None:
+    broker = server.broker
+    for app_id, hub in broker.hubs.items():
+        if app_id not in marks:
+            _log.warning(
+                "app dropped, the new process does not serve it",
+                app=app_id,
+                connections=len(hub.connections),
+                webhook_events=broker.webhooks.queued_events(app_id),
+            )
 
 
 async def retire(server: Server, n_absent: int) -> None:
