@@ -22,7 +22,7 @@ from cachecast.handover.state import BusPlace, BusState, SeatState, Topics
 from cachecast.protocol.channel_name import parse_channel_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from cachecast.bus.engine_bus import EngineBus
     from cachecast.bus.half import Half
@@ -120,15 +120,20 @@ class Giver:
         """Whether what comes is still held back, at all primaries."""
         return all(half.is_stopped for half in self._bus.halves)
 
-    def export(self) -> BusState:
-        """All of it in plain values. Never yields."""
+    def export(self, staying: Mapping[tuple[str, str], int]) -> BusState:
+        """All of it in plain values. Never yields.
+
+        Args:
+            staying: app and channel of what subscribers within this process need, who cannot move,
+                with their number.
+        """
         return BusState(
             [
                 SeatState(
                     half.seat.epoch,
                     half.seat.session,
                     half.publishing.number,
-                    half.values.export(),
+                    half.values.export(staying),
                     half.attendance.rosters.export(),
                     half.attendance.holdings.export(),
                     half.attendance.watching.export(),

@@ -31,7 +31,7 @@ from cachecast.bus.seam import Envelope
 from cachecast.protocol.channel_name import parse_channel_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cachecast.bus.contents import Contents
     from cachecast.bus.lateness import Lateness
@@ -286,9 +286,14 @@ class Values:
             attachment = self.by_topic[topic] = Attachment(app_id, name, topic)
             attachment.n = 1
 
-    def export(self) -> list[tuple[str, str, int]]:
-        """The channels that somebody needs, with the number of subscriptions."""
-        return [(one.app_id, one.name.text, one.n) for one in self.by_topic.values() if one.n]
+    def export(self, staying: Mapping[tuple[str, str], int]) -> list[tuple[str, str, int]]:
+        """The channels that those need who do not stay, with their number; see ``Giver.export``."""
+        found = []
+        for one in self.by_topic.values():
+            n = one.n - staying.get((one.app_id, one.name.text), 0)
+            if n:
+                found.append((one.app_id, one.name.text, n))
+        return found
 
     def restore(self, attached: Sequence[tuple[str, str, int]]) -> None:
         """Need what another process needed; all of it is attached here. Never yields."""

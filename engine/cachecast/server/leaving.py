@@ -151,7 +151,7 @@ def export(
     absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
     slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
     refusals = dict(broker.clients.refusals)
-    bus = None if giver is None else giver.export()
+    bus = None if giver is None else giver.export(broker.delivery.count_subscribers())
     send(NodeState(states, refusals, slow, absence_s, is_reload_due, bus), ())
     return moving, n_absent
 

@@ -55,7 +55,7 @@ def take(giver: Giver, follower: Follower, rosters: dict[str, list[Member]]) -> 
         roster.restore([member.export() for member in rosters[channel]])
         return roster
 
-    follower.restore(through(giver.export(), BusState), {APP}, roster_of)
+    follower.restore(through(giver.export({}), BusState), {APP}, roster_of)
     giver.let_go()
     follower.take_over()
 
@@ -162,6 +162,25 @@ async def test_one_that_fails_costs_the_first_nothing(autojump_clock):
             assert other.said("member_changed") == []
 
 
+async def test_what_only_subscribers_within_the_process_need_is_let_go_of(autojump_clock):
+    async with meeting() as place:
+        old = await place.join("n")
+        await old.bus.attach(APP, PLAIN).wait()
+        await old.bus.attach(APP, CACHE).wait()
+        await old.bus.attach(APP, CACHE).wait()
+        async with followed(place, old) as (new, giver, follower):
+            await stop_both(giver, follower)
+            staying = {(APP, "x"): 1, (APP, "cache-x"): 1}
+            state = through(giver.export(staying), BusState)
+            follower.restore(state, {APP}, lambda *_: None)
+            giver.let_go()
+            follower.take_over()
+            await trio.sleep(10)
+            assert [(one.name.text, one.n) for one in new.kept.by_topic.values()] == [
+                ("cache-x", 1)
+            ]
+
+
 async def test_what_is_attached_late_is_followed_too(autojump_clock):
     async with meeting() as place:
         old, other = await place.join("n"), await place.join("m")
@@ -231,7 +250,7 @@ async def test_what_an_app_that_is_not_served_any_more_held_is_left(autojump_clo
         await old.bus.enter(APP, ROOM, ANN).wait()
         async with followed(place, old) as (new, giver, follower):
             await stop_both(giver, follower)
-            follower.restore(through(giver.export(), BusState), set(), lambda *_: None)
+            follower.restore(through(giver.export({}), BusState), set(), lambda *_: None)
             giver.let_go()
             follower.take_over()
             await trio.sleep(1)
