@@ -123,6 +123,7 @@ async def test_the_next_process_has_the_values_and_goes_on_publishing(autojump_c
         old, other = await place.join("n"), await place.join("m")
         await old.bus.attach(APP, CACHE).wait()
         await old.publish("cache-x", "1").wait()
+        await old.publish("cache-y", "nobody here is subscribed").wait()
         async with followed(place, old) as (new, giver, follower):
             assert new.values["cache-x"][0] == "1"
             await stop_both(giver, follower)
@@ -131,13 +132,36 @@ async def test_the_next_process_has_the_values_and_goes_on_publishing(autojump_c
 
             assert (await other.bus.read(APP, "cache-x").wait()).publication.data == "2"
             assert new.seat.session == old.seat.session
-            # What it goes on to follow of what the first one published: its ceilings.
-            assert new.bus.ceilings.export(new.seat)[0][1][0][3] > 0
+            # What the first one published counts against the app's ceilings.
+            assert len(new.bus.ceilings.export(new.seat)[0][1]) == 2
             place.engine.stop()
             place.engine.start()
             await up(new, other)
             # Offered again, as the first one would have.
-            assert (await other.bus.read(APP, "cache-x").wait()).publication.data == "2"
+            for channel, data in (("cache-x", "2"), ("cache-y", "nobody here is subscribed")):
+                assert (await other.bus.read(APP, channel).wait()).publication.data == data
+
+
+async def test_numbers_that_all_nodes_add_are_said_by_one_of_both(autojump_clock):
+    async with meeting() as place:
+        old, other = await place.join("n"), await place.join("m")
+        assert old.bus.total("connections", APP, 5) == 5
+        await trio.sleep(1)
+        async with followed(place, old) as (new, giver, follower):
+            assert new.bus.total("connections", APP, 0) == 0  # it serves nobody yet
+            await trio.sleep(1)
+            other.bus.total("connections", APP, 1)
+            await trio.sleep(1)
+            assert other.bus.total("connections", APP, 1) == 6
+            await stop_both(giver, follower)
+            take(giver, follower, {})
+            new.bus.total("connections", APP, 7)
+            await trio.sleep(1)
+            seen = set()
+            for _ in range(40):
+                await trio.sleep(0.1)
+                seen.add(other.bus.total("connections", APP, 1))
+            assert seen == {8}
 
 
 async def test_one_that_fails_costs_the_first_nothing(autojump_clock):
