@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cachecast.server.entrance import InspectorTerms
     from cachecast.server.http_messages import Request
     from cachecast.server.streaming import Body
-    from cachecast.workers.crew import Post
+    from cachecast.workers.post import Post
 
 __all__ = ["Relay", "watch_workers"]
 
