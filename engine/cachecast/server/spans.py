@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.server.http_messages import Request
+    from cachecast.server.streaming import Stream
     from cachecast.tracing import Tracing
 
 __all__ = ["handle_traced"]
@@ -30,7 +31,7 @@ PUBLISHES: Final = {
 
 def handle_traced(
     tracing: Tracing, broker: Broker, request: Request, *, is_tls: bool
-) -> Response | Later:
+) -> Response | Later | Stream:
     """Answer a request as :func:`~cachecast.server.endpoints.handle` does, in a span if it is one.
 
     The span ends with the answer, so that what a publisher waited for is in it: room on a channel,

@@ -196,6 +196,7 @@ async def _quiet(server: Server) -> AsyncIterator[None]:
     """Let what is under way end before the block; if that fails, everything goes on."""
     webhooks, common = server.broker.webhooks, server.common
     try:
+        server.broker.follows.release()
         await webhooks.pause(QUIET_LIMIT_S)
         if server.is_tls:
             # Publishers cannot move either: who is answered now comes back on a new connection, in
