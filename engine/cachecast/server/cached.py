@@ -62,7 +62,7 @@ def read_value(call: Call) -> Response | Later | Stream:
     if "wait" in call.query.named:
         return _wait(call)
     event = call.broker.questions.cached(call.hub, call.route.argument)
-    return respond(call, event.then(partial(_describe, call)))
+    return respond(call, event.then(partial(_describe, call, known=_etags(call))))
 
 
 def _name_of(call: Call) -> ChannelName:
@@ -72,12 +72,15 @@ def _name_of(call: Call) -> ChannelName:
     return name
 
 
-def _describe(call: Call, event: CachedEvent | None, freshness: str = "max-age={}") -> Response:
+def _describe(
+    call: Call, event: CachedEvent | None, known: set[str], freshness: str = "max-age={}"
+) -> Response:
     """What HTTP caches and conditional readers need of a value.
 
     Args:
         call: the request.
         event: the value; None if there is none.
+        known: ETags of what the caller has; ``*`` for whatever there is.
         freshness: directive of ``Cache-Control``, with a place for the seconds that remain.
     """
     if event is None:
@@ -100,7 +103,7 @@ def _describe(call: Call, event: CachedEvent | None, freshness: str = "max-age={
         f"Cache-Control: {freshness.format(int(event.ttl_s))}",
         "Vary: Accept",
     )
-    if not _etags(call).isdisjoint({etag, "*"}):
+    if not known.isdisjoint({etag, "*"}):
         return Response(304, b"", headers=fresh)
     return Response(200, body, kind, fresh)
 
@@ -273,13 +276,13 @@ def _seconds(text: str) -> float:
 class _Waiting(_Following):
     """One read that waits for something else than its caller has."""
 
-    __slots__ = ("_action", "_fault", "_has", "_is_over", "_seconds")
+    __slots__ = ("_action", "_fault", "_is_over", "_known", "_seconds")
 
     def __init__(self, call: Call, seconds: float) -> None:
         super().__init__(call)
         self._seconds = seconds
         self._is_over = seconds <= 0
-        self._has = bool(_etags(call))
+        self._known = _etags(call)
         self._fault: EngineError | None = None
         self._action: Callable[[], bool] | None = None
 
@@ -298,15 +301,18 @@ class _Waiting(_Following):
             return None
         app_id, broker = call.hub.app.id, call.broker
         if app_id not in broker.hubs:
-            return _describe(call, None)
+            return _describe(call, None, set())
         now = broker.clock()
         entry = broker.cache.get(app_id, self._name.text, now)
         event = None
         if entry is not None:
             event = describe_entry(entry, self._name.text, now, broker.cache.ttl_s(app_id))
         # A cache in between may keep it, and asks again each time: by a read that waits, too.
-        response = _describe(call, event, "no-cache")
-        is_news = response.status == 200 or (event is None and self._has)
+        response = _describe(call, event, self._known, "no-cache")
+        if response.status == 304 and "*" in self._known:
+            etag = response.headers[0].removeprefix("ETag: ")
+            self._known = {etag}  # what there is now, and not what comes
+        is_news = response.status == 200 or (event is None and bool(self._known))
         if not (is_news or self._is_over):
             return None
         broker.delivery.count_read(call.hub, is_hit=event is not None)

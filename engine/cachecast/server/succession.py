@@ -283,9 +283,10 @@ def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
         _leave(server, handler)
     let_go(server.broker)
     for caller in _callers(server):
-        if caller.state is STREAMING:
-            caller.abort()
         caller.handle_by(_refuse)
+    for handler in server.poller.handlers():
+        if isinstance(handler, HttpConnection) and handler.state is STREAMING:
+            handler.abort()
 
 
 def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
