@@ -99,6 +99,8 @@ class App(_Config, frozen=True, kw_only=True):
         sends_subscription_counts: whether there are ``subscription_count`` events and webhooks. The
             attribute of the HTTP API is given without it.
         allows_sign_in: whether ``pusher:signin`` is taken.
+        allows_http_transports: whether clients may come without WebSockets, by pusher-js's
+            ``xhr_streaming``, ``xhr_polling`` and ``sockjs``; if not, these get 403.
         requires_authorization: whether a connection that neither signs in nor joins a private or
             presence channel within ``authorization_timeout_s`` is closed with 4009; until it does,
             it does not count to ``max_connections``.
@@ -137,6 +139,7 @@ class App(_Config, frozen=True, kw_only=True):
     sends_subscription_counts: bool = False
     allows_sign_in: bool = True
     allows_watchlists: bool = True
+    allows_http_transports: bool = True
     requires_authorization: bool = False
     authorization_timeout_s: float = 30.0
     allowed_origins: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from math import inf
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -153,7 +153,8 @@ class Ticks(trio.abc.Instrument):
         cancel()
         until = perf_counter() + END_LIMIT_S
         while (tick := self._tick) is not None and perf_counter() < until:
-            self._make_tick(tick)
+            if self._make_tick(tick):
+                sleep(0.001)  # nothing but time will change that
         return self.is_over
 
     # --- turns

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cachecast.config import ServerConfig
 
-__all__ = ["inspector_terms"]
+__all__ = ["inspector_terms", "private_terms"]
 
 #: Variable by which the process that takes over in an upgrade gets the token that was printed; not
 #: one of the configuration, which would look changed by it.
@@ -34,3 +34,9 @@ def inspector_terms(
     token = options.inspector_token or environ.setdefault(MADE_TOKEN, secrets.token_urlsafe(24))
     hosts = {name.lower() for name in options.inspector_hosts}
     return InspectorTerms(token, frozenset(hosts), options.inspector_shows_payloads)
+
+
+def private_terms(options: ServerConfig) -> InspectorTerms:
+    """How a parent alone looks into its workers, for those who watch by its control socket."""
+    shows = options.inspector_shows_payloads
+    return InspectorTerms(secrets.token_urlsafe(24), shows_payloads=shows, keeps_figures=False)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from cachecast.broker import Broker
-    from cachecast.broker.feed import Feed
+    from cachecast.broker.feed import Wanted, Watch
     from cachecast.cli.upgrade import Heir, Inheritance
     from cachecast.config import FileConfig, ServerConfig
     from cachecast.server.inspector import InspectorTerms
@@ -66,10 +66,11 @@ class Node:
         self.tls = tls
         self.upgrades = upgrades
 
-    @property
-    def feed(self) -> Feed:
-        """What happens on it."""
-        return self.broker.feed
+    @asynccontextmanager
+    async def watch(self, wanted: Wanted) -> AsyncIterator[Watch]:
+        """What happens on it, within a block."""
+        with self.broker.feed.watching(wanted) as watch:
+            yield watch
 
     @property
     def is_ending(self) -> bool:

@@ -190,7 +190,7 @@ def _open_desk(
     inherited = None if inheritance is None else inheritance.predecessor.control
     with open_control(config, port, inherited) as desk:
         if desk is not None:
-            offer_watching(node.feed, desk)
+            offer_watching(node.watch, desk)
         yield desk
 
 

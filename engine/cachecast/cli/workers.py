@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.cli.inspector import inspector_terms
+from cachecast.cli.inspector import inspector_terms, private_terms
 from cachecast.cli.logs import configure_logs, set_log_level
 from cachecast.cli.node import Node, run_node
 from cachecast.cli.process import prepare_process
@@ -46,12 +46,15 @@ from cachecast.workers.messages import (
     Report,
 )
 from cachecast.workers.pipe import Pipe
+from cachecast.workers.relay import watch_workers
 from cachecast.workers.shares import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from cachecast.broker import Broker
+    from cachecast.broker.feed import Wanted, Watch
     from cachecast.bus.private import PrivateEngine
     from cachecast.bus_config import BusConfig
     from cachecast.config import FileConfig
@@ -124,7 +127,7 @@ async def run_parent(
                 listeners,
                 _LogReader(pass_on),
                 shared=shared,
-                inspector=inspector,
+                inspector=inspector or private_terms(config.server),
             )
             parent = Parent(config, tls, crew, bus=joined.bus)
             nursery.start_soon(crew.run)
@@ -221,8 +224,9 @@ class Parent:
         """Whether all workers live and none of them says anything."""
         return all(post.is_silent for post in self._crew.posts)
 
-    #: Its processes each have a feed.
-    feed: Final = None
+    def watch(self, wanted: Wanted) -> AbstractAsyncContextManager[Watch]:
+        """What happens on all of them, within a block."""
+        return watch_workers(self._crew.posts, wanted)
 
     @property
     def is_ending(self) -> bool:
@@ -342,6 +346,7 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             pipe.send(Ready())
             nursery.start_soon(_beat, node.broker, pipe)
             nursery.start_soon(_run_reloads, node, pipe, changes)
+            nursery.start_soon(node.server.transports.join(brief.ways).run)
 
         nodes: list[Node] = []
         changes = _Newest()

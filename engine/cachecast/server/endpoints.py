@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -57,9 +57,10 @@ if TYPE_CHECKING:
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.server.streaming import Stream
 
-__all__ = ["handle"]
+__all__ = ["Elsewhere", "Found_co", "handle"]
 
 T = TypeVar("T")
+Found_co = TypeVar("Found_co", covariant=True)
 
 Info = dict[str, int]
 
@@ -79,23 +80,44 @@ MEMBERS_PER_STEP: Final = 200
 CLOSINGS_PER_STEP: Final = 50
 
 
-def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later | Stream:
-    """Answer one request of the HTTP API, which came over TLS or did not."""
+class Elsewhere(Protocol[Found_co]):
+    """Answers a request whose path is none of the API's, or gives None."""
+
+    def __call__(self, request: Request, /, *, is_tls: bool) -> Found_co | None:
+        """The answer, if there is one."""
+
+
+def handle(
+    broker: Broker,
+    request: Request,
+    *,
+    is_tls: bool,
+    elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
+) -> Response | Later | Stream | Found_co:
+    """Answer one request of the HTTP API.
+
+    Args:
+        broker: the broker that is served.
+        request: the request.
+        is_tls: whether it came over TLS.
+        elsewhere: function that may answer a request whose path is none of the API's.
+    """
+    route = find_route(request.path)
+    if route is None:
+        found = elsewhere(request, is_tls=is_tls)
+        return _find_nothing(broker, request) if found is None else found
     origin = request.headers.get(b"origin")
     if origin is None:
-        return _handle(broker, request, is_tls=is_tls)
-    shared = _find_sharing(broker, request, origin.decode("latin-1"))
+        return _handle(broker, route, request, is_tls=is_tls)
+    shared = _find_sharing(broker, route, request, origin.decode("latin-1"))
     if shared and is_preflight(request):
         return answer_preflight(shared)
-    answer = _handle(broker, request, is_tls=is_tls)
+    answer = _handle(broker, route, request, is_tls=is_tls)
     return share(answer, shared) if shared else answer
 
 
-def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, ...]:
+def _find_sharing(broker: Broker, route: Route, request: Request, origin: str) -> tuple[str, ...]:
     """The headers by which pages of an origin may read answers of the app that a path names."""
-    route = find_route(request.path)
-    if route is None:
-        return ()
     try:
         hub = _find_hub(broker, route, auth.parse_query(request.query))
     except RemoteProtocolError:
@@ -103,10 +125,9 @@ def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, .
     return sharing(hub.app.cors_origins, origin)
 
 
-def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later | Stream:
-    route = find_route(request.path)
-    if route is None:
-        return _find_nothing(broker, request)
+def _handle(
+    broker: Broker, route: Route, request: Request, *, is_tls: bool
+) -> Response | Later | Stream:
     hub: Hub | None = None
     try:
         query = auth.parse_query(request.query)

@@ -182,12 +182,15 @@ class HttpConnection:
         """
         return self.state < STREAMING and not self.is_idle
 
-    def restore(self, app_id: str | None) -> None:
-        """Go on with a connection of another process, whose last request was that app's."""
+    def restore(self, app_id: str | None, request: Request | None = None) -> None:
+        """Go on with a connection whose last request was that app's, and one that has been read."""
         if app_id is not None:
             self._speak_for(app_id)
         self._go(IDLE)
         self._common.expire_after(self._common.config.idle_timeout_s, self)
+        if request is not None:
+            self._requests.append(request)
+            self._answer()
 
     def handle_by(self, handle: Callable[[Request], Answer]) -> None:
         """Have further requests answered by another function."""
@@ -303,6 +306,8 @@ class HttpConnection:
             self._stream(answer, request)
         elif answer.begin is None:
             self.linger(answer.switching)
+        elif not request.is_upgrade and (self._requests or self._parser.has_begun or self._out):
+            self.abort()  # what comes behind or before it would be lost: nobody pipelines these
         else:
             rest = self._parser.rest
             self._release()

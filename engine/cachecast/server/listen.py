@@ -26,6 +26,7 @@ from cachecast.server.place import Place
 from cachecast.server.poller import Poller
 from cachecast.server.spans import handle_traced
 from cachecast.server.tls import TlsSocket
+from cachecast.server.transports import Transports
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -303,18 +304,28 @@ class Front:
         """Whether clients speak TLS with it."""
         return self._tls is not None
 
-    def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
-        """Go on with an HTTP connection that another process has accepted."""
+    def adopt(
+        self,
+        sock: socket.socket | TlsSocket,
+        app_id: str | None = None,
+        *,
+        request: Request | None = None,
+        is_admin: bool = False,
+        is_tls: bool = False,
+        is_known: bool = False,
+    ) -> HttpConnection:
+        """Go on with an HTTP connection that was accepted elsewhere; see its ``restore``."""
+        handle = self._handle_behind_tls if is_tls else self._handle
         connection = HttpConnection(
             sock,
             self.common,
-            self._handle_admin if is_admin else self._handle,
+            self._handle_admin if is_admin else handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
-        self.poller.add(connection.fd, connection)
+        (self.poller.watch if is_known else self.poller.add)(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
-        connection.restore(app_id)
+        self.poller.guard(connection, partial(connection.restore, app_id, request))
         return connection
 
     def hold_newcomers(self, *, is_held: bool) -> None:
@@ -371,6 +382,7 @@ class Server(Front):
         broker: the broker that it serves.
         inspector: answers those who look into it; None where nobody may.
         trusts_proxy: whether a proxy's headers are believed; may be replaced.
+        transports: sessions of clients that come without WebSockets.
     """
 
     def __init__(
@@ -413,6 +425,7 @@ class Server(Front):
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
+        self.transports = Transports(broker, self.common, self.adopt)
         tracing = broker.tracing
         self._call = handle if tracing is None else partial(handle_traced, tracing)
 
@@ -424,7 +437,7 @@ class Server(Front):
         )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return self._call(self.broker, request, is_tls=is_tls)
+        return self._call(self.broker, request, is_tls=is_tls, elsewhere=self.transports.answer)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -453,6 +466,7 @@ class Server(Front):
                 )
             await trio.sleep(DRAIN_TICK_S)
         self.end_greetings()
+        self.transports.end_nameless()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)
@@ -470,6 +484,7 @@ class Server(Front):
         try:
             await super().run_poller()
         finally:
+            self.transports.abort()
             readers.remove(self.poller)
             reloads.remove(self._reload)
 

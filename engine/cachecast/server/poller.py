@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.selector import Selector
 
-__all__ = ["RECV_BYTES", "Handler", "Poller", "Share"]
+__all__ = ["RECV_BYTES", "Handler", "Mortal", "Poller", "Share"]
 
 #: Bytes of one read, which bounds what waits to be handled: some thirty signed requests.
 RECV_BYTES: Final = 16 * 1024
@@ -55,7 +55,14 @@ ABORT: Final = 1 << 21
 _log = structlog.get_logger("cachecast.server")
 
 
-class Handler(Protocol):
+class Mortal(Protocol):
+    """What can be ended."""
+
+    def abort(self) -> None:
+        """End without a word and forget everything; harmless twice."""
+
+
+class Handler(Mortal, Protocol):
     """What is registered for a socket.
 
     Attributes:
@@ -69,9 +76,6 @@ class Handler(Protocol):
 
     def on_writable(self) -> None:
         """Write what waits; only called while writability is watched."""
-
-    def abort(self) -> None:
-        """Close the socket without a word and forget everything; harmless twice."""
 
 
 class Share:
@@ -452,7 +456,7 @@ class Poller:
             events |= READ | WRITE
         return events & self._watched.get(fd, READ)
 
-    def guard(self, handler: Handler, action: Callable[[], None]) -> None:
+    def guard(self, handler: Mortal, action: Callable[[], None]) -> None:
         """Do something for one connection outside of a turn, as safely as in one."""
         try:
             action()

@@ -191,6 +191,15 @@ class Room:
             publishers[connection] = None  # others are looked at next time
         return None
 
+    def make_place(self) -> bool:
+        """Whether one more may be served on the clients' port, for which another one may go."""
+        if not self.has_free(is_admin=False):
+            going = self.find_going(is_admin=False)
+            if going is None:
+                return False
+            going.abort()
+        return True
+
     def enter(self, connection: Guest, *, is_admin: bool) -> None:
         """A connection has been accepted."""
         if is_admin:

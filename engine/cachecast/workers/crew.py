@@ -11,9 +11,12 @@ Nobody is waited for without a limit: who is silent is shown as silent.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sys
+from contextlib import contextmanager
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +27,7 @@ import trio
 from cachecast.children import Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 from cachecast.metrics import Family, counters_of, merge_families
+from cachecast.server.crossing import NO_WAYS, Ways
 from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
     FROM_WORKER,
@@ -41,7 +45,7 @@ from cachecast.workers.pipe import MAX_MESSAGE_BYTES, Pipe
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cachecast.config import FileConfig
     from cachecast.server.entrance import InspectorTerms
@@ -106,6 +110,7 @@ class Post:
         number: number of the worker, from 1.
         listeners: listening sockets whose connections come to this worker alone.
         shared: listening sockets that it accepts on like all others.
+        ways: ways to the other workers; what has come by them outlives a worker.
         pid: id of the process; 0 if there is none.
         is_ready: whether it takes clients, as it said last, while it lives.
         is_silent: whether it lives and says nothing.
@@ -126,6 +131,7 @@ class Post:
         self.number = number
         self.listeners = listeners
         self.shared = shared
+        self.ways = NO_WAYS
         self.pid = 0
         self.is_ready = False
         self.is_silent = False
@@ -165,7 +171,9 @@ class Post:
         """
         self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
         self.seat = seats[0]
-        pipe.send(Brief(self.number, self.config, self.descriptors, seats[1], self.inspector))
+        pipe.send(
+            Brief(self.number, self.config, self.descriptors, self.ways, seats[1], self.inspector)
+        )
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -354,7 +362,7 @@ class Crew:
             ConfigError: a worker does not become ready when the node starts.
             BusError: it cannot reach the engine then.
         """
-        with self._life:
+        with self._life, _open_ways(self.posts):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_rounds)
                 nursery.start_soon(self._run_watch)
@@ -526,6 +534,20 @@ class Crew:
         has_read.set()
 
 
+@contextmanager
+def _open_ways(posts: Sequence[Post]) -> Iterator[None]:
+    """Give workers ways to each other, which outlive each of them, until the end of the block."""
+    pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in posts]
+    key, outbound = secrets.token_bytes(16), tuple(out.fileno() for _, out in pairs)
+    try:
+        for index, (post, (inbound, _)) in enumerate(zip(posts, pairs, strict=True)):
+            post.ways = Ways(key, index, inbound.fileno(), outbound)
+        yield
+    finally:
+        for sock in chain.from_iterable(pairs):
+            sock.close()
+
+
 def _spawn(
     program: Sequence[str], post: Post, control: socket.socket, seat: socket.socket, says: int
 ) -> subprocess.Popen[bytes]:
@@ -540,7 +562,13 @@ def _spawn(
             stdout=says,
             stderr=says,
             env=environ,
-            pass_fds=(control.fileno(), seat.fileno(), *post.descriptors),
+            pass_fds=(
+                control.fileno(),
+                seat.fileno(),
+                *post.descriptors,
+                post.ways.inbound,
+                *post.ways.outbound,
+            ),
         )
     finally:
         os.close(nothing)

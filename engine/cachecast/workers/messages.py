@@ -12,6 +12,7 @@ import msgspec
 from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError, EngineError
 from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
 from cachecast.server.entrance import InspectorTerms
 
 __all__ = [
@@ -40,6 +41,7 @@ class Brief(_Message, frozen=True):
         number: number of the worker, from 1.
         config: configuration that it serves; limits are its share.
         listeners: descriptors of its listening sockets.
+        ways: ways to the other workers.
         seat: descriptor of the socket over which it gets connections of operators.
         inspector: terms on which people look into it; None if nobody may.
     """
@@ -47,6 +49,7 @@ class Brief(_Message, frozen=True):
     number: int
     config: FileConfig
     listeners: tuple[int, ...]
+    ways: Ways
     seat: int | None = None
     inspector: InspectorTerms | None = None
 
