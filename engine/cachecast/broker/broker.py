@@ -26,6 +26,7 @@ from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.directory import Directory
 from cachecast.broker.feed import Feed
+from cachecast.broker.follows import Follows
 from cachecast.broker.listening import Listening
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
@@ -95,6 +96,7 @@ class Broker:
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         feed: the feed of what happens here, for those who watch.
+        follows: readers of cached values over HTTP that wait for the next one.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
@@ -152,6 +154,7 @@ class Broker:
         )  # fmt: skip
         self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
+        self.follows = Follows(self, bus)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
         self.upcalls = Upcalls(self, is_shared=bus.is_shared)
@@ -364,7 +367,12 @@ class Broker:
         """Everything there is to know in numbers; O(channels)."""
         return BrokerStatistics(
             apps=tuple(
-                app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
+                app_statistics(
+                    hub,
+                    self.cache,
+                    self.webhooks.queued_events(hub.app.id),
+                    self.follows.n_readers(hub.app.id),
+                )
                 for hub in self.hubs.values()
             ),
             outbox_bytes=sum(outbox.waiting_bytes for outbox in self.backlog),
@@ -545,6 +553,7 @@ async def open_broker(
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
         nursery.start_soon(broker.evictor.run)
+        nursery.start_soon(broker.follows.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
         if bus.is_shared:

@@ -75,10 +75,10 @@ def leave(server: Server, moving: Iterable[Moving]) -> None:
     for handler in moving:
         leave_handler(server, handler)
     let_go(server.broker)
-    for caller in callers(server):
+    for caller in [one for one in server.poller.handlers() if isinstance(one, HttpConnection)]:
+        caller.handle_by(_refuse)
         if caller.state is STREAMING:
             caller.abort()
-        caller.handle_by(_refuse)
 
 
 def leave_handler(server: Server, handler: Moving) -> None:

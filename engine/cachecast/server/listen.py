@@ -452,6 +452,7 @@ class Server(Front):
         """
         self.common.is_draining = True
         self.broker.clients.is_draining = True
+        self.broker.follows.release()
         for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()

@@ -135,13 +135,12 @@ async def give(
     Raises:
         UpgradeError: the other process has failed or does not understand this one; it is dead.
     """
-    broker = server.broker
-    giver = broker.bus.giver()
+    giver = server.broker.bus.giver()
     try:
         said: Any = None
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
-        hello = _check(said, broker.clock())
+        hello = _check(said, server.broker.clock())
         _check_lives(server, is_ending)
         marks = await _give_values(server, line, seats, hello.apps, giver)
         async with _quiet(server, giver):
@@ -208,6 +207,7 @@ async def _quiet(server: Server, giver: Giver | None) -> AsyncIterator[None]:
     """Let what is under way end before the block; if that fails, everything goes on."""
     webhooks, common = server.broker.webhooks, server.common
     try:
+        server.broker.follows.release()
         await webhooks.pause(QUIET_LIMIT_S)
         if server.is_tls:
             # Publishers cannot move either: who is answered now comes back on a new connection, in
