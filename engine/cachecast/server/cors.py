@@ -5,7 +5,7 @@ Credentials are none of it: requests are signed, and there are no cookies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, TYPE_CHECKING, overload
 
 import msgspec
 
@@ -47,6 +47,12 @@ def answer_preflight(headers: tuple[str, ...]) -> Response:
     return Response(200, b"", "", headers + _PREFLIGHT)
 
 
+@overload
+def share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later: ...
+@overload
+def share(
+    answer: Response | Later | Stream, headers: tuple[str, ...]
+) -> Response | Later | Stream: ...
 def share(answer: Response | Later | Stream, headers: tuple[str, ...]) -> Response | Later | Stream:
     """The same answer, which pages may read. A copy, for some answers are one for all."""
     if isinstance(answer, Stream):
