@@ -85,6 +85,7 @@ function number(value) {
 }
 
 function seconds(value) {
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(1)} ms`;
   if (value < 119.5) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
