@@ -218,14 +218,15 @@ class _Relayed:
                         nursery.start_soon(self._copy, post, body)
         finally:
             self._relay.n_pages -= 1
-        body.end()  # a browser comes back by itself
 
-    async def _copy(self, post: Post, body: Body) -> None:
-        with suppress(OSError, trio.BrokenResourceError):
-            async with await self._relay.connect(post, self._request) as stream:
-                async for event in _events(stream):
-                    await self._pass_on(post.number, event, body)
-        self._rows.pop(post.number, None)
+    async def _copy(self, post: Post, body: Body) -> NoReturn:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await self._relay.connect(post, self._request) as stream:
+                    async for event in _events(stream):
+                        await self._pass_on(post.number, event, body)
+            self._rows.pop(post.number, None)
+            await trio.sleep(AGAIN_S)  # it is started again
 
     async def _pass_on(self, number: int, event: bytes, body: Body) -> None:
         if len(self._posts) > 1 and event.startswith(_FIGURES):
