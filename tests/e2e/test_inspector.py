@@ -23,10 +23,11 @@ TOKEN = "t0ken-of-the-tests-1234"
 HOSTILE = "<img src=x onerror=alert(3)>\u202e"
 
 #: Real seconds for a browser to start and to see seven views twice, on a busy machine.
-LIMIT_S = 240
+LIMIT_S = 200
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_operator_sees_what_happens_and_no_client_runs_a_script(tmp_path: Path, workers: str):
     """Each view says what there is; a hostile name is text; it fits a telephone, light and dark."""
