@@ -105,14 +105,18 @@ class Inheritance:
         """Signals by number, until this process is to end because the first one has."""
         return self
 
+    def _hears_nothing(self) -> bool:
+        return self._has_ended or self._is_over
+
     async def __anext__(self) -> int:
         """The next one. If cancelled, nothing is lost."""
         # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
         while True:
-            if not self._has_ended:
-                await trio.lowlevel.wait_readable(self.orders)
-            if self._has_ended or self._is_over:
+            if self._hears_nothing():
                 await trio.sleep_forever()
+            await trio.lowlevel.wait_readable(self.orders)
+            if self._hears_nothing():
+                continue
             try:
                 # One at a time: what follows may be for the next process.
                 data = os.read(self.orders, 1)
