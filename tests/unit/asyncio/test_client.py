@@ -246,6 +246,20 @@ def test_a_client_that_is_closed_says_so_although_trio_has_ended_too():
     asyncio.run(use_later(*asyncio.run(use())))
 
 
+@in_asyncio
+async def test_authorizer_whose_own_task_is_cancelled_has_failed():
+    """And neither the connection nor whoever asked is cancelled with it."""
+
+    async def authorizer(socket_id, channel):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    async with node_of() as node, node.connect(secret=None, authorizer=authorizer) as client:
+        with pytest.raises(SubscriptionError, match="The authorizer failed"):
+            await client.subscribe("private-room")
+        assert (await client.subscribe("room")).is_subscribed
+
+
 # --- cancellation
 
 
