@@ -131,6 +131,22 @@ def test_a_client_configuration_works(
         assert line(client) == "price 1.08"
 
 
+@pytest.mark.parametrize("transport", [None, "xhr_streaming", "xhr_polling"])
+def test_the_client_of_transports_connects_by_each_of_them(
+    start: Callable[..., ServerProcess], tmp_path: Path, transport: str | None
+) -> None:
+    """As it is shown, on ports of the test, and with the way named that is to be taken."""
+    server = start()
+    publish(server, DEMO)
+    ports = f"forceTLS: false, wsPort: {server.port}, httpPort: {server.port},"
+    named = f'enabledTransports: ["{transport}"],' if transport else ""
+    text = snippet("transports.md", "js").replace("ws.example.org", "127.0.0.1")
+    text = text.replace("cluster: '',", f"cluster: '', {ports} {named}")
+
+    with node(tmp_path, "client.mjs", LIBRARIES + text + BIND["pusher"]) as client:
+        assert line(client) == "price 1.08"
+
+
 def test_servers_of_pusher_publish_here(
     start: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
