@@ -385,6 +385,27 @@ async def test_a_slow_consumer_is_told_what_it_lost():
 
 
 @in_asyncio
+async def test_a_reader_that_finds_much_lets_others_have_their_turn():
+    """A thousand waiting events and a handler without an await must not stop a web server."""
+    turns = []
+
+    async def count():
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0)
+
+    async with node_of() as node, node.connect() as client:
+        channel = await client.subscribe("private-room")
+        for number in range(500):
+            await node.publish("private-room", number)
+        await until(lambda: client.statistics().messages_received >= 502)
+        counting = asyncio.create_task(count())
+        assert [(await anext(channel)).json() for _ in range(500)] == list(range(500))
+        assert len(turns) >= 5
+        counting.cancel()
+
+
+@in_asyncio
 async def test_iteration_ends_with_the_channel_and_with_the_client():
     async def count(events):
         return len([event async for event in events if event.name == "tick"])
