@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.conftest import _open_clients
-from tests.e2e.world import CACHE_KINDS, fresh
+from tests.e2e.test_upgrade import _upgrade as upgrade
+from tests.e2e.world import CACHE_KINDS, fresh, write_config
 from tests.loadtest.proxies import free_port, nginx
 
 if TYPE_CHECKING:
@@ -154,4 +155,23 @@ def test_behind_nginx_that_buffers_each_event_comes_at_once(
     for number in range(5):  # the next one is published when this one is here
         backend.trigger(channel, "tick", number)
         assert client.wait_event(channel, "tick", nth=number + 1) == number
+    next(opening, None)
+
+
+@pytest.mark.parametrize("transport", ["xhr_streaming", "xhr_polling"])
+def test_a_client_does_not_notice_an_upgrade(
+    transport, start_server, open_backend, node_clients, tmp_path
+):
+    control = tmp_path / "control"
+    server = start_server("--control", str(control), "--config", str(write_config(tmp_path)))
+    backend, channel = open_backend(server), fresh()
+    opening = _open_clients(node_clients, backend)
+    client = next(opening)(options=http_options(server.port, transport))
+    client.subscribe(channel)
+    backend.trigger(channel, "tick", 1)
+    client.wait_event(channel, "tick")
+    upgrade(control)
+    backend.trigger(channel, "tick", 2)
+    assert client.wait_event(channel, "tick", nth=2) == 2
+    assert [e["state"] for e in client.events if e["on"] == "state"] == ["connected"]
     next(opening, None)

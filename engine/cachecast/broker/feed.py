@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from cachecast.errors import CapacityError
+from cachecast.protocol.json_text import mend_text
 from cachecast.protocol.messages import as_text
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ WINDOW_S: Final = 0.1
 #: Number of happenings that wait for a watcher that does not read; then the oldest goes.
 MAX_WAITING: Final = 1_000
 
-#: Number of those who watch at the same time.
-MAX_WATCHES: Final = 16
+#: Number of those who watch at the same time: pages, and some by the control socket.
+MAX_WATCHES: Final = 24
 
 #: Characters of a name or a payload that are shown; the rest is cut.
 MAX_NAME: Final = 200
@@ -260,11 +261,11 @@ class Feed:
                 kind, now
             ):
                 if happening is None:
-                    payload = None if data is None else as_text(data)
+                    payload = None if data is None else mend_text(as_text(data))
                     happening = Happening(
                         self._unix_now(), kind, what, app, _clip(channel), socket_id,
                         _clip(user_id), _clip(event), code, text,
-                        None if payload is None else len(payload.encode("utf-8", "replace")),
+                        None if payload is None else len(payload.encode()),
                         None if payload is None or not self.shows_payloads else payload[:MAX_DATA],
                     )  # fmt: skip
                 watch.put(happening)
@@ -306,4 +307,6 @@ class Feed:
 
 
 def _clip(text: str | None) -> str | None:
-    return text if text is None or len(text) <= MAX_NAME else text[:MAX_NAME] + "…"
+    if text is None:
+        return None
+    return mend_text(text if len(text) <= MAX_NAME else text[:MAX_NAME] + "…")

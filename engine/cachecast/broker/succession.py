@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cachecast.broker.broker import Broker
     from cachecast.channels.hub import Hub
     from cachecast.channels.outbox import Transport
-    from cachecast.handover.state import ParserState
+    from cachecast.handover.state import HttpSessionState, ParserState
 
 __all__ = [
     "ABSENT",
@@ -113,6 +113,7 @@ def export_client(
     family: int = 0,
     parser: ParserState | None = None,
     is_behind: bool = False,
+    http: HttpSessionState | None = None,
 ) -> ClientState:
     """A client in plain values. Never yields.
 
@@ -124,6 +125,7 @@ def export_client(
         family: family of the socket's addresses.
         parser: what has been read of it and not handled.
         is_behind: whether it is to be served without being asked.
+        http: its session, if it comes without WebSockets.
     """
     session = connection.session
     return ClientState(
@@ -139,6 +141,7 @@ def export_client(
         connection.authorize_by,
         connection.must_pong,
         connection.opened_at,
+        http,
     )
 
 

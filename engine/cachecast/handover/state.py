@@ -23,11 +23,13 @@ __all__ = [
     "ClientState",
     "Failed",
     "Hello",
+    "HttpSessionState",
     "HttpState",
     "MemberState",
     "NodeState",
     "OutboxState",
     "ParserState",
+    "ReceiverState",
     "Seats",
     "SessionState",
     "Taken",
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 #: Number of this form.
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 #: Id and ``user_info`` of a member; the JSON as bytes.
 MemberState = tuple[str | int, bytes | None]
@@ -108,6 +110,40 @@ class SessionState(_State, frozen=True, gc=False):
     faults: list[float] | None = None
 
 
+class ReceiverState(_State, frozen=True, gc=False):
+    """A request by which an HTTP session receives.
+
+    Attributes:
+        kind: name of the request, which ends its path.
+        headers: header lines of the response.
+        keeps_alive: whether the connection is used for further requests.
+        callback: function of the page that a script is to call; empty where it is none.
+        is_tls: whether the client came to a balancer by TLS.
+        room: number of bytes that a stream which has begun may still have; None before that.
+    """
+
+    kind: str
+    headers: tuple[str, ...]
+    keeps_alive: bool
+    callback: str
+    is_tls: bool
+    room: int | None = None
+
+
+class HttpSessionState(_State, frozen=True, gc=False):
+    """What a client that comes without WebSockets has besides its conversation.
+
+    Attributes:
+        path: path of its requests, which is its name.
+        is_sockjs: whether SockJS's own client speaks.
+        receiver: request that receives; None between two of them.
+    """
+
+    path: str
+    is_sockjs: bool
+    receiver: ReceiverState | None = None
+
+
 class ClientState(_State, frozen=True, gc=False):
     """One connection.
 
@@ -125,6 +161,8 @@ class ClientState(_State, frozen=True, gc=False):
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
         opened_at: time when it began.
+        http: session of a client that comes without WebSockets; its descriptor is that of the
+            request that receives.
     """
 
     session: SessionState
@@ -139,6 +177,7 @@ class ClientState(_State, frozen=True, gc=False):
     authorize_by: float = inf
     must_pong: bool = True
     opened_at: float = 0.0
+    http: HttpSessionState | None = None
 
 
 class HttpState(_State, frozen=True, gc=False):

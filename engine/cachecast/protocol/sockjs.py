@@ -19,18 +19,14 @@ import msgspec
 
 from cachecast.errors import BadMessageError, BadRequestError
 from cachecast.protocol.auth import parse_query
-from cachecast.protocol.codec import JSON
 from cachecast.protocol.json_text import read_json
-from cachecast.protocol.wire import Wire
 
 __all__ = [
     "HEARTBEAT",
-    "JSON_SOCKJS",
     "NOTHING",
     "OPEN",
     "PRELUDE",
     "Place",
-    "SockJsWire",
     "find_place",
     "read_callback",
     "read_form",
@@ -56,21 +52,6 @@ _CALLBACK: Final = re.compile(r"[\w.]{1,64}", re.ASCII)
 
 #: Characters of a path that may name a session; it is kept as long as that lives.
 _MAX_PATH: Final = 512
-
-
-class SockJsWire(Wire):
-    """A message in one line."""
-
-    def frame(self, payload: bytes) -> bytes:  # type: ignore[explicit-override]  # Python 3.12
-        """See :meth:`Wire.frame`."""
-        return b"a[%b]\n" % encode_basestring_ascii(payload.decode()).encode()
-
-    def goodbye(self, code: int | None, reason: str = "") -> bytes:  # type: ignore[explicit-override]
-        """A ``c`` line; see :meth:`Wire.goodbye`."""
-        return b"c[%d,%b]\n" % (code or 1000, encode_basestring_ascii(reason).encode())
-
-
-JSON_SOCKJS: Final = SockJsWire(JSON)
 
 
 class Place(NamedTuple):

@@ -13,6 +13,7 @@ something that takes bytes; nothing else has to know.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cachecast.protocol.messages import ClientMessage
 
 __all__ = [
+    "JSON_SOCKJS",
     "JSON_WEBSOCKET",
     "MSGPACK_SUBPROTOCOL",
     "MSGPACK_WEBSOCKET",
@@ -35,6 +37,7 @@ __all__ = [
     "WIRES",
     "DeflateWire",
     "Encoded",
+    "SockJsWire",
     "WebSocketWire",
     "Wire",
     "compressing",
@@ -156,6 +159,21 @@ class DeflateWire(WebSocketWire):
         return self.pack(self.plain.event(publication))
 
 
+class SockJsWire(Wire):
+    """A message in one line, of ASCII only: see :mod:`cachecast.protocol.sockjs`."""
+
+    name = "sockjs"
+
+    def frame(self, payload: bytes) -> bytes:  # type: ignore[explicit-override]  # Python 3.12
+        """See :meth:`Wire.frame`."""
+        return b"a[%b]\n" % encode_basestring_ascii(payload.decode()).encode()
+
+    def goodbye(self, code: int | None, reason: str = "") -> bytes:  # type: ignore[explicit-override]
+        """A ``c`` line; see :meth:`Wire.goodbye`."""
+        return b"c[%d,%b]\n" % (code or 1000, encode_basestring_ascii(reason).encode())
+
+
+JSON_SOCKJS: Final = SockJsWire(JSON)
 JSON_WEBSOCKET: Final = WebSocketWire(JSON)
 MSGPACK_WEBSOCKET: Final = WebSocketWire(MSGPACK)
 
@@ -165,8 +183,10 @@ _DEFLATE: Final = {
     for bits in deflate.WINDOWS
 }
 
-#: Name -> wire, of all that a WebSocket may be on: another process knows them by name.
-WIRES: Final = {wire.name: wire for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET, *_DEFLATE.values())}
+#: Name -> wire, of all that a client may be on: another process knows them by name.
+WIRES: Final[dict[str, Wire]] = {
+    wire.name: wire for wire in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET, JSON_SOCKJS, *_DEFLATE.values())
+}
 
 #: The WebSocket subprotocols that may be offered, those first that are preferred.
 SUBPROTOCOLS: Final = {

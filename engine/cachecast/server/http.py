@@ -306,18 +306,12 @@ class HttpConnection:
             self._stream(answer, request)
         elif answer.begin is None:
             self.linger(answer.switching)
-        elif not request.is_upgrade and not self._can_part():
-            self.abort()
+        elif not request.is_upgrade and (self._requests or self._parser.has_begun or self._out):
+            self.abort()  # what comes behind or before it would be lost: nobody pipelines these
         else:
             rest = self._parser.rest
             self._release()
             answer.begin(self.sock, rest)
-
-    def _can_part(self) -> bool:
-        """Whether nothing comes behind a request that gives its socket away, and nothing waits."""
-        self._flush()
-        follows = self._requests or self._parser.has_begun
-        return self.state is not GONE and not (follows or self._outbox.waiting_bytes)
 
     def _next(self) -> Request | None:
         """The next request, if its turn has come; on_drained asks again."""

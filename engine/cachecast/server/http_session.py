@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cachecast.errors import RefusedError
-from cachecast.protocol.sockjs import HEARTBEAT, JSON_SOCKJS, NOTHING, OPEN
+from cachecast.handover.state import HttpSessionState
+from cachecast.protocol.sockjs import HEARTBEAT, NOTHING, OPEN
+from cachecast.protocol.wire import JSON_SOCKJS
 from cachecast.server.http_messages import Later, Response, text_response
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker
     from cachecast.channels.connection import Connection
     from cachecast.errors import RemoteProtocolError
+    from cachecast.handover.state import OutboxState
     from cachecast.server.common import Common
     from cachecast.server.receiver import Receiver
 
@@ -126,6 +129,42 @@ class HttpSession:
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self._forget is None
+
+    # --- handing over
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it: nothing of it is half done."""
+        connection, receiver = self._connection, self._receiver
+        if connection is None or connection.outbox.is_finishing or self._inbox or self._paced:
+            return False
+        return receiver is None or receiver.can_move
+
+    @property
+    def descriptors(self) -> list[int]:
+        """That of the request that receives, if one does."""
+        return [] if self._receiver is None else [self._receiver.fd]
+
+    def export(self) -> dict[str, Any]:
+        """What ``ClientState`` has of it, by name; of one that :attr:`can_move`."""
+        receiver = self._receiver
+        if receiver is None:
+            return {"http": HttpSessionState(self.path, self.is_sockjs)}
+        http = HttpSessionState(self.path, self.is_sockjs, receiver.export())
+        return {"family": receiver.family, "http": http}
+
+    def restore(self, connection: Connection, outbox: OutboxState | None) -> None:
+        """Go on with a conversation that another process began. Nothing is sent."""
+        self._connection = connection
+        if outbox is not None:
+            connection.outbox.restore(outbox)
+        self._common.expire_after(ABSENCE_S if self._receiver is None else HEARTBEAT_S, self)
+
+    def let_go(self) -> Connection | None:
+        """Another process has it: close the descriptor, which ends nothing; gives what it was."""
+        connection, self._connection = self._connection, None
+        self.abort()
+        return connection
 
     # --- receiving
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from socket import SHUT_WR
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from cachecast.protocol.sockjs import script
 from cachecast.server.poller import RECV_BYTES
 from cachecast.server.tls import TlsSocket, has_decrypted
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from cachecast.handover.state import ReceiverState
     from cachecast.server.common import Common
     from cachecast.server.poller import Share
 
@@ -44,15 +47,33 @@ class Receiver:
     """The response while it is written; a Handler of the Poller.
 
     Attributes:
+        terms: what it was asked for, in plain values.
         owner: the session; None once that has done with it.
         share: the Poller's share that it belongs to.
         wheel_slot: place in the wheel of the server's timeouts; the wheel's own.
     """
 
-    __slots__ = ("_common", "_is_done", "_sock", "_unheard", "fd", "owner", "share", "wheel_slot")
+    __slots__ = (
+        "_common",
+        "_is_done",
+        "_sock",
+        "_unheard",
+        "fd",
+        "owner",
+        "share",
+        "terms",
+        "wheel_slot",
+    )
 
-    def __init__(self, sock: socket.socket | TlsSocket, common: Common, share: Share) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | TlsSocket,
+        common: Common,
+        share: Share,
+        terms: ReceiverState,
+    ) -> None:
         """Take over the socket of a request, which the Poller knows already."""
+        self.terms = terms
         self._sock = sock
         self._common = common
         self._unheard = 0
@@ -66,6 +87,21 @@ class Receiver:
     def is_tls(self) -> bool:
         """Whether it must be given the same bytes again, see ``channels.outbox.Transport``."""
         return isinstance(self._sock, TlsSocket)
+
+    @property
+    def family(self) -> int:
+        """Family of the socket's addresses."""
+        assert not isinstance(self._sock, TlsSocket)
+        return self._sock.family
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it: nothing is half written, without TLS."""
+        return not self.is_tls
+
+    def export(self) -> ReceiverState:
+        """The same again, for another process."""
+        return self.terms
 
     def begin(self, owner: Owner) -> None:
         """Belong to a session."""
@@ -153,10 +189,10 @@ class Streaming(Receiver):
         sock: socket.socket | TlsSocket,
         common: Common,
         share: Share,
+        terms: ReceiverState,
         *,
-        head: bytes,
-        prelude: bytes,
-        max_bytes: int,
+        preface: bytes,
+        room: int,
         ends: bool,
     ) -> None:
         """Make it.
@@ -165,15 +201,24 @@ class Streaming(Receiver):
             sock: socket of the request.
             common: what the server's connections have in common.
             share: the Poller's share of its app.
-            head: head of the response.
-            prelude: first bytes of its body.
-            max_bytes: number of bytes of the body that its last line passes.
+            terms: what it was asked for.
+            preface: head of the response, and what comes in front of the first line.
+            room: number of bytes that make it full.
             ends: whether the server ends it then; else the client does.
         """
-        super().__init__(sock, common, share)
-        self._preface = head + prelude
-        self._room = max_bytes + 1 - len(prelude)
+        super().__init__(sock, common, share, terms)
+        self._preface = preface
+        self._room = room
         self._ends = ends
+
+    @property
+    def can_move(self) -> bool:  # type: ignore[explicit-override]  # needs Python 3.12
+        """See :meth:`Receiver.can_move`."""
+        return super().can_move and not self._preface
+
+    def export(self) -> ReceiverState:  # type: ignore[explicit-override]
+        """See :meth:`Receiver.export`."""
+        return msgspec.structs.replace(self.terms, room=self._room)
 
     def begin(self, owner: Owner) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
         """Send the head at once: a browser waits for it."""
@@ -222,6 +267,7 @@ class Poll(Receiver):
         sock: socket.socket | TlsSocket,
         common: Common,
         share: Share,
+        terms: ReceiverState,
         *,
         encode_head: Callable[[], bytes],
         resume: Callable[[socket.socket | TlsSocket], object] | None,
@@ -232,13 +278,19 @@ class Poll(Receiver):
             sock: socket of the request.
             common: what the server's connections have in common.
             share: the Poller's share of its app.
+            terms: what it was asked for.
             encode_head: function that gives the head of a response but for its length.
             resume: function that takes the socket back for further requests; None ends it.
         """
-        super().__init__(sock, common, share)
+        super().__init__(sock, common, share, terms)
         self._encode_head = encode_head
         self._resume = resume
         self._left = 0
+
+    @property
+    def can_move(self) -> bool:  # type: ignore[explicit-override]  # needs Python 3.12
+        """See :meth:`Receiver.can_move`."""
+        return super().can_move and not (self._left or self._unheard)
 
     def send(self, data: bytes) -> int:  # type: ignore[explicit-override]
         """See :meth:`Receiver.send`. What is offered first is the whole of the answer."""
@@ -275,29 +327,33 @@ class ScriptPoll(Poll):
     A line that the kernel does not take whole waits here, and no other is taken meanwhile.
     """
 
-    __slots__ = ("_callback", "_rest")
+    __slots__ = ("_rest",)
 
     def __init__(
         self,
         sock: socket.socket | TlsSocket,
         common: Common,
         share: Share,
+        terms: ReceiverState,
         *,
-        callback: str,
         encode_head: Callable[[], bytes],
         resume: Callable[[socket.socket | TlsSocket], object] | None,
     ) -> None:
-        """Make it; ``callback`` is the function's name, see :class:`Poll` for the rest."""
-        super().__init__(sock, common, share, encode_head=encode_head, resume=resume)
-        self._callback = callback
+        """Make it; see :class:`Poll`."""
+        super().__init__(sock, common, share, terms, encode_head=encode_head, resume=resume)
         self._rest = b""
+
+    @property
+    def can_move(self) -> bool:  # type: ignore[explicit-override]
+        """See :meth:`Receiver.can_move`."""
+        return super().can_move and not self._rest
 
     def send(self, data: bytes) -> int:  # type: ignore[explicit-override]  # needs Python 3.12
         """Write the first line; see :meth:`Receiver.send`."""
         if self._rest:
             raise BlockingIOError
         size = data.index(b"\n") + 1
-        body = script(self._callback, data[:size])
+        body = script(self.terms.callback, data[:size])
         whole = b"%bContent-Length: %d\r\n\r\n%b" % (self._encode_head(), len(body), body)
         self._rest = whole[self._sock.send(whole) :]
         if self._rest:

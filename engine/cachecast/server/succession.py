@@ -56,7 +56,7 @@ from cachecast.handover.state import (
     Taken,
     Values,
 )
-from cachecast.protocol.wire import WIRES
+from cachecast.protocol.wire import WIRES, WebSocketWire
 from cachecast.server.http import STREAMING, HttpConnection
 from cachecast.server.http_messages import Response, text_response
 from cachecast.server.websocket import WebSocket
@@ -68,9 +68,11 @@ if TYPE_CHECKING:
     from cachecast.handover.line import Line
     from cachecast.handover.state import ClientState
     from cachecast.server.http_messages import Request
+    from cachecast.server.http_session import HttpSession
     from cachecast.server.listen import Server
 
     Send = Callable[[Any, Sequence[int]], None]
+    Moving = WebSocket | HttpSession | HttpConnection
 
 __all__ = ["Predecessor", "Taking", "export", "give", "leave", "retire", "settle_all"]
 
@@ -100,6 +102,9 @@ CLOSINGS_PER_STEP: Final = 50
 #: Values of one message, and their bytes.
 VALUES_PER_MESSAGE: Final = 500
 VALUE_BYTES_PER_MESSAGE: Final = 512 * 1024
+
+#: Fields of a client's state that its WebSocket knows.
+WEBSOCKET_TERMS: Final = ("family", "parser", "is_behind")
 
 _log = structlog.get_logger("cachecast.upgrade")
 
@@ -274,7 +279,7 @@ def _give_now(
     return n_absent
 
 
-def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
+def leave(server: Server, moving: Iterable[Moving]) -> None:
     """All that moved is another process's: forget it, and nobody hears of that. Never yields."""
     server.stop_listening(keeps_paths=True)
     server.end_greetings()
@@ -287,18 +292,16 @@ def leave(server: Server, moving: Iterable[WebSocket | HttpConnection]) -> None:
         caller.handle_by(_refuse)
 
 
-def _leave(server: Server, handler: WebSocket | HttpConnection) -> None:
-    if isinstance(handler, WebSocket):
-        connection = handler.let_go()
-        if connection is not None:
-            let_go_of(server.broker, connection)
-    else:
+def _leave(server: Server, handler: Moving) -> None:
+    if isinstance(handler, HttpConnection):
         handler.abort()
+    elif (connection := handler.let_go()) is not None:
+        let_go_of(server.broker, connection)
 
 
 def export(
     server: Server, marks: Mapping[str, int], send: Send, *, is_reload_due: bool = False
-) -> tuple[list[WebSocket | HttpConnection], int]:
+) -> tuple[list[Moving], int]:
     """Send all that the new process has not got yet. Changes nothing, never yields.
 
     Args:
@@ -313,7 +316,8 @@ def export(
     broker = server.broker
     sockets = {handler.connection: handler for handler in server.poller.handlers()
                if isinstance(handler, WebSocket) and handler.can_move}  # fmt: skip
-    moving: list[WebSocket | HttpConnection] = []
+    sessions = server.transports.can_move()
+    moving: list[Moving] = []
     states, outboxes, n_absent = [], {}, 0
     for app_id in marks:
         hub = broker.hubs.get(app_id)
@@ -326,20 +330,20 @@ def export(
             clients: list[ClientState] = []
             descriptors: list[int] = []
             for connection in connections:
-                websocket = sockets.get(connection)
-                if websocket is None:
-                    n_absent += 1
-                    clients.append(export_client(broker, connection, channels))
-                else:
-                    family, parser, is_behind = websocket.export()
-                    clients.append(
-                        export_client(
-                            broker, connection, channels, is_here=True, family=family,
-                            parser=parser, is_behind=is_behind,
-                        )
-                    )  # fmt: skip
+                here: dict[str, Any] = {}
+                if (session := sessions.get(connection)) is not None:
+                    here = session.export()
+                    descriptors += session.descriptors
+                    moving.append(session)
+                elif (websocket := sockets.get(connection)) is not None:
+                    here = dict(zip(WEBSOCKET_TERMS, websocket.export(), strict=True))
                     descriptors.append(websocket.fd)
                     moving.append(websocket)
+                else:
+                    n_absent += 1
+                clients.append(
+                    export_client(broker, connection, channels, is_here=bool(here), **here)
+                )
             send(Clients(app_id, clients), descriptors)
         for values in _values(server, app_id, marks[app_id]):
             send(values, ())
@@ -420,7 +424,7 @@ class Taking:
         self._server = server
         self._names: list[str] = []
         self._clients: dict[str, list[Connection]] = {}
-        self._handlers: list[WebSocket | HttpConnection] = []
+        self._handlers: list[Moving] = []
 
     def take(self, message: Any, descriptors: Sequence[int]) -> NodeState | None:  # noqa: ANN401
         """Take a message in; the last one is given back. Never yields."""
@@ -448,9 +452,18 @@ class Taking:
         server, broker = self._server, self._server.broker
         clients, names = self._clients[message.app_id], self._names
         for state in message.clients:
-            if state.is_here:
+            if state.http is not None:
+                receives = state.http.receiver is not None
+                sock = self._open_socket(state.family, next(descriptors)) if receives else None
+                session = server.transports.restore(message.app_id, state.http, sock)
+                self._handlers.append(session)
+                connection = restore_client(broker, message.app_id, session, state, names)
+                session.restore(connection, state.outbox)
+            elif state.is_here:
                 sock = self._open_socket(state.family, next(descriptors))
-                parser = WIRES[state.wire].parser(server.common.config.max_message_bytes)
+                wire = WIRES[state.wire]
+                assert isinstance(wire, WebSocketWire)
+                parser = wire.parser(server.common.config.max_message_bytes)
                 websocket = WebSocket(sock, server.poller, broker.clients, parser)
                 self._handlers.append(websocket)
                 connection = restore_client(broker, message.app_id, websocket, state, names)

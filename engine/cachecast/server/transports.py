@@ -24,9 +24,9 @@ from cachecast.errors import (
     RefusedError,
     RemoteProtocolError,
 )
+from cachecast.handover.state import ReceiverState
 from cachecast.protocol.auth import parse_query
 from cachecast.protocol.sockjs import (
-    JSON_SOCKJS,
     OPEN,
     PRELUDE,
     find_place,
@@ -36,6 +36,7 @@ from cachecast.protocol.sockjs import (
     read_messages,
     script,
 )
+from cachecast.protocol.wire import JSON_SOCKJS
 from cachecast.server.cors import is_preflight, share
 from cachecast.server.crossing import Crossing
 from cachecast.server.http_messages import Response, Upgrade, text_response
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
     from cachecast.apps import App
     from cachecast.broker import Broker
+    from cachecast.channels.connection import Connection
+    from cachecast.handover.state import HttpSessionState
     from cachecast.protocol.sockjs import Place
     from cachecast.server.common import Common
     from cachecast.server.crossing import Ways
@@ -279,36 +282,74 @@ class Transports:
         is_tls: bool,
     ) -> Upgrade:
         """Give a request's socket to its session, by ``begin``."""
-        common, headers = self._common, _STREAMED + shared
-        keeps_alive = request.keeps_alive and not common.is_draining
-        callback = read_callback(request.query) if place.kind == "jsonp" else None
-
-        def encode_head(*, keeps_alive: bool) -> bytes:
-            return encode_head_of(200, common.date, _TYPE, headers, keeps_alive)
+        keeps_alive = request.keeps_alive and not self._common.is_draining
+        is_stream = place.kind == "xhr_streaming"  # whose end is that of the connection
+        terms = ReceiverState(
+            place.kind,
+            _STREAMED + shared,
+            keeps_alive and not is_stream,
+            (read_callback(request.query) or "") if place.kind == "jsonp" else "",
+            is_tls,
+        )
 
         def take(sock: socket.socket | TlsSocket, _: bytes) -> None:
-            receiver: Receiver
-            resume = partial(self._adopt, is_tls=is_tls, is_known=True) if keeps_alive else None
-            head = partial(encode_head, keeps_alive=keeps_alive)
-            if place.kind == "xhr":
-                receiver = Poll(sock, common, session.share, encode_head=head, resume=resume)
-            elif callback is not None:
-                receiver = ScriptPoll(
-                    sock, common, session.share,
-                    callback=callback, encode_head=head, resume=resume,
-                )  # fmt: skip
-            else:
-                # Its end is that of the connection.
-                receiver = Streaming(
-                    sock, common, session.share,
-                    head=encode_head(keeps_alive=False) + b"\r\n",
-                    prelude=PRELUDE,
-                    max_bytes=SOCKJS_MAX_BYTES if session.is_sockjs else PUSHER_MAX_BYTES,
-                    ends=session.is_sockjs,
-                )  # fmt: skip
-            begin(receiver)
+            begin(self._open_receiver(sock, session, terms))
 
         return Upgrade(b"", take)
+
+    def _open_receiver(
+        self, sock: socket.socket | TlsSocket, session: HttpSession, terms: ReceiverState
+    ) -> Receiver:
+        common, share = self._common, session.share
+
+        def encode_head() -> bytes:
+            return encode_head_of(200, common.date, _TYPE, terms.headers, terms.keeps_alive)
+
+        if terms.kind == "xhr_streaming":
+            preface, room = b"", terms.room
+            if room is None:
+                preface = encode_head() + b"\r\n" + PRELUDE
+                most = SOCKJS_MAX_BYTES if session.is_sockjs else PUSHER_MAX_BYTES
+                room = most + 1 - len(PRELUDE)
+            return Streaming(
+                sock, common, share, terms, preface=preface, room=room, ends=session.is_sockjs
+            )
+        resume = None
+        if terms.keeps_alive:
+            resume = partial(self._adopt, is_tls=terms.is_tls, is_known=True)
+        kind = ScriptPoll if terms.kind == "jsonp" else Poll
+        return kind(sock, common, share, terms, encode_head=encode_head, resume=resume)
+
+    # --- handing over
+
+    def can_move(self) -> dict[Connection, HttpSession]:
+        """The sessions that another process can go on with. O(sessions).
+
+        None of a worker, whose place among the others the next process need not have.
+        """
+        if self.crossing is not None:
+            return {}
+        sessions = self._sessions.values()
+        return {s.connection: s for s in sessions if s.connection is not None and s.can_move}
+
+    def restore(
+        self, app_id: str, state: HttpSessionState, sock: socket.socket | None
+    ) -> HttpSession:
+        """Go on with a session that another process began, and the request that receives for it.
+
+        Its ``restore`` comes behind. Nothing is sent.
+        """
+        session = HttpSession(self._broker, self._common, self._forget, state.path)
+        session.is_sockjs = state.is_sockjs
+        session.share = self._common.poller.share_of(app_id)
+        self._sessions[state.path] = session
+        if sock is not None and state.receiver is not None:
+            receiver = self._open_receiver(sock, session, state.receiver)
+            self._common.poller.add(receiver.fd, receiver)
+            session.attach(receiver)
+        return session
+
+    # --- ending
 
     def _forget(self, session: HttpSession) -> None:
         self._sessions.pop(session.path, None)

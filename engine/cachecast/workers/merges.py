@@ -17,6 +17,9 @@ __all__ = ["merge", "merge_rows"]
 #: Values of a row that are not summed.
 _WORST: Final = frozenset({"at", "loop_lag_s", "fanout_lag_s", "ready_wait_s"})
 
+#: Value of an app that each worker knows for all of them.
+_EVERYWHERE: Final = "connections_everywhere"
+
 
 def merge(name: str, answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """One answer of several.
@@ -80,9 +83,14 @@ def _merge_apps(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {
         name: sum(part[name] for part in parts)
         for name in parts[0]
-        if name not in {"id", "refusals"}
+        if name not in {"id", "refusals", _EVERYWHERE}
     }
-    return {"id": parts[0]["id"]} | merged | {"refusals": _sum(part["refusals"] for part in parts)}
+    known = [part[_EVERYWHERE] for part in parts if part.get(_EVERYWHERE) is not None]
+    return (
+        {"id": parts[0]["id"], _EVERYWHERE: max(known, default=None)}
+        | merged
+        | {"refusals": _sum(part["refusals"] for part in parts)}
+    )
 
 
 def _sum(tables: Iterable[Mapping[str, int]]) -> dict[str, int]:

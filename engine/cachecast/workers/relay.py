@@ -46,6 +46,9 @@ MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 #: Bytes of the head of an answer at most.
 MAX_HEAD_BYTES: Final = 16 * 1024
 
+#: Number of pages that are open at a time.
+MAX_PAGES: Final = 16
+
 #: Number of requests that are under way to workers; one more is refused.
 MAX_UNDER_WAY: Final = 64
 
@@ -62,7 +65,11 @@ _CONSOLE: Final = b"event: console\ndata: "
 class Relay(Entrance):
     """Hands requests on to workers; :meth:`run` is its task, and owns those of requests.
 
-    Queue: :data:`MAX_UNDER_WAY` requests and streams; one more is answered with 503.
+    Queue: :data:`MAX_UNDER_WAY` requests and streams, at most :data:`MAX_PAGES` of them streams;
+    one more is answered with 503.
+
+    Attributes:
+        n_pages: number of pages that are open.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class Relay(Entrance):
         self._posts = posts
         self._nursery: trio.Nursery | None = None
         self._n_under_way = 0
+        self.n_pages = 0
 
     async def run(self) -> NoReturn:
         """Hand on for ever."""
@@ -94,6 +102,11 @@ class Relay(Entrance):
         self, name: str, request: Request
     ) -> Response | Later | Stream:
         if name == "live":
+            if self.n_pages >= MAX_PAGES:
+                raise CapacityError(
+                    f"{MAX_PAGES} pages are open on this node, which is the most: close one",
+                    http_status=503,
+                )
             return Stream(_Relayed(self, self._find(request), request), "text/event-stream")
         return self._hand_on(name, self._find(request), request)
 
@@ -197,10 +210,14 @@ class _Relayed:
     async def _run(self) -> None:
         body = self._body
         assert body is not None
-        with self._life:
-            async with trio.open_nursery() as nursery:
-                for post in self._posts:
-                    nursery.start_soon(self._copy, post, body)
+        self._relay.n_pages += 1
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    for post in self._posts:
+                        nursery.start_soon(self._copy, post, body)
+        finally:
+            self._relay.n_pages -= 1
         body.end()  # a browser comes back by itself
 
     async def _copy(self, post: Post, body: Body) -> None:

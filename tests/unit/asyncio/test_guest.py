@@ -421,17 +421,18 @@ def test_trio_awaits_functions_of_asyncio():
     _run(main)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no such factory before 3.12")
-def test_an_eager_task_factory_does_not_begin_functions_of_asyncio_inside_of_trio():
-    async def host():
-        return trio.lowlevel.in_trio_task()
+if sys.version_info >= (3, 12):
 
-    async def main():
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        async with open_guest("f") as guest:
-            assert await guest.run(guest.call_host, host) is False
+    def test_an_eager_task_factory_does_not_begin_functions_of_asyncio_inside_of_trio():
+        async def host():
+            return trio.lowlevel.in_trio_task()
 
-    _run(main)
+        async def main():
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            async with open_guest("f") as guest:
+                assert await guest.run(guest.call_host, host) is False
+
+        _run(main)
 
 
 def test_what_trio_cancels_is_cancelled_in_asyncio_and_waited_for():

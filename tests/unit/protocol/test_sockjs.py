@@ -9,7 +9,6 @@ import pytest
 from cachecast.errors import BadMessageError, BadRequestError, RefusedError
 from cachecast.protocol.messages import Control, Publication
 from cachecast.protocol.sockjs import (
-    JSON_SOCKJS,
     Place,
     find_place,
     read_callback,
@@ -18,6 +17,7 @@ from cachecast.protocol.sockjs import (
     read_messages,
     script,
 )
+from cachecast.protocol.wire import JSON_SOCKJS
 
 
 @pytest.mark.parametrize("text", ["x", 'a"b\\c', "ä€😀", "a\nb\r\u2028\u0000", "\ufeff"])

@@ -190,10 +190,10 @@ def test_answers_to_one_client_are_never_compressed() -> None:
     assert wire.read(b'{"event":"pusher:ping"}') == ClientMessage("pusher:ping")
 
 
-def test_every_wire_of_a_websocket_has_a_name() -> None:
+def test_every_wire_has_a_name() -> None:
     """By which another process knows it."""
     assert list(WIRES) == [
-        "json", "msgpack", "json deflate 12", "json deflate 9",
+        "json", "msgpack", "sockjs", "json deflate 12", "json deflate 9",
         "msgpack deflate 12", "msgpack deflate 9",
     ]  # fmt: skip
     assert all(WIRES[wire.name] is wire for wire in WIRES.values())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from cachecast.handover.state import ReceiverState
 from cachecast.protocol.sockjs import OPEN
 from cachecast.server.receiver import Poll, ScriptPoll, Streaming
 from cachecast.testing import open_memory_network, open_test_broker
 from cachecast.testing.socket import MemorySocket
 
 HEAD = b"HEAD\r\n"
+TERMS = ReceiverState("xhr", (), True, "", False)
 
 
 class Session:
@@ -70,17 +73,18 @@ class Ground:
 
     def streaming(self, *, max_bytes, ends=False, prelude=b""):
         made = Streaming(
-            self.socket, self.common, self.poller.newcomers,
-            head=HEAD, prelude=prelude, max_bytes=max_bytes, ends=ends,
+            self.socket, self.common, self.poller.newcomers, TERMS,
+            preface=HEAD + prelude, room=max_bytes + 1 - len(prelude), ends=ends,
         )  # fmt: skip
         made.begin(self.session)
         return made
 
-    def poll(self, **options):
-        kind = ScriptPoll if options else Poll
+    def poll(self, *, callback=""):
+        kind = ScriptPoll if callback else Poll
+        terms = msgspec.structs.replace(TERMS, callback=callback)
         made = kind(
-            self.socket, self.common, self.poller.newcomers,
-            encode_head=lambda: HEAD, resume=self._resume, **options,
+            self.socket, self.common, self.poller.newcomers, terms,
+            encode_head=lambda: HEAD, resume=self._resume,
         )  # fmt: skip
         made.begin(self.session)
         return made

@@ -156,3 +156,17 @@ async def test_all_are_watched_as_one_and_one_that_comes_back_too():
             assert {said.worker for said in seen} == {2}
             assert left["event"] >= 80
         await until(lambda: all(node.broker.feed.tap is None for node in nodes))
+
+
+async def test_one_page_too_many_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.MAX_PAGES", 1)
+    async with crewed() as (_, desk, _):
+        wire = await connected(desk)
+        await wire.say(request("/api/live"))
+        assert b" 200 " in await wire.until(b"\r\n\r\n")
+        await wire.until(b"retry")
+        answer = await asked(desk, "/api/live")
+        assert answer.status == 503
+        assert "close one" in answer.text
+        await wire.aclose()
+        await until(lambda: desk._relay.n_pages == 0)

@@ -31,6 +31,10 @@ let redraw = null;
 let refresh = null;
 let drawn = 0;
 
+/** Text in which nothing is invisible or turns the direction of what follows. */
+const plain = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+  (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 /** An element with attributes and children; strings become text. */
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -39,7 +43,7 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : String(child)));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : plain(child)));
   return made;
 }
 
@@ -67,7 +71,7 @@ async function read(answer) {
 /** Have an action confirmed by the name of what it concerns. */
 function confirmed(text, word) {
   const dialog = $("ask");
-  $("ask-text").textContent = `${text}: ${word}`;
+  $("ask-text").textContent = plain(`${text}: ${word}`);
   $("ask-word").value = "";
   dialog.returnValue = "no";
   dialog.showModal();
@@ -83,8 +87,9 @@ function number(value) {
 function seconds(value) {
   if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(1)} ms`;
-  if (value < 120) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  if (value < 7200) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 119.5) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  value = Math.round(value);
+  if (value < 7200) return `${Math.floor(value / 60)} min ${value % 60} s`;
   return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
 }
 
@@ -99,6 +104,8 @@ function bytes(value) {
 function shown(name, value) {
   return name.endsWith("_bytes") ? bytes(value) : name.endsWith("_s") && !name.endsWith("_per_s") ? seconds(value) : number(value);
 }
+
+const counts = (refusals) => Object.entries(refusals).map(([code, n]) => `${code === "null" ? "no code" : code}: ${number(n)}`).join(", ");
 
 function curve(values) {
   const space = "http://www.w3.org/2000/svg";
@@ -144,11 +151,12 @@ function overview() {
     fields = found.fields; fine = found.fine; coarse = found.coarse;
     draw();
     parts.replaceChildren(...processes(found));
-    const refused = Object.entries(found.refusals).map(([code, n]) => `${code}: ${n}`).join(", ");
-    apps.replaceChildren(table(["app", "connections", "users", "cached", "bytes", "hits", "misses", "refusals"],
-      found.apps.map((app) => [app.id, number(app.connections), number(app.users), number(app.cache_entries),
+    const refused = counts(found.refusals);
+    const isShared = found.apps.some((app) => app.connections_everywhere !== null);
+    apps.replaceChildren(table(["app", "connections", ...(isShared ? ["on all nodes"] : []), "users", "cached", "bytes", "hits", "misses", "refusals"],
+      found.apps.map((app) => [app.id, number(app.connections), ...(isShared ? [number(app.connections_everywhere ?? 0)] : []), number(app.users), number(app.cache_entries),
         bytes(app.cache_bytes), number(app.cache_hits), number(app.cache_misses),
-        Object.entries(app.refusals).map(([code, n]) => `${code}: ${n}`).join(", ")])),
+        counts(app.refusals)])),
     make("p", { class: "soft" }, `Cachecast ${found.version}` + (found.is_draining ? ", draining" : "")
       + (found.outage ? `, other nodes: ${found.outage}` : "") + (refused ? `. Refused, of no app: ${refused}` : "")),
     ...found.engines.map((engine) => make("p", { class: engine.is_up ? "good" : "bad" },
@@ -254,9 +262,8 @@ const channels = () => listing("channels", ["name", "subscriptions", "undelivere
     item.members === null ? "" : make("button", { type: "button", onclick: () => listing("members", ["id"], ["member", ""],
       (member, reload) => [member.id, disconnect("user_id", member.id, "Disconnect all connections of the user", reload)], { channel: item.name }) }, "Members")]);
 
-const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "", "size", "value"],
-  (item) => [item.name, seconds(item.age_s), seconds(item.remaining_s),
-    make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` }), bytes(item.bytes), item.data ?? ""], {}, async () => {
+const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "size", "value"],
+  (item) => [item.name, seconds(item.age_s), make("div", {}, make("div", {}, seconds(item.remaining_s)), make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` })), bytes(item.bytes), item.data ?? ""], {}, async () => {
     const app = (await ask("overview")).apps.find(({ id }) => id === $("app").value);
     return app ? `${number(app.cache_hits)} of those who joined were given a value, ${number(app.cache_misses)} found none. The bars run out when values do.` : "";
   });
