@@ -5,7 +5,7 @@ Credentials are none of it: requests are signed, and there are no cookies.
 
 from __future__ import annotations
 
-from typing import Final, TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Final, overload
 
 import msgspec
 
