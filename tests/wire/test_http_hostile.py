@@ -6,6 +6,7 @@ import json
 
 import msgspec
 import pytest
+import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -233,6 +234,26 @@ async def test_a_large_message_is_refused_as_in_a_websocket(autojump_clock, stag
     sent = client.send("x" * 70_000)
     assert sent.status == 204
     assert last(await client.hear()) == (1009, "Message larger than 65536 bytes")
+
+
+async def test_a_body_of_many_small_messages_is_not_read(autojump_clock, stage):
+    client = await HttpClient(stage.network).connect()
+    assert client.send_raw(b'["x' + b'","' * 180_000 + b'"]').status == 413
+    await client.subscribe("still-there")
+    assert stage.broker.clients.n_sessions == 1
+
+
+@both
+async def test_a_client_that_takes_not_even_the_greeting_has_gone(
+    autojump_clock, stage, kind
+):
+    exchange = Exchange(stage.network)
+    exchange.socket.room = 0
+    with structlog.testing.capture_logs() as logs:
+        exchange.request("POST", f"/pusher/1/s/{kind}")
+    assert len(stage.network.server.transports) == 0
+    assert exchange.is_closed
+    assert logs == []
 
 
 async def test_ten_bodies_that_cannot_be_read_end_the_session(autojump_clock, stage):
