@@ -99,6 +99,7 @@ class HttpConnection:
         "_common",
         "_handle",
         "_last_read",
+        "_on_gone",
         "_out",
         "_out_bytes",
         "_outbox",
@@ -145,6 +146,7 @@ class HttpConnection:
         self._parser = RequestParser(common.config, can_upgrade=can_upgrade)
         self._requests = self._parser.requests
         self._body: Body | None = None
+        self._on_gone: Callable[[], None] | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
         # Bytes of the last read: of one that was not full nothing is left.
@@ -202,9 +204,8 @@ class HttpConnection:
         """Read once and answer every request that is complete with it, or go on with answering."""
         if self.state is GONE:  # upgraded or closed earlier in this turn of the Poller
             return
-        if self.state is BUSY:
-            # Only who talks on while an answer is due costs two calls of the selector, and not
-            # everybody who is answered a moment later.
+        if self.state is BUSY and (self._on_gone is None or self._requests):
+            # Only who talks on costs two calls of the selector, and not who is answered soon.
             self._watched = (False, self._watched[1])
             self._common.poller.watch(self.fd, self, reads=False, writes=self._watched[1])
             return
@@ -300,6 +301,7 @@ class HttpConnection:
     def _answer_otherwise(self, answer: Later | Stream | Upgrade, request: Request) -> None:
         if isinstance(answer, Later):
             self._go(BUSY)
+            self._on_gone = answer.on_gone
             self._last_read = RECV_BYTES  # it may talk on meanwhile
             answer.line(partial(self._attempt, answer, request))
         elif isinstance(answer, Stream):
@@ -366,6 +368,7 @@ class HttpConnection:
 
     def _go_on(self, response: Response, request: Request) -> None:
         self._go(IDLE)
+        self._on_gone = None
         self._write(response, request)
         if self._requests and self.state is IDLE:  # in the turns of its share
             self._flush()
@@ -416,9 +419,8 @@ class HttpConnection:
     def _part(self, last: bytes) -> None:
         """Send the last answer to a client that asked for the end, and close if that took all.
 
-        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can come that
-        would reset the connection over the answer. Most who ask come for one request each, and
-        waiting for their end would cost as much as a fifth of it.
+        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can reset it
+        over the answer. Waiting for its end would cost as much as a fifth of a request.
         """
         self._outbox.put(last)
         if self.state is GONE:
@@ -436,8 +438,7 @@ class HttpConnection:
     def linger(self, last: bytes) -> None:
         """Send last bytes, then wait a moment for the client's end.
 
-        Closing at once would reset the connection while the client still sends, and the reset
-        would overtake the answer.
+        Closing at once resets it while the client still sends, which would overtake the answer.
         """
         if self.state is not CLOSING:
             self._go(CLOSING)
@@ -583,11 +584,12 @@ class HttpConnection:
         """Close the socket and forget everything; harmless twice."""
         if self.state is not GONE:
             body, self._body = self._body, None
+            on_gone = self._on_gone if body is None else body.on_gone
             self._release()
             self._common.poller.remove(self.fd)
             self.sock.close()
-            if body is not None:
-                self._common.poller.guard(self, body.on_gone)
+            if on_gone is not None:
+                self._common.poller.guard(self, on_gone)
 
     def _release(self) -> None:
         """Let go of the socket, which an upgrade takes over, and of all else."""

@@ -73,10 +73,13 @@ class Later(msgspec.Struct, gc=False):
             called again; it never yields.
         line: function that has another one called when there is something to do, and again as long
             as that one returns False.
+        on_gone: function called if the client goes before that, which is looked for then; one that
+            ends its own half of the connection has gone. None where what has begun is gone on with.
     """
 
     attempt: Callable[[], Response | None]
     line: Callable[[Callable[[], bool]], None]
+    on_gone: Callable[[], None] | None = None
 
 
 class Upgrade(msgspec.Struct, gc=False):
