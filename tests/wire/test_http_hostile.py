@@ -244,9 +244,7 @@ async def test_a_body_of_many_small_messages_is_not_read(autojump_clock, stage):
 
 
 @both
-async def test_a_client_that_takes_not_even_the_greeting_has_gone(
-    autojump_clock, stage, kind
-):
+async def test_a_client_that_takes_not_even_the_greeting_has_gone(autojump_clock, stage, kind):
     exchange = Exchange(stage.network)
     exchange.socket.room = 0
     with structlog.testing.capture_logs() as logs:
@@ -405,3 +403,24 @@ async def test_a_script_has_one_line_each_and_the_connection_is_used_again(autoj
     connection.request("GET", "/pusher/1/s/jsonp?c=_jp.a")
     thief.request("GET", "/pusher/1/s/jsonp?c=f")
     assert thief.body == b'/**/f("c[2010,\\"Another connection still open\\"]");\r\n'
+
+
+@pytest.mark.parametrize("app_fields", [{"cache_ttl_s": 5.0}])
+async def test_half_a_script_with_a_value_is_not_completed_past_its_end(autojump_clock, stage):
+    await stage.broker.publish(stage.app_id, "cache-x", "tick", "x" * 9_000)
+    connection = Exchange(stage.network)
+    base = "/pusher/app/test-key/1/s"
+    connection.request("GET", f"{base}/jsonp?c=f&protocol=7")
+    subscribe = [json.dumps({"event": "pusher:subscribe", "data": {"channel": "cache-x"}})]
+    Exchange(stage.network).request("POST", f"{base}/jsonp_send", json.dumps(subscribe).encode())
+    for _ in range(2):  # what there was before the subscription, and its confirmation
+        connection.request("GET", f"{base}/jsonp?c=f")
+        await wait_all_tasks_blocked()
+    connection.read(500)
+    connection.request("GET", f"{base}/jsonp?c=f")
+    await pass_time(6)
+    assert b"xxxx" in connection.body
+    connection.read()
+    await pass_time(1)
+    assert connection.is_closed
+    assert not connection.body.endswith(b");\r\n")

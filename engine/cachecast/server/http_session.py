@@ -197,8 +197,10 @@ class HttpSession:
         """Send a few bytes while there is no Outbox yet; a client that takes none has gone."""
         if self._receiver is not None:
             try:
-                self._receiver.send(data)
+                sent = self._receiver.send(data)
             except OSError:
+                sent = 0
+            if sent != len(data):
                 self.abort()
 
     def refuse(self, error: RemoteProtocolError) -> None:

@@ -385,11 +385,9 @@ class Transports:
             return unknown()
         try:
             is_form = place.kind == "jsonp_send"
-            body = read_form(request.body) if is_form else request.body
             most = MAX_INBOX * JSON_GROWTH * self._common.config.max_message_bytes
-            if len(body) > most:  # to read millions of small messages holds up everybody
-                raise BadRequestError(f"The messages take more than {most} bytes", http_status=413)
-            messages = read_messages(body)
+            body = read_form(request.body) if is_form else request.body
+            messages = read_messages(body, most)
         except BadRequestError as error:
             session.fault()
             return text_response(error.http_status, error.message.rstrip("\n"))

@@ -54,7 +54,7 @@ async def test_it_is_refused_while_no_request_receives(autojump_clock):
 
 
 async def test_messages_without_a_byte_take_room_too(autojump_clock):
-    async with a_session() as (session, broker, forgotten):
+    async with a_session() as (session, _, _):
         session.open(TEST_APP, "7")
         session.connection.outbox.put(b"x" * 100_000, is_asked=True)  # it must read first
         session.take([b""] * 4_000, DONE)
