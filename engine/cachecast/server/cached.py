@@ -105,7 +105,7 @@ def _describe(
     )
     if not known.isdisjoint({etag, "*"}):
         return Response(304, b"", headers=fresh)
-    return Response(200, body, kind, fresh)
+    return Response(200, body, kind, fresh, call.broker.clock() + event.ttl_s)
 
 
 def _digest(body: bytes) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import partial
+from math import inf
 from socket import SHUT_WR
 from time import perf_counter
 from traceback import format_exc
@@ -97,6 +98,7 @@ class HttpConnection:
     __slots__ = (
         "_body",
         "_common",
+        "_deadline",
         "_handle",
         "_last_read",
         "_on_gone",
@@ -149,6 +151,7 @@ class HttpConnection:
         self._on_gone: Callable[[], None] | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._deadline = inf  # of the first value in there to expire
         # Bytes of the last read: of one that was not full nothing is left.
         self._last_read = 0
         self._watched = (True, False)
@@ -269,8 +272,7 @@ class HttpConnection:
                 self._flush()
             return
         if self._out:
-            # Answers leave together: a caller on this machine is then woken once for many of them
-            # and not within the `send` of each, which costs more than the rest of that call.
+            # Together: a caller on this machine is woken once, and not within the `send` of each.
             self._common.poller.at_end_of_turn(self, self._flush)
         if self.state is not BUSY or self._watched[1]:
             self._settle()
@@ -346,10 +348,7 @@ class HttpConnection:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _attempt(self, later: Later, request: Request) -> bool:
-        """Try to answer what had to wait; True if there is nothing more to try.
-
-        A bug of ours that one request finds ends its connection, and not whoever calls.
-        """
+        """Try to answer what had to wait; True if that is over. A bug ends this connection only."""
         if self._common.has_ended:
             return True
         try:
@@ -390,6 +389,7 @@ class HttpConnection:
             data = data[: -len(response.body)]
         self._out.append(data)
         self._out_bytes += len(data)
+        self._deadline = min(self._deadline, response.deadline)
         if not keeps_alive:
             is_heard_out = self._last_read < RECV_BYTES and not self._parser.has_begun
             self._go(PARTING if asked_for_end and is_heard_out else CLOSING)
@@ -397,12 +397,13 @@ class HttpConnection:
     def _flush(self) -> None:
         """Hand over the answers that wait; harmless when none does, or the connection is gone."""
         data = b"".join(self._out)
+        deadline, self._deadline = self._deadline, inf
         self._out.clear()
         self._out_bytes = 0
         if not data:
             return
         if self.state < PARTING:
-            self._outbox.put(data)
+            self._outbox.put(data, None, deadline)
         elif self.state is PARTING:
             self._part(data)
         elif self.state is CLOSING:
@@ -436,10 +437,7 @@ class HttpConnection:
         self.abort()
 
     def linger(self, last: bytes) -> None:
-        """Send last bytes, then wait a moment for the client's end.
-
-        Closing at once resets it while the client still sends, which would overtake the answer.
-        """
+        """Send last bytes, then wait for the client's end, lest a reset overtake the answer."""
         if self.state is not CLOSING:
             self._go(CLOSING)
         self._parser.drop_body()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from http import HTTPStatus
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -55,12 +56,16 @@ class Request(msgspec.Struct, gc=False):
 
 
 class Response(msgspec.Struct, gc=False):
-    """What is answered; ``headers`` are complete lines without their line ends."""
+    """What is answered; ``headers`` are complete lines without their line ends.
+
+    From ``deadline`` on, in the broker's seconds, it is not sent: a value in it has expired.
+    """
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: tuple[str, ...] = ()
+    deadline: float = inf
 
 
 class Later(msgspec.Struct, gc=False):

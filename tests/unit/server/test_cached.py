@@ -370,6 +370,24 @@ async def test_what_is_asked_behind_a_read_that_waits_is_answered_behind_it():
         assert not n_readers(node)
 
 
+# --- plain reads
+
+
+@pytest.mark.parametrize("path", [PATH, "channels/cache-a"])
+async def test_answers_that_wait_for_a_slow_caller_are_not_sent_past_their_values_end(path):
+    async with running(make_app(max_event_bytes=200_000), cache_ttl_s=20.0) as node:
+        await publish(node, "x" * 100_000)
+        wire = await node.connect(receives=4_096)
+        params = {} if path == PATH else {"info": "cache"}
+        n_asked = 200
+        await wire.say(node.signed("GET", path, params=params) * n_asked)
+        await until(lambda: node.broker.backlog.n_bytes > 200_000)
+        await node.wait(20.0)
+        assert not node.broker.backlog.n_bytes
+        with pytest.raises(EOFError):
+            await wire.exactly(n_asked * 100_000)
+
+
 # --- the end
 
 
