@@ -429,9 +429,7 @@ def _channel(call: Call) -> Response | Later:
         def add_value(event: CachedEvent | None) -> Response:
             if event is None:
                 return call.answer(body | {"cache": None})
-            response = call.answer(
-                body | {"cache": {"data": event.data, "ttl": ceil(event.ttl_s)}}
-            )
+            response = call.answer(body | {"cache": {"data": event.data, "ttl": ceil(event.ttl_s)}})
             response.deadline = call.broker.clock() + event.ttl_s
             return response
 
