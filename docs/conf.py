@@ -44,7 +44,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "examples", "operations"]
 source_suffix = {".md": "markdown"}
-suppress_warnings = ["config.cache"]
+# Several public modules have a Broker; the one of the page's own module is meant.
+suppress_warnings = ["ref.python"]
 
 smartquotes = False  # they make one dash of the two of an option
 highlight_language = "text"
@@ -55,7 +56,6 @@ myst_enable_extensions = ["tasklist"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-autodoc_class_signature = "separated"
 python_use_unqualified_type_names = True
 # Types of other projects, and inner ones of ours that public ones mention.
 nitpick_ignore_regex = [("py:.*", r".*")]
@@ -120,7 +120,21 @@ def read(_: Sphinx, name: str, content: list[str]) -> None:
     content[0] = text
 
 
+def shorten(_: Sphinx, kind: str, name: str, __: object, ___: object, lines: list[str]) -> None:
+    """Leave out the inner attributes of classes of which a part is public."""
+    if kind == "class" and name in made.FACADES:
+        at = (i for i, line in enumerate(lines) if line.startswith(".. attribute::"))
+        del lines[next(at, len(lines)) :]
+
+
+def unsign(_: Sphinx, kind: str, name: str, *__: object) -> tuple[str, None] | None:
+    """Leave out how these are made, for the broker makes them."""
+    return ("", None) if kind == "class" and name in made.FACADES else None
+
+
 def setup(app: Sphinx) -> None:
     """Have every page read this way."""
     app.connect("source-read", read)
+    app.connect("autodoc-process-docstring", shorten, priority=900)  # behind napoleon
+    app.connect("autodoc-process-signature", unsign)
     app.add_lexer("haproxy", TextLexer)  # Pygments has none

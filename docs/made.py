@@ -16,11 +16,30 @@ from cachecast.metrics import AppStatistics, BrokerStatistics, EngineStatistics,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PARTS"]
+__all__ = ["FACADES", "PARTS"]
 
 T = TypeVar("T")
 
-PUBLIC: Final = ("cachecast", "cachecast.client", "cachecast.testing")
+#: Classes of which embedders use a part -> that part. By the rest, and by the attributes that their
+#: docstrings explain, the engine's own parts know each other.
+FACADES: Final = {
+    "cachecast.Broker": (
+        "publish", "publish_nowait", "publish_batch", "send_to_user", "subscribe", "on",
+        "channels", "channel", "users", "read_cache", "terminate",
+        "authorize_channel", "authenticate_user", "encrypt",
+        "is_ready", "statistics", "reload",
+    ),
+    "cachecast.Server": ("drain",),
+    "cachecast.Subscriber": ("conflated", "close"),
+}  # fmt: skip
+
+PUBLIC: Final = (
+    "cachecast",
+    "cachecast.client",
+    "cachecast.asyncio",
+    "cachecast.testing",
+    "cachecast.testing.asyncio",
+)
 
 
 def commands() -> str:
@@ -56,19 +75,26 @@ def api() -> str:
 def _module(name: str) -> str:
     module = import_module(name)
     lines = [f"## `{name}`", "", "```{eval-rst}", f".. currentmodule:: {name}", ""]
+    known = [import_module(one) for one in PUBLIC[: PUBLIC.index(name)]]
     for public in module.__all__:
-        lines += [*_describe(name, public, getattr(module, public)), ""]
+        value = getattr(module, public)
+        same = [one.__name__ for one in known if getattr(one, public, None) is value]
+        if same:
+            lines += [f"``{public}`` is that of ``{same[0]}``.", ""]
+        else:
+            lines += [*_describe(f"{name}.{public}", value), ""]
     return "\n".join([*lines, "```", ""])
 
 
-def _describe(module: str, name: str, value: object) -> list[str]:
+def _describe(name: str, value: object) -> list[str]:
     if inspect.isclass(value) and issubclass(value, BaseException):
-        return [f".. autoexception:: {module}.{name}", "   :show-inheritance:"]
+        return [f".. autoexception:: {name}", "   :show-inheritance:"]
     if inspect.isclass(value):
-        return [f".. autoclass:: {module}.{name}", "   :members:"]
+        members = ", ".join(FACADES.get(name, ()))
+        return [f".. autoclass:: {name}", f"   :members: {members}".rstrip()]
     if inspect.isfunction(value):
-        return [f".. autofunction:: {module}.{name}"]
-    return [f".. autodata:: {module}.{name}", "   :no-value:"]
+        return [f".. autofunction:: {name}"]
+    return [f".. autodata:: {name}", "   :no-value:"]
 
 
 def metrics() -> str:

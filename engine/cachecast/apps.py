@@ -99,6 +99,8 @@ class App(_Config, frozen=True, kw_only=True):
         sends_subscription_counts: whether there are ``subscription_count`` events and webhooks. The
             attribute of the HTTP API is given without it.
         allows_sign_in: whether ``pusher:signin`` is taken.
+        allows_http_transports: whether clients may come without WebSockets, by pusher-js's
+            ``xhr_streaming``, ``xhr_polling`` and ``sockjs``; if not, these get 403.
         requires_authorization: whether a connection that neither signs in nor joins a private or
             presence channel within ``authorization_timeout_s`` is closed with 4009; until it does,
             it does not count to ``max_connections``.
@@ -108,10 +110,15 @@ class App(_Config, frozen=True, kw_only=True):
         cors_origins: origins, as ``https://app.example.org``, whose pages may read the HTTP API's
             answers to them; ``*`` is any. Whoever signs in a page gives its secret away: this is
             for pages that have requests signed elsewhere.
+        compresses: whether events of 256 bytes and more are compressed for clients that offer
+            permessage-deflate, as browsers do: once for all of them. A change concerns those who
+            connect after it.
         cache_ttl_s: lifetime of cached values in seconds, never above 1800
             (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
         max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
             bytes; at one the oldest value goes first, and is counted.
+        max_cache_readers: number of streams of cached values, and of reads that wait for one, that
+            may be open at a node; past it 429.
         max_pending_bytes: bytes that may wait for one slow connection; past it the connection is
             closed with 4100. Cache channels keep one pending value each and do not grow.
         stall_timeout_s: seconds after which a connection that takes nothing is closed with 4100.
@@ -132,15 +139,18 @@ class App(_Config, frozen=True, kw_only=True):
     sends_subscription_counts: bool = False
     allows_sign_in: bool = True
     allows_watchlists: bool = True
+    allows_http_transports: bool = True
     requires_authorization: bool = False
     authorization_timeout_s: float = 30.0
     allowed_origins: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    compresses: bool = False
 
     cache_ttl_s: float | None = None
     max_cache_entries: int = 1_000_000
     max_cache_bytes: int = 256 * 1024 * 1024
 
+    max_cache_readers: int = 1_000
     max_connections: int | None = None
     max_channels_per_connection: int = 1_000
     max_channel_name_length: int = 200
@@ -363,6 +373,7 @@ _POSITIVE = (
     "authorization_timeout_s",
     "max_cache_entries",
     "max_cache_bytes",
+    "max_cache_readers",
     "max_connections",
     "max_channels_per_connection",
     "max_channel_name_length",

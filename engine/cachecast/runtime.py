@@ -7,11 +7,12 @@ import trio
 __all__ = ["require_trio"]
 
 
-def require_trio(what: str) -> None:
+def require_trio(what: str, instead: str = "cachecast.asyncio") -> None:
     """Say at once that another loop will not do, instead of failing somewhere inside Trio.
 
     Args:
         what: was called.
+        instead: module that has the same for asyncio.
 
     Raises:
         RuntimeError: Trio does not run the caller.
@@ -20,6 +21,6 @@ def require_trio(what: str) -> None:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise RuntimeError(
-            f"{what}() needs Trio: start the program with trio.run(main), or use "
-            "cachecast.asyncio in one that starts with asyncio.run(main())"
+            f"{what}() needs Trio: start the program with trio.run(main), or use {instead} in one "
+            "that starts with asyncio.run(main())"
         ) from None

@@ -16,7 +16,7 @@ import pytest
 from opentelemetry import trace
 
 import cachecast
-from cachecast.config import load_config
+from cachecast.config import DEMO_APP, load_config
 from cachecast_bench.scenarios import SCENARIOS
 from cachecast_load.profiles import PROFILES
 from tests.docs.pages import DOCS, PAGES, ROOT, commands, snippet, snippets
@@ -86,7 +86,11 @@ def test_the_msgpack_client(server: ServerProcess, tmp_path: Path) -> None:
 
 async def test_the_embedding_that_traces_shows() -> None:
     """It stands in a coroutine, and has a configuration of the reader's."""
-    names = {"cachecast": cachecast, "trace": trace, "config": cachecast.BrokerConfig(apps=())}
+    names = {
+        "cachecast": cachecast,
+        "trace": trace,
+        "config": cachecast.BrokerConfig(apps=(DEMO_APP,)),
+    }
     shown = indent(snippet("tracing.md", "python"), "    ")
     exec(f"async def main():\n{shown}\n    return broker", names)
     assert isinstance(await names["main"](), cachecast.Broker)  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def run(server: ServerProcess, beginning: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command of the tutorial that begins so."""
+    """Run the command of the tutorial that begins so; 2 is a load test's "I cannot tell"."""
     (line,) = (one for one in COMMANDS if one.startswith(beginning))
     program, *rest = shlex.split(line.replace("6001", str(server.port)))
     environ = os.environ | {
@@ -43,7 +44,7 @@ def run(server: ServerProcess, beginning: str, folder: Path) -> subprocess.Compl
         [sys.executable, "-m", program, *rest],
         capture_output=True, text=True, check=False, timeout=100, env=environ, cwd=folder,
     )  # fmt: skip
-    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.returncode in {0, 2}, (done.stdout, done.stderr)
     return done
 
 
@@ -57,7 +58,8 @@ def test_a_value_is_kept_and_a_page_shows_it(server: ServerProcess, tmp_path: Pa
     run(server, "cachecast publish cache-prices tick '{\"eur\": 1.08}'", tmp_path)
     told = run(server, "cachecast cache cache-prices", tmp_path)
     assert told.stdout == '{"eur": 1.08}\n'
-    assert "18" in told.stderr
+    (seconds,) = re.findall(r"expires in (\d+) s", told.stderr)
+    assert 1700 < int(seconds) <= 1800
 
     require_node()
     page = tmp_path / "prices.html"
@@ -87,11 +89,11 @@ def test_a_value_is_kept_and_a_page_shows_it(server: ServerProcess, tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_load_test_passes_and_writes_its_report(server: ServerProcess, tmp_path: Path) -> None:
-    """Step 5; its objectives are of completeness, so a busy machine does not fail it."""
+    """Step 5; its objectives are of completeness, and a machine that is too busy is INVALID."""
     assert "export CACHECAST_LOADTEST_SECRET=app-secret" in COMMANDS
     told = run(server, "cachecast load run fanout", tmp_path)
 
-    assert "PASS" in told.stdout
+    assert ("PASS" if told.returncode == 0 else "INVALID") in told.stdout
     assert (tmp_path / "out" / "report.html").exists()
 
 

@@ -150,6 +150,12 @@ def open_node_client(node_clients: Program, backend: Backend) -> Iterator[Callab
     yield from _open_clients(node_clients, backend)
 
 
+@pytest.fixture
+def open_page(chromium_clients: Program, backend: Backend) -> Iterator[Callable[..., JsClient]]:
+    """The same in Chromium only."""
+    yield from _open_clients(chromium_clients, backend)
+
+
 def _open_clients(program: Program, backend: Backend) -> Iterator[Callable[..., JsClient]]:
     opened: list[JsClient] = []
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VIEWS = ("overview", "console", "channels", "cache", "connections", "webhooks", "publish")
 
 #: Milliseconds that anything on loopback may take, also on a busy machine.
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 def enter(page: Page, url: str, token: str) -> str:
@@ -44,6 +44,7 @@ def publish(page: Page, channel: str, word: str, event: str, answer: str) -> str
     page.goto(page.url.partition("#")[0] + "#publish")
     page.locator("form.publish input").nth(0).fill(channel)
     page.locator("form.publish input").nth(1).fill(event)
+    page.locator("form.publish textarea").fill("<script>alert(2)</script>")
     page.locator("form.publish button").click()
     page.locator("#ask-word").fill(word)
     page.locator("#ask-yes").click()
@@ -67,6 +68,45 @@ def look(
         "width": page.evaluate("document.documentElement.scrollWidth"),
         "paper": page.evaluate("getComputedStyle(document.body).backgroundColor"),
     }
+
+
+def use_keys(page: Page, url: str) -> dict[str, object]:
+    """Find the members of a channel by the keyboard alone, and do not disconnect one after all."""
+    page.goto(f"{url}#overview")
+    page.locator("nav a[href='#channels']").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#view tbody tr")
+    page.locator("#view button:text-is('Members')").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#view button.danger")
+    page.locator("#view button.danger").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#ask[open]")
+    asked = page.locator("#ask-text").inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#ask:not([open])", state="attached")
+    return {"members": page.locator("#view tbody").inner_text(), "asked": asked}
+
+
+def disconnect(page: Page, url: str) -> str:
+    """Disconnect a connection, and say which."""
+    page.goto(f"{url}#connections")
+    page.locator("#view button.danger").first.click()
+    socket_id = page.locator("#ask-text").inner_text().rpartition(" ")[2]
+    page.locator("#ask-word").fill(socket_id)
+    page.locator("#ask-yes").click()
+    page.wait_for_selector("#state:text-is('1 disconnected')")
+    return socket_id
+
+
+def go_astray(page: Page, url: str) -> str:
+    """Follow a link to no view, and open one when the session has ended; what is said then."""
+    page.goto(f"{url}#constructor")
+    page.wait_for_selector(".figure")
+    page.context.clear_cookies()
+    page.goto(f"{url}#console")
+    page.wait_for_selector("#entry:not([hidden])")
+    return page.locator("#entry-fault").inner_text()
 
 
 def main() -> None:
@@ -93,10 +133,13 @@ def main() -> None:
             for name in VIEWS
             for width, scheme in ((1280, "light"), (390, "dark"))
         }
+        keys = use_keys(page, url)
+        images = sum(each.locator("img").count() for each in (page, console))
         print(json.dumps({
             "fault": fault, "refused": refused, "published": published, "views": views,
             "console": console.locator(".log").inner_text(), "complaints": complaints,
-            "images": console.locator("img").count(),
+            "disconnected": disconnect(page, url), "images": images, "keys": keys,
+            "astray": go_astray(page, url),
         }))  # fmt: skip
         browser.close()
 

@@ -30,20 +30,25 @@ FIGURES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", ["many-channels", "cache-join"])
-def test_nothing_is_lost_and_nobody_closed_over_an_upgrade(start_server, tmp_path, profile):
+@pytest.mark.parametrize(
+    ("profile", "n_workers"), [("many-channels", 1), ("cache-join", 1), ("cache-join", 2)]
+)
+def test_nothing_is_lost_and_nobody_closed_over_an_upgrade(
+    start_server, tmp_path, profile, n_workers
+):
     control = tmp_path / "control"
-    server = start_server("--control", str(control))
+    server = start_server("--control", str(control), "--workers", str(n_workers))
     load = subprocess.Popen(
         [sys.executable, "-m", "cachecast", "load", "run", profile, "--quiet",
          "--target", server.ws_url, "--app-id", "4242", "--key", "app-key",
          "--secret", "app-secret", "--subscribers", "50", "--channels", "100", "--rate", "100",
-         "--duration", "5", "--report", str(tmp_path / "report")],
+         "--duration", str(5 * n_workers), "--report", str(tmp_path / "report")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     with load:
         wait_for(lambda: _publishes(server), "no load")
-        for _ in range(2):
+        n_upgrades = 2 // n_workers
+        for _ in range(n_upgrades):
             time.sleep(1.0)  # of the load, which is a process of its own
             _upgrade(control)
         said, _ = load.communicate(timeout=LIMIT_S)
@@ -51,7 +56,7 @@ def test_nothing_is_lost_and_nobody_closed_over_an_upgrade(start_server, tmp_pat
     assert {name: figures[name] for name in FIGURES} == dict.fromkeys(FIGURES, 0), said
     assert figures["delivery.received"] > 0
     log = server.log.read_text()
-    assert log.count('"handed over"') == 2
+    assert log.count('"handed over"') == n_upgrades * n_workers
 
 
 def _publishes(server) -> bool:

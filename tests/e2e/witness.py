@@ -79,6 +79,11 @@ class Witness:
         """What the server chose."""
         return self._connection.subprotocol
 
+    @property
+    def extensions(self) -> list[str]:
+        """Names of the extensions that were agreed on; the library offers compression always."""
+        return [extension.name for extension in self._connection.protocol.extensions]
+
     def peer_certificate(self) -> dict[str, Any]:
         """The server's certificate, as this connection saw it."""
         sock = self._connection.socket

@@ -5,6 +5,7 @@ Nothing here reads a clock or does I/O: a test says how much the socket takes an
 
 from __future__ import annotations
 
+import zlib
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,9 @@ class Client:
 
 def decode(opcode: int, payload: bytes) -> Any:
     """The message in a frame's payload, by whatever codec its opcode says."""
+    if opcode & frames.RSV1:
+        opcode ^= frames.RSV1
+        payload = zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
     if opcode == frames.BINARY:
         return msgpack.unpackb(payload)
     return msgspec.json.decode(payload)

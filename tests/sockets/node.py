@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import ssl
+import zlib
 from base64 import b64encode
 from contextlib import asynccontextmanager, contextmanager
 from hashlib import md5, sha256
@@ -23,6 +24,7 @@ import pytest
 import structlog
 import trio
 
+import cachecast.broker.follows
 import cachecast.server.listen
 import cachecast.server.listeners
 import cachecast.tasks.heartbeat
@@ -321,18 +323,28 @@ class Client:
     def __init__(self, wire: Wire, head: bytes) -> None:
         self.wire = wire
         self.head = head.decode()
+        #: Sizes of the payloads that came, negative for a compressed one.
+        self.sizes: list[int] = []
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame, which must be whole, unmasked and without reserved bits."""
+        """The next frame, whole, unmasked and without reserved bits but what was agreed on.
+
+        It is inflated, and :attr:`sizes` has the size that it had.
+        """
         first, second = await self.wire.exactly(2)
-        assert first & 0xF0 == 0x80, f"not one whole frame: {first:#x}"
+        is_packed = first & 0x40 and "permessage-deflate" in self.head
+        assert first & (0xB0 if is_packed else 0xF0) == 0x80, f"not one whole frame: {first:#x}"
         assert second < 128, "a server may not mask"
         size = second
         if size > 125:
             wide = 2 if size == 126 else 8
             size = int.from_bytes(await self.wire.exactly(wide), "big")
             assert size > (125 if wide == 2 else 65_535), "length not in its shortest form"
-        return first & 0x0F, await self.wire.exactly(size)
+        payload = await self.wire.exactly(size)
+        self.sizes.append(-size if is_packed else size)
+        if is_packed:
+            payload = zlib.decompressobj(-12).decompress(payload + b"\x00\x00\xff\xff")
+        return first & 0x0F, payload
 
     async def hear(self, event: str | None = None) -> dict[str, Any]:
         """The next message; with ``event`` the next of that name."""
@@ -465,6 +477,7 @@ async def running(
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
         patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
+        patch.setattr(cachecast.broker.follows, "TICK_S", TICK_S)
         transitions: set[tuple[Any, Any]] = set()
         go = HttpConnection._go
 

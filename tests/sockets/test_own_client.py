@@ -273,8 +273,8 @@ async def test_close_code_decides_when_the_client_is_back_and_what_it_finds(code
     ("nokey", {}, 4001), (KEY, {"is_enabled": False}, 4003), (KEY, {"max_connections": 0}, 4004),
 ])  # fmt: skip
 async def test_client_stops_where_it_is_told_to(key, app, code):
-    limited = app.pop("max_connections", None) is not None
-    async with running(make_app(**app, **({"max_connections": 1} if limited else {}))) as node:
+    limited = "max_connections" in app
+    async with running(make_app(**(app | ({"max_connections": 1} if limited else {})))) as node:
         if limited:
             await node.client()
         with pytest.raises(RefusedError) as caught:

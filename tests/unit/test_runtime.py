@@ -10,7 +10,7 @@ import trio
 from cachecast import App, BrokerConfig, open_broker, serve
 from cachecast.client import connect
 from cachecast.runtime import require_trio
-from cachecast.testing import open_test_broker
+from cachecast.testing import open_memory_network, open_test_broker
 
 CONFIG = BrokerConfig(apps=(App(id="1", key="k", secret="s"),))
 
@@ -21,22 +21,31 @@ async def _enter(manager) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "start"),
+    ("what", "instead", "start"),
     [
-        ("open_broker", lambda: _enter(open_broker(CONFIG))),
-        ("connect", lambda: _enter(connect("ws://127.0.0.1:1", key="k"))),
-        ("serve", lambda: serve(None)),
-        ("open_test_broker", lambda: _enter(open_test_broker(CONFIG))),
+        ("open_broker", "cachecast.asyncio", lambda: _enter(open_broker(CONFIG))),
+        ("connect", "cachecast.asyncio", lambda: _enter(connect("ws://127.0.0.1:1", key="k"))),
+        ("serve", "cachecast.asyncio", lambda: serve(None)),
+        (
+            "open_test_broker",
+            "cachecast.testing.asyncio",
+            lambda: _enter(open_test_broker(CONFIG)),
+        ),
+        (
+            "open_memory_network",
+            "cachecast.testing.asyncio",
+            lambda: _enter(open_memory_network(None)),
+        ),
     ],
 )
-def test_another_loop_is_refused_in_one_sentence(what, start) -> None:
+def test_another_loop_is_refused_in_one_sentence(what, instead, start) -> None:
     """It died with an AttributeError inside Trio."""
     with pytest.raises(RuntimeError) as caught:
         asyncio.run(start())
 
     assert str(caught.value) == (
-        f"{what}() needs Trio: start the program with trio.run(main), or use cachecast.asyncio in "
-        "one that starts with asyncio.run(main())"
+        f"{what}() needs Trio: start the program with trio.run(main), or use {instead} in one that "
+        "starts with asyncio.run(main())"
     )
     assert caught.value.__suppress_context__
 

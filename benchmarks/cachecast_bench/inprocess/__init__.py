@@ -1,8 +1,9 @@
 """Measurements from within: programs that import the engine, run in a process of their own.
 
-Everything else about the engine is measured from outside, over sockets. Three things cannot be: the
-price of a call (`codec`), of `Broker.publish` (`publish`), and how late expired values are freed
-(`evict`). Each program prints one JSON document and ends.
+Everything else about the engine is measured from outside, over sockets. Some things cannot be: the
+price of a call (`codec`), of `Broker.publish` (`publish`), how late expired values are freed
+(`evict`), and what compressing costs and saves, for the clients of the benchmarks read frames as
+they are (`deflate`). Each program prints one JSON document and ends.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ SCENARIOS = {
     "slow": "Slow",
     "hostile": "Hostile",
     "codec": "Codec",
+    "deflate": "Deflate",
     "tls": "Tls",
     "cluster": "Cluster",
     "workers": "Workers",

@@ -6,7 +6,8 @@
         await broker.publish(app.id, "cache-prices", "tick", {"eur": 1.08})
 
 ``guest`` is the border between the two, ``ticks`` what makes Trio go on. ``broker`` has the verbs,
-``sync`` the same for threads. ``docs/asyncio.md`` has more.
+``sync`` the same for threads; ``client`` is the client, for services that listen to a broker
+elsewhere. ``docs/asyncio.md`` has more.
 
 Names are loaded when they are first used. In this package ``import asyncio`` means Python's own.
 """
@@ -20,29 +21,41 @@ if TYPE_CHECKING:
     from trio import WouldBlock
 
     from cachecast.asyncio.broker import Broker, Receipt, Server, open_broker
+    from cachecast.asyncio.client import Channel, Client, OwnEvents, connect
+    from cachecast.asyncio.client_dial import Dial
     from cachecast.asyncio.subscriber import Subscriber
     from cachecast.asyncio.sync import SyncBroker, SyncSubscriber
 
 __all__ = [
     "Broker",
+    "Channel",
+    "Client",
+    "Dial",
+    "OwnEvents",
     "Receipt",
     "Server",
     "Subscriber",
     "SyncBroker",
     "SyncSubscriber",
     "WouldBlock",
+    "connect",
     "open_broker",
 ]
 
 #: Public name -> the module that has it.
 _HOMES = {
     "Broker": "cachecast.asyncio.broker",
+    "Channel": "cachecast.asyncio.client",
+    "Client": "cachecast.asyncio.client",
+    "Dial": "cachecast.asyncio.client_dial",
+    "OwnEvents": "cachecast.asyncio.client",
     "Receipt": "cachecast.asyncio.broker",
     "Server": "cachecast.asyncio.broker",
     "Subscriber": "cachecast.asyncio.subscriber",
     "SyncBroker": "cachecast.asyncio.sync",
     "SyncSubscriber": "cachecast.asyncio.sync",
     "WouldBlock": "trio",
+    "connect": "cachecast.asyncio.client",
     "open_broker": "cachecast.asyncio.broker",
 }
 

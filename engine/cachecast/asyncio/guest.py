@@ -33,6 +33,20 @@ T = TypeVar("T")
 _here = threading.local()
 
 
+#: What people call -> its full name, and that of the same thing on Trio.
+_NAMES: Final = {
+    "open_broker": ("cachecast.asyncio.open_broker", "cachecast.open_broker"),
+    "connect": ("cachecast.asyncio.connect", "cachecast.client.connect"),
+    "open_test_broker": (
+        "cachecast.testing.asyncio.open_test_broker",
+        "cachecast.testing.open_test_broker",
+    ),
+    "open_memory_network": (
+        "cachecast.testing.asyncio.open_memory_network",
+        "cachecast.testing.open_memory_network",
+    ),
+}
+
 _OVER: Final = "Trio's run in this loop has ended: the last block that used it is over"
 
 
@@ -53,16 +67,14 @@ def require_asyncio(what: str) -> asyncio.AbstractEventLoop:
     Raises:
         RuntimeError: asyncio does not run the caller.
     """
+    name, on_trio = _NAMES.get(what, (what, what))
     if trio.lowlevel.in_trio_task():
-        raise RuntimeError(
-            f"cachecast.asyncio.{what}() needs asyncio, and Trio runs here: use cachecast.{what}()"
-        )
+        raise RuntimeError(f"{name}() needs asyncio, and Trio runs here: use {on_trio}()")
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError(
-            f"cachecast.asyncio.{what}() needs a running loop of asyncio: start the program with "
-            "asyncio.run(main())"
+            f"{name}() needs a running loop of asyncio: start the program with asyncio.run(main())"
         ) from None
 
 
@@ -151,6 +163,8 @@ class Guest:
 
     def _finish(self, result: outcome.Outcome[None]) -> None:
         self.is_ending = True
+        if getattr(_here, "guest", None) is self:
+            _here.guest = None
         error = getattr(result, "error", None) or GuestEndedError(_OVER)
         for call in list(self._calls):
             call.settle(outcome.Error(error))
@@ -264,6 +278,8 @@ class Guest:
         """
 
         async def run() -> T:
+            if trio.lowlevel.in_trio_task():
+                await asyncio.sleep(0)  # an eager task factory begins it here and now
             return await function(*args)
 
         if self.loop.is_closed():
@@ -393,12 +409,12 @@ async def _join(loop: asyncio.AbstractEventLoop, what: str, clock_type: type[Hos
             guest = _here.guest = Guest(loop, clock_type())
         except RuntimeError as error:
             raise RuntimeError(
-                f"cachecast.asyncio.{what}() runs Trio inside of asyncio, and another run of Trio "
+                f"{_full(what)}() runs Trio inside of asyncio, and another run of Trio "
                 "is in this thread: end that first, or use a thread of your own"
             ) from error
     elif not isinstance(guest.ticks.clock, clock_type):
         raise RuntimeError(
-            f"cachecast.asyncio.{what}() has a clock of its own, and what is open in this loop "
+            f"{_full(what)}() has a clock of its own, and what is open in this loop "
             "has the real one: close that first"
         )
     await guest.enter()
@@ -415,6 +431,10 @@ def _find_guest(loop: asyncio.AbstractEventLoop, what: str) -> Guest | None:
     if guest.loop.is_closed() and guest.abandon():
         return None
     raise RuntimeError(
-        f"cachecast.asyncio.{what}() cannot run in a second loop of this thread while a broker or "
-        "client is open in the first: close that, or open it there"
+        f"{_full(what)}() cannot run in a second loop of this thread while a broker or client is "
+        "open in the first: close that, or open it there"
     )
+
+
+def _full(what: str) -> str:
+    return _NAMES.get(what, (what,))[0]

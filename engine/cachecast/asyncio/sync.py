@@ -32,7 +32,7 @@ _OVER: Final = "The broker has ended, and the loop that it ran in with it"
 
 
 class SyncBroker:
-    """The verbs of a :class:`~cachecast.asyncio.Broker` for threads; :attr:`Broker.sync` is one.
+    """The verbs of a :class:`~cachecast.asyncio.Broker` for threads; ``broker.sync`` is one.
 
         broker.sync.publish(app.id, "cache-prices", "tick", {"eur": 1.08})
 

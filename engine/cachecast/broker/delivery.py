@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cachecast.bus.seam import Envelope
-from cachecast.channels.cache import CACHED_WIRE
+from cachecast.channels.cache import CACHED_WIRE, PACKED_WIRE
 from cachecast.errors import BrokerClosedError, LimitError
 from cachecast.events import AppEvent
 from cachecast.protocol.messages import Control, Publication
@@ -405,7 +405,9 @@ class Delivery:
             outbox.put(confirmation + miss, is_asked=True)
             self.note_miss(hub, name.text)
             return
-        outbox.put_with_value(confirmation, entry.on(wire), name.text, entry.deadline)
+        is_packed = wire is PACKED_WIRE
+        value = self._cache.packed(hub.app.id, entry) if is_packed else entry.on(wire)
+        outbox.put_with_value(confirmation, value, name.text, entry.deadline)
         hub.counters.deliveries += 1
 
     def note_miss(self, hub: Hub, channel: str) -> None:
@@ -469,6 +471,10 @@ class Delivery:
         if not self._subscribers[key]:
             del self._subscribers[key]
         subscriber.close()
+
+    def count_subscribers(self) -> dict[tuple[str, str], int]:
+        """Numbers of subscribers in this process, by app and channel."""
+        return {key: len(subscribers) for key, subscribers in self._subscribers.items()}
 
     def end_subscribers(self, app_id: str) -> None:
         """End the iteration of an app's subscribers in this process. Never yields."""

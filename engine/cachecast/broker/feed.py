@@ -12,15 +12,18 @@ but for the filter. What people said is left out, unless the operator has asked 
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 import msgspec
 
 from cachecast.errors import CapacityError
+from cachecast.protocol.json_text import mend_text
 from cachecast.protocol.messages import as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from cachecast.channels.connection import Connection
     from cachecast.channels.hub import Hub
@@ -43,8 +46,8 @@ WINDOW_S: Final = 0.1
 #: Number of happenings that wait for a watcher that does not read; then the oldest goes.
 MAX_WAITING: Final = 1_000
 
-#: Number of those who watch at the same time.
-MAX_WATCHES: Final = 16
+#: Number of those who watch at the same time: pages, and some by the control socket.
+MAX_WATCHES: Final = 24
 
 #: Characters of a name or a payload that are shown; the rest is cut.
 MAX_NAME: Final = 200
@@ -75,6 +78,7 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         text: why, in a sentence.
         n_bytes: size of a payload.
         data: the payload, where payloads are shown.
+        worker: number of the worker where it happened; None where there is one process.
     """
 
     at: float
@@ -89,6 +93,7 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     text: str | None = None
     n_bytes: int | None = None
     data: str | None = None
+    worker: int | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -122,6 +127,14 @@ class Wanted(msgspec.Struct, frozen=True):
             and (self.user_id is None or user_id == self.user_id)
             and (not self.channels or (channel is not None and self._names(channel)))
         )
+
+    def query(self) -> str:
+        """The same as the query of a request to the inspector."""
+        pairs = [("kind", kind) for kind in sorted(self.kinds)]
+        pairs += [("channel", name) for name in self.channels]
+        exact = {"app": self.app, "socket": self.socket_id, "user": self.user_id}
+        pairs += [(name, value) for name, value in exact.items() if value is not None]
+        return urlencode(pairs)
 
     def _names(self, channel: str) -> bool:
         return any(
@@ -159,6 +172,10 @@ class Watch:
         if len(self._waiting) >= MAX_WAITING:
             self._left_out[self._waiting.popleft().kind] += 1
         self._waiting.append(happening)
+
+    def leave_out(self, kinds: Mapping[str, int]) -> None:
+        """Count what somebody else has left out: kind -> number."""
+        self._left_out.update(kinds)
 
     def take(self) -> tuple[list[Happening], dict[str, int]]:
         """What has happened since the last call, and how many of each kind were left out."""
@@ -213,6 +230,15 @@ class Feed:
         if not self._watches:
             self.tap = None
 
+    @contextmanager
+    def watching(self, wanted: Wanted) -> Iterator[Watch]:
+        """Watch within a block; see :meth:`watch`."""
+        watch = self.watch(wanted)
+        try:
+            yield watch
+        finally:
+            self.unwatch(watch)
+
     def _take(
         self,
         kind: str,
@@ -235,11 +261,11 @@ class Feed:
                 kind, now
             ):
                 if happening is None:
-                    payload = None if data is None else as_text(data)
+                    payload = None if data is None else mend_text(as_text(data))
                     happening = Happening(
                         self._unix_now(), kind, what, app, _clip(channel), socket_id,
                         _clip(user_id), _clip(event), code, text,
-                        None if payload is None else len(payload.encode("utf-8", "replace")),
+                        None if payload is None else len(payload.encode()),
                         None if payload is None or not self.shows_payloads else payload[:MAX_DATA],
                     )  # fmt: skip
                 watch.put(happening)
@@ -281,4 +307,6 @@ class Feed:
 
 
 def _clip(text: str | None) -> str | None:
-    return text if text is None or len(text) <= MAX_NAME else text[:MAX_NAME] + "…"
+    if text is None:
+        return None
+    return mend_text(text if len(text) <= MAX_NAME else text[:MAX_NAME] + "…")

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cachecast.protocol.codec import JSON
+from cachecast.protocol.deflate import WINDOWS
 from cachecast.protocol.frames import payload_of
-from cachecast.protocol.wire import JSON_WEBSOCKET
+from cachecast.protocol.wire import JSON_WEBSOCKET, compressing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from cachecast.protocol.messages import Publication
     from cachecast.protocol.wire import Wire
 
-__all__ = ["CACHED_WIRE", "ENTRY_OVERHEAD_BYTES", "CacheEntry", "CacheStore"]
+__all__ = ["CACHED_WIRE", "ENTRY_OVERHEAD_BYTES", "PACKED_WIRE", "CacheEntry", "CacheStore"]
 
 #: Wire whose frames are kept. Nearly everybody is on it; for others a value is encoded again when
 #: they join, since a second copy would double what the memory of all values costs.
 CACHED_WIRE: Final = JSON_WEBSOCKET
+
+#: Wire whose frames are kept beside it, once somebody who is on it has joined: browsers compress.
+PACKED_WIRE: Final = compressing(JSON_WEBSOCKET, next(iter(WINDOWS)))
 
 N_SHELVES: Final = 64
 
@@ -57,8 +61,10 @@ _by_entries = attrgetter("n_entries")
 _by_bytes = attrgetter("n_bytes")
 
 
-class CacheEntry(msgspec.Struct, frozen=True, gc=False):
+class CacheEntry(msgspec.Struct, gc=False):
     """One cached value; not tracked by the garbage collector, which would walk a million of them.
+
+    Only the store changes it.
 
     Attributes:
         frame: the frame on ``CACHED_WIRE``, the same object that live subscribers got.
@@ -67,6 +73,7 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
         size: number of bytes booked for it.
         serial: number that grows with every put of the store; ``published_at`` may be equal for
             many.
+        packed: the frame on ``PACKED_WIRE``; empty where nobody has asked for it.
     """
 
     frame: bytes
@@ -74,6 +81,7 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
     deadline: float
     size: int
     serial: int = 0
+    packed: bytes = b""
 
     @property
     def message(self) -> bytes:
@@ -87,7 +95,9 @@ class CacheEntry(msgspec.Struct, frozen=True, gc=False):
 
     def on(self, wire: Wire) -> bytes:
         """Its frame on a wire."""
-        return self.frame if wire is CACHED_WIRE else wire.event(self.publication)
+        if wire.plain is CACHED_WIRE:
+            return wire.pack(self.frame)
+        return wire.event(self.publication)
 
 
 class _Totals:
@@ -401,6 +411,22 @@ class CacheStore:
         if entry is None or now >= entry.deadline:
             return None
         return entry
+
+    def packed(self, app_id: str, entry: CacheEntry) -> bytes:
+        """An app's value on ``PACKED_WIRE``; kept for those who join next, if there is room for it.
+
+        It goes with the value. Never yields.
+        """
+        if entry.packed:
+            return entry.packed
+        packed, app, totals = PACKED_WIRE.pack(entry.frame), self._apps[app_id], self._totals
+        size = len(packed) if packed is not entry.frame else 0
+        if app.n_bytes + size <= app.max_bytes and totals.n_bytes + size <= self._max_bytes:
+            entry.packed = packed
+            entry.size += size
+            app.n_bytes += size
+            totals.n_bytes += size
+        return packed
 
     def forget(self, app_id: str, channel: str) -> None:
         """Drop the channel's value, if it has one. Never yields."""

@@ -35,6 +35,9 @@ JOIN_BYTES: Final = 32 * 1024
 #: Bytes whose copying costs about as much as a call of ``send`` does without them.
 BYTES_PER_CALL: Final = 8 * 1024
 
+#: Bytes whose compressing costs about as much as a call of ``send``.
+PACKED_BYTES_PER_CALL: Final = 2 * 1024
+
 #: Bytes that one recipient takes in a list of them.
 POINTER_BYTES: Final = 8
 
@@ -94,7 +97,9 @@ class _Queued:
     """A publication that waits for its fan-out.
 
     Attributes:
-        size: number of bytes of its frames, one for each wire of its recipients.
+        size: number of bytes of its frames, one for each wire of its recipients; before they are
+            compressed, for that is done when its turn has come, and is not when a newer value comes
+            first.
         booked: number of bytes it is charged for.
         at: time when it was queued, in the broker's seconds.
     """
@@ -128,7 +133,7 @@ class _Queued:
         self.is_announcement = is_announcement
         self.size = 0
         for wire in recipients.by_wire:  # mostly one, for which a sum would cost as much again
-            self.size += len(encoded.on(wire))
+            self.size += len(encoded.on(wire.plain))
         self.booked = self.size + recipients.book()
 
     def joins(self, other: _Queued) -> bool:
@@ -141,15 +146,22 @@ class _Queued:
 
 
 class _Sweep:
-    """A fan-out under way: what is left of it, frames and subscriptions wire by wire."""
+    """A fan-out under way: what is left of it, frames and subscriptions wire by wire.
 
-    __slots__ = ("at", "batch", "left")
+    Attributes:
+        cost: what its beginning took of the budget, in calls of ``send``: compressing does.
+    """
+
+    __slots__ = ("at", "batch", "cost", "left")
 
     def __init__(self, batch: list[_Queued]) -> None:
         self.batch = batch
+        self.cost = 0
         self.left: list[tuple[list[bytes], list[Subscription]]] = []
         for wire, edges in batch[0].recipients.by_wire.items():
             self.left.append(([queued.encoded.on(wire) for queued in batch], edges))
+            if wire.plain is not wire:
+                self.cost += sum([q.size for q in batch]) // PACKED_BYTES_PER_CALL
         self.at = 0
 
 
@@ -299,6 +311,7 @@ class Channel:
                     self._queue = None
                     break
                 sweep = self._sweep = _Sweep(self._take_batch(self._queue))
+                used += sweep.cost
             if sweep.left:
                 used += self._deliver_some(sweep, budget - used)
             if not sweep.left:

@@ -214,7 +214,8 @@ class Client:
         """
         talk = self._conversation
         data = channel_data_of(user_id, user_info)
-        return Channel(talk, await talk.subscribe(channel, data, max_queued))
+        subscription = await talk.subscribe(channel, data, max_queued)
+        return Channel(talk, talk.subscriptions.take(subscription))
 
     async def sign_in(self, user_data: Mapping[str, object] | str | None = None) -> Channel:
         """Sign in, now and on every later connection, and subscribe to the user's own channel.
@@ -236,7 +237,8 @@ class Client:
         """
         if user_data is not None and not isinstance(user_data, str):
             user_data = wire.encode_data(user_data)
-        return Channel(self._conversation, await self._conversation.sign_in(user_data))
+        talk = self._conversation
+        return Channel(talk, talk.subscriptions.take(await talk.sign_in(user_data)))
 
     # --- the task
 

@@ -211,14 +211,14 @@ class Conversation:
     async def subscribe(
         self, channel: str, channel_data: str | None, max_queued: int | None
     ) -> Subscription:
-        """See :meth:`cachecast.client.Client.subscribe`."""
+        """See :meth:`cachecast.client.Client.subscribe`; still to be taken or released."""
         self.raise_if_over()
         if channel.startswith(SERVER_TO_USER_PREFIX) and self.identity.user_id is None:
             raise SubscriptionError("sign_in() subscribes to the user's channel", channel=channel)
         return await self.subscriptions.subscribe(channel, channel_data, max_queued)
 
     async def sign_in(self, user_data: str | None) -> Subscription:
-        """See :meth:`cachecast.client.Client.sign_in`."""
+        """See :meth:`cachecast.client.Client.sign_in`; still to be taken or released."""
         self.raise_if_over()
         user_id = await self.identity.sign_in(user_data, self.link)
         try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import trio
@@ -17,9 +18,9 @@ from cachecast.errors import BadMessageError, EngineError, LimitError
 from cachecast.protocol.json_text import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["CACHE_MISS", "Event", "EventQueue", "WhenFull"]
+__all__ = ["CACHE_MISS", "Event", "EventQueue", "Signal", "WhenFull"]
 
 CACHE_MISS = "pusher:cache_miss"
 
@@ -85,6 +86,16 @@ class WhenFull(enum.Enum):
     DROP_OLDEST = "the oldest event makes room"
 
 
+class Signal(Protocol):
+    """What ``trio.Event`` and ``asyncio.Event`` have in common."""
+
+    def set(self) -> None:
+        """Wake whoever waits."""
+
+    async def wait(self) -> object:
+        """Wait for :meth:`set`."""
+
+
 class EventQueue:
     """Events on their way to one consumer; ``limit`` of them, one more on a cache channel.
 
@@ -102,7 +113,7 @@ class EventQueue:
         self._untold = 0
         self._finish: Callable[[], Ending] | None = None
         self._is_read = False
-        self._waiting: trio.Event | None = None
+        self._waiting: Signal | None = None
 
     def __len__(self) -> int:
         return len(self._events)
@@ -140,22 +151,39 @@ class EventQueue:
             StopAsyncIteration: finished without an error.
             trio.BusyResourceError: another task is reading; each event has one consumer.
         """
+        with self._sole_reader():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            event = await self._next(trio.Event)
+            # As in Trio's own channels: what was taken may not be lost to a cancellation.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return event
+
+    async def get_by(self, signal: Callable[[], Signal]) -> Event:
+        """:meth:`get` in another loop of this thread; yields only where it has to wait.
+
+        Args:
+            signal: what waits in that loop, for example ``asyncio.Event``.
+        """
+        with self._sole_reader():
+            return await self._next(signal)
+
+    @contextmanager
+    def _sole_reader(self) -> Iterator[None]:
         if self._is_read:
             raise trio.BusyResourceError("another task is reading these events")
         self._is_read = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            while not self._events:
-                self._raise_if_told()
-                self._waiting = trio.Event()
-                await self._waiting.wait()
-            event = self._events.popleft()
-            # As in Trio's own channels: what was taken may not be lost to a cancellation.
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return event
+            yield
         finally:
             self._is_read = False
             self._waiting = None
+
+    async def _next(self, signal: Callable[[], Signal]) -> Event:
+        while not self._events:
+            self._raise_if_told()
+            self._waiting = signal()
+            await self._waiting.wait()
+        return self._events.popleft()
 
     def _raise_if_told(self) -> None:
         if self._untold:

@@ -44,8 +44,9 @@ class Subscription:
         is_wanted: whether it is still wanted; False once it was given up while the server's answer
             was still due; hosted Pusher refuses to unsubscribe before that (protocol.md 2.9), so
             the answer decides.
-        waiters: calls of ``subscribe()`` that wait for the answer.
-        was_active: whether it ever was, so that somebody may be reading.
+        waiters: calls of ``subscribe()`` that wait for the answer, or have it and not returned yet.
+        is_taken: whether such a call has returned it, so that somebody may be reading.
+        was_active: whether it ever was.
         channel_data: data to be signed for a presence channel.
         request_scope: cancel scope of the task that asks the authorizer, while there is one.
         members: the roster of a presence channel, user id -> user_info; None where there is none.
@@ -63,6 +64,7 @@ class Subscription:
         self.phase = Phase.PENDING
         self.is_wanted = True
         self.waiters = 0
+        self.is_taken = False
         self.was_active = False
         self.channel_data = channel_data
         self.request_scope: trio.CancelScope | None = None

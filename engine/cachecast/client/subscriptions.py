@@ -74,7 +74,10 @@ class Subscriptions:
     async def subscribe(
         self, channel: str, channel_data: str | None, max_queued: int | None
     ) -> Subscription:
-        """See :meth:`cachecast.client.Client.subscribe`."""
+        """See :meth:`cachecast.client.Client.subscribe`.
+
+        Whoever calls owes one :meth:`take` or :meth:`release` of what this returns.
+        """
         subscription = self._wanted.get(channel)
         if subscription is None:
             name = parse_channel_name(channel)
@@ -87,12 +90,29 @@ class Subscriptions:
         subscription.waiters += 1
         try:
             await subscription.wait_active()
-        finally:
-            subscription.waiters -= 1
-            is_pending = subscription.phase is Phase.PENDING
-            if is_pending and not (subscription.waiters or subscription.was_active):
-                self._give_up(subscription)
+        except BaseException:
+            self.release(subscription)
+            raise
         return subscription
+
+    def take(self, subscription: Subscription) -> Subscription:
+        """What :meth:`subscribe` gave has come to its consumer. Never yields."""
+        subscription.is_taken = True
+        subscription.waiters -= 1
+        return subscription
+
+    def release(self, subscription: Subscription) -> None:
+        """Nobody waits for what :meth:`subscribe` gave. Never yields.
+
+        Given up is what no other call waits for and none has taken.
+        """
+        subscription.waiters -= 1
+        if subscription.waiters or subscription.is_taken:
+            return
+        if subscription.phase is Phase.PENDING:
+            self._give_up(subscription)
+        elif subscription.phase is Phase.ACTIVE:
+            self._undo(subscription)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """See :meth:`cachecast.client.Channel.unsubscribe`."""
@@ -115,6 +135,12 @@ class Subscriptions:
         subscription.is_wanted = False
         if subscription.name.text not in self._unanswered:
             self._drop(subscription, _nothing)
+
+    def _undo(self, subscription: Subscription) -> None:
+        """The server said yes to what nobody wants any more."""
+        self._drop(subscription, _nothing)
+        if self._link is not None:
+            self._link.start_soon(self._send_unsubscribe, subscription)
 
     def _drop(self, subscription: Subscription, ending: Callable[[], Ending]) -> None:
         name = subscription.name.text
@@ -211,10 +237,9 @@ class Subscriptions:
             return
         if subscription.is_wanted:
             subscription.activate(message)
-        elif self._link is not None:
+        else:
             # Given up while the answer was due. Only now may it be undone (protocol.md 2.8).
-            self._drop(subscription, _nothing)
-            self._link.start_soon(self._send_unsubscribe, subscription)
+            self._undo(subscription)
 
     def refuse(self, message: ServerMessage) -> None:
         """``pusher:subscription_error``, which names the channel.

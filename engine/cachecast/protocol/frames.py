@@ -1,8 +1,8 @@
 """RFC 6455 framing: server frames built once, client frames parsed as they come.
 
-Server frames are unmasked and no extension is ever negotiated, so one ``bytes`` object is right
-for every subscriber: the fan-out sends it, the cache keeps it. Tests hold this parser against
-wsproto and websockets as independent witnesses.
+Server frames are unmasked, and where permessage-deflate is spoken each message is compressed by
+itself, so one ``bytes`` object is right for every subscriber: the fan-out sends it, the cache keeps
+it. Tests hold this parser against wsproto and websockets as independent witnesses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 from cachecast.errors import RemoteProtocolError
 from cachecast.handover.state import ParserState
+from cachecast.protocol.deflate import inflate
 
 __all__ = [
     "BINARY",
@@ -21,8 +22,10 @@ __all__ = [
     "CONTINUATION",
     "PING",
     "PONG",
+    "RSV1",
     "TEXT",
     "FrameParser",
+    "InflatingParser",
     "accept_token",
     "close_frame",
     "payload_of",
@@ -36,6 +39,9 @@ BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
+
+#: Beside the opcode of a message's first frame: it is compressed (RFC 7692 6).
+RSV1: Final = 0x40
 
 #: RFC 6455 section 1.3.
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -77,7 +83,10 @@ def payload_of(frame: bytes) -> bytes:
 
 
 def split_frames(data: bytes) -> list[tuple[int, bytes]]:
-    """Take apart complete server frames that were joined: ``[(opcode, payload), ...]``."""
+    """Take apart complete server frames that were joined: ``[(opcode, payload), ...]``.
+
+    ``RSV1`` stays beside the opcode of a compressed one.
+    """
     frames = []
     at = 0
     while at < len(data):
@@ -86,7 +95,7 @@ def split_frames(data: bytes) -> list[tuple[int, bytes]]:
             size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
         elif size == 127:
             size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
-        frames.append((data[at] & 0x0F, data[at + head : at + head + size]))
+        frames.append((data[at] & 0x4F, data[at + head : at + head + size]))
         at += head + size
     return frames
 
@@ -195,10 +204,10 @@ class FrameParser:
             if size < 126 or (head == 14 and size < 65_536) or size >> 63:
                 raise RemoteProtocolError("Length not in its shortest form", close_code=1002)
         # The declared length decides, so that 2^40 is refused on its head and never waited for.
-        if first & 0x0F < CLOSE and size + len(self._fragments or b"") > self._max_bytes:
-            raise RemoteProtocolError(
-                f"Message larger than {self._max_bytes} bytes", close_code=1009
-            )
+        if first & 0x0F < CLOSE:
+            whole = size + len(self._fragments or b"")
+            if whole > self._max_bytes:
+                self._check_large(first, whole)
         if len(data) - at < head:
             return head, -1
         return head, size
@@ -206,7 +215,7 @@ class FrameParser:
     def _check_start(self, first: int, second: int) -> None:
         opcode = first & 0x0F
         if first & 0x70:
-            raise RemoteProtocolError("Reserved bits set without an extension", close_code=1002)
+            self._check_reserved(first)
         if not second & 0x80:
             raise RemoteProtocolError("Client frame is not masked", close_code=1002)
         if BINARY < opcode < CLOSE or opcode > PONG:
@@ -219,9 +228,17 @@ class FrameParser:
         elif opcode != CONTINUATION and self._fragments is not None:
             raise RemoteProtocolError("New message inside another one", close_code=1002)
 
+    def _check_reserved(self, first: int) -> None:
+        del first
+        raise RemoteProtocolError("Reserved bits set without an extension", close_code=1002)
+
+    def _check_large(self, first: int, size: int) -> None:
+        del first, size
+        raise RemoteProtocolError(f"Message larger than {self._max_bytes} bytes", close_code=1009)
+
     def _frame(self, first: int, payload: bytes) -> tuple[int, bytes]:
-        opcode, is_final = first & 0x0F, first & 0x80
-        if opcode >= CLOSE:
+        opcode, is_final = first & 0x4F, first & 0x80  # RSV1 stays with it: it may be compressed
+        if CLOSE <= opcode < RSV1:
             if opcode == CLOSE:
                 _check_close(payload)
                 self._opcode = CLOSE
@@ -237,9 +254,35 @@ class FrameParser:
             self._opcode = opcode
             self._fragments = bytearray(payload)
             return CONTINUATION, b""
+        if opcode >= RSV1:
+            opcode, payload = opcode ^ RSV1, inflate(payload, self._max_bytes)
         if opcode == TEXT and not payload.isascii():
             _check_utf8(payload)
         return opcode, payload
+
+
+class InflatingParser(FrameParser):
+    """The parser of a connection that has agreed on permessage-deflate.
+
+    What it gives out has been inflated; what waits in it has not.
+    """
+
+    __slots__ = ()
+
+    def _check_reserved(self, first: int) -> None:  # type: ignore[explicit-override]
+        if first & 0x70 != RSV1:
+            raise RemoteProtocolError("Reserved bits set without an extension", close_code=1002)
+        if first & 0x0F not in {TEXT, BINARY}:
+            raise RemoteProtocolError(
+                "Compression marked on a frame that begins no message", close_code=1002
+            )
+
+    def _check_large(self, first: int, size: int) -> None:  # type: ignore[explicit-override]
+        # What cannot be compressed becomes larger: with the least memory that zlib knows by an
+        # eighth and a sixty-fourth. Inflated it is measured as all messages are.
+        is_packed = (self._opcode if self._fragments is not None else first) & RSV1
+        if not is_packed or size > self._max_bytes + self._max_bytes // 4 + 64:
+            super()._check_large(first, size)
 
 
 def _check_close(payload: bytes) -> None:

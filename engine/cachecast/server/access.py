@@ -2,7 +2,8 @@
 
 The rules of this file. The token is compared in constant time, and a guess that fails takes one of
 few tries, which come back slowly; when there are none, nothing is compared. A browser shows the
-token once and gets a session, in a cookie that scripts cannot read and other sites cannot send.
+token once and gets a session, in a cookie that scripts cannot read and other sites cannot send. It
+is signed by the token and kept nowhere else, so it holds in the process that takes over, too.
 What changes something also needs the session's second secret, in a header, which no form and no
 other origin can set. And a browser that was led here by a name that is not ours (DNS rebinding), or
 by a page of somebody else, gets nothing.
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections import OrderedDict
-from hmac import compare_digest
+from collections import deque
+from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,11 +37,12 @@ PATH: Final = "/inspector"
 FAILED_TRIES: Final = 10
 TRIES_PER_S: Final = 0.5
 
-#: Number of browsers that are let in; past it the one that came first has to show the token again.
-MAX_SESSIONS: Final = 64
-
 #: Seconds that a session lasts.
-SESSION_S: Final = 12 * 3600.0
+SESSION_S: Final = 12 * 3600
+
+#: Number of sessions that were ended before their time and are remembered; their browsers have
+#: forgotten them.
+MAX_LEFT: Final = 64
 
 #: Name of the header with the second secret of a session.
 CSRF_HEADER: Final = b"x-cachecast-csrf"
@@ -56,11 +58,9 @@ class Session(msgspec.Struct, frozen=True):
 
     Attributes:
         csrf: the second secret of a browser's session; None for who shows the token itself.
-        ends_at: time until which it lasts, in the broker's seconds.
     """
 
     csrf: str | None
-    ends_at: float
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Keep the secret out of logs."""
@@ -70,21 +70,29 @@ class Session(msgspec.Struct, frozen=True):
 class Access:
     """Decides who is let in. Never yields.
 
-    Queue: :data:`MAX_SESSIONS` sessions; the oldest goes first, and its browser asks for the token.
+    Queue: :data:`MAX_LEFT` sessions that were ended; the oldest goes first.
     """
 
-    def __init__(self, token: str, hosts: frozenset[str], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        token: str,
+        hosts: frozenset[str],
+        now: Callable[[], float],
+        unix_now: Callable[[], float],
+    ) -> None:
         """Make it.
 
         Args:
             token: the secret; not empty.
             hosts: names, in lower case, by which browsers may come besides addresses and localhost.
             now: function that gives the broker's seconds.
+            unix_now: function that gives the wall time in seconds.
         """
         self._token = token.encode()
         self._hosts = hosts
         self._now = now
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._unix_now = unix_now
+        self._left: deque[str] = deque(maxlen=MAX_LEFT)
         self._tries = TokenBucket(TRIES_PER_S, FAILED_TRIES, now())
 
     def check_place(self, request: Request) -> None:
@@ -138,19 +146,23 @@ class Access:
         except ValueError:
             raise BadRequestError("The form has one field, token", http_status=400) from None
         self._compare((form.get("token") or [""])[-1].encode("utf-8", "replace"))
-        name, key = self._cookie_of(request), secrets.token_urlsafe(32)
-        self._sessions[key] = Session(secrets.token_urlsafe(32), self._now() + SESSION_S)
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        said = f"{self._unix_now() + SESSION_S:.0f}.{secrets.token_urlsafe(16)}"
+        return self._cookie(request, f"{said}.{self._sign('session', said)}", SESSION_S)
+
+    def leave(self, request: Request) -> str:
+        """End a browser's session; the line of the header that has it forgotten. Harmless twice."""
+        self._left.append(self._key_of(request))
+        return self._cookie(request, "", 0)
+
+    def _cookie(self, request: Request, value: str, lasts_s: int) -> str:
         is_tls = request.headers.get(b"origin", b"").startswith(b"https:")
         return (
-            f"Set-Cookie: {name}={key}; Path={PATH}; Max-Age={SESSION_S:.0f}; HttpOnly; "
-            f"SameSite=Strict{'; Secure' * is_tls}"
+            f"Set-Cookie: {self._name_of(request)}={value}; Path={PATH}; Max-Age={lasts_s}; "
+            f"HttpOnly; SameSite=Strict{'; Secure' * is_tls}"
         )
 
-    def leave(self, request: Request) -> None:
-        """End a browser's session; harmless without one."""
-        self._sessions.pop(self._key_of(request), None)
+    def _sign(self, purpose: str, said: str) -> str:
+        return digest(self._token, f"cachecast {purpose} {said}".encode(), "sha256").hex()
 
     def find(self, request: Request) -> Session:
         """Whose request it is.
@@ -165,13 +177,18 @@ class Access:
             if scheme.lower() != b"bearer":
                 raise AuthError("Authorization must be: Bearer TOKEN")
             self._compare(token.strip())
-            return Session(None, 0.0)
-        session = self._sessions.get(self._key_of(request))
-        if session is None or session.ends_at <= self._now():
+            return Session(None)
+        key = self._key_of(request)
+        said, _, signature = key.rpartition(".")
+        if (
+            not compare_digest(signature.encode(), self._sign("session", said).encode())
+            or int(said.partition(".")[0]) <= self._unix_now()
+            or key in self._left
+        ):
             raise AuthError(
                 "Show the token, as Authorization: Bearer TOKEN or in the form at " + PATH
             )
-        return session
+        return Session(self._sign("csrf", said))
 
     def check_action(self, request: Request, session: Session) -> None:
         """Refuse to change something for whom a browser may not mean to.
@@ -201,14 +218,14 @@ class Access:
         self._tries.take(now, -1.0)
 
     def _key_of(self, request: Request) -> str:
-        name = self._cookie_of(request)
+        name = self._name_of(request)
         for part in request.headers.get(b"cookie", b"").decode("latin-1").split(";"):
             found, _, value = part.strip().partition("=")
             if found == name:
                 return value
         return ""
 
-    def _cookie_of(self, request: Request) -> str:
+    def _name_of(self, request: Request) -> str:
         """Name of the cookie: browsers keep one jar for all ports of a machine."""
         host = request.headers.get(b"host", b"").decode("latin-1")
         try:

@@ -10,7 +10,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from cachecast.channels.wheel import Wheel
-from cachecast.server.poller import Handler
+from cachecast.server.poller import Mortal
 from cachecast.server.room import Room
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Common"]
 
 
-class _Timed(Handler, Protocol):
+class _Timed(Mortal, Protocol):
     """What can take too long.
 
     Attributes:

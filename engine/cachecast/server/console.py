@@ -6,17 +6,18 @@ bounded and counts what it leaves out. Who takes nothing at all is closed by the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cachecast.broker.feed import Happening
 from cachecast.errors import CapacityError
 
 if TYPE_CHECKING:
     from cachecast.broker.feed import Feed, Wanted, Watch
     from cachecast.server.streaming import Body
 
-__all__ = ["Console", "server_sent"]
+__all__ = ["Console", "ConsolePart", "server_sent"]
 
 #: Seconds of silence after which a comment is sent: so that what lies in between keeps the
 #: connection, and one whose client has gone without a word is noticed.
@@ -28,6 +29,20 @@ _encode = msgspec.json.Encoder().encode
 def server_sent(event: str, value: object) -> bytes:
     """One server-sent event; JSON has no line ends of its own."""
     return b"event: %b\ndata: %b\n\n" % (event.encode(), _encode(value))
+
+
+class ConsolePart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a console says at a time.
+
+    Attributes:
+        happenings: what is shown.
+        left_out: kind -> number of those that are not.
+        worker: number of the worker that says it; None where there is one process.
+    """
+
+    happenings: list[Happening]
+    left_out: dict[str, int]
+    worker: int | None = None
 
 
 class Console:
@@ -85,8 +100,7 @@ class Console:
         if self.watch is not None:
             happenings, left_out = self.watch.take()
             if happenings or left_out:
-                said: dict[str, Any] = {"happenings": happenings, "left_out": left_out}
-                part = server_sent("console", said)
+                part = server_sent("console", ConsolePart(happenings, left_out))
         if not part and now - self._said_at >= COMMENT_S:
             part = b":\n\n"
         if part:

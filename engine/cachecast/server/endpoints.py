@@ -8,9 +8,8 @@ or with the same in msgpack, for who asks for it.
 from __future__ import annotations
 
 from functools import partial
-from hashlib import blake2b
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import trio
 
@@ -21,11 +20,9 @@ from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
-    JSON_TYPE,
     USERS_INFO,
     EventRequest,
     Route,
-    encode_body,
     encode_items,
     encode_members,
     encode_user,
@@ -38,6 +35,7 @@ from cachecast.protocol.http_api import (
     read_event,
     read_plain_event,
 )
+from cachecast.server.cached import read_value
 from cachecast.server.calls import (
     Call,
     error_response,
@@ -57,10 +55,12 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker, CachedEvent, ChannelState
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
+    from cachecast.server.streaming import Stream
 
-__all__ = ["handle"]
+__all__ = ["Elsewhere", "Found_co", "handle"]
 
 T = TypeVar("T")
+Found_co = TypeVar("Found_co", covariant=True)
 
 Info = dict[str, int]
 
@@ -80,23 +80,44 @@ MEMBERS_PER_STEP: Final = 200
 CLOSINGS_PER_STEP: Final = 50
 
 
-def handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
-    """Answer one request of the HTTP API, which came over TLS or did not."""
+class Elsewhere(Protocol[Found_co]):
+    """Answers a request whose path is none of the API's, or gives None."""
+
+    def __call__(self, request: Request, /, *, is_tls: bool) -> Found_co | None:
+        """The answer, if there is one."""
+
+
+def handle(
+    broker: Broker,
+    request: Request,
+    *,
+    is_tls: bool,
+    elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
+) -> Response | Later | Stream | Found_co:
+    """Answer one request of the HTTP API.
+
+    Args:
+        broker: the broker that is served.
+        request: the request.
+        is_tls: whether it came over TLS.
+        elsewhere: function that may answer a request whose path is none of the API's.
+    """
+    route = find_route(request.path)
+    if route is None:
+        found = elsewhere(request, is_tls=is_tls)
+        return _find_nothing(broker, request) if found is None else found
     origin = request.headers.get(b"origin")
     if origin is None:
-        return _handle(broker, request, is_tls=is_tls)
-    shared = _find_sharing(broker, request, origin.decode("latin-1"))
+        return _handle(broker, route, request, is_tls=is_tls)
+    shared = _find_sharing(broker, route, request, origin.decode("latin-1"))
     if shared and is_preflight(request):
         return answer_preflight(shared)
-    answer = _handle(broker, request, is_tls=is_tls)
+    answer = _handle(broker, route, request, is_tls=is_tls)
     return share(answer, shared) if shared else answer
 
 
-def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, ...]:
+def _find_sharing(broker: Broker, route: Route, request: Request, origin: str) -> tuple[str, ...]:
     """The headers by which pages of an origin may read answers of the app that a path names."""
-    route = find_route(request.path)
-    if route is None:
-        return ()
     try:
         hub = _find_hub(broker, route, auth.parse_query(request.query))
     except RemoteProtocolError:
@@ -104,10 +125,9 @@ def _find_sharing(broker: Broker, request: Request, origin: str) -> tuple[str, .
     return sharing(hub.app.cors_origins, origin)
 
 
-def _handle(broker: Broker, request: Request, *, is_tls: bool) -> Response | Later:
-    route = find_route(request.path)
-    if route is None:
-        return _find_nothing(broker, request)
+def _handle(
+    broker: Broker, route: Route, request: Request, *, is_tls: bool
+) -> Response | Later | Stream:
     hub: Hub | None = None
     try:
         query = auth.parse_query(request.query)
@@ -456,43 +476,6 @@ def _stats(call: Call) -> Response | Later:
     )
 
 
-def _cache(call: Call) -> Response | Later:
-    """Ours: the cached event with what HTTP caches and conditional readers need."""
-    event = call.broker.questions.cached(call.hub, call.route.argument)
-    return respond(call, event.then(partial(_describe_cached, call)))
-
-
-def _describe_cached(call: Call, event: CachedEvent | None) -> Response:
-    if event is None:
-        response = error_response(404, f"No value is cached on {call.route.argument}\n")
-        response.headers = ("Cache-Control: no-store",)
-        return response
-    kind = call.answer_type
-    if kind == JSON_TYPE:
-        body = event.message
-    else:
-        body = encode_body(
-            {"event": event.name, "channel": event.channel, "data": event.data}, kind
-        )
-    etag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-    # What remains, rounded down: a cache in between subtracts the Age once more, which errs to the
-    # safe side; it must never serve the value one instant too long.
-    fresh = (
-        f"ETag: {etag}",
-        f"Age: {int(event.age_s)}",
-        f"Cache-Control: max-age={int(event.ttl_s)}",
-        "Vary: Accept",
-    )
-    if not _etags(call.request).isdisjoint({etag, "*"}):
-        return Response(304, b"", headers=fresh)
-    return Response(200, body, kind, fresh)
-
-
-def _etags(request: Request) -> set[str]:
-    text = request.headers.get(b"if-none-match", b"").decode("latin-1")
-    return {part.strip().removeprefix("W/") for part in text.split(",")}
-
-
 # --- users
 
 
@@ -519,7 +502,7 @@ def _terminate(call: Call) -> Response | Later:
     return in_steps(call, Receipt.of(left), terminate_all)
 
 
-_ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later]]] = {
+_ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later | Stream]]] = {
     "events": _events,
     "batch_events": _batch_events,
     "plain_event": _plain_event,
@@ -527,6 +510,6 @@ _ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later]]] = {
     "channel": _channel,
     "users": _users,
     "stats": _stats,
-    "cache": _cache,
+    "cache": read_value,
     "terminate": _terminate,
 }

@@ -59,11 +59,13 @@ class InspectorTerms(msgspec.Struct, frozen=True):
         token: the secret that lets people in; not empty.
         hosts: names by which browsers may come besides addresses and localhost.
         shows_payloads: whether they see what is published.
+        keeps_figures: whether figures are kept over time.
     """
 
     token: str
     hosts: frozenset[str] = frozenset()
     shows_payloads: bool = False
+    keeps_figures: bool = True
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Keep the token out of logs."""
@@ -77,17 +79,22 @@ class Entrance(ABC):
     n_workers = 1
 
     def __init__(
-        self, terms: InspectorTerms, now: Callable[[], float], refusals: Counter[str]
+        self,
+        terms: InspectorTerms,
+        now: Callable[[], float],
+        unix_now: Callable[[], float],
+        refusals: Counter[str],
     ) -> None:
         """Make it.
 
         Args:
             terms: how people get in.
             now: function that gives the broker's seconds.
+            unix_now: function that gives the wall time in seconds.
             refusals: counter of refusals by code.
         """
         self.terms = terms
-        self._access = Access(terms.token, terms.hosts, now)
+        self._access = Access(terms.token, terms.hosts, now, unix_now)
         self._refusals = refusals
 
     def answer(self, request: Request) -> Response | Later | Stream:
@@ -120,8 +127,9 @@ class Entrance(ABC):
             allow(request, "POST")
             self._access.check_action(request, session)
             if name == "leave":
-                self._access.leave(request)
-                return json_response({})
+                answer = json_response({})
+                answer.headers = (self._access.leave(request),)
+                return answer
             return self._act(name, request)
         allow(request, "GET")
         if name == "session":

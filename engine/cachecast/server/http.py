@@ -182,12 +182,15 @@ class HttpConnection:
         """
         return self.state < STREAMING and not self.is_idle
 
-    def restore(self, app_id: str | None) -> None:
-        """Go on with a connection of another process, whose last request was that app's."""
+    def restore(self, app_id: str | None, request: Request | None = None) -> None:
+        """Go on with a connection whose last request was that app's, and one that has been read."""
         if app_id is not None:
             self._speak_for(app_id)
         self._go(IDLE)
         self._common.expire_after(self._common.config.idle_timeout_s, self)
+        if request is not None:
+            self._requests.append(request)
+            self._answer()
 
     def handle_by(self, handle: Callable[[Request], Answer]) -> None:
         """Have further requests answered by another function."""
@@ -303,6 +306,8 @@ class HttpConnection:
             self._stream(answer, request)
         elif answer.begin is None:
             self.linger(answer.switching)
+        elif not request.is_upgrade and (self._requests or self._parser.has_begun or self._out):
+            self.abort()  # what comes behind or before it would be lost: nobody pipelines these
         else:
             rest = self._parser.rest
             self._release()
@@ -479,6 +484,9 @@ class HttpConnection:
     def _stream(self, stream: Stream, request: Request) -> None:
         common = self._common
         keeps_alive = request.keeps_alive and not request.is_1_0 and not common.is_draining
+        if request.method != "HEAD" and not common.room.begin_stream(self):
+            self._write(text_response(503, "This node has no room for a stream"), request)
+            return
         self._out.append(stream.encode_head(request, common.date, keeps_alive=keeps_alive))
         self._last_read = RECV_BYTES  # it may talk on meanwhile
         if request.method == "HEAD":
@@ -502,9 +510,9 @@ class HttpConnection:
         """Whether a part of a body may be written."""
         return self._outbox.waiting_bytes < MAX_WAITING_BYTES
 
-    def put_part(self, data: bytes) -> None:
-        """Send a part of a body."""
-        self._outbox.put(data)
+    def put_part(self, data: bytes, key: str | None, deadline: float) -> None:
+        """Send a part of a body; see :meth:`Body.write`."""
+        self._outbox.put(data, key, deadline)
 
     def end_stream(self, last: bytes, *, keeps_alive: bool) -> None:
         """Send the end of a body."""
@@ -515,6 +523,8 @@ class HttpConnection:
         self._outbox.put(last)
         if self.state is STREAMING:
             self._go(IDLE)
+            if self.app_id is not None:
+                self._common.room.note_verified(self)
             self._settle()
             if self._requests or self._parser.refusal is not None:
                 self._common.poller.again(self.fd, self)

@@ -107,7 +107,7 @@ def encode_response(response: Response, date: str, *, keeps_alive: bool) -> byte
     """The bytes of a response; ``date`` is for its header."""
     status, body = response.status, response.body
     head = encode_head(status, date, response.content_type, response.headers, keeps_alive)
-    if status == 304:
+    if status in {204, 304}:
         return head + b"\r\n"
     return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
 

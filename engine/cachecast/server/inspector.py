@@ -50,8 +50,8 @@ __all__ = ["Inspector", "InspectorTerms"]
 #: Seconds between two looks at what the open pages have not been sent.
 FLUSH_S: Final = 0.2
 
-#: Number of pages that are open at a time.
-MAX_CONSOLES: Final = 16
+#: Number of pages that are open at a time. A parent lets fewer in, and four watch by its socket.
+MAX_CONSOLES: Final = 20
 
 #: Number of items of a page of a list, and of apps that are named with their figures.
 MAX_LIMIT: Final = 200
@@ -92,7 +92,7 @@ class Inspector(Entrance):
 
     def __init__(self, broker: Broker, terms: InspectorTerms) -> None:
         """Make it; nothing is looked at before :meth:`run`."""
-        super().__init__(terms, broker.clock, broker.clients.refusals)
+        super().__init__(terms, broker.clock, broker.unix_now, broker.clients.refusals)
         self._broker = broker
         self._figures = Figures(broker)
         self._consoles: set[Console] = set()
@@ -104,7 +104,8 @@ class Inspector(Entrance):
     async def run(self) -> NoReturn:
         """Take the figures, and send pages what happens, for ever."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_figures)
+            if self.terms.keeps_figures:
+                nursery.start_soon(self._run_figures)
             nursery.start_soon(self._run_consoles)
         raise AssertionError("neither ends")
 
@@ -173,21 +174,27 @@ class Inspector(Entrance):
             "fields": FIELDS,
             "fine": list(self._figures.fine),
             "coarse": list(self._figures.coarse),
-            "apps": [
-                {
-                    "id": hub.app.id,
-                    "connections": len(hub.connections),
-                    "users": len(hub.users),
-                    "cache_entries": broker.cache.n_entries(hub.app.id),
-                    "cache_bytes": broker.cache.n_bytes(hub.app.id),
-                    "cache_hits": hub.counters.cache_hits,
-                    "cache_misses": hub.counters.cache_misses,
-                    "refusals": dict(hub.counters.refusals),
-                }
-                for hub in list(broker.hubs.values())[:MAX_APPS]
-            ],
+            "apps": [self._app(hub) for hub in list(broker.hubs.values())[:MAX_APPS]],
             "refusals": dict(broker.clients.refusals),
             "engines": broker.questions.engines(),
+        }
+
+    def _app(self, hub: Hub) -> dict[str, Any]:
+        cache, counters = self._broker.cache, hub.counters
+        n_connections = len(hub.connections)
+        everywhere = None  # of all nodes, where there are others
+        if hub.is_shared:
+            everywhere = hub.sum_connections(n_connections - len(hub.unauthorized))
+        return {
+            "id": hub.app.id,
+            "connections": n_connections,
+            "connections_everywhere": everywhere,
+            "users": len(hub.users),
+            "cache_entries": cache.n_entries(hub.app.id),
+            "cache_bytes": cache.n_bytes(hub.app.id),
+            "cache_hits": counters.cache_hits,
+            "cache_misses": counters.cache_misses,
+            "refusals": dict(counters.refusals),
         }
 
     def _live(self, asked: _Asked) -> Stream:

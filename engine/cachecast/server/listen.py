@@ -26,10 +26,11 @@ from cachecast.server.place import Place
 from cachecast.server.poller import Poller
 from cachecast.server.spans import handle_traced
 from cachecast.server.tls import TlsSocket
+from cachecast.server.transports import Transports
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cachecast.broker import Broker
@@ -58,8 +59,8 @@ _log = structlog.get_logger("cachecast.server")
 class Predecessor(Protocol):
     """What ``serve`` needs of the process that it replaces; see :mod:`.succession`."""
 
-    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
-        """Its listening sockets, by what each is for and its address."""
+    #: Its listening sockets, by what each is for and its address.
+    seats: dict[tuple[str, str], socket.socket]
 
     async def take(self, server: Server, nursery: trio.Nursery) -> None:
         """Take over all the rest."""
@@ -303,18 +304,28 @@ class Front:
         """Whether clients speak TLS with it."""
         return self._tls is not None
 
-    def adopt(self, sock: socket.socket, app_id: str | None, *, is_admin: bool) -> HttpConnection:
-        """Go on with an HTTP connection that another process has accepted."""
+    def adopt(
+        self,
+        sock: socket.socket | TlsSocket,
+        app_id: str | None = None,
+        *,
+        request: Request | None = None,
+        is_admin: bool = False,
+        is_tls: bool = False,
+        is_known: bool = False,
+    ) -> HttpConnection:
+        """Go on with an HTTP connection that was accepted elsewhere; see its ``restore``."""
+        handle = self._handle_behind_tls if is_tls else self._handle
         connection = HttpConnection(
             sock,
             self.common,
-            self._handle_admin if is_admin else self._handle,
+            self._handle_admin if is_admin else handle,
             self.poller.operators if is_admin else self.poller.newcomers,
             can_upgrade=not is_admin,
         )
-        self.poller.add(connection.fd, connection)
+        (self.poller.watch if is_known else self.poller.add)(connection.fd, connection)
         self.room.enter(connection, is_admin=is_admin)
-        connection.restore(app_id)
+        self.poller.guard(connection, partial(connection.restore, app_id, request))
         return connection
 
     def hold_newcomers(self, *, is_held: bool) -> None:
@@ -371,6 +382,7 @@ class Server(Front):
         broker: the broker that it serves.
         inspector: answers those who look into it; None where nobody may.
         trusts_proxy: whether a proxy's headers are believed; may be replaced.
+        transports: sessions of clients that come without WebSockets.
     """
 
     def __init__(
@@ -413,6 +425,7 @@ class Server(Front):
         )
         self.broker = broker
         self.trusts_proxy = trusts_proxy
+        self.transports = Transports(broker, self.common, self.adopt)
         tracing = broker.tracing
         self._call = handle if tracing is None else partial(handle_traced, tracing)
 
@@ -424,7 +437,7 @@ class Server(Front):
         )
         if request.is_upgrade:
             return upgrade(self.broker, self.common, request, is_tls=is_tls)
-        return self._call(self.broker, request, is_tls=is_tls)
+        return self._call(self.broker, request, is_tls=is_tls, elsewhere=self.transports.answer)
 
     async def drain(self, within_s: float, *, code: int = DRAIN_CODES[0]) -> None:
         """Close all clients, evenly spread over ``within_s`` seconds, and stop listening.
@@ -439,6 +452,7 @@ class Server(Front):
         """
         self.common.is_draining = True
         self.broker.clients.is_draining = True
+        self.broker.follows.release()
         for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()
@@ -452,6 +466,7 @@ class Server(Front):
                 )
             await trio.sleep(DRAIN_TICK_S)
         self.end_greetings()
+        self.transports.end_nameless()
         while any(not isinstance(handler, _Listener) for handler in self.poller.handlers()):
             self._close_idle_http()
             await trio.sleep(DRAIN_TICK_S)
@@ -469,6 +484,7 @@ class Server(Front):
         try:
             await super().run_poller()
         finally:
+            self.transports.abort()
             readers.remove(self.poller)
             reloads.remove(self._reload)
 
@@ -514,8 +530,8 @@ async def serve(
         proxy_protocol: whether each connection of a client begins with a header of the PROXY
             protocol, version 1 or 2, before TLS; one without is closed.
         falls_back: whether to take any free port where the admin address's is taken.
-        predecessor: the process that this one replaces; its listening sockets are used where their
-            addresses are these, and its clients are served on.
+        predecessor: the process that this one replaces, which has been asked; its listening sockets
+            are used where their addresses are these, and its clients are served on.
         inspector: terms on which people look into the node at the admin address; None for its
             numbers only.
         seat: socket over which another process hands over connections to the admin address.
@@ -526,9 +542,7 @@ async def serve(
         UpgradeError: nothing could be taken over.
     """
     require_trio("serve")
-    seats: dict[tuple[str, str], socket.socket] = {}
-    if predecessor is not None:
-        seats = await predecessor.ask(broker.hubs, broker.clock())
+    seats = {} if predecessor is None else predecessor.seats
     addresses = [address] if isinstance(address, str | socket.socket) else address
     with ExitStack() as undo:
         try:

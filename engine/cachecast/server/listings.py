@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from cachecast.broker.feed import MAX_DATA
 from cachecast.errors import BadRequestError
+from cachecast.protocol.json_text import mend_text
+from cachecast.protocol.messages import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -177,13 +180,14 @@ def _cache(broker: Broker, hub: Hub, query: Query) -> Steps:
         name, entry = item
         found = {
             "name": name,
-            "age_s": round(now - entry.published_at, 3),
+            # It may have been published since the question.
+            "age_s": max(0.0, round(now - entry.published_at, 3)),
             "remaining_s": round(entry.deadline - now, 3),
             "lives_s": round(entry.deadline - entry.published_at, 3),
             "bytes": entry.size,
         }
         if broker.feed.shows_payloads:
-            found["data"] = str(entry.publication.data)[:2_000]
+            found["data"] = mend_text(as_text(entry.publication.data))[:MAX_DATA]
         return found
 
     return _page(broker.cache.shelves(hub.app.id), key, describe, query)

@@ -1,4 +1,4 @@
-"""The inspector's page: three files of this package, and nothing of the network.
+"""The inspector's page: four files of this package, and nothing of the network.
 
 They are the same for everybody and have no secret in them; who may see more is asked by the page.
 """
@@ -19,6 +19,7 @@ _FILES: Final = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.svg": ("page.svg", "image/svg+xml"),
 }
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from cachecast.server.selector import Selector
 
-__all__ = ["RECV_BYTES", "Handler", "Poller", "Share"]
+__all__ = ["RECV_BYTES", "Handler", "Mortal", "Poller", "Share"]
 
 #: Bytes of one read, which bounds what waits to be handled: some thirty signed requests.
 RECV_BYTES: Final = 16 * 1024
@@ -55,7 +55,14 @@ ABORT: Final = 1 << 21
 _log = structlog.get_logger("cachecast.server")
 
 
-class Handler(Protocol):
+class Mortal(Protocol):
+    """What can be ended."""
+
+    def abort(self) -> None:
+        """End without a word and forget everything; harmless twice."""
+
+
+class Handler(Mortal, Protocol):
     """What is registered for a socket.
 
     Attributes:
@@ -69,9 +76,6 @@ class Handler(Protocol):
 
     def on_writable(self) -> None:
         """Write what waits; only called while writability is watched."""
-
-    def abort(self) -> None:
-        """Close the socket without a word and forget everything; harmless twice."""
 
 
 class Share:
@@ -149,6 +153,7 @@ class Poller:
         self._woke_at = self._asked_at
         self._ask_again_at = 0.0
         self._is_waiting = False
+        self._held: trio.Event | None = None
         self._has_slept = False
         self._is_in_turn = False
         # Address space and no more, until somebody writes to it, which nobody does.
@@ -349,6 +354,8 @@ class Poller:
         """Serve all sockets for ever; at the end, however it comes, abort every one of them."""
         try:
             while True:
+                if self._held is not None:
+                    await self._held.wait()
                 if not self._line or perf_counter() > self._ask_again_at:
                     self._ask()
                 if self._line:
@@ -366,6 +373,16 @@ class Poller:
             for handler in self.handlers():
                 handler.abort()
             self._selector.close()
+
+    def hold(self) -> None:
+        """Serve nobody from the next turn on, until :meth:`go_on`; all waits in the kernel."""
+        self._held = self._held or trio.Event()
+
+    def go_on(self) -> None:
+        """Serve again; harmless if nobody is held."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
 
     async def wait(self) -> None:
         """Wait until somebody is ready, by way of Trio, which costs more than to ask."""
@@ -459,7 +476,7 @@ class Poller:
             events |= READ | WRITE
         return events & self._watched.get(fd, READ)
 
-    def guard(self, handler: Handler, action: Callable[[], None]) -> None:
+    def guard(self, handler: Mortal, action: Callable[[], None]) -> None:
         """Do something for one connection outside of a turn, as safely as in one."""
         try:
             action()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol.http_api import find_route
-from cachecast.server.endpoints import handle
+from cachecast.server.endpoints import Elsewhere, Found_co, handle
 from cachecast.server.http_messages import Later, Response
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.server.http_messages import Request
+    from cachecast.server.streaming import Stream
     from cachecast.tracing import Tracing
 
 __all__ = ["handle_traced"]
@@ -29,8 +30,13 @@ PUBLISHES: Final = {
 
 
 def handle_traced(
-    tracing: Tracing, broker: Broker, request: Request, *, is_tls: bool
-) -> Response | Later:
+    tracing: Tracing,
+    broker: Broker,
+    request: Request,
+    *,
+    is_tls: bool,
+    elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
+) -> Response | Later | Stream | Found_co:
     """Answer a request as :func:`~cachecast.server.endpoints.handle` does, in a span if it is one.
 
     The span ends with the answer, so that what a publisher waited for is in it: room on a channel,
@@ -39,7 +45,7 @@ def handle_traced(
     route = find_route(request.path)
     pattern = None if route is None else PUBLISHES.get(route.name)
     if pattern is None or request.method != "POST":
-        return handle(broker, request, is_tls=is_tls)
+        return handle(broker, request, is_tls=is_tls, elsewhere=elsewhere)
     span = tracing.begin_publish(request.method, pattern, request.headers, is_tls=is_tls)
     tracing.publish = span
     try:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from cachecast.errors import CapacityError, RefusedError, RemoteProtocolError
 from cachecast.protocol.auth import parse_query
+from cachecast.protocol.deflate import agree
 from cachecast.protocol.frames import accept_token
-from cachecast.protocol.wire import find_wire
+from cachecast.protocol.wire import compressing, find_wire
 from cachecast.server.handshake import find_key, refuse_handshake
 from cachecast.server.http_messages import Upgrade
 from cachecast.server.tls import has_decrypted
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.broker.clients import Clients
+    from cachecast.protocol.deflate import Agreement
     from cachecast.server.common import Common
     from cachecast.server.http_messages import Request, Response
     from cachecast.server.tls import TlsSocket
@@ -46,7 +48,7 @@ def upgrade(
         return refusal
     clients, headers = broker.clients, request.headers
     subprotocol, wire = find_wire(headers.get(b"sec-websocket-protocol", b"").decode("latin-1"))
-    switching = _switching(headers[b"sec-websocket-key"], subprotocol)
+    key, agreement = headers[b"sec-websocket-key"], None
     protocol = parse_query(request.query).named.get("protocol")
     origin = headers.get(b"origin")
     try:
@@ -60,10 +62,16 @@ def upgrade(
             broker.hubs[app.id].counters.refusals["4100"] += 1
             raise CapacityError("Over capacity, reconnect later")
     except RemoteProtocolError as error:
-        return Upgrade(switching + wire.refusal(error))
+        return Upgrade(_switching(key, subprotocol, None) + wire.refusal(error))
+    if app.compresses:
+        agreement = agree(headers.get(b"sec-websocket-extensions", b"").decode("latin-1"))
+        if agreement is not None:
+            wire = compressing(wire, agreement.window_bits)
+    switching = _switching(key, subprotocol, agreement)
 
     def begin(sock: socket.socket | TlsSocket, rest: bytes) -> None:
-        websocket = WebSocket(sock, common.poller, clients, common.config.max_message_bytes)
+        parser = wire.parser(common.config.max_message_bytes)
+        websocket = WebSocket(sock, common.poller, clients, parser)
         websocket.open(app, wire, protocol, switching)
         if rest:
             websocket.feed(rest)
@@ -88,9 +96,11 @@ def _key(path: str, clients: Clients) -> str:
     return key
 
 
-def _switching(key: bytes, subprotocol: str | None) -> bytes:
-    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() if subprotocol else b""
+def _switching(key: bytes, subprotocol: str | None, agreement: Agreement | None) -> bytes:
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    if agreement is not None:
+        chosen += f"Sec-WebSocket-Extensions: {agreement.header}\r\n"
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + accept_token(key) + b"\r\n" + chosen + b"\r\n"
+        b"Sec-WebSocket-Accept: " + accept_token(key) + b"\r\n" + chosen.encode() + b"\r\n"
     )

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from cachecast.protocol import frames
-from cachecast.protocol.frames import FrameParser, server_frame
+from cachecast.protocol.frames import server_frame
 from cachecast.server.poller import RECV_BYTES
 from cachecast.server.tls import TlsSocket, has_decrypted
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cachecast.broker.clients import Clients
     from cachecast.channels.connection import Connection
     from cachecast.handover.state import ClientState, ParserState
+    from cachecast.protocol.frames import FrameParser
     from cachecast.protocol.wire import Wire
     from cachecast.server.poller import Poller
 
@@ -59,12 +60,12 @@ class WebSocket:
     )
 
     def __init__(
-        self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, max_bytes: int
+        self, sock: socket.socket | TlsSocket, poller: Poller, clients: Clients, parser: FrameParser
     ) -> None:
         self._sock = sock
         self._poller = poller
         self._clients = clients
-        self._parser = FrameParser(max_bytes)
+        self._parser = parser
         self._connection: Connection | None = None
         self._is_behind = False
         self._unheard = 0

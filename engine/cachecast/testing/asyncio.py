@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import trio
 
 from cachecast.asyncio.broker import Broker, run_broker
-from cachecast.asyncio.guest import open_guest
+from cachecast.asyncio.guest import open_guest, require_asyncio
 from cachecast.asyncio.ticks import HostClock
 from cachecast.testing import network as trio_network
 from cachecast.testing.client import ClientClosedError, Message
@@ -186,6 +186,7 @@ async def open_test_broker(
 @asynccontextmanager
 async def open_memory_network(broker: MemoryBroker) -> AsyncIterator[MemoryNetwork]:
     """Serve a Broker in memory until the end of the block, which drops all connections."""
+    require_asyncio("open_memory_network")
     opener = partial(trio_network.run_network, broker._broker, MemoryNetwork)  # noqa: SLF001
     async with broker._guest.hold(opener) as network:  # noqa: SLF001 - a broker in memory is ours
         yield network

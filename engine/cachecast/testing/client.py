@@ -7,6 +7,7 @@ that is how the clients behave that a server has to survive.
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -338,6 +339,8 @@ class MemoryClient:
             self._on_frame(opcode, payload)
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
+        if opcode & frames.RSV1:
+            opcode, payload = opcode ^ frames.RSV1, _inflate(payload)
         self.frames.append((opcode, payload))
         if opcode == frames.PING:
             self.pings += 1
@@ -429,3 +432,8 @@ def _frame_size(data: bytes) -> int | None:
         return 2 + size
     head = 4 if size == 126 else 10
     return head + int.from_bytes(data[2:head], "big") if len(data) >= head else None
+
+
+def _inflate(data: bytes) -> bytes:
+    """The message in a compressed frame, however large the server has made it."""
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data + b"\x00\x00\xff\xff")

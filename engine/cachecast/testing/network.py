@@ -64,7 +64,7 @@ async def open_test_broker(
         config: configuration of the broker; None serves :data:`TEST_APP`.
         bus: bus to other nodes; by default this node is alone.
     """
-    require_trio("open_test_broker")
+    require_trio("open_test_broker", "cachecast.testing.asyncio")
     start = trio.current_time()
     async with open_broker(
         config or BrokerConfig(apps=(TEST_APP,)),
@@ -381,6 +381,7 @@ def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
 @asynccontextmanager
 async def open_memory_network(broker: Broker) -> AsyncIterator[MemoryNetwork]:
     """Serve a Broker in memory until the end of the block, which drops all connections."""
+    require_trio("open_memory_network", "cachecast.testing.asyncio")
     async with run_network(broker, MemoryNetwork) as network:
         yield network
 

@@ -17,6 +17,9 @@ __all__ = ["merge", "merge_rows"]
 #: Values of a row that are not summed.
 _WORST: Final = frozenset({"at", "loop_lag_s", "fanout_lag_s", "ready_wait_s"})
 
+#: Value of an app that each worker knows for all of them.
+_EVERYWHERE: Final = "connections_everywhere"
+
 
 def merge(name: str, answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """One answer of several.
@@ -27,7 +30,7 @@ def merge(name: str, answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """
     parts = list(answers.values())
     if name == "overview":
-        return _merge_overviews(parts)
+        return _merge_overviews(answers)
     if name == "webhooks":
         return {
             "urls": _numbered(answers, "urls"),
@@ -53,7 +56,8 @@ def _numbered(answers: Mapping[int, dict[str, Any]], name: str) -> list[dict[str
     return [item | {"worker": number} for number, part in answers.items() for item in part[name]]
 
 
-def _merge_overviews(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _merge_overviews(answers: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    parts = list(answers.values())
     fields = parts[0]["fields"]
     merged = dict(parts[0])
     for name in ("fine", "coarse"):
@@ -63,6 +67,7 @@ def _merge_overviews(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             merge_rows(fields, [part[name][-back] for part in parts if len(part[name]) >= back])
             for back in range(n_rows, 0, -1)
         ]
+    merged["workers"] = {number: part["fine"][-1:] for number, part in answers.items()}
     apps: dict[str, list[dict[str, Any]]] = {}
     for part in parts:
         for app in part["apps"]:
@@ -78,9 +83,14 @@ def _merge_apps(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {
         name: sum(part[name] for part in parts)
         for name in parts[0]
-        if name not in {"id", "refusals"}
+        if name not in {"id", "refusals", _EVERYWHERE}
     }
-    return {"id": parts[0]["id"]} | merged | {"refusals": _sum(part["refusals"] for part in parts)}
+    known = [part[_EVERYWHERE] for part in parts if part.get(_EVERYWHERE) is not None]
+    return (
+        {"id": parts[0]["id"], _EVERYWHERE: max(known, default=None)}
+        | merged
+        | {"refusals": _sum(part["refusals"] for part in parts)}
+    )
 
 
 def _sum(tables: Iterable[Mapping[str, int]]) -> dict[str, int]:

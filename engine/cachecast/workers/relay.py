@@ -7,14 +7,18 @@ the answer says which it was; without it all are asked, and :mod:`.merges` makes
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import parse_qs
 
 import msgspec
 import trio
 
+from cachecast.broker.feed import Watch
 from cachecast.errors import BadRequestError, CapacityError
+from cachecast.server.access import PATH
+from cachecast.server.console import ConsolePart
 from cachecast.server.entrance import ACTIONS, HEADERS, Entrance, json_response
 from cachecast.server.figures import FIELDS
 from cachecast.server.http_messages import Later, Response, text_response
@@ -23,14 +27,15 @@ from cachecast.workers.merges import merge, merge_rows
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from cachecast.broker.feed import Wanted
     from cachecast.server.entrance import InspectorTerms
     from cachecast.server.http_messages import Request
     from cachecast.server.streaming import Body
-    from cachecast.workers.crew import Post
+    from cachecast.workers.post import Post
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "watch_workers"]
 
 #: Seconds for a worker to answer, or to begin to.
 ANSWER_LIMIT_S: Final = 10.0
@@ -41,8 +46,14 @@ MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 #: Bytes of the head of an answer at most.
 MAX_HEAD_BYTES: Final = 16 * 1024
 
+#: Number of pages that are open at a time.
+MAX_PAGES: Final = 16
+
 #: Number of requests that are under way to workers; one more is refused.
 MAX_UNDER_WAY: Final = 64
+
+#: Seconds until a worker that was watched and has gone is looked for again.
+AGAIN_S: Final = 1.0
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -54,18 +65,23 @@ _CONSOLE: Final = b"event: console\ndata: "
 class Relay(Entrance):
     """Hands requests on to workers; :meth:`run` is its task, and owns those of requests.
 
-    Queue: :data:`MAX_UNDER_WAY` requests and streams; one more is answered with 503.
+    Queue: :data:`MAX_UNDER_WAY` requests and streams, at most :data:`MAX_PAGES` of them streams;
+    one more is answered with 503.
+
+    Attributes:
+        n_pages: number of pages that are open.
     """
 
     def __init__(
         self, terms: InspectorTerms, posts: Sequence[Post], refusals: Counter[str]
     ) -> None:
         """Make it; ``posts`` are those of all workers."""
-        super().__init__(terms, trio.current_time, refusals)
+        super().__init__(terms, trio.current_time, time.time, refusals)
         self.n_workers = len(posts)
         self._posts = posts
         self._nursery: trio.Nursery | None = None
         self._n_under_way = 0
+        self.n_pages = 0
 
     async def run(self) -> NoReturn:
         """Hand on for ever."""
@@ -86,6 +102,11 @@ class Relay(Entrance):
         self, name: str, request: Request
     ) -> Response | Later | Stream:
         if name == "live":
+            if self.n_pages >= MAX_PAGES:
+                raise CapacityError(
+                    f"{MAX_PAGES} pages are open on this node, which is the most: close one",
+                    http_status=503,
+                )
             return Stream(_Relayed(self, self._find(request), request), "text/event-stream")
         return self._hand_on(name, self._find(request), request)
 
@@ -156,27 +177,9 @@ class Relay(Entrance):
         return _headed(text_response(503, f"Worker {post.number} does not answer: try again"))
 
     async def connect(self, post: Post, request: Request) -> trio.SocketStream:
-        """A connection to a worker on which the request has been sent.
-
-        Raises:
-            OSError: it takes none.
-            trio.BrokenResourceError: it has gone.
-        """
-        sock = post.connect()
-        sock.setblocking(False)  # noqa: FBT003 - its only argument
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        # Of version 1.0: then the body is neither chunked nor followed by anything.
-        head = (
-            f"{request.method} {request.path}?{request.query} HTTP/1.0\r\nHost: localhost\r\n"
-            f"Authorization: Bearer {self.terms.token}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(request.body)}\r\n\r\n"
-        )
-        try:
-            await stream.send_all(head.encode("latin-1") + request.body)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        return stream
+        """A connection to a worker on which the request has been sent; see :func:`_connect`."""
+        target = f"{request.path}?{request.query}"
+        return await _connect(post, request.method, target, request.body)
 
 
 class _Relayed:
@@ -207,23 +210,24 @@ class _Relayed:
     async def _run(self) -> None:
         body = self._body
         assert body is not None
-        with self._life:
-            async with trio.open_nursery() as nursery:
-                for post in self._posts:
-                    nursery.start_soon(self._copy, post, body)
-        body.end()  # a browser comes back by itself
+        self._relay.n_pages += 1
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    for post in self._posts:
+                        nursery.start_soon(self._copy, post, body)
+        finally:
+            self._relay.n_pages -= 1
 
-    async def _copy(self, post: Post, body: Body) -> None:
-        with suppress(OSError, trio.BrokenResourceError):
-            async with await self._relay.connect(post, self._request) as stream:
-                rest = await _read_head(stream)
-                while rest is not None and len(rest) <= MAX_ANSWER_BYTES:
-                    *events, rest = rest.split(b"\n\n")
-                    for event in events:
+    async def _copy(self, post: Post, body: Body) -> NoReturn:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await self._relay.connect(post, self._request) as stream:
+                    events = _Events(stream)
+                    while (event := await events.next()) is not None:
                         await self._pass_on(post.number, event, body)
-                    part = await stream.receive_some(_RECEIVE_BYTES)
-                    rest = rest + part if part else None
-        self._rows.pop(post.number, None)
+            self._rows.pop(post.number, None)
+            await trio.sleep(AGAIN_S)  # it is started again
 
     async def _pass_on(self, number: int, event: bytes, body: Body) -> None:
         if len(self._posts) > 1 and event.startswith(_FIGURES):
@@ -237,6 +241,84 @@ class _Relayed:
             self._has_room = trio.Event()
             await self._has_room.wait()
         body.write(event + b"\n\n")
+
+
+@asynccontextmanager
+async def watch_workers(posts: Sequence[Post], wanted: Wanted) -> AsyncIterator[Watch]:
+    """What happens on all workers, within a block; one that is started again is watched again.
+
+    Args:
+        posts: those of all workers, which must have an inspector.
+        wanted: what is watched for; each worker samples by itself.
+    """
+    watch = Watch(wanted)
+    async with trio.open_nursery() as nursery:
+        for post in posts:
+            nursery.start_soon(_follow, post, wanted, watch)
+        yield watch
+        nursery.cancel_scope.cancel()
+
+
+async def _follow(post: Post, wanted: Wanted, watch: Watch) -> NoReturn:
+    target = f"{PATH}/api/live?{wanted.query()}"
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            async with await _connect(post, "GET", target) as stream:
+                events = _Events(stream)
+                while (event := await events.next()) is not None:
+                    if event.startswith(_CONSOLE):
+                        part = msgspec.json.decode(event[len(_CONSOLE) :], type=ConsolePart)
+                        for said in part.happenings:
+                            watch.put(msgspec.structs.replace(said, worker=post.number))
+                        watch.leave_out(part.left_out)
+        await trio.sleep(AGAIN_S)
+
+
+async def _connect(post: Post, method: str, target: str, body: bytes = b"") -> trio.SocketStream:
+    """A connection to a worker on which a request has been sent.
+
+    Raises:
+        OSError: it takes none.
+        trio.BrokenResourceError: it has gone.
+    """
+    sock, terms = post.connect(), post.inspector
+    sock.setblocking(False)  # noqa: FBT003 - its only argument
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    # Of version 1.0: then the body is neither chunked nor followed by anything.
+    head = (
+        f"{method} {target} HTTP/1.0\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {'' if terms is None else terms.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    try:
+        await stream.send_all(head.encode("latin-1") + body)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+class _Events:
+    """Events of a worker's stream, one after the other."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._rest: bytes | None = b""
+        self._has_begun = False
+
+    async def next(self) -> bytes | None:
+        """The next one; None at the end, which is at once where the request was refused."""
+        if not self._has_begun:
+            self._rest = await _read_head(self._stream)
+            self._has_begun = True
+        while self._rest is not None and len(self._rest) <= MAX_ANSWER_BYTES:
+            event, found, rest = self._rest.partition(b"\n\n")
+            if found:
+                self._rest = rest
+                return event
+            part = await self._stream.receive_some(_RECEIVE_BYTES)
+            self._rest = self._rest + part if part else None
+        return None
 
 
 async def _read_head(stream: trio.SocketStream) -> bytes | None:

@@ -15,6 +15,7 @@ const FILES = {
   '/page.html': ['javascript/page.html', 'text/html; charset=utf-8'],
   '/stage.js': ['javascript/stage.js', 'text/javascript; charset=utf-8'],
   '/echo.js': ['node_modules/laravel-echo/dist/echo.js', 'text/javascript; charset=utf-8'],
+  '/sockjs.js': ['node_modules/pusher-js/dist/web/sockjs.min.js', 'text/javascript'],
   '/pusher.js': ['node_modules/pusher-js/dist/web/pusher.min.js', 'text/javascript'],
   '/pusher-with-encryption.js': [
     'node_modules/pusher-js/dist/web/pusher-with-encryption.min.js',

@@ -11,6 +11,7 @@ import sys
 import httpx2
 import pytest
 import trio
+import uvloop
 from websockets.asyncio.client import connect as connect_websocket
 
 import cachecast
@@ -475,8 +476,6 @@ def test_who_calls_from_the_wrong_place_is_told_what_to_do():
 
 
 def test_it_works_on_uvloop():
-    uvloop = pytest.importorskip("uvloop")
-
     async def main():
         async with open_broker(CONFIG, listen="127.0.0.1:0") as broker:
             assert broker._guest.ticks.is_threadless
@@ -527,15 +526,15 @@ except KeyboardInterrupt:
 )
 def test_ctrl_c_once_suffices(start, said):
     program = _PROGRAM.replace("START", start)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert output.split() == said
     assert errors == ""
     assert process.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -418,6 +419,20 @@ def test_trio_awaits_functions_of_asyncio():
                 await guest.run(guest.call_host, host, "x")
 
     _run(main)
+
+
+if sys.version_info >= (3, 12):
+
+    def test_an_eager_task_factory_does_not_begin_functions_of_asyncio_inside_of_trio():
+        async def host():
+            return trio.lowlevel.in_trio_task()
+
+        async def main():
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            async with open_guest("f") as guest:
+                assert await guest.run(guest.call_host, host) is False
+
+        _run(main)
 
 
 def test_what_trio_cancels_is_cancelled_in_asyncio_and_waited_for():

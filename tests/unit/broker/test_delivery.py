@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from cachecast.broker import delivery as module
+from cachecast.channels.cache import PACKED_WIRE
 from cachecast.config import BrokerConfig
 from cachecast.errors import BrokerClosedError, BusError, LimitError
 from cachecast.testing import TEST_APP, open_memory_network, open_test_broker
@@ -373,3 +374,37 @@ async def test_of_several_nodes_too_a_miss_is_reported_again_while_subscribers_k
             await trio.sleep(1)
             assert told == ["cache-x"] * (1 if at_s < 10 else 2)
             await trio.sleep(5)
+
+
+async def test_a_storm_of_joiners_costs_one_compression(autojump_clock, monkeypatch):
+    """And the publication that they find there one of its own, however many heard it."""
+    n, data = [], "x" * 2_000
+    pack = PACKED_WIRE.pack
+
+    def count(frame):
+        n.append(frame)
+        return pack(frame)
+
+    monkeypatch.setattr(PACKED_WIRE, "pack", count)
+    app = msgspec.structs.replace(TEST_APP, compresses=True)
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+    async with (
+        open_test_broker(BrokerConfig(apps=(app,))) as broker,
+        open_memory_network(broker) as network,
+    ):
+        clients = [network.open(headers=offer) for _ in range(20)]
+        plain = network.open()
+        for client in (*clients, plain):
+            client.send(client.subscription("cache-x"))
+        await trio.testing.wait_all_tasks_blocked()
+        await broker.publish(APP, "cache-x", "tick", data)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(n) == 1
+        for _ in range(20):
+            client = network.open(headers=offer)
+            client.send(client.subscription("cache-x"))
+            clients.append(client)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(n) == 2
+        assert _data([*clients, plain]) == {(data,)}
+        assert sum(map(len, clients[-1].chunks)) < len(data) < sum(map(len, plain.chunks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cachecast.broker.feed import MAX_DATA, MAX_WAITING, MAX_WATCHES, SAMPLES, Feed, Wanted
@@ -112,3 +113,15 @@ async def test_every_refusal_says_why_and_quotes_nobody(autojump_clock):
         )  # fmt: skip
         [said], _ = watch.take()
         assert (said.text, said.code, said.socket_id) == ("Invalid signature", 4009, "1.2")
+
+
+def test_half_a_character_harms_nobody(feed):
+    """An embedder's strings are not looked at before; what is told must go into JSON."""
+    watch = feed.watch(Wanted())
+    feed.shows_payloads = True
+    feed.tap("event", "published", "1", "c\ud83d", None, "u\udc00", event="e\ud83d", data="d\ud83d")
+    [said], _ = watch.take()
+    assert msgspec.json.encode(said)
+    assert (said.channel, said.user_id, said.event, said.data) == (
+        "c\ufffd", "u\ufffd", "e\ufffd", "d\ufffd",
+    )  # fmt: skip

@@ -13,12 +13,13 @@ from cachecast.channels.cache import (
     CACHED_WIRE,
     ENTRY_OVERHEAD_BYTES,
     N_SHELVES,
+    PACKED_WIRE,
     SLACK_S,
     CacheStore,
 )
 from cachecast.metrics import AppCounters
 from cachecast.protocol.messages import Publication
-from cachecast.protocol.wire import MSGPACK_WEBSOCKET
+from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, compressing
 
 TTL_S = 1800.0
 
@@ -519,3 +520,61 @@ def test_all_values_of_an_app_are_shown_in_bounded_parts() -> None:
     next(later)
     assert not store.remove_app("1", 1_000)
     assert not any(later)
+
+
+# --- compressed values
+
+VALUE = Publication("tick", "cache-a", "x" * 2_000)
+
+
+def test_a_value_is_compressed_once_for_all_who_join() -> None:
+    """It is booked with the value, and goes with it."""
+    store, _ = _store()
+    frame = CACHED_WIRE.event(VALUE)
+    entry = store.put("1", "cache-a", frame, 0.0)
+    assert store.n_bytes() == _size(frame, "cache-a")
+
+    packed = store.packed("1", entry)
+
+    assert store.packed("1", entry) is packed
+    assert packed == PACKED_WIRE.event(VALUE)
+    assert store.n_bytes() == store.n_bytes("1") == _size(frame, "cache-a") + len(packed)
+    assert list(store.export("1")) == [("cache-a", frame, 0.0, TTL_S)]
+    store.evict(TTL_S, 10)
+    assert (store.n_bytes(), store.n_entries()) == (0, 0)
+
+
+def test_a_value_that_is_not_worth_compressing_costs_nothing_more() -> None:
+    """What is sent is the very frame."""
+    store, _ = _store()
+    entry = store.put("1", "cache-a", b"small", 0.0)
+
+    assert store.packed("1", entry) is entry.frame
+    assert store.packed("1", entry) is entry.frame
+    assert store.n_bytes() == _size(b"small", "cache-a")
+
+
+@pytest.mark.parametrize("whose", ["app", "node"])
+def test_where_there_is_no_room_for_it_a_value_is_compressed_each_time(whose: str) -> None:
+    """A value that somebody published does not go for the sake of a copy."""
+    frame = CACHED_WIRE.event(VALUE)
+    most = _size(frame, "cache-a") + 10
+    store, _ = _store(**({"max_bytes": most} if whose == "app" else {"node_bytes": most}))
+    entry = store.put("1", "cache-a", frame, 0.0)
+
+    first, second = store.packed("1", entry), store.packed("1", entry)
+
+    assert first == second == PACKED_WIRE.event(VALUE)
+    assert first is not second
+    assert store.n_bytes() == _size(frame, "cache-a")
+
+
+def test_a_value_can_be_had_compressed_for_every_window() -> None:
+    """For those of another window, and of msgpack, each time anew."""
+    store, _ = _store()
+    entry = store.put("1", "cache-a", CACHED_WIRE.event(VALUE), 0.0)
+
+    for plain in (JSON_WEBSOCKET, MSGPACK_WEBSOCKET):
+        for bits in (9, 12):
+            wire = compressing(plain, bits)
+            assert entry.on(wire) == wire.event(VALUE)

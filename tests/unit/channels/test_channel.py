@@ -11,7 +11,14 @@ from cachecast.channels.channel import JOIN_BYTES, POINTER_BYTES, Channel
 from cachecast.metrics import AppCounters
 from cachecast.protocol.channel_name import parse_channel_name
 from cachecast.protocol.messages import Publication
-from cachecast.protocol.wire import JSON_WEBSOCKET, MSGPACK_WEBSOCKET, Encoded, Wire
+from cachecast.protocol.wire import (
+    JSON_WEBSOCKET,
+    MSGPACK_WEBSOCKET,
+    DeflateWire,
+    Encoded,
+    Wire,
+    compressing,
+)
 from tests.harness.lower import Client, framed
 
 
@@ -328,3 +335,84 @@ def test_only_a_presence_channel_has_a_roster() -> None:
     assert _channel("presence-a")[0].roster is not None
     assert _channel("private-a")[0].roster is None
     assert repr(_channel("a")[0]) == "Channel(a, 0 subscriptions)"
+
+
+# --- compression
+
+
+class _Packing(DeflateWire):
+    """A wire that counts what it compresses."""
+
+    n = 0
+
+    def pack(self, frame: bytes) -> bytes:
+        self.n += 1
+        return super().pack(frame)
+
+
+def test_compressing_and_plain_subscribers_stand_in_one_channel() -> None:
+    """Each gets its own bytes of the same event, compressed once for all."""
+    channel, counters = _channel()
+    packing = _Packing(JSON_WEBSOCKET, 12)
+    plain = _join(channel, 3)
+    packed = _join(channel, 3, wire=packing)
+    others = _join(channel, 1, wire=compressing(MSGPACK_WEBSOCKET, 9))
+    text = "tick" * 500
+
+    channel.enqueue(_event(text))
+    _deliver_all(channel, 2)
+
+    assert [_events(client) for client in plain + packed + others] == [[text]] * 7
+    sizes = [len(client.socket.taken) for client in plain + packed + others]
+    assert max(sizes[3:]) < min(sizes[:3]) / 4
+    assert [client.socket.taken[0] for client in plain + packed + others] == [
+        0x81, 0x81, 0x81, 0xC1, 0xC1, 0xC1, 0xC2
+    ]  # fmt: skip
+    assert packing.n == 1
+    assert counters.deliveries == 7
+
+
+def test_what_is_compressed_leaves_joined_too() -> None:
+    """Frame by frame, in the order of the publishes, large and small ones mixed."""
+    channel, _ = _channel()
+    (client,) = _join(channel, 1, wire=compressing(JSON_WEBSOCKET, 12))
+    texts = ["a" * 1_000, "b", "c" * 2_000, "d"]
+
+    for text in texts:
+        channel.enqueue(_event(text))
+    sends, _ = channel.deliver(100)
+
+    assert sends == 1 + sum(len(_event(text).on(JSON_WEBSOCKET)) for text in texts) // 2_048
+    assert _events(client) == texts
+    assert [frame[0] & 0x40 for frame in client.socket.frames] == [0x40, 0, 0x40, 0]
+
+
+def test_a_value_that_is_skipped_is_never_compressed() -> None:
+    """Compressing waits for the turn of what it compresses, and takes a part of it."""
+    channel, _ = _channel("cache-a")
+    packing = _Packing(JSON_WEBSOCKET, 12)
+    (client,) = _join(channel, 1, wire=packing)
+    for number in range(5):
+        channel.skip()
+        channel.enqueue(_event(f"{number}" * 4_000, "cache-a"), deadline=9.0)
+    assert packing.n == 0
+
+    used, _ = channel.deliver(100)
+
+    assert packing.n == 1
+    assert used > 8_000 // 2_048
+    assert [event[:1] for event in _events(client)] == ["4"]
+
+
+def test_a_slow_subscriber_keeps_the_newest_compressed_value() -> None:
+    """Conflation does not care what the bytes are."""
+    channel, _ = _channel("cache-a")
+    (client,) = _join(channel, 1, wire=compressing(JSON_WEBSOCKET, 12), room=0)
+    for number in range(3):
+        channel.enqueue(_event(f"{number}" * 1_000, "cache-a"), deadline=9.0)
+        _deliver_all(channel)
+
+    client.socket.room = inf
+    client.outbox.flush(1.0)
+
+    assert [event[:1] for event in _events(client)] == ["2"]

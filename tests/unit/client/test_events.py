@@ -149,3 +149,26 @@ async def test_reading_always_yields():
     queue.put(tick(1))
     with trio.testing.assert_checkpoints():
         await queue.get()
+
+
+async def test_another_loops_signal_waits_as_well():
+    """The queue does not care what wakes its reader; a second one is refused all the same."""
+    signals = []
+
+    def signal():
+        signals.append(trio.Event())
+        return signals[-1]
+
+    queue = EventQueue(2, WhenFull.TELL)
+    async with trio.open_nursery() as nursery:
+
+        async def read():
+            assert [(await queue.get_by(signal)).data for _ in range(2)] == ["1", "2"]
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await queue.get_by(signal)
+        queue.put(tick(1))
+        queue.put(tick(2))
+    assert len(signals) == 1  # for the second did not have to be waited for

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import trio
+import trio.testing
 
 from cachecast.errors import AuthError, BadChannelNameError, SubscriptionError
 
@@ -400,3 +401,26 @@ async def test_a_user_given_for_a_channel_without_members_is_not_sent(autojump_c
         pusher.begin(client.subscribe, "private-a", user_id="1")
 
         assert "channel_data" not in await peer.subscribe("private-a")
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_what_a_call_brought_to_nobody_is_undone(autojump_clock, pusher, is_connected):
+    """As where another loop waits for the call, and is told to stop in the same step."""
+    async with pusher.connect() as client:
+        peer = await pusher.accept()
+        subscriptions = client._conversation.subscriptions
+        calls = [pusher.begin(client._conversation.subscribe, "a", None, None) for _ in range(2)]
+        await peer.subscribe("a")
+        (first, second) = [await call.result() for call in calls]
+        assert first is second
+
+        subscriptions.release(first)
+        assert subscriptions.find("a") is first  # the other call has it
+        if is_connected:
+            subscriptions.release(second)
+            assert await peer.take("pusher:unsubscribe") == {"channel": "a"}
+        else:
+            await peer.hang_up()
+            await trio.testing.wait_all_tasks_blocked()
+            subscriptions.release(second)
+        assert subscriptions.find("a") is None

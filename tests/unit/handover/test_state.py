@@ -35,7 +35,7 @@ OUTBOX = OutboxState(
     b"h", True, inf, 1, [(1, b"f", inf, True), ("c", b"v", 5.0, False)], False, 3, None
 )
 CLIENT = ClientState(
-    SessionState("1.1", 2.0, USER, (3.0, 4.0), None, [5.0]), [0], True, True, 2,
+    SessionState("1.1", 2.0, USER, (3.0, 4.0), None, [5.0]), [0], "json", True, 2,
     ParserState(b"r", None, 1), False, OUTBOX, 6.0, inf, True,
 )  # fmt: skip
 APP = AppState(

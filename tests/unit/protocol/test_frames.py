@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import zlib
 from itertools import pairwise
 
 import pytest
 
 from cachecast.errors import RemoteProtocolError
 from cachecast.protocol import frames
-from cachecast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameParser
+from cachecast.protocol.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    FrameParser,
+    InflatingParser,
+)
 from tests.harness.lower import client_frame, read_frames
 
 KIB64 = 64 * 1024
@@ -321,3 +333,231 @@ def test_a_parser_goes_on_in_another_process(cut: int) -> None:
 def test_an_idle_parser_has_nothing_to_hand_over() -> None:
     """So an idle client costs nothing there either."""
     assert FrameParser(100).export() is None
+
+
+# --- client frames where permessage-deflate is spoken
+
+JSON = b'{"event":"client-a","channel":"private-a","data":{"price":12.5,"text":"h\xc3\xa9"}}'
+
+
+def packed(message: bytes, level: int = 6, memory: int = 8) -> bytes:
+    """A message as a client compresses it."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15, memory)
+    return (packer.compress(message) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def take_all(parser: FrameParser, data: bytes) -> list[tuple[int, bytes]]:
+    """All that is given out, fragments that complete nothing included."""
+    parser.feed(data)
+    return list(iter(parser.take, None))
+
+
+def compressed(message: bytes, opcode: int = TEXT, cuts: tuple[int, ...] = ()) -> bytes:
+    """Frames of a compressed message, cut at these places."""
+    data = packed(message)
+    edges = [0, *cuts, len(data)]
+    return b"".join(
+        client_frame(
+            opcode if start == 0 and number == 0 else CONTINUATION,
+            data[start:end],
+            is_final=number == len(edges) - 2,
+            rsv=4 if number == 0 else 0,
+        )
+        for number, (start, end) in enumerate(pairwise(edges))
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, 16, 64, 256, 1_024, 4_096, 8_192, 32_768, 65_536])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_compressed_messages_of_any_size_are_read(opcode: int, size: int) -> None:
+    """One behind the other, each by itself; also such that nothing of them can be compressed."""
+    message = (JSON * (size // len(JSON) + 1))[:size].decode(errors="ignore").encode()
+    noise = random.Random(size).randbytes(size) if opcode == BINARY else message
+    parser = InflatingParser(KIB64)
+
+    heard = take_all(parser, compressed(message, opcode) * 2 + compressed(noise, opcode))
+
+    assert heard == [(opcode, message), (opcode, message), (opcode, noise)]
+    assert parser.violation is None
+    assert parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("cuts", [(0,), (1,), (5, 5), (1, 2, 3, 4, 20), tuple(range(40))])
+def test_fragments_of_a_compressed_message_are_inflated_together(cuts: tuple[int, ...]) -> None:
+    """Only the first of them is marked; what comes between is not compressed."""
+    parser = InflatingParser(KIB64)
+    frames_ = compressed(JSON, cuts=cuts)
+    ping = client_frame(PING, b"p")
+
+    heard = take_all(parser, ping + frames_ + client_frame(TEXT, b"plain") + frames_)
+
+    message = [*[(CONTINUATION, b"")] * len(cuts), (TEXT, JSON)]
+    assert heard == [(PING, b"p"), *message, (TEXT, b"plain"), *message]
+
+
+def test_control_frames_come_between_fragments_of_a_compressed_message() -> None:
+    """And plain fragments of a plain message are as they always were."""
+    data = packed(JSON)
+    parser = InflatingParser(KIB64)
+
+    heard = take_all(
+        parser,
+        client_frame(TEXT, data[:9], rsv=4, is_final=False)
+        + client_frame(PING, b"p")
+        + client_frame(CONTINUATION, data[9:])
+        + client_frame(TEXT, JSON[:9], is_final=False)
+        + client_frame(PONG)
+        + client_frame(CONTINUATION, JSON[9:]),
+    )
+
+    assert heard == [
+        (CONTINUATION, b""),
+        (PING, b"p"),
+        (TEXT, JSON),
+        (CONTINUATION, b""),
+        (PONG, b""),
+        (TEXT, JSON),
+    ]
+
+
+def test_a_compressed_message_byte_by_byte_is_the_same_message() -> None:
+    """Wherever the stream is cut."""
+    parser = InflatingParser(KIB64)
+    heard = []
+    for byte in compressed(JSON, cuts=(7,)):
+        heard += take_all(parser, bytes([byte]))
+
+    assert heard == [(CONTINUATION, b""), (TEXT, JSON)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        client_frame(PING, b"p", rsv=4),
+        client_frame(PONG, rsv=4),
+        client_frame(CLOSE, b"\x03\xe8", rsv=4),
+        client_frame(TEXT, b"", rsv=4, is_final=False) + client_frame(CONTINUATION, rsv=4),
+        client_frame(TEXT, b"", is_final=False) + client_frame(CONTINUATION, rsv=4),
+        client_frame(CONTINUATION, rsv=4),
+        client_frame(TEXT, packed(JSON), rsv=5),
+        client_frame(TEXT, packed(JSON), rsv=6),
+        client_frame(TEXT, b"a", rsv=2),
+        client_frame(3, b"a", rsv=4),
+        client_frame(TEXT, packed(JSON), rsv=4, is_masked=False),
+        client_frame(TEXT, b"", rsv=4, is_final=False) + client_frame(TEXT, b"a", rsv=4),
+    ],
+)
+def test_the_mark_of_compression_where_it_does_not_belong_is_1002(frame: bytes) -> None:
+    """Control frames and continuations have none (RFC 7692 6.1)."""
+    parser = InflatingParser(KIB64)
+
+    heard = take_all(parser, frame + client_frame(TEXT, b"never"))
+
+    assert _violation(parser)[0] == 1002
+    assert (TEXT, b"never") not in heard
+
+
+def test_the_mark_of_compression_that_was_not_agreed_on_is_1002() -> None:
+    """As any reserved bit is."""
+    parser = FrameParser(KIB64)
+
+    assert take_all(parser, compressed(JSON)) == []
+    assert _violation(parser) == (1002, "Reserved bits set without an extension")
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"h\xc3", b"\xed\xa0\x80", b"a" * 300 + b"\xf0\x9f"])
+@pytest.mark.parametrize("cuts", [(), (2,)])
+def test_text_that_is_not_utf_8_once_inflated_is_1007(text: bytes, cuts: tuple[int, ...]) -> None:
+    """Compressed it never is; and binary may be anything."""
+    parser = InflatingParser(KIB64)
+
+    heard = take_all(parser, compressed(text, BINARY, cuts) + compressed(text, TEXT, cuts))
+
+    assert heard[len(cuts)] == (BINARY, text)
+    assert _violation(parser) == (1007, "Text is not UTF-8")
+
+
+def test_what_cannot_be_inflated_is_1007() -> None:
+    """Whatever came before it was heard."""
+    parser = InflatingParser(KIB64)
+
+    heard = take_all(parser, compressed(b"{}") + client_frame(TEXT, b"\x07", rsv=4))
+
+    assert heard == [(TEXT, b"{}")]
+    assert _violation(parser)[0] == 1007
+
+
+def test_a_bomb_is_1009() -> None:
+    """A megabyte in a kilobyte, in one frame and in many."""
+    for cuts in ((), (100, 500)):
+        parser = InflatingParser(KIB64)
+
+        heard = take_all(parser, compressed(bytes(10**6), BINARY, cuts))
+
+        assert [payload for _, payload in heard] == [b""] * len(cuts)
+        assert _violation(parser) == (1009, f"Message larger than {KIB64} bytes")
+        assert parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("memory", [1, 8])
+@pytest.mark.parametrize("level", [0, 9])
+@pytest.mark.parametrize("size", [1, 300, KIB64])
+def test_a_message_of_the_limit_passes_where_compressing_makes_it_larger(
+    size: int, level: int, memory: int
+) -> None:
+    """It is the message that has a limit."""
+    noise = random.Random(size).randbytes(size)
+    data = packed(noise, level, memory)
+    parser = InflatingParser(size)
+
+    assert len(data) > size
+    assert take_all(parser, client_frame(BINARY, data, rsv=4)) == [(BINARY, noise)]
+    parser = InflatingParser(size)
+    half = size // 2
+    heard = take_all(
+        parser,
+        client_frame(BINARY, data[:half], rsv=4, is_final=False)
+        + client_frame(CONTINUATION, data[half:]),
+    )
+    assert heard == [(CONTINUATION, b""), (BINARY, noise)]
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_compressed_data_has_a_limit_before_it_arrives(is_cut: bool) -> None:
+    """A quarter more than the message may have; plain messages have theirs."""
+    head = client_frame(BINARY, b"x", rsv=4, is_final=False) if is_cut else b""
+    opcode, rsv = (CONTINUATION, 0) if is_cut else (BINARY, 4)
+    for size, is_refused in ((1_000 + 250 + 64 - is_cut, False), (1_315 - is_cut, True)):
+        parser = InflatingParser(1_000)
+        take_all(parser, head + client_frame(opcode, bytes(size), rsv=rsv)[:9])
+        assert (parser.violation is not None) == is_refused
+    parser = InflatingParser(1_000)
+    take_all(parser, client_frame(BINARY, bytes(1_001)))
+    assert _violation(parser)[0] == 1009
+
+
+@pytest.mark.parametrize("cut", range(50))
+def test_a_parser_that_inflates_goes_on_in_another_process(cut: int) -> None:
+    """The message that has begun is still a compressed one there."""
+    data = compressed(JSON, cuts=(9,)) + compressed(b"{}") + client_frame(TEXT, b"plain")
+    before, after = InflatingParser(100), InflatingParser(100)
+    taken: list[tuple[int, bytes]] = []
+    before.feed(data[:cut])
+    if cut % 2:
+        taken += list(iter(before.take, None))
+    state = before.export()
+    if state is not None:
+        after.restore(state)
+    after.feed(data[cut:])
+    taken += list(iter(after.take, None))
+
+    assert taken == [(CONTINUATION, b""), (TEXT, JSON), (TEXT, b"{}"), (TEXT, b"plain")]
+
+
+def test_the_mark_of_a_compressed_server_frame_stays_beside_its_opcode() -> None:
+    """For whoever takes joined frames apart."""
+    data = packed(JSON)
+    joined = frames.server_frame(TEXT | RSV1, data) + frames.server_frame(TEXT, JSON)
+
+    assert joined[0] == 0xC1
+    assert frames.split_frames(joined) == [(TEXT | RSV1, data), (TEXT, JSON)]

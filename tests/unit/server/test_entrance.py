@@ -39,7 +39,7 @@ class Door(Entrance):
 def test_who_may_go_on_is_said_before_anything_is_looked_at(method, path, token, status):
     refusals = Counter()
     headers = {b"host": b"127.0.0.1:1", b"authorization": b"Bearer " + token.encode()}
-    door = Door(InspectorTerms(TOKEN), lambda: 0.0, refusals)
+    door = Door(InspectorTerms(TOKEN), lambda: 0.0, lambda: 0.0, refusals)
     answer = door.answer(
         Request(method, path, "", headers, b"", keeps_alive=True, is_upgrade=False)
     )

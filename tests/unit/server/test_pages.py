@@ -9,7 +9,7 @@ import pytest
 from cachecast.server.pages import find_page
 
 
-@pytest.mark.parametrize("path", ["", "/", "/page.css", "/page.js"])
+@pytest.mark.parametrize("path", ["", "/", "/page.css", "/page.js", "/page.svg"])
 def test_it_is_self_contained(path):
     text = find_page(path).body.decode()
     assert not re.search(r"https?://|//[a-z]+\.", text.replace("http://www.w3.org/2000/svg", ""))

@@ -470,3 +470,80 @@ async def test_since_when_a_client_is_there_is_known_over_there():
         move(old.server, new.server)
         [after] = new.broker.hub(APP_ID).connections.values()
         assert after.opened_at == before.opened_at == 1_000
+
+
+def _post(node: Node, what: str, body: bytes = b"", session: str = "1/s") -> bytes:
+    key = node.broker.config.apps[0].key
+    head = f"POST /pusher/app/{key}/{session}/{what} HTTP/1.1\r\nHost: a\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+SUBSCRIBE = json.dumps([json.dumps({"event": "pusher:subscribe", "data": {"channel": "news"}})])
+
+
+async def test_a_stream_over_http_moves_and_goes_on_where_it_was():
+    async with two_nodes() as (old, new):
+        stream, sender = await old.connect(), await old.connect()
+        await stream.say(_post(old, "xhr_streaming?protocol=7"))
+        await stream.until(b"connection_established")
+        await sender.say(_post(old, "xhr_send", SUBSCRIBE.encode()))
+        assert (await sender.answer()).status == 204
+        await stream.until(b"subscription_succeeded")
+        move(old.server, new.server)
+        assert (old.broker.clients.n_sessions, len(old.server.transports)) == (0, 0)
+        await new.broker.publish("3", "news", "tick", 1)
+        await stream.until(b"tick")
+        await sender.say(_post(old, "xhr_send", b"[]"))
+        assert (await sender.answer()).status == 204
+        await stream.until(b"a[]\n")
+        await stream.aclose()
+        await until(lambda: new.broker.clients.n_sessions == 0)
+
+
+async def test_a_session_that_is_polled_moves_with_its_poll_and_between_two():
+    async with two_nodes() as (old, new):
+        waiting, between = await old.connect(), await old.connect()
+        for wire, session in ((waiting, "1/a"), (between, "1/b")):
+            await wire.say(_post(old, "xhr?protocol=7", session=session))
+            await wire.answer()
+            await wire.say(_post(old, "xhr_send", SUBSCRIBE.encode(), session))
+            await wire.answer()
+            await wire.say(_post(old, "xhr?protocol=7", session=session))
+            assert b"subscription_succeeded" in (await wire.answer()).body
+        await waiting.say(_post(old, "xhr?protocol=7", session="1/a"))
+        await until(lambda: sum(s.is_receiving for s in _sessions(old)) == 1)
+        await old.broker.publish("3", "news", "tick", "x" * 9_000)
+        assert b"tick" in (await waiting.answer()).body
+        await waiting.say(_post(old, "xhr?protocol=7", session="1/a"))
+        await until(lambda: sum(s.is_receiving for s in _sessions(old)) == 1)
+        move(old.server, new.server)
+        await between.say(_post(old, "xhr?protocol=7", session="1/b"))
+        assert b"tick" in (await between.answer()).body
+        await new.broker.publish("3", "news", "tock", 1)
+        assert b"tock" in (await waiting.answer()).body
+        await waiting.say(_post(old, "xhr?protocol=7", session="1/a"))  # the same connection
+        await new.broker.publish("3", "news", "tuck", 1)
+        assert b"tuck" in (await waiting.answer()).body
+
+
+def _sessions(node: Node) -> list[Any]:
+    return list(node.server.transports._sessions.values())
+
+
+async def test_a_session_in_the_midst_of_something_stays_behind_and_is_closed():
+    """As one does over TLS: nobody is told, and its client comes back at once."""
+    async with two_nodes() as (old, new):
+        stream = await old.connect()
+        await stream.say(_post(old, "xhr_streaming?protocol=7"))
+        await stream.until(b"connection_established")
+        (session,) = _sessions(old)
+        session._inbox = [b"{}"]  # a message that has not been handled
+        taking = move(old.server, new.server)
+        assert (len(taking.absent), old.broker.clients.n_sessions) == (1, 1)
+        assert new.broker.clients.n_sessions == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(retire, old.server, 1)
+            await stream.until(b"c[4200")
+            await stream.aclose()
+        await taking.end_absence(0.0)
+        assert new.broker.clients.n_sessions == 0

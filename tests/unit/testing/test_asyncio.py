@@ -189,6 +189,25 @@ def test_real_and_virtual_time_do_not_mix():
     _run(main)
 
 
+def test_the_wrong_loop_is_refused_in_one_sentence():
+    async def body(broker, network):
+        async def inside():
+            async with open_memory_network(broker):
+                raise AssertionError
+
+        with pytest.raises(RuntimeError, match=r"use cachecast\.testing\.open_memory_network\(\)$"):
+            await broker._guest.run(inside)
+
+    _with(body)
+
+    async def main():
+        async with open_test_broker():
+            raise AssertionError
+
+    with pytest.raises(RuntimeError, match=r"use cachecast\.testing\.open_test_broker\(\)$"):
+        trio.run(main)
+
+
 def test_what_never_comes_to_rest_is_said(monkeypatch):
     monkeypatch.setattr(module, "REST_LIMIT_S", 0.05)
 

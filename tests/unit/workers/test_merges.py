@@ -29,9 +29,20 @@ def test_the_newest_rows_of_an_overview_belong_together():
     new = overview(row(connections=10), n=5, outage="gone", is_draining=True)
     merged = merge("overview", {1: old, 2: new})
     assert [row[FIELDS.index("connections")] for row in merged["fine"]] == [1, 2, 13]
-    assert merged["apps"] == [{"id": "1", "connections": 6, "refusals": {"4009": 6}}]
+    [app] = merged["apps"]
+    assert (app["id"], app["connections"], app["refusals"]) == ("1", 6, {"4009": 6})
+    assert app["connections_everywhere"] is None
     assert merged["refusals"] == {"4001": 6}
+    assert merged["workers"] == {1: old["fine"][-1:], 2: new["fine"]}
     assert (merged["outage"], merged["is_draining"]) == ("gone", False)
+
+
+def test_what_each_worker_knows_of_all_nodes_is_not_summed():
+    parts = {number: overview(row()) for number in (1, 2)}
+    for known, part in zip((None, 7), parts.values(), strict=True):
+        part["apps"][0]["connections_everywhere"] = known
+    [app] = merge("overview", parts)["apps"]
+    assert (app["connections"], app["connections_everywhere"]) == (2, 7)
 
 
 def test_items_say_whose_they_are():

@@ -9,6 +9,7 @@ from cachecast.apps import App, Webhook
 from cachecast.config import FileConfig
 from cachecast.errors import BusError, ConfigError
 from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
 from cachecast.workers.messages import (
     FROM_PARENT,
     FROM_WORKER,
@@ -33,7 +34,7 @@ FAMILY = Family("cachecast_a", "counter", "words", [("cachecast_a_total", {"app"
 @pytest.mark.parametrize(
     ("message", "union"),
     [
-        (Brief(1, FileConfig(apps=(APP,)), (7,)), FROM_PARENT),
+        (Brief(1, FileConfig(apps=(APP,)), (7,), Ways(b"k", 0, 8, (9,))), FROM_PARENT),
         (Order(15), FROM_PARENT),
         (Ask(), FROM_PARENT),
         (Ready(), FROM_WORKER),
@@ -53,7 +54,7 @@ def test_what_is_said_is_what_is_heard(message: msgspec.Struct, union: object) -
 
 def test_a_brief_can_be_printed() -> None:
     """It holds everybody's secrets."""
-    assert "t0p-s3cr3t" not in repr(Brief(1, FileConfig(apps=(APP,)), (7,)))
+    assert "t0p-s3cr3t" not in repr(Brief(1, FileConfig(apps=(APP,)), (7,), Ways(b"k", 0, 8, (9,))))
 
 
 def test_an_error_arrives_in_its_parts() -> None:

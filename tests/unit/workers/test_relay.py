@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import trio
 
+from cachecast.broker.feed import Wanted
 from cachecast.config import DEMO_APP, FileConfig
 from cachecast.server.entrance import InspectorTerms
 from cachecast.server.listen import open_listener
 from cachecast.workers.crew import Crew
 from cachecast.workers.desk import Desk
+from cachecast.workers.relay import watch_workers
 from tests.sockets.node import APP_ID, Wire, running, until
 from tests.unit.server.test_inspector import TOKEN, Page, request
 
@@ -112,6 +115,25 @@ async def test_the_console_shows_what_all_see_and_ends_with_its_page():
         await until(lambda: all(node.broker.feed.tap is None for node in nodes))
 
 
+async def test_a_page_sees_a_worker_that_was_started_again(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.AGAIN_S", 0.01)
+    async with crewed() as (_, desk, nodes):
+        wire = await connected(desk)
+        await wire.say(request("/api/live"))
+        assert b" 200 " in await wire.until(b"\r\n\r\n")
+        await until(lambda: all(node.broker.feed.tap is not None for node in nodes))
+        [first] = nodes[1].server.inspector._consoles
+        first.end()
+        await until(lambda: nodes[1].server.inspector._consoles - {first})
+        nodes[1].broker.publish_nowait(APP_ID, "c", "e", 1)
+        page = Page(wire)
+        event, data = await page.event()
+        while event != "console":
+            event, data = await page.event()
+        assert data["worker"] == 2
+        await wire.aclose()
+
+
 async def test_a_worker_that_is_gone_is_said():
     async with crewed() as (crew, desk, _):
         crew.posts[1].end()
@@ -119,3 +141,52 @@ async def test_a_worker_that_is_gone_is_said():
         assert answer.status == 503
         assert "Worker 2 does not answer" in answer.text
         assert (await asked(desk, "/api/overview")).status == 200  # the others are shown
+
+
+async def test_all_are_watched_as_one_and_one_that_comes_back_too(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.AGAIN_S", 0.01)
+    async with crewed() as (crew, _, nodes):
+        wanted = Wanted(frozenset({"event"}), APP_ID, ("c*",))
+        async with watch_workers(crew.posts, wanted) as watch:
+            await until(lambda: all(node.broker.feed.tap is not None for node in nodes))
+            for node in nodes:
+                node.broker.publish_nowait(APP_ID, "c-1", "e", 1)
+                node.broker.publish_nowait(APP_ID, "other", "e", 1)
+            seen = []
+            await until(lambda: seen.extend(watch.take()[0]) or len(seen) == 2)
+            assert {(said.worker, said.channel) for said in seen} == {(1, "c-1"), (2, "c-1")}
+            # The worker goes, and another one takes its place.
+            crew.posts[1].seat.close()
+            crew.posts[1].seat, theirs = socket.socketpair()
+            nodes[1].server.sit(theirs)
+            for page in list(nodes[1].server.inspector._consoles):
+                page.end()
+            await until(lambda: nodes[1].broker.feed.tap is not None)
+            for _ in range(100):
+                nodes[1].broker.publish_nowait(APP_ID, "c", "e", 1)
+            seen, left = [], Counter()
+
+            def take():
+                said, left_out = watch.take()
+                seen.extend(said)
+                left.update(left_out)
+                return len(seen) + left.total() >= 100
+
+            await until(take)
+            assert {said.worker for said in seen} == {2}
+            assert left["event"] >= 80
+        await until(lambda: all(node.broker.feed.tap is None for node in nodes))
+
+
+async def test_one_page_too_many_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.MAX_PAGES", 1)
+    async with crewed() as (_, desk, _):
+        wire = await connected(desk)
+        await wire.say(request("/api/live"))
+        assert b" 200 " in await wire.until(b"\r\n\r\n")
+        await wire.until(b"retry")
+        answer = await asked(desk, "/api/live")
+        assert answer.status == 503
+        assert "close one" in answer.text
+        await wire.aclose()
+        await until(lambda: desk._relay.n_pages == 0)

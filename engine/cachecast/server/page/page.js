@@ -2,6 +2,8 @@
 
 const KINDS = ["connection", "subscription", "channel", "member", "cache", "event", "client_event", "api", "refusal"];
 const MAX_LINES = 500;
+const REFRESH_MS = 5000;
+const RETRY_MS = 3000;
 const FIGURES = [
   ["connections", "connections"], ["subscriptions", "subscriptions"], ["channels", "channels"],
   ["publishes_per_s", "publishes / s"], ["deliveries_per_s", "deliveries / s"],
@@ -15,6 +17,7 @@ const FIGURES = [
   ["refusals_per_s", "refusals / s"], ["users", "signed-in users"],
 ];
 
+const ENDED = "The session has ended: show the token once more.";
 const $ = (id) => document.getElementById(id);
 const view = $("view");
 let csrf = "";
@@ -23,8 +26,14 @@ let fine = [];
 let coarse = [];
 let span = "fine";
 let stream = null;
+let retry = 0;
 let redraw = null;
+let refresh = null;
 let drawn = 0;
+
+/** Text in which nothing is invisible or turns the direction of what follows. */
+const plain = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+  (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 /** An element with attributes and children; strings become text. */
 function make(tag, attributes = {}, ...children) {
@@ -34,7 +43,7 @@ function make(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : String(child)));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : plain(child)));
   return made;
 }
 
@@ -54,7 +63,7 @@ async function act(path, body) {
 }
 
 async function read(answer) {
-  if (answer.status === 401) { show(false); throw new Error("Show the token once more."); }
+  if (answer.status === 401) { show(false, ENDED); throw new Error(ENDED); }
   if (!answer.ok) throw new Error((await answer.text()).trim());
   return answer.json();
 }
@@ -62,7 +71,7 @@ async function read(answer) {
 /** Have an action confirmed by the name of what it concerns. */
 function confirmed(text, word) {
   const dialog = $("ask");
-  $("ask-text").textContent = `${text}: ${word}`;
+  $("ask-text").textContent = plain(`${text}: ${word}`);
   $("ask-word").value = "";
   dialog.returnValue = "no";
   dialog.showModal();
@@ -76,10 +85,12 @@ function number(value) {
 }
 
 function seconds(value) {
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(1)} ms`;
-  if (value < 120) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  if (value < 7200) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 119.5) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  value = Math.round(value);
+  if (value < 7200) return `${Math.floor(value / 60)} min ${value % 60} s`;
   return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
 }
 
@@ -94,6 +105,8 @@ function bytes(value) {
 function shown(name, value) {
   return name.endsWith("_bytes") ? bytes(value) : name.endsWith("_s") && !name.endsWith("_per_s") ? seconds(value) : number(value);
 }
+
+const counts = (refusals) => Object.entries(refusals).map(([code, n]) => `${code === "null" ? "no code" : code}: ${number(n)}`).join(", ");
 
 function curve(values) {
   const space = "http://www.w3.org/2000/svg";
@@ -113,11 +126,12 @@ function curve(values) {
 
 function overview() {
   const grid = make("div", { class: "figures" });
+  const parts = make("div", { class: "table" });
   const apps = make("div", { class: "table" });
   const choice = make("select", { id: "span", onchange: (event) => { span = event.target.value; draw(); } },
     make("option", { value: "fine", selected: span === "fine" }, "two minutes"),
     make("option", { value: "coarse", selected: span === "coarse" }, "an hour"));
-  view.replaceChildren(make("div", { class: "bar" }, make("label", {}, "Curves of", choice)), grid, make("h2", {}, "Apps"), apps);
+  view.replaceChildren(make("div", { class: "bar" }, make("label", {}, "Curves of", choice)), grid, parts, make("h2", {}, "Apps"), apps);
   function draw() {
     const rows = span === "fine" ? fine : coarse;
     const newest = fine.at(-1);
@@ -130,22 +144,37 @@ function overview() {
     }));
   }
   redraw = draw;
+  refresh = () => guarded(load());
   draw();
-  return refresh();
-  async function refresh() {
+  return load();
+  async function load() {
     const found = await ask("overview");
     fields = found.fields; fine = found.fine; coarse = found.coarse;
     draw();
-    const refused = Object.entries(found.refusals).map(([code, n]) => `${code}: ${n}`).join(", ");
-    apps.replaceChildren(table(["app", "connections", "users", "cached", "bytes", "hits", "misses", "refusals"],
-      found.apps.map((app) => [app.id, number(app.connections), number(app.users), number(app.cache_entries),
+    parts.replaceChildren(...processes(found));
+    const refused = counts(found.refusals);
+    const isShared = found.apps.some((app) => app.connections_everywhere !== null);
+    apps.replaceChildren(table(["app", "connections", ...(isShared ? ["on all nodes"] : []), "users", "cached", "bytes", "hits", "misses", "refusals"],
+      found.apps.map((app) => [app.id, number(app.connections), ...(isShared ? [number(app.connections_everywhere ?? 0)] : []), number(app.users), number(app.cache_entries),
         bytes(app.cache_bytes), number(app.cache_hits), number(app.cache_misses),
-        Object.entries(app.refusals).map(([code, n]) => `${code}: ${n}`).join(", ")])),
+        counts(app.refusals)])),
     make("p", { class: "soft" }, `Cachecast ${found.version}` + (found.is_draining ? ", draining" : "")
       + (found.outage ? `, other nodes: ${found.outage}` : "") + (refused ? `. Refused, of no app: ${refused}` : "")),
     ...found.engines.map((engine) => make("p", { class: engine.is_up ? "good" : "bad" },
-      `Engine ${engine.name}: ${engine.is_up ? "up" : "down"}, ${engine.nodes} nodes, ${seconds(engine.latency_s)}`)));
+      `Engine ${engine.name}: ${engine.is_up ? `up, joins ${engine.nodes} nodes or workers, answers in ${seconds(engine.latency_s)}` : "down"}`)));
   }
+}
+
+/** Each worker with its own figures, where there are several and all are looked into. */
+function processes(found) {
+  const of = found.workers;
+  if (!of) return [];
+  const names = ["connections", "subscriptions", "publishes_per_s", "deliveries_per_s", "loop_lag_s", "ready_wait_s", "outbox_bytes"];
+  return [make("h2", {}, "Workers"), table(["worker", ...names.map((name) => FIGURES.find(([field]) => field === name)[1])],
+    Array.from({ length: $("worker").options.length - 1 }, (_, at) => {
+      const newest = of[at + 1]?.at(-1);
+      return [at + 1, ...names.map((name) => newest ? shown(name, newest[fields.indexOf(name)]) : make("span", { class: "bad" }, "no answer"))];
+    }))];
 }
 
 function table(heads, rows) {
@@ -154,7 +183,7 @@ function table(heads, rows) {
 }
 
 function livePage() {
-  const log = make("ol", { class: "log", tabindex: "0", "aria-label": "What happens", role: "log" });
+  const log = make("ol", { class: "log", tabindex: "0", "aria-label": "What happens", role: "log", "aria-live": "off" });
   const left = make("span", { class: "soft", role: "status" });
   let n_left = 0;
   let paused = false;
@@ -194,23 +223,29 @@ function line(said, worker) {
   const at = new Date(said.at * 1000);
   return make("li", { class: said.kind === "refusal" ? "refusal" : null },
     make("time", { datetime: at.toISOString(), class: "soft" }, at.toTimeString().slice(0, 8) + "." + String(at.getMilliseconds()).padStart(3, "0")),
-    make("span", {}, said.kind.replace("_", " ")), make("span", {}, facts.join(" · ")));
+    make("span", {}, said.kind.replace("_", " ")), make("span", {}, ...facts.flatMap((fact, at) => [at ? " · " : "", make("bdi", {}, fact)])));
 }
 
 /** A list with search, order and pages. */
-function listing(path, orders, heads, row, extra = {}) {
+function listing(path, orders, heads, row, extra = {}, note = null) {
   const body = make("div", { class: "table" });
   const search = make("input", { type: "search", name: "search", spellcheck: "false" });
   const sort = make("select", {}, ...orders.map((order) => make("option", { value: order }, order)));
   const count = make("span", { class: "soft", role: "status" });
   const more = make("button", { type: "button", onclick: () => load(next) }, "Next page");
+  const about = make("p", { class: "soft" });
   let next = null;
+  let isFirst = true;
+  redraw = null;
+  refresh = () => { if (isFirst && !body.contains(document.activeElement) && !body.querySelector("details[open]")) load(null); };
   view.replaceChildren(make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); load(null); }, onchange: () => load(null) },
     make("label", {}, "search", search), orders.length > 1 ? make("label", {}, "order", sort) : null,
-    make("button", {}, "Refresh"), count), body, more);
+    make("button", {}, "Refresh"), count), about, body, more);
   async function load(after) {
     const found = await guarded(ask(path, { app: $("app").value, search: search.value, sort: orders.length > 1 ? sort.value : "", after: after && JSON.stringify(after), ...extra }));
     if (!found) return;
+    if (note) about.textContent = await guarded(note()) ?? "";
+    isFirst = !after;
     next = found.next;
     more.hidden = !next;
     count.textContent = `${number(found.found)} found` + (found.is_cut ? "; choose a worker for further pages" : "");
@@ -228,33 +263,43 @@ const channels = () => listing("channels", ["name", "subscriptions", "undelivere
     item.members === null ? "" : make("button", { type: "button", onclick: () => listing("members", ["id"], ["member", ""],
       (member, reload) => [member.id, disconnect("user_id", member.id, "Disconnect all connections of the user", reload)], { channel: item.name }) }, "Members")]);
 
-const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "", "size", "value"],
-  (item) => [item.name, seconds(item.age_s), seconds(item.remaining_s),
-    make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` }), bytes(item.bytes), item.data ?? ""]);
+const cache = () => listing("cache", ["name", "newest", "remaining", "size"], ["channel", "age", "remaining", "size", "value"],
+  (item) => [item.name, seconds(item.age_s), make("div", {}, make("div", {}, seconds(item.remaining_s)), make("progress", { max: item.lives_s, value: item.remaining_s, "aria-label": `${Math.round(item.remaining_s)} seconds remain` })), bytes(item.bytes), item.data ?? ""], {}, async () => {
+    const app = (await ask("overview")).apps.find(({ id }) => id === $("app").value);
+    return app ? `${number(app.cache_hits)} of those who joined were given a value, ${number(app.cache_misses)} found none. The bars run out when values do.` : "";
+  });
 
 const connections = () => listing("connections", ["newest", "oldest", "waiting", "subscriptions"],
   ["socket", "user", "open for", "silent for", "subscriptions", "waiting", "conflated", ""],
   (item, reload) => [item.socket_id, item.user_id ?? "", seconds(item.open_s), seconds(item.silent_s),
     make("details", {}, make("summary", {}, number(item.subscriptions)), item.channels.join(", ") + (item.subscriptions > item.channels.length ? ", …" : "")),
-    bytes(item.waiting_bytes), number(item.conflated), disconnect("socket_id", item.socket_id, "Disconnect the connection", reload)]);
+    bytes(item.waiting_bytes), number(item.conflated), make("div", { class: "actions" }, disconnect("socket_id", item.socket_id, "Disconnect the connection", reload),
+      item.user_id === null ? null : disconnect("user_id", item.user_id, "Disconnect all connections of the user", reload, "Disconnect user"))]);
 
-function disconnect(field, id, text, reload) {
+function disconnect(field, id, text, reload, label = "Disconnect") {
   return make("button", { type: "button", class: "danger", onclick: async () => {
     const confirm = await confirmed(text, id);
     if (confirm === null) return;
     const done = await guarded(act("disconnect", { app: $("app").value, [field]: id, confirm }));
-    if (done) { say(`${done.closed} disconnected`); reload(); }
-  } }, "Disconnect");
+    if (done) { say(done.closed ? `${done.closed} disconnected` : "0 disconnected: nobody is signed in as that user"); reload(); }
+  } }, label);
 }
 
 async function webhooks() {
-  const found = await guarded(ask("webhooks", { app: $("app").value }));
-  if (!found) return;
-  view.replaceChildren(make("p", { class: "soft" }, "Events: " + (Object.entries(found.events).map(([name, n]) => `${name} ${number(n)}`).join(", ") || "none yet")),
+  const body = make("div");
+  view.replaceChildren(body);
+  refresh = load;
+  return load();
+  async function load() {
+    const found = await guarded(ask("webhooks", { app: $("app").value }));
+    if (found) body.replaceChildren(...receivers(found));
+  }
+}
+
+const receivers = (found) => [make("p", { class: "soft" }, "Events: " + (Object.entries(found.events).map(([name, n]) => `${name} ${number(n)}`).join(", ") || "none yet")),
     make("div", { class: "table" }, found.urls.length ? table(["receiver", "waiting", "under way", "state"], found.urls.map((url) => [url.place, number(url.n_waiting), number(url.n_under_way),
       url.failure === null ? make("span", { class: "good" }, "accepts") : make("span", { class: "bad" }, `failing for ${seconds(url.failing_for_s)}: ${url.failure}`)]))
-      : make("p", {}, "This app has no webhooks.")), make("p", {}, make("button", { type: "button", onclick: webhooks }, "Refresh")));
-}
+      : make("p", {}, "This app has no webhooks."))];
 
 function publish() {
   const inputs = { channel: make("input", { required: true, spellcheck: "false" }), event: make("input", { required: true, value: "test" }), data: make("textarea", { spellcheck: "false" }, '{"hello":"world"}') };
@@ -284,11 +329,27 @@ function say(text, isBad = false) {
 }
 
 function listen(query, onConsole) {
-  stream?.close();
+  hush();
   if (worker()) query.set("worker", worker());
-  stream = new EventSource(`/inspector/api/live?${query}`);
+  const url = `/inspector/api/live?${query}`;
+  const mine = stream = new EventSource(url);
   stream.onopen = () => say("live");
-  stream.onerror = () => say("not connected, trying again", true);
+  stream.onerror = ({ target }) => {
+    say("not connected, trying again", true);
+    // A refusal is final for a browser, and it does not say why.
+    if (target.readyState === EventSource.CLOSED) retry = setTimeout(again, RETRY_MS);
+  };
+  async function again() {
+    const cut = new AbortController();
+    try {
+      const answer = await fetch(url, { credentials: "same-origin", signal: cut.signal });
+      if (stream !== mine) return cut.abort();
+      if (answer.ok) { cut.abort(); return listen(query, onConsole); }
+      if (answer.status === 401) return show(false, ENDED);
+      say((await answer.text()).trim(), true);
+    } catch { /* nobody is there */ }
+    if (stream === mine) retry = setTimeout(again, RETRY_MS);
+  }
   stream.addEventListener("figures", (event) => {
     fine.push(JSON.parse(event.data));
     if (fine.length > 61) fine.shift();
@@ -297,20 +358,28 @@ function listen(query, onConsole) {
   if (onConsole) stream.addEventListener("console", (event) => onConsole(JSON.parse(event.data)));
 }
 
+/** Hear nothing more. */
+function hush() {
+  stream?.close();
+  stream = null;
+  clearTimeout(retry);
+}
+
 function go() {
-  const name = VIEWS[location.hash.slice(1)] ? location.hash.slice(1) : "overview";
+  const name = Object.hasOwn(VIEWS, location.hash.slice(1)) ? location.hash.slice(1) : "overview";
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
-  redraw = null;
+  redraw = refresh = null;
   if (name !== "console") listen(new URLSearchParams({ console: "0" }), null);
   return guarded(Promise.resolve().then(VIEWS[name]));
 }
 
-function show(isIn) {
+function show(isIn, fault = "") {
   $("inside").hidden = !isIn;
   $("entry").hidden = isIn;
-  if (!isIn) { stream?.close(); stream = null; $("token").focus(); }
+  $("entry-fault").textContent = fault;
+  if (!isIn) { hush(); refresh = null; view.replaceChildren(); $("token").focus(); }
 }
 
 async function begin() {
@@ -341,4 +410,5 @@ $("leave").addEventListener("click", async () => { await guarded(act("leave", {}
 $("app").addEventListener("change", go);
 $("worker").addEventListener("change", () => guarded(begin()));
 addEventListener("hashchange", () => { go(); view.focus(); });
+setInterval(() => { if (refresh && !document.hidden && !$("ask").open) refresh(); }, REFRESH_MS);
 begin().catch((error) => { show(true); say(error.message, true); });
