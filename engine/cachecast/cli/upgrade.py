@@ -109,12 +109,10 @@ class Inheritance:
     async def __anext__(self) -> int:
         """The next one. If cancelled, nothing is lost."""
         # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
-        while True:
-            if self._has_ended or self._is_over:
-                await trio.sleep_forever()
+        while not self._has_ended:
             await trio.lowlevel.wait_readable(self.orders)
             if self._is_over:
-                continue
+                break
             try:
                 # One at a time: what follows may be for the next process.
                 data = os.read(self.orders, 1)
@@ -125,6 +123,7 @@ class Inheritance:
             # The first process was killed, and the node ends with it, as it would have before.
             self._has_ended = True
             return signal.SIGTERM
+        return await trio.sleep_forever()
 
 
 @contextmanager
