@@ -5,7 +5,7 @@ Credentials are none of it: requests are signed, and there are no cookies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 import msgspec
 
@@ -45,6 +45,16 @@ def is_preflight(request: Request) -> bool:
 def answer_preflight(headers: tuple[str, ...]) -> Response:
     """Say what a page may send."""
     return Response(200, b"", "", headers + _PREFLIGHT)
+
+
+@overload
+def share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later: ...
+
+
+@overload
+def share(
+    answer: Response | Later | Stream, headers: tuple[str, ...]
+) -> Response | Later | Stream: ...
 
 
 def share(answer: Response | Later | Stream, headers: tuple[str, ...]) -> Response | Later | Stream:
