@@ -7,16 +7,15 @@ library; then a value that was published before has to come.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from pusher import Pusher
 
 from cachecast.config import FileConfig, load_config
 from tests.docs.pages import DOCS, snippet, snippets
@@ -45,22 +44,22 @@ BIND |= {
 }
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Start servers with configurations of pages."""
-    processes: list[ServerProcess] = []
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers with configurations of pages, each once; every test publishes its own value."""
+    processes: dict[str, ServerProcess] = {}
 
     def start_(configuration: str = "") -> ServerProcess:
-        arguments: tuple[str, ...] = ()
-        if configuration:
-            path = tmp_path / "cachecast.toml"
+        if configuration not in processes:
+            folder = tmp_path_factory.mktemp("server")
+            path = folder / "cachecast.toml"
             path.write_text(re.sub(r"^(port|host) = .*\n", "", configuration, flags=re.MULTILINE))
-            arguments = ("--config", str(path))
-        processes.append(ServerProcess(tmp_path, *arguments))
-        return processes[-1]
+            arguments = ("--config", str(path)) if configuration else ()
+            processes[configuration] = ServerProcess(folder, *arguments)
+        return processes[configuration]
 
     yield start_
-    for process in processes:
+    for process in processes.values():
         process.stop()
 
 
@@ -86,14 +85,10 @@ def line(program: subprocess.Popen[str]) -> str:
 
 
 def publish(server: ServerProcess, app: dict[str, str], channel: str = "cache-prices") -> None:
-    environ = os.environ | {"CACHECAST_APP_SECRET": app["secret"]}
-    subprocess.run(
-        [
-            sys.executable, "-m", "cachecast", "publish", channel, "tick", '{"eur": 1.08}',
-            "--url", server.url, "--app-id", app["id"], "--key", app["key"],
-        ],
-        check=True, capture_output=True, env=environ, timeout=60,
-    )  # fmt: skip
+    client = Pusher(
+        app["id"], app["key"], app["secret"], host="127.0.0.1", port=server.port, ssl=False
+    )
+    client.trigger(channel, "tick", {"eur": 1.08})
 
 
 DEMO = {"id": "4242", "key": "app-key", "secret": "app-secret"}
@@ -156,22 +151,22 @@ def test_servers_of_pusher_publish_here(
     python = snippet(page, "python", "pusher.Pusher(").replace("6001", str(server.port))
     names: dict[str, object] = {}
     exec(python, names)
-    cached = [
-        sys.executable, "-m", "cachecast", "cache", "cache-prices", "--url", server.url,
-        "--app-id", PUSHER["id"], "--key", PUSHER["key"], "--secret", PUSHER["secret"],
-    ]  # fmt: skip
-    told = subprocess.run(cached, check=True, capture_output=True, text=True, timeout=60)
-    assert json.loads(told.stdout) == {"eur": 1.08}
+
+    def cached() -> object:
+        client = Pusher(*PUSHER.values(), host="127.0.0.1", port=server.port, ssl=False)
+        return json.loads(client.channel_info("cache-prices", ["cache"])["cache"]["data"])
+
+    assert cached() == {"eur": 1.08}
 
     exec(snippet(page, "python", "def publish"), names)
     names["publish"]([names["client"]], "cache-prices", "tick", {"eur": 1.1})  # type: ignore[operator]
+    assert cached() == {"eur": 1.1}
 
     script = snippet(page, "js", 'require("pusher")').replace("6001", str(server.port))
     script = f"(async () => {{ {script} console.log('done'); }})();"
     with node(tmp_path, "server.cjs", script) as program:
         assert line(program) == "done"
-    told = subprocess.run(cached, check=True, capture_output=True, text=True, timeout=60)
-    assert json.loads(told.stdout) == {"eur": 1.09}
+    assert cached() == {"eur": 1.09}
 
 
 def test_soketis_apps_and_ours_are_the_same(tmp_path: Path) -> None:

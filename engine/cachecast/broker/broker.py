@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
+    from cachecast.handover.state import BusPlace
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
@@ -89,6 +90,7 @@ class Broker:
 
     Attributes:
         config: the configuration that it serves by; :meth:`reload` replaces it.
+        bus: the way to other nodes.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
         directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
@@ -119,7 +121,7 @@ class Broker:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
         self.clock = clock
-        self._bus = bus
+        self.bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
         self.lost_spans: Callable[[], int] = lambda: 0
@@ -354,7 +356,7 @@ class Broker:
         """
         hub = self.hub(app_id)
         name = read_channel(channel, hub.app)
-        return Listening(hub, name, self.delivery, self._bus, self.clock)
+        return Listening(hub, name, self.delivery, self.bus, self.clock)
 
     @property
     def is_ready(self) -> bool:
@@ -391,7 +393,7 @@ class Broker:
             log_lines_dropped=self.lost_log_lines(),
             spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
-            engines=self._bus.statistics(),
+            engines=self.bus.statistics(),
         )
 
     # --- users and authorization
@@ -407,7 +409,7 @@ class Broker:
     def end_user(self, hub: Hub, user_id: str) -> Receipt[int]:
         """:meth:`terminate` without waiting. Never yields."""
         if hub.is_shared:
-            return self._bus.terminate(hub.app.id, user_id)
+            return self.bus.terminate(hub.app.id, user_id)
         return Receipt.of(self.clients.terminate(hub, user_id))
 
     def authorize_channel(
@@ -502,7 +504,7 @@ class Broker:
         if hub.is_shared:
             # What the cluster sees by itself it brings to webhooks by itself.
             if event.name in _UNSEEN:
-                self._bus.hook(hub.app.id, event)
+                self.bus.hook(hub.app.id, event)
         elif self.webhooks.wants(hub.app.id, event.name):
             self.webhooks.notify(hub.app.id, event)
             is_wanted = True
@@ -516,6 +518,7 @@ async def open_broker(
     clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
+    place: BusPlace | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
@@ -526,6 +529,7 @@ async def open_broker(
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
+        place: place in the cluster of a running process, which this one is to take over from.
         tracer_provider: OpenTelemetry's provider of tracers, for spans of HTTP publishes and
             webhooks; by default there are none.
 
@@ -541,7 +545,7 @@ async def open_broker(
     require_trio("open_broker")
     config.check()
     tracing = None if tracer_provider is None else Tracing(tracer_provider)
-    bus = make_bus(config, clock) if bus is None else bus
+    bus = make_bus(config, clock, place) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)

@@ -49,14 +49,10 @@ def answer_preflight(headers: tuple[str, ...]) -> Response:
 
 @overload
 def share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later: ...
-
-
 @overload
 def share(
     answer: Response | Later | Stream, headers: tuple[str, ...]
 ) -> Response | Later | Stream: ...
-
-
 def share(answer: Response | Later | Stream, headers: tuple[str, ...]) -> Response | Later | Stream:
     """The same answer, which pages may read. A copy, for some answers are one for all."""
     if isinstance(answer, Stream):
