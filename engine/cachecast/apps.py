@@ -117,6 +117,8 @@ class App(_Config, frozen=True, kw_only=True):
             (:data:`MAX_CACHE_TTL_S`); the lower of this and the node's counts.
         max_cache_entries, max_cache_bytes: ceilings of the app's cached values, in number and in
             bytes; at one the oldest value goes first, and is counted.
+        max_cache_readers: number of streams of cached values, and of reads that wait for one, that
+            may be open at a node; past it 429.
         max_pending_bytes: bytes that may wait for one slow connection; past it the connection is
             closed with 4100. Cache channels keep one pending value each and do not grow.
         stall_timeout_s: seconds after which a connection that takes nothing is closed with 4100.
@@ -148,6 +150,7 @@ class App(_Config, frozen=True, kw_only=True):
     max_cache_entries: int = 1_000_000
     max_cache_bytes: int = 256 * 1024 * 1024
 
+    max_cache_readers: int = 1_000
     max_connections: int | None = None
     max_channels_per_connection: int = 1_000
     max_channel_name_length: int = 200
@@ -370,6 +373,7 @@ _POSITIVE = (
     "authorization_timeout_s",
     "max_cache_entries",
     "max_cache_bytes",
+    "max_cache_readers",
     "max_connections",
     "max_channels_per_connection",
     "max_channel_name_length",

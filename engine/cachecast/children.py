@@ -14,14 +14,14 @@ import os
 import random
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Backoff", "describe_end", "end_with", "spawn", "wait_ended"]
+__all__ = ["Adopted", "Backoff", "Child", "describe_end", "end_with", "spawn", "wait_ended"]
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -32,6 +32,58 @@ MAX_DELAY_S: Final = 30.0
 
 #: Seconds of life after which a child's end has nothing to do with the one before.
 SETTLED_AFTER_S: Final = 60.0
+
+
+class Child(Protocol):
+    """A process that this one started; what ``subprocess.Popen`` and :class:`Adopted` share."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended. Never yields."""
+
+    def wait(self) -> int:
+        """Its exit code; waits for its end."""
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+
+
+class Adopted:
+    """A child that was started before this process became the program that it is (exec).
+
+    Attributes:
+        pid: id of the process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """See :class:`Child`."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int:
+        """See :class:`Child`."""
+        code = self._reap(0)
+        assert code is not None
+        return code
+
+    def kill(self) -> None:
+        """See :class:`Child`."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _reap(self, options: int) -> int | None:
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:
+                self._code = 0  # it has ended, and nobody knows how
+            else:
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
 
 
 def spawn(
@@ -87,7 +139,7 @@ def end_with(parent: int | None) -> None:
         os._exit(1)
 
 
-async def wait_ended(process: subprocess.Popen[bytes]) -> int:
+async def wait_ended(process: Child) -> int:
     """Wait until a child has ended; gives its exit code, negative for a signal.
 
     If cancelled, nothing has changed.

@@ -143,6 +143,7 @@ class AppStatistics(msgspec.Struct, frozen=True, kw_only=True):
     channels: int
     users: int
     cache_entries: int
+    cache_readers: int = 0
     cache_bytes: int
     undelivered_bytes: int
     webhook_queue_events: int
@@ -256,6 +257,7 @@ _GAUGES = {
     "users": "Signed-in users.",
     "cache_entries": "Cached values.",
     "cache_bytes": "Bytes of cached values, with the overhead of an entry.",
+    "cache_readers": "Streams of cached values and reads that wait for one.",
     "undelivered_bytes": "Bytes of publications that wait for their fan-out.",
     "webhook_queue_events": "Webhook events that wait to be delivered.",
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VIEWS = ("overview", "console", "channels", "cache", "connections", "webhooks", "publish")
 
 #: Milliseconds that anything on loopback may take, also on a busy machine.
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 def enter(page: Page, url: str, token: str) -> str:
@@ -88,6 +88,17 @@ def use_keys(page: Page, url: str) -> dict[str, object]:
     return {"members": page.locator("#view tbody").inner_text(), "asked": asked}
 
 
+def disconnect(page: Page, url: str) -> str:
+    """Disconnect a connection, and say which."""
+    page.goto(f"{url}#connections")
+    page.locator("#view button.danger").first.click()
+    socket_id = page.locator("#ask-text").inner_text().rpartition(" ")[2]
+    page.locator("#ask-word").fill(socket_id)
+    page.locator("#ask-yes").click()
+    page.wait_for_selector("#state:text-is('1 disconnected')")
+    return socket_id
+
+
 def go_astray(page: Page, url: str) -> str:
     """Follow a link to no view, and open one when the session has ended; what is said then."""
     page.goto(f"{url}#constructor")
@@ -127,7 +138,8 @@ def main() -> None:
         print(json.dumps({
             "fault": fault, "refused": refused, "published": published, "views": views,
             "console": console.locator(".log").inner_text(), "complaints": complaints,
-            "images": images, "keys": keys, "astray": go_astray(page, url),
+            "disconnected": disconnect(page, url), "images": images, "keys": keys,
+            "astray": go_astray(page, url),
         }))  # fmt: skip
         browser.close()
 

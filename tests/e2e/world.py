@@ -30,6 +30,7 @@ ELSEWHERE = Credentials("4248", "elsewhere-key", "elsewhere-secret")
 QUIET = Credentials("4249", "quiet-key", "quiet-secret")
 ORIGIN = Credentials("4250", "origin-key", "origin-secret")
 COMPRESSING = Credentials("4251", "compressing-key", "compressing-secret")
+FOLLOWED = Credentials("4252", "followed-key", "followed-secret")
 
 #: 32 bytes, base64; never told to the server under test.
 MASTER_KEY = "bm90IGEgc2VjcmV0LCBvbmx5IDMyIGJ5dGVzIGxvbmc="
@@ -110,6 +111,13 @@ key = "compressing-key"
 secret = "compressing-secret"
 compresses = true
 allows_client_events = true
+
+[[apps]]
+id = "4252"
+key = "followed-key"
+secret = "followed-secret"
+cors_origins = ["*"]
+cache_ttl_s = 6
 """
 
 _WEBHOOK = '[[apps.webhooks]]\nurl = "{url}"\n'

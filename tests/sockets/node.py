@@ -24,6 +24,7 @@ import pytest
 import structlog
 import trio
 
+import cachecast.broker.follows
 import cachecast.server.listen
 import cachecast.server.listeners
 import cachecast.tasks.heartbeat
@@ -476,6 +477,7 @@ async def running(
     with structlog.testing.capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cachecast.server.listen, "TICK_S", TICK_S)
         patch.setattr(cachecast.tasks.heartbeat, "TICK_S", TICK_S)
+        patch.setattr(cachecast.broker.follows, "TICK_S", TICK_S)
         transitions: set[tuple[Any, Any]] = set()
         go = HttpConnection._go
 

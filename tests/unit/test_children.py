@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from cachecast import children
-from cachecast.children import Backoff, describe_end, spawn, wait_ended
+from cachecast.children import Adopted, Backoff, describe_end, spawn, wait_ended
 
 SLEEPER = (sys.executable, "-S", "-c", "import time; time.sleep(600)")
 
@@ -100,3 +100,25 @@ def test_who_dies_again_and_again_waits_longer_and_longer() -> None:
         assert most / 2 <= delay <= most
     assert backoff.note_end(children.SETTLED_AFTER_S) <= children.FIRST_DELAY_S
     assert backoff.n_ends == 21
+
+
+async def test_a_child_of_the_program_that_this_process_was_is_waited_for_and_ended():
+    first = spawn((sys.executable, "-S", "-c", "import sys; sys.exit(7)"))
+    found = Adopted(first.pid)
+    with trio.fail_after(20):
+        assert await wait_ended(found) == 7
+    found.kill()  # it has ended, and its number may be another's
+    assert found.poll() == 7
+    first.returncode = 7  # Popen must not wait for it
+    lasting = spawn((sys.executable, "-S", "-c", "import time; time.sleep(1000)"))
+    found = Adopted(lasting.pid)
+    assert found.poll() is None
+    found.kill()
+    assert found.wait() == -signal.SIGKILL
+    lasting.returncode = -signal.SIGKILL
+
+
+def test_a_child_that_somebody_else_has_waited_for_has_ended():
+    first = spawn((sys.executable, "-S", "-c", ""))
+    first.wait()
+    assert Adopted(first.pid).poll() == 0

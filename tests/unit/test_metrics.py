@@ -212,6 +212,7 @@ SUMMED = {
     "cachecast_channels",
     "cachecast_users",
     "cachecast_cache_entries",
+    "cachecast_cache_readers",
     "cachecast_cache_bytes",
     "cachecast_undelivered_bytes",
     "cachecast_webhook_queue_events",

@@ -60,8 +60,10 @@ async def test_a_client_that_goes_leaves_its_channels_at_once(autojump_clock, st
 
 
 async def test_a_client_that_polls_no_more_is_gone_after_ten_seconds(autojump_clock, stage):
-    client = HttpClient(stage.network, kind="xhr")
-    client.receive()
+    client = await HttpClient(stage.network, kind="xhr").connect()
+    await pass_time(20)
+    await client.subscribe("x")
+    client.send({"event": "pusher:ping", "data": {}})  # which answers the last poll
     await pass_time(8)
     assert stage.broker.clients.n_sessions == 1
     await pass_time(4)

@@ -17,7 +17,7 @@ import asyncio
 import random as random_module
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel", "Client", "OwnEvents", "connect"]
 
+#: Number of events that wait already and are taken in a row, before the loop has a turn.
+TURN_EVENTS: Final = 64
+
 
 class _Door:
     """The way to one client in Trio.
@@ -59,6 +62,7 @@ class _Door:
     def __init__(self, guest: Guest, talk: Conversation) -> None:
         self.guest = guest
         self.talk = talk
+        self._n_taken = 0
 
     def check(self, what: str) -> None:
         """Refuse who cannot wait here: another loop, another thread, or Trio.
@@ -87,6 +91,9 @@ class _Door:
     async def next(self, what: str, queue: EventQueue) -> Event:
         """The next event of a queue; no hop, for both loops are in this thread."""
         self.check(what)
+        self._n_taken += 1
+        if not self._n_taken % TURN_EVENTS:
+            await asyncio.sleep(0)  # before one is taken, which a cancellation would lose
         return await queue.get_by(asyncio.Event)
 
 
@@ -105,7 +112,7 @@ class OwnEvents:
     async def __anext__(self) -> Event:
         """Wait for the next event, see :class:`cachecast.client.OwnEvents`.
 
-        If cancelled, none was taken. Does not yield where an event waits already.
+        If cancelled, none was taken. Yields where none waits already, and each 64th time.
         """
         return await self._door.next("Client.events", self._door.talk.events)
 
@@ -155,7 +162,7 @@ class Channel:
     async def __anext__(self) -> Event:
         """Wait for the next event, see :class:`cachecast.client.Channel`.
 
-        If cancelled, none was taken. Does not yield where an event waits already.
+        If cancelled, none was taken. Yields where none waits already, and each 64th time.
         """
         return await self._door.next("iterating", self._subscription.queue)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["HostClock", "Ticks"]
 
 #: Seconds of ticks before the loop's other callbacks have their turn.
-TURN_S: Final = 0.001
+TURN_S: Final = 0.000_5
 
 #: Seconds that what is left of a run whose loop is closed may take to end.
 END_LIMIT_S: Final = 1.0
@@ -182,7 +182,7 @@ class Ticks(trio.abc.Instrument):
         self.clock.waits = False
 
     def _turn(self) -> None:
-        """Tick until there is nothing to do, or for a millisecond."""
+        """Tick until there is nothing to do, or for half a millisecond."""
         if self.is_over:
             return
         self.n_turns += 1

@@ -26,7 +26,7 @@ from cachecast.protocol.messages import Control
 from cachecast.protocol.wire import Encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from cachecast.channels.channel import Channel
     from cachecast.channels.connection import Connection
@@ -270,6 +270,18 @@ class Announcements:
         if hub.is_shared:
             self._stirred.discard(channel)
             self.counts.pop((hub.app.id, channel.name.text), None)
+
+    def export(self, hub: Hub) -> tuple[dict[str, int], list[str]]:
+        """Numbers of an app's channels on all nodes, and where they changed by clients of here."""
+        app_id = hub.app.id
+        counts = {name: n for (owner, name), n in self.counts.items() if owner == app_id}
+        stirred = [name for name, channel in hub.channels.items() if channel in self._stirred]
+        return counts, stirred
+
+    def restore(self, hub: Hub, counts: Mapping[str, int], stirred: Iterable[str]) -> None:
+        """Go on with what another process knew of them; nobody is told."""
+        self.counts.update({(hub.app.id, name): n for name, n in counts.items()})
+        self._stirred.update(hub.channels[name] for name in stirred)
 
     def let_go(self) -> None:
         """Another process announces what is held back here."""

@@ -26,6 +26,7 @@ from cachecast.broker.clients import Clients
 from cachecast.broker.delivery import Delivery
 from cachecast.broker.directory import Directory
 from cachecast.broker.feed import Feed
+from cachecast.broker.follows import Follows
 from cachecast.broker.listening import Listening
 from cachecast.broker.outage import Outage
 from cachecast.broker.questions import Questions
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Bus
     from cachecast.changes import Changes
     from cachecast.config import BrokerConfig
+    from cachecast.handover.state import BusPlace
 
 __all__ = ["Broker", "CachedEvent", "ChannelState", "open_broker"]
 
@@ -88,11 +90,13 @@ class Broker:
 
     Attributes:
         config: the configuration that it serves by; :meth:`reload` replaces it.
+        bus: the way to other nodes.
         backlog: outboxes of slow connections with what waits there, those of HTTP included.
         directory: hubs of the apps, by their ids and keys.
         clients: the conversations; what ``server`` and ``testing`` talk to.
         delivery: the way from publications to recipients.
         feed: the feed of what happens here, for those who watch.
+        follows: readers of cached values over HTTP that wait for the next one.
         questions: answers to what is asked about apps, of all nodes.
         upcalls: methods by which the bus tells the broker something.
         outage: state of the way to the other nodes: whether they can be reached.
@@ -117,7 +121,7 @@ class Broker:
         """Build the parts; :func:`open_broker` starts the tasks."""
         self.config = config
         self.clock = clock
-        self._bus = bus
+        self.bus = bus
         self.unix_now = unix_now
         self.lost_log_lines: Callable[[], int] = lambda: 0
         self.lost_spans: Callable[[], int] = lambda: 0
@@ -150,6 +154,7 @@ class Broker:
         )  # fmt: skip
         self.outage = Outage(self.hubs, self.clients, config.bus.outage_s)
         self.questions = Questions(bus, self.delivery, self.cache, clock)
+        self.follows = Follows(self, bus)
         self.heartbeat = Heartbeat(config, self.backlog, clock, self.clients)
         self.clients.attach_heartbeat(self.heartbeat)
         self.upcalls = Upcalls(self, is_shared=bus.is_shared)
@@ -351,7 +356,7 @@ class Broker:
         """
         hub = self.hub(app_id)
         name = read_channel(channel, hub.app)
-        return Listening(hub, name, self.delivery, self._bus, self.clock)
+        return Listening(hub, name, self.delivery, self.bus, self.clock)
 
     @property
     def is_ready(self) -> bool:
@@ -362,7 +367,12 @@ class Broker:
         """Everything there is to know in numbers; O(channels)."""
         return BrokerStatistics(
             apps=tuple(
-                app_statistics(hub, self.cache, self.webhooks.queued_events(hub.app.id))
+                app_statistics(
+                    hub,
+                    self.cache,
+                    self.webhooks.queued_events(hub.app.id),
+                    self.follows.n_readers(hub.app.id),
+                )
                 for hub in self.hubs.values()
             ),
             outbox_bytes=sum(outbox.waiting_bytes for outbox in self.backlog),
@@ -383,7 +393,7 @@ class Broker:
             log_lines_dropped=self.lost_log_lines(),
             spans_lost=self.lost_spans(),
             refusals=dict(self.clients.refusals),
-            engines=self._bus.statistics(),
+            engines=self.bus.statistics(),
         )
 
     # --- users and authorization
@@ -399,7 +409,7 @@ class Broker:
     def end_user(self, hub: Hub, user_id: str) -> Receipt[int]:
         """:meth:`terminate` without waiting. Never yields."""
         if hub.is_shared:
-            return self._bus.terminate(hub.app.id, user_id)
+            return self.bus.terminate(hub.app.id, user_id)
         return Receipt.of(self.clients.terminate(hub, user_id))
 
     def authorize_channel(
@@ -494,7 +504,7 @@ class Broker:
         if hub.is_shared:
             # What the cluster sees by itself it brings to webhooks by itself.
             if event.name in _UNSEEN:
-                self._bus.hook(hub.app.id, event)
+                self.bus.hook(hub.app.id, event)
         elif self.webhooks.wants(hub.app.id, event.name):
             self.webhooks.notify(hub.app.id, event)
             is_wanted = True
@@ -508,6 +518,7 @@ async def open_broker(
     clock: Callable[[], float] = boot_time,
     unix_now: Callable[[], float] = time.time,
     bus: Bus | None = None,
+    place: BusPlace | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Broker]:
     """Run a Broker: its tasks live in a nursery of this context manager and end with it.
@@ -518,6 +529,7 @@ async def open_broker(
             sleeps. Tests pass ``trio.current_time``, which a virtual clock governs.
         unix_now: function that gives the wall time in seconds.
         bus: the way to other nodes; by default what ``config.bus`` names, or this node is alone.
+        place: place in the cluster of a running process, which this one is to take over from.
         tracer_provider: OpenTelemetry's provider of tracers, for spans of HTTP publishes and
             webhooks; by default there are none.
 
@@ -533,7 +545,7 @@ async def open_broker(
     require_trio("open_broker")
     config.check()
     tracing = None if tracer_provider is None else Tracing(tracer_provider)
-    bus = make_bus(config, clock) if bus is None else bus
+    bus = make_bus(config, clock, place) if bus is None else bus
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         broker = Broker(config, clock=clock, unix_now=unix_now, bus=bus, tracing=tracing)
@@ -541,6 +553,7 @@ async def open_broker(
         nursery.start_soon(broker.fanout.run)
         nursery.start_soon(broker.stepper.run)
         nursery.start_soon(broker.evictor.run)
+        nursery.start_soon(broker.follows.run)
         nursery.start_soon(broker.heartbeat.run)
         nursery.start_soon(run_announcer, broker.announcements.announce_due)
         if bus.is_shared:

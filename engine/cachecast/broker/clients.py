@@ -208,7 +208,7 @@ class Clients:
         connection.opened_at = now
         hub.connections[socket_id] = connection
         if hub.is_shared:
-            self._note_connections(hub)
+            self.note_connections(hub)
         hub.counters.connections_opened += 1
         self._feed.note_connection("opened", connection)
         self.n_sessions += 1
@@ -285,7 +285,7 @@ class Clients:
         if request.name.needs_auth:
             note_signature(hub, connection)
         if hub.is_shared:
-            self._note_connections(hub)
+            self.note_connections(hub)
             channel = hub.channels.get(request.name.text)
             if channel is not None:  # the count with it may be told before it is answered
                 self._announcements.count_changed(hub, channel)
@@ -454,7 +454,7 @@ class Clients:
         hub = self._hubs[connection.session.app.id]
         note_signature(hub, connection)
         if hub.is_shared:
-            self._note_connections(hub)
+            self.note_connections(hub)
         if not hub.app.allows_watchlists:
             user = msgspec.structs.replace(user, watchlist=())
         self._sign_ins.sign_in(hub, connection, user)
@@ -488,7 +488,7 @@ class Clients:
         """Go on with subscriptions of clients that had to read first, for ever."""
         await self.joins.run_paced()
 
-    def _note_connections(self, hub: Hub) -> None:
+    def note_connections(self, hub: Hub) -> None:
         """Say how many there are here, which counts against the app's limit on all nodes."""
         hub.sum_connections(len(hub.connections) - len(hub.unauthorized))
 
@@ -512,7 +512,7 @@ class Clients:
         self.n_sessions -= 1
         hub.unauthorized.discard(connection)
         if hub.is_shared:
-            self._note_connections(hub)
+            self.note_connections(hub)
         if self._heartbeat is not None:
             self._heartbeat.unwatch(connection)
         self.leave_some(connection)

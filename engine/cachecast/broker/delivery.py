@@ -472,6 +472,10 @@ class Delivery:
             del self._subscribers[key]
         subscriber.close()
 
+    def count_subscribers(self) -> dict[tuple[str, str], int]:
+        """Numbers of subscribers in this process, by app and channel."""
+        return {key: len(subscribers) for key, subscribers in self._subscribers.items()}
+
     def end_subscribers(self, app_id: str) -> None:
         """End the iteration of an app's subscribers in this process. Never yields."""
         for key, subscribers in self._subscribers.items():

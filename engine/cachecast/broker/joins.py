@@ -106,6 +106,17 @@ class Joins:
         """Whether any subscription of an app is under way at the other nodes. O(those)."""
         return any(key[0] == app_id for key in self._asked)
 
+    @property
+    def is_any_asked(self) -> bool:
+        """Whether any subscription is under way at the other nodes."""
+        return bool(self._asked)
+
+    def waiting(self, connection: Connection) -> list[Subscribe]:
+        """What a client has asked for and other nodes have not been asked about, in its order."""
+        line = self._lines.get(connection)
+        joinings = () if line is None else line.waiting
+        return [one.request for one in joinings if _is_wanted(connection, one)]
+
     def begin(self, connection: Connection, request: Subscribe) -> None:
         """Subscribe, now or when the other nodes have answered. Never yields."""
         line = self._lines.get(connection)

@@ -32,9 +32,10 @@ class Listening:
         delivery: Delivery,
         bus: Bus,
         clock: Callable[[], float],
+        subscriber: Subscriber | None = None,
     ) -> None:
-        """Begin to attach it."""
-        self.subscriber = Subscriber(
+        """Begin to attach it; ``subscriber`` is what receives, by default one that can wait."""
+        self.subscriber = subscriber or Subscriber(
             is_cache=name.is_cache, clock=clock, stall_timeout_s=hub.app.stall_timeout_s
         )
         self._hub = hub

@@ -16,9 +16,12 @@ import structlog
 
 from cachecast.channels.connection import Connection
 from cachecast.channels.outbox import Outbox
+from cachecast.errors import UpgradeError
 from cachecast.handover.state import AppState, ClientState
+from cachecast.protocol.channel_name import parse_channel_name
+from cachecast.protocol.identity import Member
 from cachecast.protocol.rate_limit import TokenBucket
-from cachecast.protocol.session import Session
+from cachecast.protocol.session import Session, Subscribe
 from cachecast.protocol.wire import WIRES
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from cachecast.broker.broker import Broker
     from cachecast.channels.hub import Hub
     from cachecast.channels.outbox import Transport
-    from cachecast.handover.state import HttpSessionState, ParserState
+    from cachecast.channels.presence import PresenceRoster
+    from cachecast.handover.state import BusState, HttpSessionState, ParserState
 
 __all__ = [
     "ABSENT",
@@ -37,7 +41,9 @@ __all__ = [
     "let_go",
     "let_go_of",
     "restore_app",
+    "restore_bus",
     "restore_client",
+    "resume_joins",
     "settle",
 ]
 
@@ -130,7 +136,7 @@ def export_client(
     session = connection.session
     return ClientState(
         session.export(),
-        [channels[name] for name in session.subscriptions],
+        [channels[name] for name, edge in session.subscriptions.items() if edge.is_joined],
         connection.wire.name,
         is_here,
         family,
@@ -141,6 +147,10 @@ def export_client(
         connection.authorize_by,
         connection.must_pong,
         connection.opened_at,
+        [
+            (request.name.text, None if request.member is None else request.member.export())
+            for request in broker.clients.joins.waiting(connection)
+        ],
         http,
     )
 
@@ -210,7 +220,9 @@ def export_app(broker: Broker, hub: Hub, numbers: Mapping[Connection, int]) -> A
         bucket.export() if isinstance(bucket, TokenBucket) else None,
         broker.delivery.export_misses(app_id),
         hub.counters.export(),
-        broker.webhooks.export(app_id),
+        # With other nodes the engine keeps what is not settled, and gives it to the next process.
+        None if hub.is_shared else broker.webhooks.export(app_id),
+        *broker.announcements.export(hub),
     )
 
 
@@ -228,6 +240,7 @@ def restore_app(broker: Broker, state: AppState, clients: Sequence[Connection]) 
         channel = hub.restore(channel_state, clients)
         if channel_state.is_count_stale:
             broker.announcements.stale_counts[channel] = hub
+    broker.announcements.restore(hub, state.counts, state.stirred)
     for _, numbers in state.users:
         for number in numbers:
             connection = clients[number]
@@ -242,6 +255,33 @@ def restore_app(broker: Broker, state: AppState, clients: Sequence[Connection]) 
         lost = broker.webhooks.restore(app_id, state.webhooks)
         if lost:
             _log.warning("webhook events dropped, the app has none any more", app=app_id, lost=lost)
+
+
+def restore_bus(broker: Broker, state: BusState) -> None:
+    """Take over what the node has in its cluster; clients and channels are here. Never yields.
+
+    Raises:
+        UpgradeError: the engine is not the one any more that the other process knew.
+    """
+    follower = broker.bus.follower()
+    if follower is None:
+        raise UpgradeError("The running node is one of a cluster, and this one would be alone.")
+
+    def roster_of(app_id: str, channel: str) -> PresenceRoster | None:
+        return broker.hubs[app_id].channels[channel].roster
+
+    follower.restore(state, broker.hubs, roster_of)
+
+
+def resume_joins(broker: Broker, waiting: Sequence[tuple[Connection, ClientState]]) -> None:
+    """Ask for what clients had asked for, and nobody had been asked about. Never yields."""
+    for connection, state in waiting:
+        for text, member in state.joining:
+            name = parse_channel_name(text, len(text))
+            request = Subscribe(name, None if member is None else Member.restore(member))
+            broker.clients.joins.begin(connection, request)
+    for hub in broker.hubs.values():
+        broker.clients.note_connections(hub)
 
 
 def let_go(broker: Broker) -> None:

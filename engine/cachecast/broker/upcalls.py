@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Bus
     from cachecast.config import BrokerConfig
     from cachecast.events import AppEvent
+    from cachecast.handover.state import BusPlace
 
 __all__ = ["Upcalls", "make_bus"]
 
@@ -62,7 +63,9 @@ class Upcalls:
             self._stepper.add(app_id, step)
 
 
-def make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
+def make_bus(
+    config: BrokerConfig, clock: Callable[[], float], place: BusPlace | None = None
+) -> Bus:
     """The bus that a configuration names, or that of a node which is alone."""
     if not config.bus.urls:
         return LocalBus()
@@ -72,4 +75,5 @@ def make_bus(config: BrokerConfig, clock: Callable[[], float]) -> Bus:
 
     terms = {app.id: terms_of(config, app) for app in config.apps}
     keys = config.bus.keys()
-    return EngineBus(config.bus, terms, now=clock, seal=Seal(keys) if keys else None)
+    seal = Seal(keys) if keys else None
+    return EngineBus(config.bus, terms, now=clock, seal=seal, place=place)

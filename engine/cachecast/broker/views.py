@@ -117,7 +117,9 @@ def channel_state(channel: Channel) -> ChannelState:
     )
 
 
-def app_statistics(hub: Hub, cache: CacheStore, n_webhook_events: int) -> AppStatistics:
+def app_statistics(
+    hub: Hub, cache: CacheStore, n_webhook_events: int, n_cache_readers: int = 0
+) -> AppStatistics:
     """One app in numbers: gauges read from the state, counters copied. O(channels)."""
     counters = hub.counters
     app_id = hub.app.id
@@ -132,6 +134,7 @@ def app_statistics(hub: Hub, cache: CacheStore, n_webhook_events: int) -> AppSta
         users=len(hub.users),
         cache_entries=cache.n_entries(app_id),
         cache_bytes=cache.n_bytes(app_id),
+        cache_readers=n_cache_readers,
         undelivered_bytes=hub.undelivered_bytes,
         webhook_queue_events=n_webhook_events,
         **copied,

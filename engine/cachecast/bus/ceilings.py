@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cachecast.bus.primary import PrimarySeat
     from cachecast.bus.record import Version
 
+    KeptState = tuple[str, list[tuple[bytes, int, int, int, float]]]
+
 __all__ = ["Ceilings"]
 
 #: Number of keys that are asked for in one call, and of calls in a quarter of a second: 10,000 keys
@@ -45,6 +47,10 @@ OVERHEAD_BYTES: Final = 150
 
 #: Number of values that are followed; past it the oldest is left to the engine and to its time.
 MAX_FOLLOWED: Final = 1_000_000
+
+#: Number of values of an app that another process goes on to follow; older ones are left to the
+#: engine, too.
+MAX_EXPORTED: Final = 100_000
 
 #: Seconds after a value's deadline by this node's clock: by the engine's it is over then, too.
 AFTER_S: Final = 0.1
@@ -131,6 +137,27 @@ class Ceilings:
         size = len(event.payload) + len(event.value) + OVERHEAD_BYTES
         account.values[key] = _Kept(order, size, sent + event.lifetime_ms / 1000)
         account.n_bytes += size
+
+    def export(self, seat: PrimarySeat) -> list[KeptState]:
+        """What lives at one primary, by app; the newest of very many. O(that)."""
+        return [
+            (app_id, [
+                (key, *kept.order, kept.size, kept.deadline)
+                for (owner, key), kept in list(account.values.items())[-MAX_EXPORTED:]
+                if owner is seat
+            ])
+            for app_id, account in self._accounts.items()
+        ]  # fmt: skip
+
+    def restore(self, seat: PrimarySeat, state: Sequence[KeptState]) -> None:
+        """Follow what another process published. Never yields."""
+        for app_id, values in state:
+            account = self._accounts.get(app_id)
+            if account is None:
+                continue  # nobody here serves it; the engine frees them at their time
+            for key, epoch, version, size, deadline in values:
+                account.values[seat, key] = _Kept((epoch, version), size, deadline)
+                account.n_bytes += size
 
     def tick(self) -> None:
         """Four times a second: free what is over, take back what is too much. Never yields."""

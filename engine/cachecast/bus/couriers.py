@@ -124,6 +124,11 @@ class Couriers:
             finally:
                 self._nursery = None
 
+    def stop(self) -> None:
+        """Leave what is under way to another process of the same session. Never yields."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
     async def finish(self) -> None:
         """Settle what has been delivered, at the end of a node; whatever fails is left.
 

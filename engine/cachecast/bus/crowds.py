@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cachecast.bus.seam import Node
     from cachecast.bus.seat import Seat
@@ -91,6 +91,14 @@ class Crowds:
             self._say(where, "+")
         for where in [w for w, said in self._theirs.items() if max(said.values()) <= now]:
             self._ease(where)
+
+    def export(self) -> list[Channel]:
+        """What this node has called crowded and has not taken back."""
+        return [*self._mine, *self._over]
+
+    def restore(self, crowded: Iterable[Channel]) -> None:
+        """Take back at the next tick what another process called so: all of it is delivered."""
+        self._over.update(dict.fromkeys(crowded))
 
     def close(self) -> None:
         """The seat is closed: what others say is not heard. Never yields."""

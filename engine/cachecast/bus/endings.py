@@ -15,7 +15,7 @@ from cachecast.bus.faults import LinkError
 from cachecast.bus.receipt import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cachecast.bus.answers import Termination
     from cachecast.bus.holdings import Holdings
@@ -85,6 +85,19 @@ class Endings:
         seat.ask(seat.to.look(seat.epoch, "u", app_id, [user_id]), count)
         seat.ask(seat.to.terminate(seat.epoch, app_id, user_id), take)
         return receipt
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether entries that were missed are on their way."""
+        return self._is_reading
+
+    def export(self) -> list[tuple[float, str, str]]:
+        """Who was ended from here lately."""
+        return list(self._said)
+
+    def restore(self, said: Sequence[tuple[float, str, str]]) -> None:
+        """Say them again where the process before this one would have."""
+        self._said.extend(said)
 
     def begin_epoch(self) -> None:
         """The engine may have forgotten: say again what was ended here lately. Never yields."""

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.bus.calls import FORGET_MS, REMEMBER_MS, Facts
+from cachecast.bus.calls import FORGET_MS, PROTOCOL, REMEMBER_MS, Facts
 from cachecast.bus.ceilings import Ceilings
 from cachecast.bus.dial import tls_context
 from cachecast.bus.faults import DownError, LinkError, SetupError, UnfitError
@@ -31,7 +31,8 @@ from cachecast.bus.replicas import ask_replica
 from cachecast.bus.resp import Connection, Limits
 from cachecast.bus.seam import AppTerms, Envelope
 from cachecast.bus.shards import Keys, shard_of, spread
-from cachecast.errors import ConfigError
+from cachecast.bus.succession import Follower, Giver
+from cachecast.errors import ConfigError, UpgradeError
 from cachecast.metrics import EngineStatistics
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Entry, Exit, Node
     from cachecast.bus_config import BusConfig, Primary
     from cachecast.events import AppEvent
+    from cachecast.handover.state import BusPlace
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
 
@@ -82,6 +84,7 @@ class EngineBus:
         now: Callable[[], float],
         seal: Seal | None = None,
         node_id: str | None = None,
+        place: BusPlace | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
         """Prepare it; nothing is opened before :meth:`start`.
@@ -92,6 +95,7 @@ class EngineBus:
             now: function that gives the broker's seconds, which go on while the machine sleeps.
             seal: the cluster's keys; None for none.
             node_id: id of this node; drawn if it is not given.
+            place: place of a running process, which this one is to take: it follows until then.
             random: function that draws evenly in 0 <= x < 1, for the waits between attempts.
 
         Raises:
@@ -108,9 +112,13 @@ class EngineBus:
         if any(endpoint.is_tls for primary in self._primaries for endpoint in primary.endpoints):
             self._tls = tls_context(config.tls_ca)
         self._spread = spread([primary.name for primary in self._primaries])
-        self._facts = Facts(
-            node=node_id or secrets.token_hex(6),
-            nonce=secrets.token_hex(8),
+        self._place = place
+        self._follower: Follower | None = None
+        #: Whether the session is this process's: no other one's that it follows, or that has it.
+        self._is_owner = place is None
+        self.facts = Facts(
+            node=node_id or (place.node if place else secrets.token_hex(6)),
+            nonce=place.nonce if place else secrets.token_hex(8),
             primaries=tuple(primary.name for primary in self._primaries),
             seals=() if seal is None else seal.fingerprints,
             apps_with_webhooks=tuple(id_ for id_, its in terms.items() if its.has_webhooks),
@@ -122,6 +130,7 @@ class EngineBus:
         self._node: Node | None = None
         self._is_up = False
         self._life = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
         self._is_over = trio.Event()
         self.halves: list[Half] = []
         self._half = lru_cache(maxsize=MAX_NAMES)(self._find_half)
@@ -143,7 +152,7 @@ class EngineBus:
         )
         for number, primary in enumerate(self._primaries):
             half = Half(
-                primary, node, self._facts, on_change=self.note_change,
+                primary, node, self.facts, on_change=self.note_change,
                 keys=Keys(self._config.prefix, primary.database), limits=limits, seal=self._seal,
                 lease_s=self._config.lease_s, now=self._now, terms=self._terms,
                 gauges=Gauges() if number else self._gauges, random=self._random,
@@ -155,6 +164,8 @@ class EngineBus:
             half.seat.approve = partial(self._approve, half)
             half.publishing.on_kept = partial(self.ceilings.note, half.seat)
             self.halves.append(half)
+        if self._place is not None:
+            self._follow(self._place)
         seats = [half.seat for half in self.halves]
         self._questions = Questions(seats, self._spread, self.halves[0].contents)
         nursery.start_soon(self._run)
@@ -163,6 +174,8 @@ class EngineBus:
             while fault is None and not self._is_up:
                 await trio.sleep(0.02)
                 fault = next((seat.first_fault() for seat in seats if seat.first_fault()), None)
+        if self._is_up and self._place is not None:
+            self._follower = Follower(self, self._place)
         if self._is_up:
             return
         await self.aclose()
@@ -173,6 +186,50 @@ class EngineBus:
         raise DownError(
             f"This node cannot join the others by {names}. {why} `cachecast bus check` tells more."
         )
+
+    def _follow(self, place: BusPlace) -> None:
+        if place.protocol != PROTOCOL:
+            raise UpgradeError(
+                f"This version speaks version {PROTOCOL} of the protocol between nodes, the "
+                f"running process version {place.protocol}. Stop all nodes of one version first."
+            )
+        if tuple(place.primaries) != self.facts.primaries:
+            raise UpgradeError(
+                f"bus.urls has changed ({', '.join(place.primaries)} before): a running node "
+                "cannot move to another engine; restart instead."
+            )
+        for half, seat, topics in zip(self.halves, place.seats, place.topics, strict=True):
+            half.seat.take_place(*seat)
+            half.values.follow(topics.channels)
+            half.attendance.watching.follow(topics.users)
+
+    def giver(self) -> Giver | None:
+        """See ``Bus``."""
+        return Giver(self)
+
+    def follower(self) -> Follower | None:
+        """See ``Bus``."""
+        return self._follower
+
+    def take_over(self) -> None:
+        """The process that this one follows has given way: be the node. Never yields."""
+        self._is_owner = True
+        assert self._nursery is not None
+        for half in self.halves:
+            self._nursery.start_soon(half.couriers.run)
+            half.go_on()
+            half.tick()
+
+    def let_go(self) -> None:
+        """Another process is the node now: say nothing more. Never yields.
+
+        What was asked last is still sent, until :meth:`aclose`.
+        """
+        self._is_owner = False
+        for half in self.halves:
+            half.is_deaf = True
+            half.couriers.stop()
+            half.seat.let_go()
 
     def serve_apps(self, terms: Mapping[str, AppTerms]) -> None:
         """See ``Bus``."""
@@ -199,7 +256,7 @@ class EngineBus:
             primary,
             random=self._random,
             limits=limits,
-            name=f"cachecast-{self._facts.node}",
+            name=f"cachecast-{self.facts.node}",
             tls=self._tls,
             sentinel_username=self._config.sentinel_username,
             sentinel_password=self._config.sentinel_password,
@@ -211,15 +268,18 @@ class EngineBus:
         try:
             with self._life:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     for half in self.halves:
                         nursery.start_soon(half.seat.run)
-                        nursery.start_soon(half.couriers.run)
+                        if self._is_owner:
+                            nursery.start_soon(half.couriers.run)
                     nursery.start_soon(self._run_checks)
                     while True:
                         await trio.sleep(TICK_S)
-                        for half in self.halves:
-                            half.tick()
-                        self.ceilings.tick()
+                        if self._is_owner:
+                            for half in self.halves:
+                                half.tick()
+                            self.ceilings.tick()
         finally:
             self._is_over.set()
 
@@ -228,7 +288,7 @@ class EngineBus:
         try:
             for half in self.halves:
                 half.is_deaf = True
-                if half.seat.is_open:
+                if half.seat.is_open and self._is_owner:
                     await half.couriers.finish()
                     await half.seat.retire()
         finally:
@@ -243,6 +303,9 @@ class EngineBus:
         if is_up == self._is_up or self._life.cancel_called:
             return
         self._is_up = is_up
+        if not is_up:
+            for half in self.halves:
+                half.go_on()  # behind it there would be a gap
         assert self._node is not None
         if is_up:
             self._node.went_up()
@@ -441,7 +504,7 @@ class EngineBus:
 
     def total(self, gauge: str, app_id: str, mine: int) -> int:
         """See ``Bus``."""
-        return self._gauges.total(gauge, app_id, mine)
+        return self._gauges.total(gauge, app_id, mine) if self._is_owner else mine
 
     def hook(self, app_id: str, event: AppEvent) -> None:
         """See ``Bus``."""

@@ -416,6 +416,10 @@ class Functions:
         """Tell all nodes something on the control topic, behind a ``b``."""
         return Call((b"PUBLISH", self.keys.control, b"b" + text), int)
 
+    def mark(self, text: str) -> Call[int]:
+        """Put a mark into the order of all messages, on the control topic, behind an ``m``."""
+        return Call((b"PUBLISH", self.keys.control, b"m" + text.encode()), int)
+
     # --- webhooks
 
     def hook(self, epoch: int, app_id: str, body: bytes) -> Call[None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Gauges"]
 
@@ -48,6 +48,16 @@ class Gauges:
             gauge.mine = mine
             self._changed[key] = None
         return gauge.others + mine
+
+    def export(self) -> dict[str, int]:
+        """What the other nodes count together, by name."""
+        return {key: gauge.others for key, gauge in self._all.items()}
+
+    def restore(self, others: Mapping[str, int]) -> None:
+        """Begin with what another process knew of the others; this node's part is said anew."""
+        for key, n in others.items():
+            self._all.setdefault(key, _Gauge()).others = n
+            self._changed[key] = None
 
     def renew(self) -> None:
         """The session is another one, which has said nothing yet."""

@@ -82,9 +82,12 @@ class Half:
             detach=self.values.detach,
         )
         self.couriers = Couriers(seat, node, contents, facts.apps_with_webhooks, random=random)
+        self.gauges = gauges
         self.findings: list[Finding] = []
         self._is_sealed = seal is not None
         self.is_deaf = False
+        self._mark = b""
+        self._held: list[tuple[bytes, bytes]] | None = None
         seat.parts = (self.values, self.publishing, self.attendance)
         seat.restore = self._offers
         seat.on_change = on_change
@@ -100,6 +103,8 @@ class Half:
     def hear(self, topic: bytes, payload: bytes) -> None:
         """Take a message of the engine, in order with the answers on its link."""
         if self.is_deaf:
+            if self._held is not None:
+                self._held.append((topic, payload))
             return
         attachment = self.values.by_topic.get(topic)
         kind = payload[:1]
@@ -113,10 +118,29 @@ class Half:
             elif topic.startswith(self._users):
                 app_id, _, name = topic[len(self._users) :].decode().partition("/")
                 self.attendance.hear("u", app_id, name, payload)
-            else:
+            elif kind != b"m":
                 self.attendance.hear("control", "", "", payload)
+            elif payload[1:] == self._mark:
+                self._mark, self._held, self.is_deaf = b"", [], True
         except (LinkError, ValueError):  # somebody else writes to our topics
             self.values.n_broken += 1
+
+    def stop_at(self, mark: str) -> None:
+        """Hold back what comes behind a mark, until :meth:`go_on`. Never yields."""
+        self._mark = mark.encode()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the mark has come, and what comes is held back."""
+        return self._held is not None
+
+    def go_on(self) -> None:
+        """Hear what was held back, and what comes. Harmless at any time. Never yields."""
+        held, self._held, self._mark = self._held, None, b""
+        if held is not None:
+            self.is_deaf = False
+            for topic, payload in held:
+                self.hear(topic, payload)
 
     def bring_webhooks(self, app_ids: Sequence[str]) -> None:
         """Bring events to the webhooks of these apps from now on. Never yields."""

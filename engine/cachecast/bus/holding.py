@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cachecast.bus.answers import Entered
     from cachecast.bus.calls import Rosters
     from cachecast.bus.seat import Seat
+    from cachecast.handover.state import HoldingState
 
 __all__ = ["Holding"]
 
@@ -132,6 +133,18 @@ class Holding:
         """Whether the field became held by it; True once, for one of those who waited."""
         was_first, self.is_first = self.is_first, False
         return was_first
+
+    # --- handing over
+
+    def export(self) -> HoldingState:
+        """The same in plain values; of a call under way nobody can tell what became of it."""
+        held = None if self._is_under_way else self.held
+        place = self.kind, self.app_id, self.name, self.field
+        return (*place, self.wanted, held, self.is_known, self._info)
+
+    def restore(self, state: HoldingState) -> None:
+        """Go on with what another process held under the same session. Never yields."""
+        *_, self.wanted, self.held, self.is_known, self._info = state
 
     # --- what the engine has
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cachecast.bus.calls import Rosters
     from cachecast.bus.seat import Seat
+    from cachecast.handover.state import HoldingState
 
 __all__ = ["Holdings"]
 
@@ -121,6 +122,10 @@ class Holdings:
     def of_kind(self, kind: Rosters) -> Iterator[Holding]:
         """The fields of a kind that are wanted; O(all)."""
         return (held for held in list(self._all.values()) if held.kind == kind and held.wanted)
+
+    def export(self) -> list[HoldingState]:
+        """All of them in plain values."""
+        return [held.export() for held in self._all.values()]
 
     def level(self, n: int = CALLS_PER_TICK) -> None:
         """Tell the engine of what has changed, of at most ``n`` fields. Never yields."""

@@ -49,6 +49,11 @@ class Lateness:
         """Those in the line; some may be done already."""
         return len(self._line)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for an answer. O(those in the line)."""
+        return any(not receipt.is_done for _, receipt, _ in self._line)
+
     def refusal(self) -> DownError | None:
         """Why nobody more may wait; None if they may."""
         if self._is_over:

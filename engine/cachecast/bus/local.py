@@ -50,6 +50,11 @@ class LocalBus:
                 deliver(envelope)
         return DONE
 
+    def giver(self) -> None:
+        """There is nobody to agree with."""
+
+    follower = giver
+
     def serve_apps(self, terms: Mapping[str, AppTerms]) -> None:
         """There is nobody to agree with."""
 

@@ -337,6 +337,8 @@ class PrimarySeat:
                 await self._commands.wait_up()
                 await self._messages.wait_up()
                 await self._live()
+                if self._is_leaving:
+                    await trio.sleep_forever()  # what was asked last is still to be sent
                 if self.commands is not None and self.messages is not None:
                     self._n_failures += 1
                     await trio.sleep(
@@ -445,6 +447,16 @@ class PrimarySeat:
         for part in self.parts:
             part.opened()
         self.on_change()
+
+    def take_place(self, epoch: int, session: str) -> None:
+        """Go on with another process's session, once :meth:`run` begins. Never yields."""
+        self.epoch, self.session = epoch, session
+
+    def let_go(self) -> None:
+        """Another process has the session: neither beat nor ask any more. Never yields."""
+        self._is_leaving = True
+        if self._life is not None:
+            self._life.cancel()
 
     def close(self, fault: LinkError) -> None:
         """Close for good: the node leaves. Never yields."""

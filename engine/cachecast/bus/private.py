@@ -33,13 +33,16 @@ from cachecast.bus.memory import check_memory
 from cachecast.bus.resp import Connection
 from cachecast.bus.shards import Keys
 from cachecast.bus_config import Endpoint, Primary
-from cachecast.children import Backoff, describe_end, spawn, wait_ended
+from cachecast.children import Adopted, Backoff, describe_end, spawn, wait_ended
 from cachecast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["PrivateEngine", "find_server", "open_private_engine"]
+    from cachecast.children import Child
+    from cachecast.handover.state import EngineState
+
+__all__ = ["PrivateEngine", "find_server", "keep_private_engine", "open_private_engine"]
 
 #: Seconds within which it has to answer; a tenth of a second is usual.
 START_LIMIT_S: Final = 5.0
@@ -75,13 +78,14 @@ class PrivateEngine:
         primary: address of the engine, also after it was started again.
     """
 
-    def __init__(self, binary: str, folder: Path, lock: int) -> None:
-        """Start it; :meth:`make_ready` waits for it."""
+    def __init__(self, binary: str, folder: Path, lock: int, process: Child | None = None) -> None:
+        """Start it, unless it runs as ``process``; :meth:`make_ready` waits for it."""
         self._binary = binary
         self._folder = folder
         self._lock = lock
         self._backoff = Backoff()
-        self._process = _spawn(binary, folder)
+        self._is_left = False
+        self._process: Child = process or _spawn(binary, folder)
         self.primary = Primary((Endpoint(path=str(folder / _SOCKET)),))
 
     @property
@@ -156,11 +160,27 @@ class PrivateEngine:
                 _log.error("private engine does not start", error=str(fault))
                 self._process.kill()
 
+    def leave(self) -> EngineState:
+        """Leave it to what this process becomes; in plain values. Never yields."""
+        self._is_left = True
+        return self.pid, self._binary, str(self._folder), os.dup(self._lock), self.n_ends
+
+    @classmethod
+    def adopt(cls, state: EngineState) -> PrivateEngine:
+        """One that this process has started before it became what it is."""
+        pid, binary, folder, lock, n_ends = state
+        engine = cls(binary, Path(folder), lock, Adopted(pid))
+        engine._backoff.n_ends = n_ends
+        return engine
+
     async def aclose(self) -> None:
         """End it and remove its directory; bounded, and not stopped by being cancelled.
 
         At once and without a question: it has nothing to save.
         """
+        if self._is_left:
+            os.close(self._lock)
+            return
         with trio.CancelScope(shield=True):
             if self._process.poll() is None:
                 self._process.kill()
@@ -221,6 +241,16 @@ async def open_private_engine(
         raise
     try:
         await engine.make_ready(prefix=prefix)
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@asynccontextmanager
+async def keep_private_engine(state: EngineState) -> AsyncIterator[PrivateEngine]:
+    """Go on with a server that this process has started before it became what it is."""
+    engine = PrivateEngine.adopt(state)
+    try:
         yield engine
     finally:
         await engine.aclose()

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cachecast.bus.answers import Published
-from cachecast.bus.calls import MAX_REMEMBERED
+from cachecast.bus.calls import MAX_REMEMBERED, Event
 from cachecast.bus.faults import (
     BacklogError,
     DownError,
@@ -27,12 +27,11 @@ from cachecast.bus.faults import (
     MissingFunctionError,
 )
 from cachecast.bus.receipt import Receipt, join
-from cachecast.bus.record import Record
+from cachecast.bus.record import Record, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cachecast.bus.calls import Event
     from cachecast.bus.primary import PrimarySeat
 
 __all__ = ["Publishing", "UnknownOutcomeError", "all_of"]
@@ -203,13 +202,38 @@ class Publishing:
         """Key, record and remaining seconds of what was published here just now."""
         now = self._now()
         # A copy: some of it is forgotten while the first is on its way.
-        for sent, event, (epoch, version) in tuple(self._recent):
+        for sent, event, order in tuple(self._recent):
             remains = event.lifetime_ms / 1000 - (now - sent)
             if remains > 0:
-                record = Record(
-                    epoch, version, version, event.lifetime_ms, event.exclude, event.payload
-                )
-                yield event.value, record, remains
+                yield event.value, _record(event, order), remains
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no publisher waits."""
+        return not (self._unanswered or self._waiting or self._refused)
+
+    @property
+    def number(self) -> int:
+        """Number of the last call within the session."""
+        return self._number
+
+    def export(self) -> list[tuple[float, bytes, bytes]]:
+        """What was published here just now: when it was sent, key, record."""
+        self._forget_recent()
+        return [
+            (sent, event.value, _record(event, order).pack()) for sent, event, order in self._recent
+        ]
+
+    def restore(self, number: int, recent: Sequence[tuple[float, bytes, bytes]]) -> None:
+        """Go on where another process was, within the same session. Never yields."""
+        self._number = number
+        for sent, key, packed in recent:
+            found = read_record(packed)
+            event = Event(
+                b"", found.payload, found.exclude, value=key, lifetime_ms=found.lifetime_ms
+            )
+            self._recent.append((sent, event, found.order))
+            self._recent_bytes += len(found.payload)
 
     def _make_waiting(self) -> None:
         while self._waiting and self._seat.is_open and len(self._unanswered) < MAX_REMEMBERED:
@@ -275,6 +299,11 @@ class Publishing:
 
     def _late(self) -> str:
         return f"The event was not published within {LIMIT_S:g} s. {self._seat.why_down()}"
+
+
+def _record(event: Event, order: tuple[int, int]) -> Record:
+    epoch, version = order
+    return Record(epoch, version, version, event.lifetime_ms, event.exclude, event.payload)
 
 
 def _was_maybe_done(part: Receipt[None]) -> bool:

@@ -26,10 +26,11 @@ from cachecast.channels.presence import PresenceRoster
 from cachecast.errors import SubscriptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Sequence
 
     from cachecast.bus.answers import Entered
     from cachecast.bus.calls import Call
+    from cachecast.bus.calls import Rosters as Kind
     from cachecast.bus.contents import Contents
     from cachecast.bus.holding import Holding
     from cachecast.bus.holdings import Holdings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cachecast.bus.seam import Node
     from cachecast.bus.seat import Seat
     from cachecast.errors import EngineError
+    from cachecast.handover.state import HoldingState
     from cachecast.protocol.channel_name import ChannelName
     from cachecast.protocol.session import Member
 
@@ -47,6 +49,8 @@ WINDOW: Final = 8
 
 #: Number of subscriptions of a channel at most: what JSON carries exactly.
 MAX_COUNT: Final = 2**53
+
+_KINDS: Final[dict[str, Kind]] = {"m": "m", "o": "o", "u": "u"}
 
 _HIDDEN: Final = Entry(is_occupied=False, is_member_new=False)
 _NOTHING: Final = Exit(is_vacated=False, is_member_gone=False)
@@ -233,6 +237,52 @@ class Rosters:
             kind="LimitReached",
             status=4100,
         )
+
+    # --- handing over
+
+    @property
+    def is_paging(self) -> bool:
+        """Whether a roster is not whole, or may not be."""
+        return bool(self._n_paging or self._to_page)
+
+    def export(self) -> list[tuple[str, str, int]]:
+        """The channels, with the number of connections in each; rosters are their hubs'."""
+        return [(place.app_id, place.channel, place.n) for place in self._places.values()]
+
+    def restore(
+        self,
+        places: Sequence[tuple[str, str, int]],
+        holdings: Sequence[HoldingState],
+        app_ids: Container[str],
+        roster_of: Callable[[str, str], PresenceRoster | None],
+    ) -> None:
+        """Go on with what another process had under the same session; nobody is told.
+
+        Args:
+            places: channels that somebody is in, with their numbers of connections.
+            holdings: what is held, of users too.
+            app_ids: ids of the apps that are served here; what is held for others is left.
+            roster_of: function that gives the whole roster of an app's presence channel.
+        """
+        for app_id, channel, n in places:
+            place = self._places[app_id, channel] = _Place(app_id, channel)
+            place.n = n
+            place.roster = roster_of(app_id, channel)
+            place.whole.fulfil(None)
+        for state in holdings:
+            kind, app_id, name, field, *_, info = state
+            if app_id not in app_ids:
+                holding = self._holdings.require(_KINDS[kind], app_id, field, name=name)
+                holding.restore(state)
+                holding.wanted = 0
+            elif kind == "m":
+                member = self._contents.read_member(app_id, name, field, info)
+                holding = self._require_member(_Place(app_id, name), member)
+                holding.restore(state)
+            else:
+                holding = self._holdings.require(_KINDS[kind], app_id, field)
+                holding.restore(state)
+            self._holdings.note(holding)
 
     # --- news
 

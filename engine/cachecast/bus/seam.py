@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import trio
 
     from cachecast.bus.receipt import Receipt
+    from cachecast.bus.succession import Follower, Giver
     from cachecast.channels.presence import PresenceRoster
     from cachecast.events import AppEvent
     from cachecast.metrics import EngineStatistics
@@ -170,6 +171,14 @@ class Bus(Protocol):
             terms: app id -> what the bus has to know of the app. What one that is missing has under
                 way goes on, on its last terms.
         """
+
+    # --- another process in the place of this one
+
+    def giver(self) -> Giver | None:
+        """What hands over what this node has in the cluster; None for a node that is alone."""
+
+    def follower(self) -> Follower | None:
+        """What takes over from the process that this one follows; None if it follows none."""
 
     # --- publications
 

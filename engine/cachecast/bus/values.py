@@ -31,7 +31,7 @@ from cachecast.bus.seam import Envelope
 from cachecast.protocol.channel_name import parse_channel_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cachecast.bus.contents import Contents
     from cachecast.bus.lateness import Lateness
@@ -270,6 +270,39 @@ class Values:
             connection.send((b"PING",), take)
         except LinkError as fault:
             take(fault)
+
+    # --- handing over
+
+    @property
+    def channels(self) -> list[tuple[str, str]]:
+        """App and name of all attached channels that somebody needs."""
+        return [(found.app_id, found.name.text) for found in self.by_topic.values() if found.n]
+
+    def follow(self, channels: Sequence[tuple[str, str]]) -> None:
+        """Attach what another process has, before the seat is open. Never yields."""
+        for app_id, channel in channels:
+            topic = self._seat.to.keys.topic(app_id, channel)
+            name = parse_channel_name(channel, len(channel))
+            attachment = self.by_topic[topic] = Attachment(app_id, name, topic)
+            attachment.n = 1
+
+    def export(self, staying: Mapping[tuple[str, str], int]) -> list[tuple[str, str, int]]:
+        """The channels that those need who do not stay, with their number; see ``Giver.export``."""
+        found = []
+        for one in self.by_topic.values():
+            n = one.n - staying.get((one.app_id, one.name.text), 0)
+            if n:
+                found.append((one.app_id, one.name.text, n))
+        return found
+
+    def restore(self, attached: Sequence[tuple[str, str, int]]) -> None:
+        """Need what another process needed; all of it is attached here. Never yields."""
+        followed = dict(self.by_topic)
+        for app_id, channel, n in attached:
+            followed.pop(self._seat.to.keys.topic(app_id, channel)).n = n
+        for attachment in followed.values():
+            attachment.n = 1
+            self._release(attachment)
 
     # --- the steps of the seat
 

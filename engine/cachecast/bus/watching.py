@@ -107,6 +107,31 @@ class Watching:
         holding.remove()
         self._holdings.note(holding)
 
+    # --- handing over
+
+    @property
+    def users(self) -> list[tuple[str, str]]:
+        """App and id of those who are watched."""
+        return list(self._watched)
+
+    def follow(self, users: Sequence[tuple[str, str]]) -> None:
+        """Watch those whom another process watches, before the seat is open. Never yields."""
+        for user in users:
+            self._watched.setdefault(user, _Watched()).n += 1
+
+    def export(self) -> list[tuple[str, str, int, bool]]:
+        """Who is watched, by how many, and whether it is online."""
+        return [(*user, held.n, bool(held.is_online)) for user, held in self._watched.items()]
+
+    def restore(self, watched: Sequence[tuple[str, str, int, bool]]) -> None:
+        """Watch for those for whom another process did; all of them are followed. Never yields."""
+        followed, self._watched = self._watched, {}
+        for app_id, user_id, n, is_online in watched:
+            mine = self._watched[app_id, user_id] = followed.pop((app_id, user_id))
+            mine.n, mine.is_online = n, is_online
+        for app_id, user_id in followed:
+            self._seat.unsubscribe([self._seat.to.keys.user_topic(app_id, user_id)])
+
     # --- watching
 
     def watch(self, app_id: str, user_ids: Sequence[str]) -> Receipt[frozenset[str]]:

@@ -246,7 +246,8 @@ class Hub:
             connection, member = clients[number], None
             if roster is not None and standing:
                 member = Member.restore(standing[place])
-                roster.join(member)
+                if not self.is_shared:  # else it is kept up to date by the bus
+                    roster.join(member)
             connection.session.subscriptions[text] = channel.add(connection, member)
         return channel
 

@@ -16,6 +16,7 @@ __all__ = ["inspector_terms", "private_terms"]
 
 #: Variable by which the process that takes over in an upgrade gets the token that was printed; not
 #: one of the configuration, which would look changed by it.
+PRIVATE_TOKEN: Final = "CACHECAST_MADE_PRIVATE_TOKEN"  # noqa: S105 - a name
 MADE_TOKEN: Final = "CACHECAST_MADE_INSPECTOR_TOKEN"  # noqa: S105 - a name
 
 
@@ -36,7 +37,13 @@ def inspector_terms(
     return InspectorTerms(token, frozenset(hosts), options.inspector_shows_payloads)
 
 
-def private_terms(options: ServerConfig) -> InspectorTerms:
-    """How a parent alone looks into its workers, for those who watch by its control socket."""
+def private_terms(options: ServerConfig, environ: MutableMapping[str, str]) -> InspectorTerms:
+    """How a parent alone looks into its workers, for those who watch by its control socket.
+
+    Args:
+        options: the node's ``[server]``.
+        environ: as for :func:`inspector_terms`: workers are asked by the program that it becomes.
+    """
     shows = options.inspector_shows_payloads
-    return InspectorTerms(secrets.token_urlsafe(24), shows_payloads=shows, keeps_figures=False)
+    token = environ.setdefault(PRIVATE_TOKEN, secrets.token_urlsafe(24))
+    return InspectorTerms(token, shows_payloads=shows, keeps_figures=False)

@@ -12,11 +12,13 @@ import structlog
 import trio
 
 from cachecast.broker import open_broker
+from cachecast.broker.broker import boot_time
 from cachecast.cli.logs import set_log_level
 from cachecast.cli.process import settle_garbage_collector
 from cachecast.cli.reloads import read_certificate
 from cachecast.cli.traces import open_traces
 from cachecast.cli.upgrade import Upgrades
+from cachecast.errors import UpgradeError
 from cachecast.server import Server, serve
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.broker.feed import Wanted, Watch
-    from cachecast.cli.upgrade import Heir, Inheritance
+    from cachecast.cli.upgrade import Inheritance, Successor
     from cachecast.config import FileConfig, ServerConfig
+    from cachecast.handover.state import BusPlace
     from cachecast.server.inspector import InspectorTerms
     from cachecast.server.listeners import Address
     from cachecast.server.tls import TlsTerms
@@ -47,6 +50,9 @@ class Node:
         server: its server.
         tls: certificate that it serves with; None for plain text.
         upgrades: what replaces this process by another one.
+        control: path and listening socket of the control socket of the process before this one;
+            None where there is none.
+        is_first: whether there was no process before this one.
     """
 
     #: Whoever asks is of the same loop.
@@ -59,7 +65,10 @@ class Node:
         server: Server,
         tls: TlsTerms | None,
         upgrades: Upgrades,
+        inheritance: Inheritance | None = None,
     ) -> None:
+        self.control = None if inheritance is None else inheritance.predecessor.control
+        self.is_first = inheritance is None
         self.config = config
         self.broker = broker
         self.server = server
@@ -105,7 +114,7 @@ async def run_node(
     inheritance: Inheritance | None = None,
     inspector: InspectorTerms | None = None,
     seat: socket.socket | None = None,
-) -> Heir | None:
+) -> Successor | None:
     """Serve until a signal ends it in order, or another process has taken over.
 
     Args:
@@ -128,14 +137,14 @@ async def run_node(
         BusError: the other nodes cannot be reached.
         UpgradeError: nothing could be taken over.
     """
-    heir: Heir | None = None
-    options = config.server
-    tls = read_certificate(config)
+    heir: Successor | None = None
+    options, tls = config.server, read_certificate(config)
+    place = await _ask(config, inheritance)
     # Around the broker too: leaving it gives waiting webhooks a last chance of their own.
     with trio.CancelScope() as life:
         async with (
-            _open_traces(config) as (tracer_provider, lost_spans),
-            open_broker(config, tracer_provider=tracer_provider) as broker,
+            _open_traces(config) as (tracer, lost_spans),
+            open_broker(config, tracer_provider=tracer, place=place) as broker,
             trio.open_nursery() as nursery,
         ):
             broker.lost_log_lines, broker.lost_spans = lost_log_lines, lost_spans
@@ -159,7 +168,7 @@ async def run_node(
             settle_garbage_collector()
             server: Server = await nursery.start(run)
             upgrades = Upgrades(server, inheritance)
-            node = Node(config, broker, server, tls, upgrades)
+            node = Node(config, broker, server, tls, upgrades, inheritance)
             on_ready(node)
             with trio.CancelScope() as serving:
                 upgrades.when_heir(serving.cancel)
@@ -176,6 +185,20 @@ async def run_node(
     if life.cancelled_caught and trio.current_time() >= life.deadline:
         _log.warning("exit limit reached", seconds=options.exit_limit_s)
     return heir
+
+
+async def _ask(config: FileConfig, inheritance: Inheritance | None) -> BusPlace | None:
+    """Ask the running process for what this one has to begin with; gives its place in a cluster."""
+    if inheritance is None:
+        return None
+    predecessor = inheritance.predecessor
+    await predecessor.ask([app.id for app in config.apps], boot_time())
+    if bool(config.bus.urls) != (predecessor.place is not None):
+        raise UpgradeError(
+            "bus.urls was set or removed: a running node cannot join a cluster, or leave it; "
+            "restart instead."
+        )
+    return predecessor.place
 
 
 @asynccontextmanager

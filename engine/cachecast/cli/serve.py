@@ -24,6 +24,7 @@ from cachecast.cli.node import run_node
 from cachecast.cli.options import bus_options
 from cachecast.cli.process import count_cores, prepare_process
 from cachecast.cli.reloads import Reloader, Source, check_exposure
+from cachecast.cli.rolling import count_inherited_workers
 from cachecast.cli.signals import held_signals, open_signals
 from cachecast.cli.sink import Sink, own_streams
 from cachecast.cli.systemd import Supervisor
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 
     from cachecast.cli.node import Node
-    from cachecast.cli.upgrade import Heir, Inheritance
+    from cachecast.cli.upgrade import Inheritance, Successor
     from cachecast.cli.workers import Parent
     from cachecast.control.desk import ControlDesk
 
@@ -112,7 +113,7 @@ def serve_command(path: Path | None, **options: object) -> None:
                 _check_passed(config, supervisor.addresses)
             pass_on = configure_logs(config.server.log_format, config.server.log_level, sinks[1])
             prepare_process(locks_memory=config.server.locks_memory)
-            n_workers = count_workers(config.server.workers)
+            n_workers = count_inherited_workers() or count_workers(config.server.workers)
             stack.enter_context(held_signals())
             heir = trio.run(
                 _run, config, source, supervisor, sinks, pass_on, n_workers, inheritance
@@ -129,8 +130,8 @@ async def _run(
     pass_on: Callable[[MutableMapping[str, Any]], None],
     n_workers: int,
     inheritance: Inheritance | None,
-) -> Heir | None:
-    heir: Heir | None = None
+) -> Successor | None:
+    heir: Successor | None = None
     reloader = Reloader(source, supervisor)
     upgrader = Upgrader(reloader)
     ends, end_signals = trio.open_memory_channel[int](2)
@@ -139,7 +140,7 @@ async def _run(
         async with trio.open_nursery() as nursery:
 
             def on_ready(node: Node | Parent, port: int, admin_port: int | None) -> None:
-                desk = stack.enter_context(_open_desk(node, config, port, inheritance))
+                desk = stack.enter_context(_open_desk(node, config, port))
                 reloader.begin(node, desk)
                 upgrader.begin(node.upgrades, desk)
                 if inheritance is not None and inheritance.predecessor.is_reload_due:
@@ -149,7 +150,7 @@ async def _run(
                 if desk is not None:
                     nursery.start_soon(desk.run)
                 supervisor.ready(port)
-                _announce(config, port, admin_port, is_first=inheritance is None)
+                _announce(config, port, admin_port, is_first=node.is_first)
 
             nursery.start_soon(_sort_signals, signals, reloader, upgrader, ends, supervisor)
             for sink in sinks:
@@ -166,7 +167,7 @@ async def _run(
                     inspector=inspector_terms(config.server, os.environ),
                 )
             else:
-                await run_parent(
+                heir = await run_parent(
                     config,
                     n_workers,
                     end_signals,
@@ -183,12 +184,9 @@ async def _run(
 
 
 @contextmanager
-def _open_desk(
-    node: Node | Parent, config: FileConfig, port: int, inheritance: Inheritance | None
-) -> Iterator[ControlDesk | None]:
+def _open_desk(node: Node | Parent, config: FileConfig, port: int) -> Iterator[ControlDesk | None]:
     """The desk of the control socket, by which a node is watched, too; None where there is none."""
-    inherited = None if inheritance is None else inheritance.predecessor.control
-    with open_control(config, port, inherited) as desk:
+    with open_control(config, port, node.control) as desk:
         if desk is not None:
             offer_watching(node.watch, desk)
         yield desk

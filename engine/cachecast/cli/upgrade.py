@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cachecast.cli.reloads import Reloader
-    from cachecast.control.desk import Call, ControlDesk
+    from cachecast.control.desk import Action, Call, ControlDesk
     from cachecast.server import Server
 
 __all__ = [
     "Heir",
     "Inheritance",
-    "NoUpgrades",
+    "Successor",
     "Upgradable",
     "Upgrader",
     "Upgrades",
@@ -83,8 +83,9 @@ class Inheritance:
         orders: descriptor of a pipe by which it is sent signals, a byte each.
     """
 
-    def __init__(self, line: Line, orders: int) -> None:
-        self.predecessor = Predecessor(line, __version__, on_whole=partial(end_with, None))
+    def __init__(self, line: Line, orders: int, on_whole: Callable[[], None] | None = None) -> None:
+        on_whole = on_whole or partial(end_with, None)
+        self.predecessor = Predecessor(line, __version__, on_whole=on_whole)
         self.orders = orders
         self._line = line
         self._has_ended = False
@@ -108,11 +109,10 @@ class Inheritance:
     async def __anext__(self) -> int:
         """The next one. If cancelled, nothing is lost."""
         # Not trio's FdStream: closed, it makes the pipe block, which the next process shares.
-        while True:
-            if not self._has_ended:
-                await trio.lowlevel.wait_readable(self.orders)
-            if self._has_ended or self._is_over:
-                await trio.sleep_forever()
+        while not self._has_ended:
+            await trio.lowlevel.wait_readable(self.orders)
+            if self._is_over:
+                break
             try:
                 # One at a time: what follows may be for the next process.
                 data = os.read(self.orders, 1)
@@ -123,6 +123,7 @@ class Inheritance:
             # The first process was killed, and the node ends with it, as it would have before.
             self._has_ended = True
             return signal.SIGTERM
+        return await trio.sleep_forever()
 
 
 @contextmanager
@@ -197,6 +198,27 @@ class Heir:
         sys.exit(stand_in.stand_in(self._orders))  # as well, in forty times the memory
 
 
+class Successor(Protocol):
+    """What goes on where this process ends."""
+
+    def order(self, number: int) -> None:
+        """See :meth:`Heir.order`."""
+
+    def replace(self) -> NoReturn:
+        """See :meth:`Heir.replace`."""
+
+
+class Sibling:
+    """A process that has taken over and is somebody else's child."""
+
+    def order(self, number: int) -> None:
+        """Its parent orders it."""
+
+    def replace(self) -> NoReturn:
+        """Nobody has to stay."""
+        sys.exit(0)
+
+
 class Upgrades:
     """Replaces the process of a node, once; a try that fails may be followed by another one.
 
@@ -207,6 +229,7 @@ class Upgrades:
         is_ending: whether the node has been told to end, so that it is not replaced any more.
         is_reload_due: function that says whether the node has been told to read its configuration
             again, and has not begun.
+        verbs: what can be asked at the control socket besides.
     """
 
     def __init__(
@@ -220,7 +243,8 @@ class Upgrades:
             server: server of the node.
             inheritance: what the process before this one left; None if this is the first.
         """
-        self.heir: Heir | None = None
+        self.heir: Successor | None = None
+        self.verbs: dict[str, Action] = {}
         self._on_heir: list[Callable[[], None]] = []
         if inheritance is not None:
             self._on_heir.append(inheritance.leave_orders)
@@ -247,11 +271,6 @@ class Upgrades:
             UpgradeError: it failed, and this process goes on.
         """
         broker = self._server.broker
-        if broker.config.bus.urls:
-            raise UpgradeError(
-                "A node that an engine joins to others cannot be replaced while it runs; restart "
-                "the nodes one after the other."
-            )
         if self.is_ending or broker.clients.is_draining:
             raise UpgradeError("The node is ending.")
         n_clients, n_values = broker.clients.n_sessions, broker.cache.n_entries()
@@ -286,6 +305,33 @@ class Upgrades:
             "values": n_values,
         }
 
+    async def hand_over(self, line: Line, end_other: Callable[[], None]) -> tuple[int, int]:
+        """Hand over to a process that somebody else has started, and that listens already.
+
+        Args:
+            line: line to it.
+            end_other: function that kills it and returns when it is dead.
+
+        Returns:
+            Numbers of clients that moved, and that could not.
+
+        Raises:
+            UpgradeError: it failed, and this process goes on.
+        """
+        n_clients = self._server.broker.clients.n_sessions
+        self._n_absent = await give(
+            self._server,
+            line,
+            [],
+            end_other=end_other,
+            is_ending=lambda: self.is_ending,
+            is_reload_due=self.is_reload_due,
+        )
+        self.heir = Sibling()
+        for action in self._on_heir:
+            action()
+        return n_clients - self._n_absent, self._n_absent
+
     def _seats(self) -> list[tuple[str, str, int]]:
         listeners = self._server.listeners
         return [
@@ -306,10 +352,11 @@ class Replaceable(Protocol):
     """How a node is replaced."""
 
     @property
-    def heir(self) -> Heir | None:
-        """The process that has taken over; None before that."""
+    def heir(self) -> Successor | None:
+        """What goes on where this process ends; None before that."""
 
     #: See :class:`Upgrades`.
+    verbs: dict[str, Action]
     more_seats: list[tuple[str, str, int]]
     is_ending: bool
     is_reload_due: Callable[[], bool]
@@ -319,28 +366,6 @@ class Replaceable(Protocol):
 
     async def run(self, program: str | None = None) -> dict[str, int]:
         """See :meth:`Upgrades.run`."""
-
-
-class NoUpgrades:
-    """Of a node that cannot be replaced; says why."""
-
-    heir: Final = None
-
-    def __init__(self, why: str) -> None:
-        self.more_seats: list[tuple[str, str, int]] = []
-        self.is_ending = False
-        self.is_reload_due: Callable[[], bool] = lambda: False
-        self._why = why
-
-    def when_heir(self, action: Callable[[], None]) -> None:
-        """There will never be one."""
-
-    async def run(self, program: str | None = None) -> dict[str, int]:
-        """Refuse."""
-        del program
-        await trio.lowlevel.checkpoint()
-        _log.error("no upgrade", error=self._why)
-        raise UpgradeError(self._why)
 
 
 class Upgradable(Protocol):
@@ -377,7 +402,8 @@ class Upgrader:
             async def upgrade(call: Call) -> object:
                 return await self._replace(upgrades, call.read(str) or None)
 
-            desk.add("upgrade", upgrade)
+            for verb, action in {"upgrade": upgrade, **upgrades.verbs}.items():
+                desk.add(verb, action)
             upgrades.when_heir(desk.stop)
 
     def want(self) -> None:
@@ -489,12 +515,19 @@ def upgrade_command(**options: Any) -> None:  # noqa: ANN401 - they are the opti
     connected, and cached values keep what remains of their lives. Exit code 0: it has taken over;
     1: it has not, and says why, and the running one goes on.
     """
-    done = ask_node(
-        find_node(**options), "upgrade", dict[str, int], sys.executable, within_s=ANSWER_LIMIT_S
-    )
-    click.echo(
-        f"Process {done['pid']} has taken over: {done['connections']} connections, "
-        f"{done['values']} cached values."
-    )
+    node = find_node(**options)
+    done = ask_node(node, "upgrade", dict[str, int], sys.executable, within_s=ANSWER_LIMIT_S)
+    if n_workers := done.get("workers"):
+        limit_s = n_workers * ANSWER_LIMIT_S
+        done = ask_node(node, "upgraded", dict[str, int], within_s=limit_s)
+        click.echo(
+            f"Process {done['pid']} and its {n_workers} workers have been replaced: "
+            f"{done['connections']} connections."
+        )
+    else:
+        click.echo(
+            f"Process {done['pid']} has taken over: {done['connections']} connections, "
+            f"{done['values']} cached values."
+        )
     if done["closed"]:
         click.echo(f"{done['closed']} connections cannot move, for they use TLS; they come back.")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
+import signal
 import socket
 import sys
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,9 +23,12 @@ from cachecast.cli.logs import configure_logs, set_log_level
 from cachecast.cli.node import Node, run_node
 from cachecast.cli.process import prepare_process
 from cachecast.cli.reloads import read_certificate
+from cachecast.cli.rolling import Rolling, find_estate
 from cachecast.cli.sink import Sink, own_streams
-from cachecast.cli.upgrade import NoUpgrades
-from cachecast.errors import ConfigError, ControlError, EngineError
+from cachecast.cli.upgrade import Inheritance
+from cachecast.errors import ConfigError, ControlError, EngineError, UpgradeError
+from cachecast.handover.line import Line
+from cachecast.handover.state import STATE_VERSION, ParentState
 from cachecast.metrics import families_of, process_families
 from cachecast.server.listeners import (
     FD,
@@ -35,12 +42,16 @@ from cachecast.workers.crew import Crew, check_size
 from cachecast.workers.desk import Desk
 from cachecast.workers.messages import (
     FROM_PARENT,
+    WORDS_VERSION,
     Ask,
     Beat,
     Brief,
     Failed,
+    Gave,
+    Give,
     Order,
     Ready,
+    Refused,
     Reload,
     Reloaded,
     Report,
@@ -57,7 +68,9 @@ if TYPE_CHECKING:
     from cachecast.broker.feed import Wanted, Watch
     from cachecast.bus.private import PrivateEngine
     from cachecast.bus_config import BusConfig
+    from cachecast.cli.rolling import Estate, NextProgram
     from cachecast.config import FileConfig
+    from cachecast.server.crossing import Ways
     from cachecast.server.tls import TlsTerms
 
 __all__ = ["Parent", "run_parent", "worker_command"]
@@ -84,7 +97,7 @@ async def run_parent(
     pass_on: Callable[[MutableMapping[str, Any]], None],
     lost_log_lines: Callable[[], int],
     on_ready: Callable[[Parent, int, int | None], None],
-) -> None:
+) -> NextProgram | None:
     """Serve with several workers until a signal ends them in order.
 
     Args:
@@ -99,8 +112,12 @@ async def run_parent(
         lost_log_lines: function that gives the number of lines that could not be written.
         on_ready: function called with the node and both ports once all workers accept connections.
 
+    Returns:
+        The program that this process is to become, if it is to go on so.
+
     Raises:
         ConfigError: it cannot start.
+        UpgradeError: it cannot go on with what this process had before.
         BusError: the engine cannot be reached.
     """
     if sys.platform != "linux":
@@ -111,88 +128,183 @@ async def run_parent(
         )
     check_size(shares_of(config, n_workers)[0])  # before anything is opened
     tls = read_certificate(config)
+    estate = find_estate()
+    if estate is not None and estate.is_only_tried(config):
+        return None
     with ExitStack() as stack:
-        listeners, shared = _open_listeners(addresses, n_workers, stack)
-        names = [sock.getsockname() for sock in (*listeners[0], *shared)]
-        port: int = next((name[1] for name in names if isinstance(name, tuple)), 0)
-        admin = None
-        if admin_address is not None:
-            falls_back = config.server.admin_port is None
-            admin = stack.enter_context(open_admin_listener(admin_address, falls_back=falls_back))
-        async with _open_engine(config) as engine, trio.open_nursery() as nursery:
-            joined = config if engine is None else _joined_by(engine, config)
+        seats = _Seats(config, addresses, admin_address, n_workers, stack, estate)
+        listeners, admin = seats.listeners, seats.admin
+        async with _open_engine(config, estate) as engine, trio.open_nursery() as nursery:
+            joined = config if engine is None else _joined_by(engine, config, estate)
             inspector = inspector_terms(config.server, os.environ)
+            terms = inspector or private_terms(config.server, os.environ)
             crew = Crew(
-                shares_of(joined, n_workers),
-                listeners,
-                _LogReader(pass_on),
-                shared=shared,
-                inspector=inspector or private_terms(config.server),
-            )
-            parent = Parent(config, tls, crew, bus=joined.bus)
+                shares_of(joined, n_workers), listeners, _LogReader(pass_on), shared=seats.shared,
+                inspector=terms,
+            )  # fmt: skip
+            parent = Parent(config, tls, crew, bus=joined.bus, estate=estate)
+            if estate is not None:
+                crew.adopt(estate.state.posts)
+            leaving = _Leaving(parent, crew, seats, engine)
             nursery.start_soon(crew.run)
             nursery.start_soon(_relay, signals, crew)
             admin_port = None
             if engine is not None:
                 nursery.start_soon(engine.run_keeping)
             if admin is not None:
+                n_ends = None if engine is None else partial(getattr, engine, "n_ends")
                 desk = parent.desk = Desk(
-                    config,
-                    admin,
-                    crew,
-                    lost_log_lines=lost_log_lines,
-                    engine_ends=None if engine is None else (lambda: engine.n_ends),
+                    config, admin, crew, lost_log_lines=lost_log_lines, engine_ends=n_ends,
                     inspector=inspector,
-                )
+                )  # fmt: skip
                 admin_port = desk.port
                 nursery.start_soon(desk.run)
             await crew.wait_ready()
             if not crew.is_ending:
-                on_ready(parent, port, admin_port)
+                on_ready(parent, seats.port, admin_port)
+                if estate is not None:
+                    nursery.start_soon(parent.upgrades.roll, estate.state.fault)
             await crew.wait_ended()
             nursery.cancel_scope.cancel()
+    leaving.finish()
+    return parent.upgrades.heir
 
 
-def _open_listeners(
-    addresses: Sequence[str], n_workers: int, stack: ExitStack
-) -> tuple[list[list[socket.socket]], list[socket.socket]]:
-    """Listeners of each worker alone, and those of all."""
-    listeners: list[list[socket.socket]] = [[] for _ in range(n_workers)]
-    shared: list[socket.socket] = []
-    for address in addresses:
+class _Seats:
+    """Listening sockets of the node.
+
+    Attributes:
+        listeners: those of each worker alone.
+        shared: those of all.
+        admin: that of the admin address; None without one.
+        port: number of the port for clients, the first of several; 0 where there is none.
+    """
+
+    def __init__(
+        self,
+        config: FileConfig,
+        addresses: Sequence[str],
+        admin_address: str | None,
+        n_workers: int,
+        stack: ExitStack,
+        estate: Estate | None,
+    ) -> None:
+        self.listeners: list[list[socket.socket]] = [[] for _ in range(n_workers)]
+        self.shared: list[socket.socket] = []
+        self.admin: socket.socket | None = None
+        self._places: list[Place] = []
+        self._stack = stack
+        if estate is not None:
+            self._adopt(estate.state)
+        else:
+            for address in addresses:
+                self._open(address, n_workers)
+            if admin_address is not None:
+                falls_back = config.server.admin_port is None
+                self.admin = open_admin_listener(admin_address, falls_back=falls_back)
+        if self.admin is not None:
+            stack.enter_context(self.admin)
+        names = [sock.getsockname() for sock in (*self.listeners[0], *self.shared)]
+        self.port: int = next((name[1] for name in names if isinstance(name, tuple)), 0)
+
+    def _open(self, address: str, n_workers: int) -> None:
         if (path := path_of(address)) is not None:
-            place = Place(path, open_listener(address))
-            stack.callback(place.close)
-            shared.append(place.listener)
-            continue
-        if address.startswith(FD):
-            shared.append(stack.enter_context(open_listener(address)))
-            continue
-        for mine, sock in zip(listeners, open_shared_listeners(address, n_workers), strict=True):
-            mine.append(stack.enter_context(sock))
-    return listeners, shared
+            self._share(open_listener(address), str(path))
+        elif address.startswith(FD):
+            self._share(open_listener(address), "")
+        else:
+            sockets = open_shared_listeners(address, n_workers)
+            for mine, sock in zip(self.listeners, sockets, strict=True):
+                mine.append(self._stack.enter_context(sock))
+
+    def _adopt(self, state: ParentState) -> None:
+        for mine, post in zip(self.listeners, state.posts, strict=True):
+            mine += [self._stack.enter_context(socket.socket(fileno=n)) for n in post.listeners]
+        for path, fd in state.shared:
+            self._share(socket.socket(fileno=fd), path)
+        if state.admin is not None:
+            self.admin = socket.socket(fileno=state.admin)
+
+    def _share(self, sock: socket.socket, path: str) -> None:
+        self.shared.append(sock)
+        if path:
+            self._places.append(Place(Path(path), sock))
+            self._stack.callback(self._places[-1].close)
+        else:
+            self._stack.enter_context(sock)
+
+    def leave(self) -> tuple[list[tuple[str, int]], int | None]:
+        """Copies of the descriptors of those of all, with their paths, and of the admin's."""
+        paths = {place.listener: str(place.path) for place in self._places}
+        shared = [(paths.get(sock, ""), os.dup(sock.fileno())) for sock in self.shared]
+        for place in self._places:
+            place.leave()
+        return shared, None if self.admin is None else os.dup(self.admin.fileno())
+
+
+class _Leaving:
+    """How the parent lets everything be that the program has which it becomes."""
+
+    def __init__(
+        self, parent: Parent, crew: Crew, seats: _Seats, engine: PrivateEngine | None
+    ) -> None:
+        self._parent = parent
+        self._crew = crew
+        self._seats = seats
+        self._engine = engine
+        self._finish: Callable[[], ParentState] | None = None
+        parent.upgrades.when_heir(self._begin)
+
+    def _begin(self) -> None:
+        """Keep what closing this side's sockets would end, and stop. Never yields."""
+        posts, (shared, admin) = self._crew.leave(), self._seats.leave()
+        engine = None if self._engine is None else self._engine.leave()
+        control = next(
+            ((path, os.dup(fd)) for kind, path, fd in self._parent.upgrades.more_seats
+             if kind == "control"), None,
+        )  # fmt: skip
+        self._finish = lambda: ParentState(
+            STATE_VERSION, WORDS_VERSION, posts(), shared, admin, control, engine,
+            self._parent.drawn_key,
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """Complete what is left, when nothing is read from the workers any more."""
+        heir = self._parent.upgrades.heir
+        if heir is not None and self._finish is not None:
+            heir.state = self._finish()
 
 
 @asynccontextmanager
-async def _open_engine(config: FileConfig) -> AsyncIterator[PrivateEngine | None]:
+async def _open_engine(
+    config: FileConfig, estate: Estate | None
+) -> AsyncIterator[PrivateEngine | None]:
     if config.bus.urls:
         yield None
         return
     # A node of one process, which imports this module too, needs none of it.
-    from cachecast.bus.private import open_private_engine  # noqa: PLC0415
+    from cachecast.bus.private import keep_private_engine, open_private_engine  # noqa: PLC0415
 
+    if estate is not None and estate.state.engine is not None:
+        async with keep_private_engine(estate.state.engine) as engine:
+            yield engine
+        return
     async with open_private_engine(prefix=config.bus.prefix) as engine:
         yield engine
 
 
-def _joined_by(engine: PrivateEngine, config: FileConfig) -> FileConfig:
+def _joined_by(
+    engine: PrivateEngine, config: FileConfig, estate: Estate | None = None
+) -> FileConfig:
     """The configuration of workers that a private engine joins.
 
     It cannot lock its memory, as they do; so where that is asked for it sees no value but sealed.
     """
     bus = msgspec.structs.replace(config.bus, urls=(engine.url,))
-    if config.server.locks_memory and not bus.keys():
-        bus = msgspec.structs.replace(bus, seal_key=(secrets.token_hex(32),))
+    if not bus.keys():
+        drawn = secrets.token_hex(32) if config.server.locks_memory else ""
+        key = drawn if estate is None else estate.state.seal_key
+        bus = msgspec.structs.replace(bus, seal_key=(key,) if key else ())
     return msgspec.structs.replace(config, bus=bus)
 
 
@@ -202,20 +314,31 @@ class Parent:
     Attributes:
         config: the configuration that it serves by.
         tls: certificate that its workers serve with; None for plain text.
-        upgrades: what says that it cannot be replaced.
+        upgrades: what replaces it.
+        control: path and listening socket of the control socket that it had before it became this
+            program; None where there is none.
+        is_first: whether it had nothing before.
+        drawn_key: key that values are sealed with which nobody configured; empty for none.
         desk: what answers operators; None without an admin address.
     """
 
     def __init__(
-        self, config: FileConfig, tls: TlsTerms | None, crew: Crew, *, bus: BusConfig
+        self,
+        config: FileConfig,
+        tls: TlsTerms | None,
+        crew: Crew,
+        *,
+        bus: BusConfig,
+        estate: Estate | None = None,
     ) -> None:
+        control = None if estate is None else estate.state.control
+        self.control = None if control is None else (control[0], socket.socket(fileno=control[1]))
+        self.is_first = estate is None
+        self.drawn_key = "" if config.bus.keys() else "".join(bus.seal_key)
         self.config = config
         self.tls = tls
         self.desk: Desk | None = None
-        self.upgrades = NoUpgrades(
-            "A node with workers cannot be replaced while it runs; restart it, or the nodes of a "
-            "cluster one after the other."
-        )
+        self.upgrades = Rolling(crew, is_joined=bool(config.bus.urls))
         self._crew = crew
         self._bus = bus
 
@@ -320,14 +443,21 @@ async def _work(control: int, sinks: tuple[Sink, Sink]) -> int:
             brief = await pipe.receive()
         if isinstance(brief, Brief):
             configure_logs("json", brief.config.server.log_level, sinks[1])
+            inheritance = None
+            if brief.line is not None:
+                os.set_inheritable(brief.line, False)  # noqa: FBT003 - its only argument beside it
+                line = Line(socket.socket(fileno=brief.line))
+                inheritance = Inheritance(line, -1, on_whole=lambda: None)
             try:
-                await _serve(brief, pipe, sinks[1])
+                await _serve(brief, pipe, sinks[1], inheritance)
             except* EngineError as errors:
                 error: BaseException = errors
                 while isinstance(error, BaseExceptionGroup):
                     error = error.exceptions[0]
                 assert isinstance(error, EngineError)
                 pipe.send(Failed.from_error(error))
+                if inheritance is not None:
+                    inheritance.fail(str(error).strip())
                 code = 1
             with trio.move_on_after(WORDS_LIMIT_S):
                 await pipe.wait_sent()
@@ -335,7 +465,7 @@ async def _work(control: int, sinks: tuple[Sink, Sink]) -> int:
     return code
 
 
-async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
+async def _serve(brief: Brief, pipe: Pipe, log: Sink, inheritance: Inheritance | None) -> None:
     config = brief.config
     prepare_process(locks_memory=config.server.locks_memory)
     orders, signals = trio.open_memory_channel[int](16)
@@ -346,11 +476,11 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             pipe.send(Ready())
             nursery.start_soon(_beat, node.broker, pipe)
             nursery.start_soon(_run_reloads, node, pipe, changes)
-            nursery.start_soon(node.server.transports.join(brief.ways).run)
+            nursery.start_soon(_run_crossing, node, brief.ways)
 
         nodes: list[Node] = []
         changes = _Newest()
-        nursery.start_soon(_obey, pipe, orders, nodes, changes, nursery.cancel_scope)
+        nursery.start_soon(_obey, pipe, orders, nodes, changes, nursery)
         await run_node(
             config,
             signals,
@@ -360,8 +490,42 @@ async def _serve(brief: Brief, pipe: Pipe, log: Sink) -> None:
             admin_address=None,
             lost_log_lines=lambda: log.n_dropped,
             on_ready=on_ready,
+            inheritance=inheritance,
         )
         nursery.cancel_scope.cancel()
+
+
+async def _run_crossing(node: Node, ways: Ways) -> None:
+    """Take what other workers pass on, until another process has the post, which takes it then."""
+    with trio.CancelScope() as taking:
+        node.upgrades.when_heir(taking.cancel)
+        await node.server.transports.join(ways).run()
+
+
+async def _give(nodes: list[Node], pipe: Pipe, line: Line, process: int) -> None:
+    """Hand over to another worker, and say how that went."""
+    try:
+        # The parent asks only one that is ready.
+        upgrades = nodes[0].upgrades
+        moved, closed = await upgrades.hand_over(line, partial(_end_process, process))
+    except UpgradeError as error:
+        pipe.send(Refused(str(error)))
+    else:
+        pipe.send(Gave(moved, closed))
+    finally:
+        line.close()
+        os.close(process)
+
+
+def _end_process(process: int) -> None:
+    """Make sure that a process is dead, by a descriptor of it (pidfd)."""
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll(1000 * WORDS_LIMIT_S)
 
 
 class _Newest:
@@ -409,7 +573,7 @@ async def _obey(
     orders: trio.MemorySendChannel[int],
     nodes: list[Node],
     changes: _Newest,
-    life: trio.CancelScope,
+    nursery: trio.Nursery,
 ) -> None:
     while (message := await pipe.receive()) is not None:
         if isinstance(message, Order):
@@ -419,6 +583,9 @@ async def _obey(
                 pass  # nobody needs a seventeenth signal to end
         elif isinstance(message, Reload):
             changes.put(message)
+        elif isinstance(message, Give) and nodes:
+            line, process = pipe.descriptors.popleft(), pipe.descriptors.popleft()
+            nursery.start_soon(_give, nodes, pipe, Line(socket.socket(fileno=line)), process)
         elif isinstance(message, Ask) and nodes:
             pipe.send(Report(families_of(nodes[0].broker.statistics()) + process_families()))
-    life.cancel()  # the parent has gone; so does everything else of it
+    nursery.cancel_scope.cancel()  # the parent has gone; so does everything else of it

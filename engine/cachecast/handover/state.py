@@ -19,26 +19,37 @@ import msgspec
 __all__ = [
     "STATE_VERSION",
     "AppState",
+    "BusPlace",
+    "BusState",
     "ChannelState",
     "ClientState",
+    "EngineState",
     "Failed",
+    "Follow",
+    "Following",
     "Hello",
+    "HoldingState",
     "HttpSessionState",
     "HttpState",
     "MemberState",
     "NodeState",
     "OutboxState",
+    "ParentState",
     "ParserState",
+    "PostState",
     "ReceiverState",
+    "SeatState",
     "Seats",
     "SessionState",
     "Taken",
     "TellState",
+    "Topics",
     "UserState",
     "ValueState",
     "Values",
     "WaitingState",
     "WebhookState",
+    "WorkerState",
 ]
 
 #: Number of this form.
@@ -52,6 +63,15 @@ ValueState = tuple[str, bytes, float, float]
 
 #: Key, frame, deadline, and whether the client asked for it.
 WaitingState = tuple[str | int, bytes, float, bool]
+
+#: Kind, app, name and field of what a node holds in a roster; number that is wanted; number that
+#: the engine has, None if nobody can tell; whether it was entered; what is said of it.
+HoldingState = tuple[str, str, str, str, int, int | None, bool, bytes]
+
+
+#: Of a private engine: id of the process, program, folder, descriptor of its lock, how often it
+#: has ended by itself.
+EngineState = tuple[int, str, str, int, int]
 
 
 class _State(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -161,6 +181,8 @@ class ClientState(_State, frozen=True, gc=False):
         authorize_by: time by which it must show a signature.
         must_pong: whether a ping without an answer ends it.
         opened_at: time when it began.
+        joining: channels that it has asked for and other nodes have not been asked about, each with
+            the member that it brings.
         http: session of a client that comes without WebSockets; its descriptor is that of the
             request that receives.
     """
@@ -177,6 +199,7 @@ class ClientState(_State, frozen=True, gc=False):
     authorize_by: float = inf
     must_pong: bool = True
     opened_at: float = 0.0
+    joining: list[tuple[str, MemberState | None]] = []
     http: HttpSessionState | None = None
 
 
@@ -248,6 +271,9 @@ class AppState(_State, frozen=True, gc=False):
         bucket: tokens and time of the last refill of its publish rate.
         misses: channels whose miss was reported, and when it may be again.
         counters: what happened since start.
+        counts: numbers of subscriptions on all nodes, by channel, as they were told last; none
+            where this node is alone.
+        stirred: channels whose number the connections of this node have changed since then.
     """
 
     app_id: str
@@ -257,6 +283,146 @@ class AppState(_State, frozen=True, gc=False):
     misses: list[tuple[str, float]]
     counters: dict[str, int | dict[str, int]]
     webhooks: WebhookState | None
+    counts: dict[str, int] = {}
+    stirred: list[str] = []
+
+
+class Topics(_State, frozen=True, gc=False):
+    """What a node hears of one primary.
+
+    Attributes:
+        channels: app and name of each attached channel.
+        users: app and id of each user who is watched.
+    """
+
+    channels: list[tuple[str, str]]
+    users: list[tuple[str, str]]
+
+
+class BusPlace(_State, frozen=True, gc=False):
+    """A node's place in its cluster, for who is to take it.
+
+    Attributes:
+        protocol: number of the protocol that the nodes speak.
+        primaries: names of the engine's primaries, in order.
+        node, nonce: what the node calls itself.
+        mark: text by which both processes find the same instant in the order of all messages.
+        seats: epoch and session at each primary.
+        topics: what is heard there.
+    """
+
+    protocol: int
+    primaries: list[str]
+    node: str
+    nonce: str
+    mark: str
+    seats: list[tuple[int, str]]
+    topics: list[Topics]
+
+
+class SeatState(_State, frozen=True, gc=False):
+    """What a node has at one primary.
+
+    Attributes:
+        epoch, session: of the last hello.
+        number: number of the last publish within the session.
+        attached: channels that arrive, with the number of subscriptions that need each.
+        places: channels that somebody is in, with the number of connections.
+        holdings: what is held in rosters.
+        watched: users who are watched: app, id, by how many, whether online.
+        said: users whose connections were ended from here: time, app, id.
+        crowded: channels that the node has called crowded.
+        kept: values that were published here and live: key, epoch, version, bytes, time of the end,
+            by app; the oldest first.
+        recent: values that were published here just now: time, key, record.
+    """
+
+    epoch: int
+    session: str
+    number: int
+    attached: list[tuple[str, str, int]]
+    places: list[tuple[str, str, int]]
+    holdings: list[HoldingState]
+    watched: list[tuple[str, str, int, bool]]
+    said: list[tuple[float, str, str]]
+    crowded: list[tuple[str, str]]
+    kept: list[tuple[str, list[tuple[bytes, int, int, int, float]]]]
+    recent: list[tuple[float, bytes, bytes]]
+
+
+class BusState(_State, frozen=True, gc=False):
+    """What a node has at the engine.
+
+    Attributes:
+        seats: what it has at each primary.
+        gauges: numbers that the other nodes count together, by name, at each primary.
+    """
+
+    seats: list[SeatState]
+    gauges: list[dict[str, int]]
+
+
+class WorkerState(_State, frozen=True, gc=False):
+    """A process of a node with workers, as its parent has it.
+
+    Attributes:
+        pid: id of the process.
+        control, said, seat: descriptors of what both talk over, of its log, and of the socket over
+            which it gets connections of operators.
+        read, rest: what has been read of them and is no whole message, or line, yet.
+    """
+
+    pid: int
+    control: int
+    said: int
+    seat: int
+    read: bytes
+    rest: bytes
+
+
+class PostState(_State, frozen=True, gc=False):
+    """The place of one worker.
+
+    Attributes:
+        listeners: descriptors of the listening sockets that are its alone.
+        key, way: key of the ways between workers, and descriptors of both ends of the one to this.
+        worker: the process; None if there is none at the moment.
+        n_ends: how often one has ended by itself.
+        past: counters of those that were there before: name, kind, text, samples.
+    """
+
+    listeners: list[int]
+    key: bytes
+    way: tuple[int, int] | None
+    worker: WorkerState | None
+    n_ends: int
+    past: list[msgspec.Raw]
+
+
+class ParentState(_State, frozen=True):
+    """What the parent of workers leaves to the program that it becomes.
+
+    Attributes:
+        version: :data:`STATE_VERSION`.
+        words: version of what it says to its workers.
+        posts: places of the workers, by number.
+        shared: listening sockets of all of them: path of a Unix socket, "" for others; descriptor.
+        admin: descriptor of the admin address's listening socket; None without one.
+        control: path and descriptor of the control socket; None without one.
+        engine: the private engine; None where the configuration names one.
+        seal_key: key that was drawn for it; empty for none.
+        fault: why the program that was wanted could not be begun; empty if this is it.
+    """
+
+    version: int
+    words: int
+    posts: list[PostState]
+    shared: list[tuple[str, int]]
+    admin: int | None
+    control: tuple[str, int] | None
+    engine: EngineState | None
+    seal_key: str
+    fault: str = ""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -285,9 +451,24 @@ class Seats(_Message, frozen=True):
     Attributes:
         names: for each what it is for: ``clients``, ``admin`` or ``control``, and the address as it
             was configured.
+        place: place in the cluster; None of a node that is alone.
     """
 
     names: list[tuple[str, str]]
+    place: BusPlace | None = None
+
+
+class Follow(_Message, frozen=True):
+    """The rest of what the running process hears, by primary; it hears nothing more from here on.
+
+    The successor answers with :class:`Following`.
+    """
+
+    topics: list[Topics]
+
+
+class Following(_Message, frozen=True):
+    """The successor hears everything, and has stopped at the mark."""
 
 
 class Values(_Message, frozen=True):
@@ -327,6 +508,7 @@ class NodeState(_Message, frozen=True):
         absence_s: number of seconds for which connections that could not move are kept.
         is_reload_due: whether the configuration is to be read again: the order came when the
             successor had read it, and there was no time any more to carry it out before.
+        bus: what the node has at the engine; None if it is alone.
     """
 
     apps: list[AppState]
@@ -334,6 +516,7 @@ class NodeState(_Message, frozen=True):
     slow: list[tuple[str, int]]
     absence_s: float
     is_reload_due: bool = False
+    bus: BusState | None = None
 
 
 class Taken(_Message, frozen=True):
@@ -352,4 +535,16 @@ class Failed(_Message, frozen=True):
     text: str
 
 
-Message = Hello | Seats | Values | Channels | Clients | Callers | NodeState | Taken | Failed
+Message = (
+    Hello
+    | Seats
+    | Follow
+    | Following
+    | Values
+    | Channels
+    | Clients
+    | Callers
+    | NodeState
+    | Taken
+    | Failed
+)

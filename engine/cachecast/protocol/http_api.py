@@ -37,6 +37,7 @@ __all__ = [
     "encode_user",
     "find_answer_type",
     "find_route",
+    "is_stream_liked",
     "join_items",
     "join_members",
     "make_event",
@@ -52,10 +53,15 @@ CHANNEL_INFO: Final = frozenset({"user_count", "subscription_count", "cache"})
 USERS_INFO: Final = frozenset({"user_info"})
 
 JSON_TYPE: Final = "application/json"
+STREAM_TYPE: Final = "text/event-stream"
 #: ``vnd.msgpack`` is the registered one; the others are what people wrote before it was.
 MSGPACK_TYPES: Final = frozenset(
     {"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"}
 )
+
+
+#: What stands for JSON in ``Accept``.
+_JSON_TYPES: Final = (JSON_TYPE, "application/*", "*/*")
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):
@@ -319,17 +325,32 @@ def find_answer_type(accept: bytes) -> str:
     What is listed first wins among equals, and whoever accepts neither gets JSON all the same
     (RFC 9110 12.5.1).
     """
-    given: dict[str, tuple[float, int]] = {}
-    for place, item in enumerate(accept.decode("latin-1").lower().split(",")):
-        kind, *params = (part.strip() for part in item.split(";"))
-        quality = next((_quality(param[2:]) for param in params if param.startswith("q=")), 1.0)
-        given.setdefault(kind, (quality, -place))
-    found = [given[kind] for kind in (JSON_TYPE, "application/*", "*/*") if kind in given]
+    given = _read_accept(accept)
+    found = [given[kind] for kind in _JSON_TYPES if kind in given]
     best, answer = found[0] if found else (0.0, 0), JSON_TYPE
     for kind in MSGPACK_TYPES & given.keys():
         if given[kind][0] > 0 and given[kind] > best:
             best, answer = given[kind], kind
     return answer
+
+
+@lru_cache(maxsize=64)
+def is_stream_liked(accept: bytes) -> bool:
+    """Whether ``Accept`` likes server-sent events better than the other forms of a value."""
+    given = _read_accept(accept)
+    stream = given.get(STREAM_TYPE, (0.0, 0))
+    others = (given.get(kind, (0.0, 0)) for kind in (*_JSON_TYPES, *MSGPACK_TYPES))
+    return stream[0] > 0 and all(stream > other for other in others)
+
+
+def _read_accept(accept: bytes) -> dict[str, tuple[float, int]]:
+    """Media type -> how much it is liked, and before which others it stands."""
+    given: dict[str, tuple[float, int]] = {}
+    for place, item in enumerate(accept.decode("latin-1").lower().split(",")):
+        kind, *params = (part.strip() for part in item.split(";"))
+        quality = next((_quality(param[2:]) for param in params if param.startswith("q=")), 1.0)
+        given.setdefault(kind, (quality, -place))
+    return given
 
 
 def _quality(text: str) -> float:

@@ -5,11 +5,12 @@ Credentials are none of it: requests are signed, and there are no cookies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 import msgspec
 
 from cachecast.server.http_messages import Later, Request, Response
+from cachecast.server.streaming import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,7 +25,7 @@ _SHARED: Final = (
 #: What a page may send besides what every page may.
 _PREFLIGHT: Final = (
     "Access-Control-Allow-Methods: GET, HEAD, POST",
-    "Access-Control-Allow-Headers: Accept, Content-Type, If-None-Match",
+    "Access-Control-Allow-Headers: Accept, Content-Type, If-None-Match, Last-Event-ID",
     "Access-Control-Max-Age: 600",
 )
 
@@ -46,8 +47,16 @@ def answer_preflight(headers: tuple[str, ...]) -> Response:
     return Response(200, b"", "", headers + _PREFLIGHT)
 
 
-def share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later:
+@overload
+def share(answer: Response | Later, headers: tuple[str, ...]) -> Response | Later: ...
+@overload
+def share(
+    answer: Response | Later | Stream, headers: tuple[str, ...]
+) -> Response | Later | Stream: ...
+def share(answer: Response | Later | Stream, headers: tuple[str, ...]) -> Response | Later | Stream:
     """The same answer, which pages may read. A copy, for some answers are one for all."""
+    if isinstance(answer, Stream):
+        return msgspec.structs.replace(answer, headers=answer.headers + headers)
     if isinstance(answer, Response):
         return _with(answer, headers)
 

@@ -8,7 +8,6 @@ or with the same in msgpack, for who asks for it.
 from __future__ import annotations
 
 from functools import partial
-from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -21,11 +20,9 @@ from cachecast.errors import AuthError, BadRequestError, RemoteProtocolError
 from cachecast.protocol import auth
 from cachecast.protocol.http_api import (
     CHANNEL_INFO,
-    JSON_TYPE,
     USERS_INFO,
     EventRequest,
     Route,
-    encode_body,
     encode_items,
     encode_members,
     encode_user,
@@ -38,6 +35,7 @@ from cachecast.protocol.http_api import (
     read_event,
     read_plain_event,
 )
+from cachecast.server.cached import read_value
 from cachecast.server.calls import (
     Call,
     error_response,
@@ -57,6 +55,7 @@ if TYPE_CHECKING:
     from cachecast.broker import Broker, CachedEvent, ChannelState
     from cachecast.channels.hub import Hub
     from cachecast.protocol.channel_name import ChannelName
+    from cachecast.server.streaming import Stream
 
 __all__ = ["Elsewhere", "Found_co", "handle"]
 
@@ -94,7 +93,7 @@ def handle(
     *,
     is_tls: bool,
     elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
-) -> Response | Later | Found_co:
+) -> Response | Later | Stream | Found_co:
     """Answer one request of the HTTP API.
 
     Args:
@@ -126,7 +125,9 @@ def _find_sharing(broker: Broker, route: Route, request: Request, origin: str) -
     return sharing(hub.app.cors_origins, origin)
 
 
-def _handle(broker: Broker, route: Route, request: Request, *, is_tls: bool) -> Response | Later:
+def _handle(
+    broker: Broker, route: Route, request: Request, *, is_tls: bool
+) -> Response | Later | Stream:
     hub: Hub | None = None
     try:
         query = auth.parse_query(request.query)
@@ -475,43 +476,6 @@ def _stats(call: Call) -> Response | Later:
     )
 
 
-def _cache(call: Call) -> Response | Later:
-    """Ours: the cached event with what HTTP caches and conditional readers need."""
-    event = call.broker.questions.cached(call.hub, call.route.argument)
-    return respond(call, event.then(partial(_describe_cached, call)))
-
-
-def _describe_cached(call: Call, event: CachedEvent | None) -> Response:
-    if event is None:
-        response = error_response(404, f"No value is cached on {call.route.argument}\n")
-        response.headers = ("Cache-Control: no-store",)
-        return response
-    kind = call.answer_type
-    if kind == JSON_TYPE:
-        body = event.message
-    else:
-        body = encode_body(
-            {"event": event.name, "channel": event.channel, "data": event.data}, kind
-        )
-    etag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-    # What remains, rounded down: a cache in between subtracts the Age once more, which errs to the
-    # safe side; it must never serve the value one instant too long.
-    fresh = (
-        f"ETag: {etag}",
-        f"Age: {int(event.age_s)}",
-        f"Cache-Control: max-age={int(event.ttl_s)}",
-        "Vary: Accept",
-    )
-    if not _etags(call.request).isdisjoint({etag, "*"}):
-        return Response(304, b"", headers=fresh)
-    return Response(200, body, kind, fresh)
-
-
-def _etags(request: Request) -> set[str]:
-    text = request.headers.get(b"if-none-match", b"").decode("latin-1")
-    return {part.strip().removeprefix("W/") for part in text.split(",")}
-
-
 # --- users
 
 
@@ -538,7 +502,7 @@ def _terminate(call: Call) -> Response | Later:
     return in_steps(call, Receipt.of(left), terminate_all)
 
 
-_ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later]]] = {
+_ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later | Stream]]] = {
     "events": _events,
     "batch_events": _batch_events,
     "plain_event": _plain_event,
@@ -546,6 +510,6 @@ _ENDPOINTS: Final[dict[str, Callable[[Call], Response | Later]]] = {
     "channel": _channel,
     "users": _users,
     "stats": _stats,
-    "cache": _cache,
+    "cache": read_value,
     "terminate": _terminate,
 }

@@ -484,6 +484,9 @@ class HttpConnection:
     def _stream(self, stream: Stream, request: Request) -> None:
         common = self._common
         keeps_alive = request.keeps_alive and not request.is_1_0 and not common.is_draining
+        if request.method != "HEAD" and not common.room.begin_stream(self):
+            self._write(text_response(503, "This node has no room for a stream"), request)
+            return
         self._out.append(stream.encode_head(request, common.date, keeps_alive=keeps_alive))
         self._last_read = RECV_BYTES  # it may talk on meanwhile
         if request.method == "HEAD":
@@ -507,9 +510,9 @@ class HttpConnection:
         """Whether a part of a body may be written."""
         return self._outbox.waiting_bytes < MAX_WAITING_BYTES
 
-    def put_part(self, data: bytes) -> None:
-        """Send a part of a body."""
-        self._outbox.put(data)
+    def put_part(self, data: bytes, key: str | None, deadline: float) -> None:
+        """Send a part of a body; see :meth:`Body.write`."""
+        self._outbox.put(data, key, deadline)
 
     def end_stream(self, last: bytes, *, keeps_alive: bool) -> None:
         """Send the end of a body."""
@@ -520,6 +523,8 @@ class HttpConnection:
         self._outbox.put(last)
         if self.state is STREAMING:
             self._go(IDLE)
+            if self.app_id is not None:
+                self._common.room.note_verified(self)
             self._settle()
             if self._requests or self._parser.refusal is not None:
                 self._common.poller.again(self.fd, self)

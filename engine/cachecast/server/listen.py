@@ -30,7 +30,7 @@ from cachecast.server.transports import Transports
 from cachecast.server.upgrade import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from cachecast.broker import Broker
@@ -59,8 +59,8 @@ _log = structlog.get_logger("cachecast.server")
 class Predecessor(Protocol):
     """What ``serve`` needs of the process that it replaces; see :mod:`.succession`."""
 
-    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
-        """Its listening sockets, by what each is for and its address."""
+    #: Its listening sockets, by what each is for and its address.
+    seats: dict[tuple[str, str], socket.socket]
 
     async def take(self, server: Server, nursery: trio.Nursery) -> None:
         """Take over all the rest."""
@@ -452,6 +452,7 @@ class Server(Front):
         """
         self.common.is_draining = True
         self.broker.clients.is_draining = True
+        self.broker.follows.release()
         for listener in list(self.listeners):
             if not listener.is_admin:
                 listener.abort()
@@ -529,8 +530,8 @@ async def serve(
         proxy_protocol: whether each connection of a client begins with a header of the PROXY
             protocol, version 1 or 2, before TLS; one without is closed.
         falls_back: whether to take any free port where the admin address's is taken.
-        predecessor: the process that this one replaces; its listening sockets are used where their
-            addresses are these, and its clients are served on.
+        predecessor: the process that this one replaces, which has been asked; its listening sockets
+            are used where their addresses are these, and its clients are served on.
         inspector: terms on which people look into the node at the admin address; None for its
             numbers only.
         seat: socket over which another process hands over connections to the admin address.
@@ -541,9 +542,7 @@ async def serve(
         UpgradeError: nothing could be taken over.
     """
     require_trio("serve")
-    seats: dict[tuple[str, str], socket.socket] = {}
-    if predecessor is not None:
-        seats = await predecessor.ask(broker.hubs, broker.clock())
+    seats = {} if predecessor is None else predecessor.seats
     addresses = [address] if isinstance(address, str | socket.socket) else address
     with ExitStack() as undo:
         try:

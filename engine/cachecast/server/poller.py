@@ -153,6 +153,7 @@ class Poller:
         self._woke_at = self._asked_at
         self._ask_again_at = 0.0
         self._is_waiting = False
+        self._held: trio.Event | None = None
         self._has_slept = False
         self._is_in_turn = False
         # Address space and no more, until somebody writes to it, which nobody does.
@@ -346,6 +347,8 @@ class Poller:
         """Serve all sockets for ever; at the end, however it comes, abort every one of them."""
         try:
             while True:
+                if self._held is not None:
+                    await self._held.wait()
                 if not self._line or perf_counter() > self._ask_again_at:
                     self._ask()
                 if self._line:
@@ -363,6 +366,16 @@ class Poller:
             for handler in self.handlers():
                 handler.abort()
             self._selector.close()
+
+    def hold(self) -> None:
+        """Serve nobody from the next turn on, until :meth:`go_on`; all waits in the kernel."""
+        self._held = self._held or trio.Event()
+
+    def go_on(self) -> None:
+        """Serve again; harmless if nobody is held."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.set()
 
     async def wait(self) -> None:
         """Wait until somebody is ready, by way of Trio, which costs more than to ask."""

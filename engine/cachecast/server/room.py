@@ -113,7 +113,7 @@ class Room:
 
     @property
     def n_websockets(self) -> int:
-        """Clients: what is neither a listener nor HTTP."""
+        """Clients: what is neither a listener nor HTTP, but for streams."""
         others = len(self._listeners) + len(self._operators) + self._n_http
         return len(self._poller) - others
 
@@ -211,6 +211,18 @@ class Room:
         """A connection has shown a signature; called again whenever that is another app's."""
         self._newcomers.pop(connection, None)
         self._publishers[connection] = None
+
+    def begin_stream(self, connection: Guest) -> bool:
+        """Whether there is room for a body in parts, which may go on for as long as its client.
+
+        But for an operator's it counts as a WebSocket does, for publishers keep theirs.
+        """
+        if connection in self._operators:
+            return True
+        if self.is_full:
+            return False
+        self.leave(connection)
+        return True
 
     def guests(self) -> Iterator[Guest]:
         """All HTTP connections."""

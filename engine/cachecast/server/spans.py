@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cachecast.broker import Broker
     from cachecast.server.http_messages import Request
+    from cachecast.server.streaming import Stream
     from cachecast.tracing import Tracing
 
 __all__ = ["handle_traced"]
@@ -35,7 +36,7 @@ def handle_traced(
     *,
     is_tls: bool,
     elsewhere: Elsewhere[Found_co] = lambda _, **__: None,
-) -> Response | Later | Found_co:
+) -> Response | Later | Stream | Found_co:
     """Answer a request as :func:`~cachecast.server.endpoints.handle` does, in a span if it is one.
 
     The span ends with the answer, so that what a publisher waited for is in it: room on a channel,

@@ -6,6 +6,7 @@ and is told when there is room again; between two parts a stream costs what an i
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -64,7 +65,7 @@ class _Line(Protocol):
     @property
     def has_room(self) -> bool: ...
 
-    def put_part(self, data: bytes) -> None: ...
+    def put_part(self, data: bytes, key: str | None, deadline: float) -> None: ...
 
     def end_stream(self, last: bytes, *, keeps_alive: bool) -> None: ...
 
@@ -93,8 +94,13 @@ class Body:
         """Whether a part may be written; where it may not, ``on_room`` says when it may."""
         return self._line is None or self._line.has_room
 
-    def write(self, part: bytes) -> None:
+    def write(self, part: bytes, key: str | None = None, deadline: float = inf) -> None:
         """Send one part.
+
+        Args:
+            part: bytes of the body.
+            key: what they are the value of; a newer one takes the place of one that still waits.
+            deadline: time from which on they are not sent any more, in the broker's seconds.
 
         Raises:
             trio.WouldBlock: there is no room for it; nothing was written.
@@ -103,7 +109,8 @@ class Body:
             return  # an empty chunk would be the last one
         if not self._line.has_room:
             raise trio.WouldBlock
-        self._line.put_part(b"%x\r\n%b\r\n" % (len(part), part) if self._is_chunked else part)
+        data = b"%x\r\n%b\r\n" % (len(part), part) if self._is_chunked else part
+        self._line.put_part(data, key, deadline)
 
     def end(self) -> None:
         """That was all; the connection is kept for the next request if the client wants that."""

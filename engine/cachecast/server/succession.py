@@ -25,7 +25,6 @@ import socket
 import time
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -33,46 +32,53 @@ import trio
 
 from cachecast.broker.succession import (
     ABSENT,
-    channel_numbers,
-    export_app,
-    export_client,
     let_go,
-    let_go_of,
     restore_app,
+    restore_bus,
     restore_client,
-    settle,
+    resume_joins,
 )
 from cachecast.errors import UpgradeError
-from cachecast.handover.line import DESCRIPTORS_PER_MESSAGE, LineError
+from cachecast.handover.line import LineError
 from cachecast.handover.state import (
     STATE_VERSION,
     Callers,
     Channels,
     Clients,
+    Follow,
+    Following,
     Hello,
-    HttpState,
     NodeState,
     Seats,
     Taken,
     Values,
 )
 from cachecast.protocol.wire import WIRES, WebSocketWire
-from cachecast.server.http import STREAMING, HttpConnection
-from cachecast.server.http_messages import Response, text_response
+from cachecast.server.http import BUSY
+from cachecast.server.leaving import (
+    CLOSINGS_PER_S,
+    callers,
+    export,
+    leave,
+    leave_handler,
+    parts,
+    settle_all,
+    values_of,
+)
 from cachecast.server.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
+    from cachecast.bus.succession import Giver
     from cachecast.channels.connection import Connection
     from cachecast.handover.line import Line
-    from cachecast.handover.state import ClientState
-    from cachecast.server.http_messages import Request
-    from cachecast.server.http_session import HttpSession
+    from cachecast.handover.state import BusPlace, ClientState
+    from cachecast.server.http import HttpConnection
+    from cachecast.server.leaving import Moving
     from cachecast.server.listen import Server
 
     Send = Callable[[Any, Sequence[int]], None]
-    Moving = WebSocket | HttpSession | HttpConnection
 
 __all__ = ["Predecessor", "Taking", "export", "give", "leave", "retire", "settle_all"]
 
@@ -88,23 +94,14 @@ QUIET_TICK_S: Final = 0.005
 #: moment in which there is little is found, if there are such moments.
 SETTLE_TRIES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
+#: Seconds for the new process to hear all that this one hears.
+FOLLOW_LIMIT_S: Final = 10.0
+
 #: Seconds that the world stands still at most. With 5,000 clients it does for a tenth of one.
 STILL_LIMIT_S: Final = 5.0
 
-#: Connections that cannot move and are closed a second; and the seconds, beside those that it takes
-#: to close them all, for which their places are kept.
-CLOSINGS_PER_S: Final = 1_000
-ABSENCE_S: Final = 10.0
-
 #: Number of absent ones that are given up in one step.
 CLOSINGS_PER_STEP: Final = 50
-
-#: Values of one message, and their bytes.
-VALUES_PER_MESSAGE: Final = 500
-VALUE_BYTES_PER_MESSAGE: Final = 512 * 1024
-
-#: Fields of a client's state that its WebSocket knows.
-WEBSOCKET_TERMS: Final = ("family", "parser", "is_behind")
 
 _log = structlog.get_logger("cachecast.upgrade")
 
@@ -138,18 +135,21 @@ async def give(
     Raises:
         UpgradeError: the other process has failed or does not understand this one; it is dead.
     """
-    broker = server.broker
+    giver = server.broker.bus.giver()
     try:
         said: Any = None
         with trio.move_on_after(HELLO_LIMIT_S):
             said, _ = await line.receive()
-        hello = _check(said, broker.clock())
+        hello = _check(said, server.broker.clock())
         _check_lives(server, is_ending)
-        marks = await _give_values(server, line, seats, hello.apps)
-        async with _quiet(server):
-            await _wait_settled(server, is_ending)
+        marks = await _give_values(server, line, seats, hello.apps, giver)
+        async with _quiet(server, giver):
+            if giver is not None:
+                await _stop_at_mark(line, giver)
+            await _wait_settled(server, is_ending, giver)
             # From here to the end there is no checkpoint.
-            return _give_now(server, line, marks, end_other, is_reload_due=is_reload_due())
+            is_due = is_reload_due()
+            return _give_now(server, line, marks, end_other, giver, is_reload_due=is_due)
     except LineError as error:
         end_other()
         _check_lives(server, is_ending)  # its end may be the other's
@@ -178,29 +178,36 @@ def _check(hello: Any, now: float) -> Hello:  # noqa: ANN401 - what the other pr
 
 
 async def _give_values(
-    server: Server, line: Line, seats: Sequence[tuple[str, str, int]], apps: Iterable[str]
+    server: Server,
+    line: Line,
+    seats: Sequence[tuple[str, str, int]],
+    apps: Iterable[str],
+    giver: Giver | None,
 ) -> dict[str, int]:
     """Send what can be sent while clients are served; app id -> number of the last value of it."""
     cache = server.broker.cache
     marks: dict[str, int] = {}
     with trio.move_on_after(VALUES_LIMIT_S):
-        await line.send(
-            Seats([(kind, address) for kind, address, _ in seats]), [fd for _, _, fd in seats]
-        )
+        place = None if giver is None else giver.place()
+        names = [(kind, address) for kind, address, _ in seats]
+        await line.send(Seats(names, place), [fd for _, _, fd in seats])
         for app_id in apps:
             if app_id in server.broker.hubs:
                 marks[app_id] = cache.serial
-                for values in _values(server, app_id, 0):
+                if giver is not None:
+                    continue  # it reads them where all nodes do
+                for values in values_of(server, app_id, 0):
                     await line.send(values)
         return marks
     raise LineError(f"it did not take the values within {VALUES_LIMIT_S:g} s")
 
 
 @asynccontextmanager
-async def _quiet(server: Server) -> AsyncIterator[None]:
+async def _quiet(server: Server, giver: Giver | None) -> AsyncIterator[None]:
     """Let what is under way end before the block; if that fails, everything goes on."""
     webhooks, common = server.broker.webhooks, server.common
     try:
+        server.broker.follows.release()
         await webhooks.pause(QUIET_LIMIT_S)
         if server.is_tls:
             # Publishers cannot move either: who is answered now comes back on a new connection, in
@@ -209,10 +216,19 @@ async def _quiet(server: Server) -> AsyncIterator[None]:
             await trio.sleep(QUIET_LIMIT_S)
             server.hold_newcomers(is_held=True)
         with trio.move_on_after(QUIET_LIMIT_S):
-            while any(map(_is_due, _callers(server))):  # noqa: ASYNC110 - nothing announces it
+            # Who waits for other nodes is answered below, when nobody asks anything more.
+            while any(  # noqa: ASYNC110 - nothing announces it
+                _is_due(caller) and (giver is None or caller.state is not BUSY)
+                for caller in callers(server)
+            ):
                 await trio.sleep(QUIET_TICK_S)
+        if giver is not None:
+            await _end_questions(server, giver)
         yield
     except BaseException:
+        if giver is not None:
+            giver.go_on()
+            server.poller.go_on()
         if server.is_tls:
             common.is_draining = False
             server.hold_newcomers(is_held=False)
@@ -225,10 +241,34 @@ def _is_due(caller: HttpConnection) -> bool:
     return caller.is_asked or not (caller.can_move or caller.app_id)
 
 
-async def _wait_settled(server: Server, is_ending: Callable[[], bool]) -> None:
+async def _end_questions(server: Server, giver: Giver) -> None:
+    """Listen to no client, and let what has been asked of other nodes be answered."""
+    server.poller.hold()
+    await giver.wait_idle()
+    with trio.move_on_after(QUIET_LIMIT_S):
+        while any(c.state is BUSY for c in callers(server)):  # noqa: ASYNC110 - as above
+            await trio.sleep(QUIET_TICK_S)
+    await giver.wait_idle()
+
+
+async def _stop_at_mark(line: Line, giver: Giver) -> None:
+    """Find the instant, in the order of all that nodes publish, from which on the other hears."""
+    giver.stop_at_mark()
+    said: Any = None
+    with trio.move_on_after(FOLLOW_LIMIT_S):
+        await line.send(Follow(giver.rest()))
+        said, _ = await line.receive()
+    if not isinstance(said, Following):
+        raise LineError(f"it did not follow within {FOLLOW_LIMIT_S:g} s")
+    await giver.wait_mark()
+
+
+async def _wait_settled(server: Server, is_ending: Callable[[], bool], giver: Giver | None) -> None:
     """Find a moment in which little is queued, and deliver that; gives back in that moment."""
     for seconds in SETTLE_TRIES_S:
         _check_lives(server, is_ending)
+        if giver is not None and not giver.is_stopped:
+            raise LineError("the link to the engine was lost meanwhile")
         if settle_all(server, seconds):
             return
         await trio.sleep(QUIET_TICK_S)
@@ -237,26 +277,19 @@ async def _wait_settled(server: Server, is_ending: Callable[[], bool]) -> None:
     )
 
 
-def settle_all(server: Server, within_s: float) -> bool:
-    """Deliver what is queued, and end what is to end; whether nothing is left. Never yields."""
-    while settle(server.broker, within_s):
-        if not server.poller.finish_aborts():
-            return True
-    return False
-
-
 def _give_now(
     server: Server,
     line: Line,
     marks: Mapping[str, int],
     end_other: Callable[[], None],
+    giver: Giver | None,
     *,
     is_reload_due: bool,
 ) -> int:
     began = time.monotonic()
     deadline = began + STILL_LIMIT_S
     send = partial(line.send_now, deadline=deadline)
-    moving, n_absent = export(server, marks, send, is_reload_due=is_reload_due)
+    moving, n_absent = export(server, marks, send, giver, is_reload_due=is_reload_due)
     try:
         word, _ = line.receive_now(deadline=deadline)
     except LineError as error:
@@ -269,7 +302,11 @@ def _give_now(
     if not isinstance(word, Taken):
         raise LineError("it says what was not asked for")
     stood_still_s = time.monotonic() - began
+    _say_dropped(server, marks)
     leave(server, moving)
+    if giver is not None:
+        giver.let_go()
+        server.poller.go_on()
     _log.info(
         "handed over",
         moved=len(moving),
@@ -279,119 +316,16 @@ def _give_now(
     return n_absent
 
 
-def leave(server: Server, moving: Iterable[Moving]) -> None:
-    """All that moved is another process's: forget it, and nobody hears of that. Never yields."""
-    server.stop_listening(keeps_paths=True)
-    server.end_greetings()
-    for handler in moving:
-        _leave(server, handler)
-    let_go(server.broker)
-    for caller in _callers(server):
-        if caller.state is STREAMING:
-            caller.abort()
-        caller.handle_by(_refuse)
-
-
-def _leave(server: Server, handler: Moving) -> None:
-    if isinstance(handler, HttpConnection):
-        handler.abort()
-    elif (connection := handler.let_go()) is not None:
-        let_go_of(server.broker, connection)
-
-
-def export(
-    server: Server, marks: Mapping[str, int], send: Send, *, is_reload_due: bool = False
-) -> tuple[list[Moving], int]:
-    """Send all that the new process has not got yet. Changes nothing, never yields.
-
-    Args:
-        server: server of a settled node.
-        marks: id of each app that the new process serves -> number of the last value that it has.
-        send: function that sends a message, with descriptors.
-        is_reload_due: see ``NodeState``.
-
-    Returns:
-        What moves, and the number of clients that cannot.
-    """
+def _say_dropped(server: Server, marks: Mapping[str, int]) -> None:
     broker = server.broker
-    sockets = {handler.connection: handler for handler in server.poller.handlers()
-               if isinstance(handler, WebSocket) and handler.can_move}  # fmt: skip
-    sessions = server.transports.can_move()
-    moving: list[Moving] = []
-    states, outboxes, n_absent = [], {}, 0
-    for app_id in marks:
-        hub = broker.hubs.get(app_id)
-        if hub is None:
-            continue  # a reload has removed it meanwhile
-        channels = channel_numbers(hub)
-        send(Channels(app_id, list(channels)), ())
-        numbers = {connection: number for number, connection in enumerate(hub.connections.values())}
-        for connections in _parts(numbers, DESCRIPTORS_PER_MESSAGE):
-            clients: list[ClientState] = []
-            descriptors: list[int] = []
-            for connection in connections:
-                here: dict[str, Any] = {}
-                if (session := sessions.get(connection)) is not None:
-                    here = session.export()
-                    descriptors += session.descriptors
-                    moving.append(session)
-                elif (websocket := sockets.get(connection)) is not None:
-                    here = dict(zip(WEBSOCKET_TERMS, websocket.export(), strict=True))
-                    descriptors.append(websocket.fd)
-                    moving.append(websocket)
-                else:
-                    n_absent += 1
-                clients.append(
-                    export_client(broker, connection, channels, is_here=bool(here), **here)
-                )
-            send(Clients(app_id, clients), descriptors)
-        for values in _values(server, app_id, marks[app_id]):
-            send(values, ())
-        states.append(export_app(broker, hub, numbers))
-        outboxes.update({c.outbox: (app_id, number) for c, number in numbers.items()})
-    callers = [caller for caller in _callers(server) if caller.can_move]
-    moving += callers
-    for part in _parts(callers, DESCRIPTORS_PER_MESSAGE):
-        said = [
-            HttpState(caller.app_id, caller.sock.family, caller.share is server.poller.operators)
-            for caller in part
-        ]
-        send(Callers(said), [caller.fd for caller in part])
-    absence_s = ABSENCE_S + n_absent / CLOSINGS_PER_S
-    slow = [outboxes[outbox] for outbox in broker.backlog if outbox in outboxes]
-    refusals = dict(broker.clients.refusals)
-    send(NodeState(states, refusals, slow, absence_s, is_reload_due), ())
-    return moving, n_absent
-
-
-def _callers(server: Server) -> list[HttpConnection]:
-    return [guest for guest in server.room.guests() if isinstance(guest, HttpConnection)]
-
-
-def _values(server: Server, app_id: str, after: int) -> Iterator[Values]:
-    """Values of an app, in parts of a bounded size."""
-    part, size = [], 0
-    for value in server.broker.cache.export(app_id, after):
-        part.append(value)
-        size += len(value[1])
-        if len(part) == VALUES_PER_MESSAGE or size > VALUE_BYTES_PER_MESSAGE:
-            yield Values(app_id, part)
-            part, size = [], 0
-    if part:
-        yield Values(app_id, part)
-
-
-def _parts(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while part := list(islice(rest, most)):
-        yield part
-
-
-def _refuse(_: Request) -> Response:
-    """Answer who began a request before its end could be waited for, and was not heard."""
-    response = text_response(503, "This process has been replaced by another one, try again")
-    response.headers = ("Retry-After: 0",)
-    return response
+    for app_id, hub in broker.hubs.items():
+        if app_id not in marks:
+            _log.warning(
+                "app dropped, the new process does not serve it",
+                app=app_id,
+                connections=len(hub.connections),
+                webhook_events=broker.webhooks.queued_events(app_id),
+            )
 
 
 async def retire(server: Server, n_absent: int) -> None:
@@ -424,6 +358,7 @@ class Taking:
         self._server = server
         self._names: list[str] = []
         self._clients: dict[str, list[Connection]] = {}
+        self._joining: list[tuple[Connection, ClientState]] = []
         self._handlers: list[Moving] = []
 
     def take(self, message: Any, descriptors: Sequence[int]) -> NodeState | None:  # noqa: ANN401
@@ -472,27 +407,43 @@ class Taking:
                 connection = restore_client(broker, message.app_id, ABSENT, state, names)
                 self.absent.append(connection)
             clients.append(connection)
+            if state.joining:
+                self._joining.append((connection, state))
 
     def finish(self, state: NodeState) -> None:
-        """Take in what comes last. Never yields."""
+        """Take in what comes last. Never yields.
+
+        Raises:
+            UpgradeError: what the node has in its cluster cannot be taken over.
+        """
         broker = self._server.broker
         for app in state.apps:
             restore_app(broker, app, self._clients[app.app_id])
         broker.clients.refusals.update(state.refusals)
         for app_id, number in state.slow:
             broker.backlog.advance(self._clients[app_id][number].outbox)
+        if state.bus is not None:
+            restore_bus(broker, state.bus)
+
+    def begin(self) -> None:
+        """This process is the node: go on with what other nodes say and are asked. Never yields."""
+        broker = self._server.broker
+        follower = broker.bus.follower()
+        if follower is not None:
+            follower.take_over()
+            resume_joins(broker, self._joining)
 
     def let_go(self) -> None:
         """Leave it to the process that has it still: nothing has been said to anybody."""
         for handler in self._handlers:
-            _leave(self._server, handler)
+            leave_handler(self._server, handler)
         let_go(self._server.broker)
 
     async def end_absence(self, after_s: float) -> None:
         """Give up, after so many seconds, those who have not come back under another name."""
         await trio.sleep(after_s)
         clients = self._server.broker.clients
-        for part in _parts(self.absent, CLOSINGS_PER_STEP):
+        for part in parts(self.absent, CLOSINGS_PER_STEP):
             for connection in part:
                 clients.close(connection, 4200, "its connection could not move to this process")
                 connection.outbox.discard()
@@ -505,11 +456,20 @@ def _socket(family: int, fd: int) -> socket.socket:
     return sock
 
 
+async def _follow(server: Server, message: Follow) -> None:
+    follower = server.broker.bus.follower()
+    if follower is None:
+        raise LineError("the running process is a node of a cluster, and this one is none")
+    await follower.follow(message.topics)
+
+
 class Predecessor:
     """The process that this one replaces, as seen from here. Used once, by ``serve``.
 
     Attributes:
         control: path and listening socket of the control socket; None where there is none.
+        seats: listening sockets, by what each is for and its address; the caller's to close.
+        place: place in the cluster; None of a node that is alone.
         is_reload_due: whether that process was told to read its configuration again, and left it to
             this one.
     """
@@ -524,13 +484,15 @@ class Predecessor:
                 that one.
         """
         self.control: tuple[str, socket.socket] | None = None
+        self.seats: dict[tuple[str, str], socket.socket] = {}
+        self.place: BusPlace | None = None
         self.is_reload_due = False
         self._line = line
         self._release = release
         self._on_whole = on_whole
 
-    async def ask(self, apps: Iterable[str], now: float) -> dict[tuple[str, str], socket.socket]:
-        """Say hello; gives the listening sockets, by what each is for and its address.
+    async def ask(self, apps: Iterable[str], now: float) -> None:
+        """Say hello, and be given the listening sockets and the place in the cluster.
 
         Raises:
             UpgradeError: the other process has gone, or does not want this one.
@@ -542,14 +504,13 @@ class Predecessor:
             raise UpgradeError(f"Nothing was taken over: {error}") from None
         if not isinstance(seats, Seats):
             raise UpgradeError("Nothing was taken over: the running process speaks otherwise")
-        found: dict[tuple[str, str], socket.socket] = {}
+        self.place = seats.place
         for (kind, address), fd in zip(seats.names, descriptors, strict=True):
             sock = socket.socket(fileno=fd)
             if kind == "control":
                 self.control = address, sock
             else:
-                found[kind, address] = sock
-        return found
+                self.seats[kind, address] = sock
 
     async def take(self, server: Server, nursery: trio.Nursery) -> None:
         """Take everything over. When it returns, in the same step, this process is the node.
@@ -565,9 +526,13 @@ class Predecessor:
         try:
             while True:
                 message, descriptors = await line.receive()
-                if not isinstance(message, Values):
+                if isinstance(message, Follow):
+                    await _follow(server, message)
+                    await line.send(Following())
+                elif isinstance(message, Values):
+                    taking.take(message, descriptors)
+                else:
                     break
-                taking.take(message, descriptors)
             # The world stands still from here on.
             gc.disable()
             deadline = time.monotonic() + STILL_LIMIT_S + HELLO_LIMIT_S
@@ -590,6 +555,7 @@ class Predecessor:
         except LineError:
             _log.warning("the process before this one has ended; everything of it is here")
         line.close()
+        taking.begin()
         if taking.absent:
             nursery.start_soon(taking.end_absence, state.absence_s)
         _log.info(

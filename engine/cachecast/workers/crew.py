@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import sys
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -24,36 +24,36 @@ import msgspec
 import structlog
 import trio
 
-from cachecast.children import Backoff, describe_end, spawn, wait_ended
-from cachecast.errors import ConfigError
-from cachecast.metrics import Family, counters_of, merge_families
-from cachecast.server.crossing import NO_WAYS, Ways
+from cachecast.children import describe_end, wait_ended
+from cachecast.errors import ConfigError, UpgradeError
+from cachecast.handover.state import PostState
+from cachecast.metrics import Family
+from cachecast.server.crossing import Ways
 from cachecast.server.listeners import BACKLOG
 from cachecast.workers.messages import (
-    FROM_WORKER,
     Ask,
     Beat,
-    Brief,
     Failed,
+    Gave,
+    Give,
     Order,
     Ready,
+    Refused,
     Reload,
     Reloaded,
     Report,
 )
-from cachecast.workers.pipe import MAX_MESSAGE_BYTES, Pipe
+from cachecast.workers.pipe import MAX_MESSAGE_BYTES
+from cachecast.workers.post import Post
+from cachecast.workers.worker import Worker
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
     from cachecast.config import FileConfig
     from cachecast.server.entrance import InspectorTerms
 
-__all__ = ["Crew", "Post", "check_size"]
-
-#: Seconds without a message, of which there is one every second, after which a worker is silent.
-SILENT_AFTER_S: Final = 3.0
+__all__ = ["Crew", "check_size"]
 
 #: Seconds that workers have for their part of a page of metrics; Prometheus waits for ten.
 REPORT_LIMIT_S: Final = 1.0
@@ -75,10 +75,12 @@ DEAF_AFTER_S: Final = 1.0
 #: Seconds for the last lines of a worker that has ended; somebody else may hold its pipe open.
 LAST_LINES_LIMIT_S: Final = 0.5
 
-#: Bytes of one line of a worker's log at most; what is beyond is cut off.
-MAX_LINE_BYTES: Final = 64 * 1024
+#: Seconds for another process to take a worker's place; its own limits are within that.
+REPLACE_LIMIT_S: Final = 110.0
 
-_READ_BYTES: Final = 64 * 1024
+#: Seconds for what workers are told to leave this process, and between two looks.
+WORDS_LIMIT_S: Final = 5.0
+WORDS_TICK_S: Final = 0.01
 
 #: Command that starts a worker. -P: modules are not looked for in the current folder, where people
 #: have a queue.py.
@@ -101,131 +103,6 @@ def check_size(config: FileConfig) -> None:
             f"are {size}.",
             "Serve them with server.workers = 1, or by several nodes.",
         )
-
-
-class Post:
-    """The place of one worker.
-
-    Attributes:
-        number: number of the worker, from 1.
-        listeners: listening sockets whose connections come to this worker alone.
-        shared: listening sockets that it accepts on like all others.
-        ways: ways to the other workers; what has come by them outlives a worker.
-        pid: id of the process; 0 if there is none.
-        is_ready: whether it takes clients, as it said last, while it lives.
-        is_silent: whether it lives and says nothing.
-        latest: figures that it reported last; the past of earlier ones not included.
-        past: counters of the workers that held this post before.
-        backoff: pauses between its starts.
-        config: configuration that it begins by.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        config: FileConfig,
-        listeners: Sequence[socket.socket],
-        shared: Sequence[socket.socket],
-        inspector: InspectorTerms | None = None,
-    ) -> None:
-        self.number = number
-        self.listeners = listeners
-        self.shared = shared
-        self.ways = NO_WAYS
-        self.pid = 0
-        self.is_ready = False
-        self.is_silent = False
-        self.latest: list[Family] = []
-        self.past: list[Family] = []
-        self.backoff = Backoff()
-        self.config = config
-        self._heard_at = inf
-        self.pipe: Pipe | None = None
-        self.inspector = inspector
-        #: The parent's end of the socket over which it hands over connections of operators.
-        self.seat: socket.socket | None = None
-
-    @property
-    def families(self) -> list[Family]:
-        """Its figures, those of earlier workers in their counters: what grows never falls."""
-        return merge_families([self.latest, self.past])
-
-    @property
-    def connections(self) -> float:
-        """Open client connections, as it said last."""
-        return sum(
-            value
-            for family in self.latest
-            if family.name == "cachecast_connections"
-            for _, _, value in family.samples
-        )
-
-    def begin(self, pid: int, pipe: Pipe, seats: tuple[socket.socket, int]) -> None:
-        """A process has been started: brief it.
-
-        Args:
-            pid: id of the process.
-            pipe: what is talked over.
-            seats: this end of the socket for connections of operators, which is owned from now on,
-                and the descriptor of the other end in that process.
-        """
-        self.pid, self.pipe, self._heard_at = pid, pipe, trio.current_time()
-        self.seat = seats[0]
-        pipe.send(
-            Brief(self.number, self.config, self.descriptors, self.ways, seats[1], self.inspector)
-        )
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Descriptors of all sockets that it accepts on."""
-        return tuple(sock.fileno() for sock in (*self.listeners, *self.shared))
-
-    def connect(self) -> socket.socket:
-        """A new connection to the worker's own admin address.
-
-        Raises:
-            OSError: it has none at this moment, or takes none.
-        """
-        if self.seat is None:
-            raise ConnectionRefusedError
-        ours, theirs = socket.socketpair()
-        try:
-            self.seat.setblocking(False)  # noqa: FBT003 - its only argument
-            socket.send_fds(self.seat, [b"+"], [theirs.fileno()])
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return ours
-
-    def hear(self, message: Beat | Report) -> None:
-        """Take in what it says of itself."""
-        self._heard_at = trio.current_time()
-        if self.is_silent:
-            self.is_silent = False
-            _log.info("worker speaks again", worker=self.number)
-        if isinstance(message, Beat):
-            self.is_ready = message.is_ready
-        else:
-            self.latest = message.families
-
-    def listen_for_silence(self) -> None:
-        """Say once that it has been silent for too long; it may be stopped, or busy."""
-        if self.is_ready and trio.current_time() - self._heard_at > SILENT_AFTER_S:
-            self.is_ready, self.is_silent = False, True
-            _log.warning("worker is silent", worker=self.number, pid=self.pid)
-
-    def end(self) -> None:
-        """The process has ended."""
-        self.pid, self.pipe = 0, None
-        if self.seat is not None:
-            self.seat.close()
-            self.seat = None
-        self.is_ready = self.is_silent = False
-        self._heard_at = inf
-        self.past = counters_of(self.families)
-        self.latest = []
 
 
 class Crew:
@@ -264,6 +141,10 @@ class Crew:
         self._limit_s = shares[0].server.exit_limit_s + END_GRACE_S
         self._on_line = on_line
         self._program = program
+        self._processes: trio.Nursery | None = None
+        #: All processes, those that are about to have a post, or had one, included.
+        self._alive: set[Worker] = set()
+        self._is_leaving = False
         self._n_unready = len(self.posts)
         self._changed = trio.Event()
         self._has_ended = trio.Event()
@@ -287,7 +168,7 @@ class Crew:
 
     async def wait_ready(self) -> None:
         """Wait until every worker has been ready once, or the end has begun."""
-        while self._n_unready and not self.is_ending:
+        while (self._n_unready or self._processes is None) and not self.is_ending:
             await self._changed.wait()
 
     async def wait_ended(self) -> None:
@@ -307,9 +188,8 @@ class Crew:
                 for sock in (*post.listeners, *post.shared):
                     sock.close()  # each worker has a copy, and closes it
             self._note_change()
-        for post in self.posts:
-            if post.pipe is not None:
-                post.pipe.send(Order(number))
+        for worker in self._alive:
+            worker.pipe.send(Order(number))
 
     async def reload(self, shares: Sequence[FileConfig]) -> dict[int, str]:
         """Have all workers serve by other configurations; those that are started from now on too.
@@ -326,9 +206,9 @@ class Crew:
         self._unreloaded = set()
         for post, config in zip(self.posts, shares, strict=True):
             post.config = config
-            if post.pipe is not None:  # else its next one begins by it
+            if post.worker is not None:  # else its next one begins by it
                 self._unreloaded.add(post.number)
-                post.pipe.send(Reload(self._n_reloads, config))
+                post.worker.pipe.send(Reload(self._n_reloads, config))
         with trio.move_on_after(RELOAD_LIMIT_S):
             while self._unreloaded and not self.is_ending:
                 await self._changed.wait()
@@ -353,6 +233,125 @@ class Crew:
         self._waiting.append(attempt)
         self._wants_round.set()
 
+    # --- another process in the place of one
+
+    @property
+    def n_retiring(self) -> int:
+        """How many processes have handed over and close what could not move."""
+        return len(self._alive) - sum(post.worker is not None for post in self.posts)
+
+    async def replace(self, post: Post) -> tuple[int, int]:
+        """Have another process take the place of a worker, one at a time.
+
+        Returns:
+            Numbers of clients that moved, and that could not.
+
+        Raises:
+            UpgradeError: it has not, and is dead; the worker goes on.
+        """
+        old = post.worker
+        if old is None:
+            return 0, 0  # the next one is of this program
+        if post.is_silent or self.is_ending:
+            raise UpgradeError("it says nothing" if post.is_silent else "the node is ending")
+        config = post.config
+        try:
+            new = self._start_successor(post, old)
+        except OSError as error:
+            raise UpgradeError(f"it cannot be started: {error.strerror}") from None
+        try:
+            with trio.move_on_after(REPLACE_LIMIT_S):
+                await new.wait_settled()
+            new.settle(f"it has not taken over within {REPLACE_LIMIT_S:g} s")
+            if new.outcome:
+                new.process.kill()
+                await new.has_ended.wait()
+                raise UpgradeError(new.outcome)
+            with trio.move_on_after(WORDS_LIMIT_S):  # the new one may be ready before it is said
+                while old.gave is None and not old.has_ended.is_set():
+                    await self._changed.wait()
+        finally:
+            post.successor = None
+        if post.config is not config:
+            new.pipe.send(Reload(self._n_reloads, post.config))
+        gave = old.gave or Gave(0, 0)
+        return gave.connections, gave.closed
+
+    def _start_successor(self, post: Post, old: Worker) -> Worker:
+        assert self._processes is not None
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            descriptors = (*post.inherited, theirs.fileno())
+            new = post.successor = Worker.start(self._program, post.number, descriptors)
+            post.brief(new, theirs.fileno())
+            self._processes.start_soon(self._run_worker, post, new, False)  # noqa: FBT003
+            process = os.pidfd_open(new.pid)
+            try:
+                old.pipe.send(Give(), (ours.fileno(), process))
+            finally:
+                os.close(process)
+        return new
+
+    # --- another program in the place of this one
+
+    async def wait_said(self) -> None:
+        """Wait until the workers have been told all that is to be told.
+
+        Raises:
+            UpgradeError: one takes nothing.
+        """
+        with trio.move_on_after(WORDS_LIMIT_S):
+            while not all(worker.pipe.is_sent for worker in self._alive):  # noqa: ASYNC110
+                await trio.sleep(WORDS_TICK_S)
+            return
+        raise UpgradeError("A worker does not take what it is told.")
+
+    def leave(self) -> Callable[[], list[PostState]]:
+        """Stop all tasks and let the workers be. Never yields.
+
+        Returns:
+            Function that gives the posts in plain values, once :meth:`run` has returned.
+        """
+        self._is_leaving = True
+        self._life.cancel()
+        kept = [
+            (
+                post,
+                [os.dup(sock.fileno()) for sock in post.listeners],
+                None
+                if post.way is None
+                else (os.dup(post.way[0].fileno()), os.dup(post.way[1].fileno())),
+                post.worker,
+                () if post.worker is None else post.worker.copy_descriptors(),
+            )
+            for post in self.posts
+        ]
+        return lambda: [
+            PostState(
+                listeners,
+                post.ways.key,
+                way,
+                None if worker is None else worker.export(*descriptors),
+                post.backoff.n_ends,
+                [msgspec.Raw(msgspec.msgpack.encode(family)) for family in post.past],
+            )
+            for post, listeners, way, worker, descriptors in kept
+        ]
+
+    def adopt(self, states: Sequence[PostState]) -> None:
+        """Go on with workers that this process had before; before :meth:`run`. Never yields."""
+        for post, state in zip(self.posts, states, strict=True):
+            post.backoff.n_ends = state.n_ends
+            post.past = [msgspec.msgpack.decode(one, type=Family) for one in state.past]
+            if state.way is not None:
+                inbound, outbound = (socket.socket(fileno=fd) for fd in state.way)
+                post.way = inbound, outbound
+                post.ways = msgspec.structs.replace(post.ways, key=state.key)
+            if state.worker is not None:
+                post.begin(Worker.adopt(state.worker))
+                post.is_ready = True
+        self._n_unready = 0
+
     # --- tasks
 
     async def run(self) -> None:
@@ -366,11 +365,15 @@ class Crew:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_rounds)
                 nursery.start_soon(self._run_watch)
-                async with trio.open_nursery() as posts:
+                async with trio.open_nursery() as processes:
+                    self._processes = processes
                     for post in self.posts:
-                        posts.start_soon(self._run_post, post)
+                        if post.worker is not None:
+                            processes.start_soon(self._run_worker, post, post.worker, False)  # noqa: FBT003
+                        processes.start_soon(self._run_post, post)
+                    self._note_change()
                 nursery.cancel_scope.cancel()
-        if self._life.cancelled_caught:
+        if self._life.cancelled_caught and not self._is_leaving:
             _log.warning("workers did not end in time and were killed")
         self._has_ended.set()
 
@@ -388,7 +391,7 @@ class Crew:
             self._owed = {
                 post.number
                 for post in self.posts
-                if post.pipe is not None and post.pipe.send(Ask())
+                if post.worker is not None and post.worker.pipe.send(Ask())
             }
             self._round = trio.Event()
             if self._owed:
@@ -398,16 +401,26 @@ class Crew:
                 attempt()
 
     async def _run_post(self, post: Post) -> None:
-        is_first, goes_on = True, not self.is_ending
+        is_first, goes_on = post.worker is None, not self.is_ending
         while goes_on:
             began = trio.current_time()
-            code = await self._run_worker(post, is_first=is_first)
-            if self.is_ending:
+            worker = post.worker or self._start(post, is_first=is_first)
+            await worker.has_ended.wait()
+            if post.successor is not None:
+                await post.successor.wait_settled()
+            if post.worker is not worker:
+                is_first = False
+                continue  # another one has its place
+            post.end()
+            self._owe_nothing(post)
+            self._note_reloaded(post)  # the next one begins by it
+            if self.is_ending or self._is_leaving:
                 return
+            end = describe_end(worker.code or 0)
             if is_first and self._n_unready:
                 raise ConfigError(
                     "server.workers",
-                    f"worker {post.number} ended with {describe_end(code)} before all were ready.",
+                    f"worker {post.number} ended with {end} before all were ready.",
                     "What it said stands above.",
                 )
             is_first = False
@@ -415,7 +428,7 @@ class Crew:
             _log.warning(
                 "worker ended, it is started again",
                 worker=post.number,
-                end=describe_end(code),
+                end=end,
                 in_s=round(delay_s, 2),
             )
             goes_on = await self._pause(post, delay_s)
@@ -435,75 +448,108 @@ class Crew:
                 sock.listen(BACKLOG)
         return True
 
-    async def _run_worker(self, post: Post, *, is_first: bool) -> int:
-        """Start a worker, talk with it, and give its exit code when it has ended."""
-        ours, theirs = socket.socketpair()
-        our_seat, their_seat = socket.socketpair()
-        said, says = os.pipe()
-        pipe = Pipe(ours, FROM_WORKER)
-        number = their_seat.fileno()
-        try:
-            process = _spawn(self._program, post, theirs, their_seat, says)
-        except BaseException:
-            os.close(said)
-            our_seat.close()
-            raise
-        finally:
-            theirs.close()
-            their_seat.close()
-            os.close(says)
-        post.begin(process.pid, pipe, (our_seat, number))
+    def _start(self, post: Post, *, is_first: bool) -> Worker:
+        """Start a process that has a post from now on."""
+        worker = Worker.start(self._program, post.number, post.inherited)
+        post.begin(worker)
+        post.brief(worker)
+        assert self._processes is not None
+        self._processes.start_soon(self._run_worker, post, worker, is_first)
+        return worker
+
+    async def _run_worker(
+        self,
+        post: Post,
+        worker: Worker,
+        is_first: bool,  # noqa: FBT001 - started with start_soon
+    ) -> None:
+        """Talk with a process until it has ended; if cancelled, it is killed, or left."""
+        self._alive.add(worker)
+        process, pipe = worker.process, worker.pipe
         try:
             async with trio.open_nursery() as nursery:
                 has_read = trio.Event()
+
+                async def read_log() -> None:
+                    await worker.read_log(partial(self._on_line, post.number))
+                    has_read.set()
+
                 nursery.start_soon(pipe.run)
-                nursery.start_soon(self._listen, post, pipe, process, is_first)
-                nursery.start_soon(self._read_log, post.number, said, has_read)
-                code = await wait_ended(process)
+                nursery.start_soon(self._listen, post, worker, is_first)
+                nursery.start_soon(read_log)
+                await wait_ended(process)
                 with trio.move_on_after(LAST_LINES_LIMIT_S):
                     await has_read.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()  # at once: the kernel lets nobody survive it
+            if not self._is_leaving:
+                if process.poll() is None:
+                    process.kill()
+                worker.code = process.wait()  # at once: the kernel lets nobody survive it
             pipe.close()
-            post.end()
-            self._owe_nothing(post)
-            self._note_reloaded(post)  # the next one begins by it
-        return code
+            worker.seat.close()
+            self._alive.discard(worker)
+            worker.settle(worker.fault or f"it ended with {describe_end(worker.code or 0)}")
+            worker.has_ended.set()
+            self._note_change()
 
     async def _listen(
         self,
         post: Post,
-        pipe: Pipe,
-        process: subprocess.Popen[bytes],
+        worker: Worker,
         is_first: bool,  # noqa: FBT001 - started with start_soon
     ) -> None:
-        is_unready = True
-        with trio.move_on_after(START_LIMIT_S) as limit:
-            while (message := await pipe.receive()) is not None:
-                match message:
-                    case Ready():
-                        is_unready = False
-                        limit.deadline = inf
-                        self._note_ready(post, is_first=is_first)
-                    case Reloaded():
-                        if message.serial == self._n_reloads:
-                            self._note_reloaded(post, message.fault)
-                    case Failed() if is_first:
+        is_unready = worker is post.successor or not post.is_ready
+        with trio.move_on_after(START_LIMIT_S if is_unready else inf) as limit:
+            while (message := await worker.pipe.receive()) is not None:
+                if isinstance(message, Ready):
+                    is_unready = False
+                    limit.deadline = inf
+                    self._note_ready(post, worker, is_first=is_first)
+                elif isinstance(message, Failed):
+                    if is_first:
                         raise message.to_error()
-                    case Failed():
-                        _log.error("worker does not start", worker=post.number, error=message.text)
-                    case Beat() | Report():
-                        post.hear(message)
-                        if isinstance(message, Report):
-                            self._owe_nothing(post)
+                    worker.fault = message.text
+                    _log.error("worker does not start", worker=post.number, error=message.text)
+                else:
+                    self._hear(post, worker, message)
         if limit.cancelled_caught and is_unready:
             _log.error("worker is not ready in time", worker=post.number, seconds=START_LIMIT_S)
-        process.kill()  # without its pipe it could not be told to end
+        if not self._is_leaving:
+            worker.process.kill()  # without its pipe it could not be told to end
 
-    def _note_ready(self, post: Post, *, is_first: bool) -> None:
+    def _hear(
+        self, post: Post, worker: Worker, message: Reloaded | Gave | Refused | Beat | Report
+    ) -> None:
+        match message:
+            case Reloaded():
+                if message.serial == self._n_reloads:
+                    self._note_reloaded(post, message.fault)
+            case Gave():
+                worker.gave = message
+                if post.successor is not None:
+                    self._begin_successor(post, post.successor)
+            case Refused():
+                if post.successor is not None:
+                    post.successor.settle(message.text)
+            case Beat() | Report():
+                if worker is post.worker:
+                    post.hear(message)
+                    if isinstance(message, Report):
+                        self._owe_nothing(post)
+
+    def _begin_successor(self, post: Post, worker: Worker) -> None:
+        """One that is to replace another has everything: it has the post from now on."""
+        if worker.outcome is None:
+            worker.settle("")
+            post.begin(worker)
+            post.hear(Beat(is_ready=True))
+        self._note_change()
+
+    def _note_ready(self, post: Post, worker: Worker, *, is_first: bool) -> None:
+        if worker is post.successor:
+            self._begin_successor(post, worker)
+            return
         post.hear(Beat(is_ready=True))
         if is_first:
             self._n_unready -= 1
@@ -520,25 +566,15 @@ class Crew:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _read_log(self, number: int, descriptor: int, has_read: trio.Event) -> None:
-        """Hand on line by line what a worker says, until nobody can say anything any more."""
-        rest = b""
-        async with trio.lowlevel.FdStream(descriptor) as stream:
-            while data := await stream.receive_some(_READ_BYTES):
-                *lines, rest = (rest + data).split(b"\n")
-                rest = rest[:MAX_LINE_BYTES]
-                for line in lines:
-                    self._on_line(number, line[:MAX_LINE_BYTES])
-        if rest:
-            self._on_line(number, rest)
-        has_read.set()
-
 
 @contextmanager
 def _open_ways(posts: Sequence[Post]) -> Iterator[None]:
     """Give workers ways to each other, which outlive each of them, until the end of the block."""
-    pairs = [socket.socketpair(type=socket.SOCK_SEQPACKET) for _ in posts]
-    key, outbound = secrets.token_bytes(16), tuple(out.fileno() for _, out in pairs)
+    for post in posts:
+        post.way = post.way or socket.socketpair(type=socket.SOCK_SEQPACKET)
+    pairs = [post.way for post in posts if post.way is not None]
+    key = posts[0].ways.key or secrets.token_bytes(16)
+    outbound = tuple(out.fileno() for _, out in pairs)
     try:
         for index, (post, (inbound, _)) in enumerate(zip(posts, pairs, strict=True)):
             post.ways = Ways(key, index, inbound.fileno(), outbound)
@@ -546,36 +582,3 @@ def _open_ways(posts: Sequence[Post]) -> Iterator[None]:
     finally:
         for sock in chain.from_iterable(pairs):
             sock.close()
-
-
-def _spawn(
-    program: Sequence[str], post: Post, control: socket.socket, seat: socket.socket, says: int
-) -> subprocess.Popen[bytes]:
-    # What the parent was configured by is none of its business, and it may be a secret.
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    try:
-        return spawn(
-            (*program, str(post.number), str(control.fileno())),
-            prepare=_ignore_signals,
-            stdin=nothing,
-            stdout=says,
-            stderr=says,
-            env=environ,
-            pass_fds=(
-                control.fileno(),
-                seat.fileno(),
-                *post.descriptors,
-                post.ways.inbound,
-                *post.ways.outbound,
-            ),
-        )
-    finally:
-        os.close(nothing)
-
-
-def _ignore_signals() -> None:
-    # The parent says when it is over. systemd sends SIGTERM to all processes of a service, and a
-    # worker would take the parent's order for the second one.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """What a parent and its workers say to each other; msgpack on a socket that is theirs alone.
 
-They are of one release, for the parent starts its own program; so nothing here is versioned.
+They are of one release, for the parent starts its own program, but for the time of an upgrade.
 """
 
 from __future__ import annotations
@@ -18,16 +18,24 @@ from cachecast.server.entrance import InspectorTerms
 __all__ = [
     "FROM_PARENT",
     "FROM_WORKER",
+    "WORDS_VERSION",
     "Ask",
     "Beat",
     "Brief",
     "Failed",
+    "Gave",
+    "Give",
     "Order",
     "Ready",
+    "Refused",
     "Reload",
     "Reloaded",
     "Report",
 ]
+
+#: Number of this form. Whoever changes it raises it: a parent of a new version takes over workers
+#: of an old one only if they have the same.
+WORDS_VERSION: Final = 1
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -44,6 +52,7 @@ class Brief(_Message, frozen=True):
         ways: ways to the other workers.
         seat: descriptor of the socket over which it gets connections of operators.
         inspector: terms on which people look into it; None if nobody may.
+        line: descriptor of a line to the worker that it replaces; None if there is none.
     """
 
     number: int
@@ -52,6 +61,7 @@ class Brief(_Message, frozen=True):
     ways: Ways
     seat: int | None = None
     inspector: InspectorTerms | None = None
+    line: int | None = None
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # typing.override needs Python 3.12
         """Leave the configuration out."""
@@ -85,6 +95,31 @@ class Reloaded(_Message, frozen=True):
 
     serial: int
     fault: str = ""
+
+
+class Give(_Message, frozen=True):
+    """The parent wants the worker to hand over to another one.
+
+    Two descriptors come with it: the line to the other one, and one that stands for its process.
+    """
+
+
+class Gave(_Message, frozen=True):
+    """The worker has handed over, and ends when it has closed what could not move.
+
+    Attributes:
+        connections: number of clients that moved.
+        closed: number of clients that could not.
+    """
+
+    connections: int
+    closed: int
+
+
+class Refused(_Message, frozen=True):
+    """The worker has not handed over and goes on; the other one is dead."""
+
+    text: str
 
 
 class Ask(_Message, frozen=True):
@@ -125,5 +160,5 @@ class Report(_Message, frozen=True):
     families: list[Family]
 
 
-FROM_PARENT: Final = Brief | Order | Reload | Ask
-FROM_WORKER: Final = Ready | Failed | Beat | Reloaded | Report
+FROM_PARENT: Final = Brief | Order | Reload | Give | Ask
+FROM_WORKER: Final = Ready | Failed | Beat | Reloaded | Gave | Refused | Report

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cachecast.server.entrance import InspectorTerms
     from cachecast.server.http_messages import Request
     from cachecast.server.streaming import Body
-    from cachecast.workers.crew import Post
+    from cachecast.workers.post import Post
 
 __all__ = ["Relay", "watch_workers"]
 
@@ -218,14 +218,16 @@ class _Relayed:
                         nursery.start_soon(self._copy, post, body)
         finally:
             self._relay.n_pages -= 1
-        body.end()  # a browser comes back by itself
 
-    async def _copy(self, post: Post, body: Body) -> None:
-        with suppress(OSError, trio.BrokenResourceError):
-            async with await self._relay.connect(post, self._request) as stream:
-                async for event in _events(stream):
-                    await self._pass_on(post.number, event, body)
-        self._rows.pop(post.number, None)
+    async def _copy(self, post: Post, body: Body) -> NoReturn:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await self._relay.connect(post, self._request) as stream:
+                    events = _Events(stream)
+                    while (event := await events.next()) is not None:
+                        await self._pass_on(post.number, event, body)
+            self._rows.pop(post.number, None)
+            await trio.sleep(AGAIN_S)  # it is started again
 
     async def _pass_on(self, number: int, event: bytes, body: Body) -> None:
         if len(self._posts) > 1 and event.startswith(_FIGURES):
@@ -262,7 +264,8 @@ async def _follow(post: Post, wanted: Wanted, watch: Watch) -> NoReturn:
     while True:
         with suppress(OSError, trio.BrokenResourceError):
             async with await _connect(post, "GET", target) as stream:
-                async for event in _events(stream):
+                events = _Events(stream)
+                while (event := await events.next()) is not None:
                     if event.startswith(_CONSOLE):
                         part = msgspec.json.decode(event[len(_CONSOLE) :], type=ConsolePart)
                         for said in part.happenings:
@@ -295,15 +298,27 @@ async def _connect(post: Post, method: str, target: str, body: bytes = b"") -> t
     return stream
 
 
-async def _events(stream: trio.SocketStream) -> AsyncIterator[bytes]:
-    """Events of a worker's stream, until it ends; none where it was refused."""
-    rest = await _read_head(stream)
-    while rest is not None and len(rest) <= MAX_ANSWER_BYTES:
-        *events, rest = rest.split(b"\n\n")
-        for event in events:
-            yield event
-        part = await stream.receive_some(_RECEIVE_BYTES)
-        rest = rest + part if part else None
+class _Events:
+    """Events of a worker's stream, one after the other."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._rest: bytes | None = b""
+        self._has_begun = False
+
+    async def next(self) -> bytes | None:
+        """The next one; None at the end, which is at once where the request was refused."""
+        if not self._has_begun:
+            self._rest = await _read_head(self._stream)
+            self._has_begun = True
+        while self._rest is not None and len(self._rest) <= MAX_ANSWER_BYTES:
+            event, found, rest = self._rest.partition(b"\n\n")
+            if found:
+                self._rest = rest
+                return event
+            part = await self._stream.receive_some(_RECEIVE_BYTES)
+            self._rest = self._rest + part if part else None
+        return None
 
 
 async def _read_head(stream: trio.SocketStream) -> bytes | None:

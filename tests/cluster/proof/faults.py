@@ -12,6 +12,7 @@ import trio
 
 from tests.cluster.proof.clients import now
 from tests.cluster.proof.proxy import Proxy
+from tests.cluster.proof.verdict import Violation
 from tests.cluster.proof.world import FLOOD, LAGS, LEASE_S
 
 if TYPE_CHECKING:
@@ -178,6 +179,23 @@ async def stop_node(world: World) -> None:
         world.nodes[name].go_on()
 
 
+async def upgrade(world: World) -> None:
+    """Another process takes a node's place: nobody may notice, so nothing is forgiven."""
+    name = world.random.choice(world.names)
+    closed = _n_closed(world)
+    fault = await world.nodes[name].upgrade()
+    await trio.sleep(1)
+    if fault:
+        world.record.violations.append(Violation("upgrade", "-", f"of {name}: {fault}", now()))
+    if _n_closed(world) != closed:
+        text = f"{_n_closed(world) - closed} clients were closed over an upgrade of {name}"
+        world.record.violations.append(Violation("closed", "-", text, now()))
+
+
+def _n_closed(world: World) -> int:
+    return sum(n for name, n in world.record.counts.items() if name.startswith("closed "))
+
+
 async def kill_both(world: World) -> None:
     """A node and the engine die together."""
     name = world.random.choice(world.names)
@@ -224,6 +242,7 @@ FAULTS: Final[dict[str, Callable[[World], Awaitable[None]]]] = {
     "full": fill_memory,
     "kill-node": kill_node,
     "stop-node": stop_node,
+    "upgrade": upgrade,
     "kill-both": kill_both,
     "miss-grace": miss_the_grace,
 }

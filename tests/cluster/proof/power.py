@@ -187,11 +187,17 @@ class NodeProcess(_Process):
         self, name: str, folder: Path, bus: str, config: Path, command: Sequence[str]
     ) -> None:
         super().__init__(name, folder)
-        self._command = (*command, "serve", "--config", str(config), *(("--bus", bus) * bool(bus)))
+        self._control = folder / "control"
+        self._command = (
+            *command, "serve", "--config", str(config), *(("--bus", bus) * bool(bus)),
+            "--control", str(self._control),
+        )  # fmt: skip
+        self._heir: int | None = None
         self.port, self.admin_port = free_port(), free_port()
 
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
+        self._heir = None
         clean = {k: v for k, v in os.environ.items() if not k.startswith("CACHECAST_")}
         clean.setdefault("PYTHONPATH", str(_ROOT))  # for modules of the tests, in another folder
         self.spawn(
@@ -203,6 +209,24 @@ class NodeProcess(_Process):
                 said = self.log.read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"node {self.name} does not become ready:\n{said}")
             await trio.sleep(0.05)
+
+    async def upgrade(self) -> str:
+        """Have another process take its place; gives what was said if that failed."""
+        command = (*python_command("cachecast"), "upgrade", "--control", str(self._control))
+        done = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False, cwd=self.folder
+        )
+        if done.returncode:
+            return done.stderr.decode() or done.stdout.decode() or f"exit code {done.returncode}"
+        self._heir = int(done.stdout.split()[1])
+        return ""
+
+    def send(self, number: int) -> None:  # type: ignore[explicit-override]  # needs Python 3.12
+        """Send a signal to the process that serves, and to the one that stands in for it."""
+        if self._heir is not None and number in {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._heir, number)
+        super().send(number)
 
     async def is_ready(self) -> bool:
         """What a balancer would ask."""

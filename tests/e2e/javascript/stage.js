@@ -35,6 +35,13 @@ export function createStage({ Pusher, PusherWithEncryption, Echo, emit }) {
   };
 
   return {
+    // A cached value as server-sent events; in a page only, for Node has no EventSource.
+    follow({ client, url }) {
+      const source = new EventSource(url);
+      const hear = ({ lastEventId, data }) => tell(client, 'followed', { event_id: lastEventId, data });
+      source.onmessage = hear;
+      source.addEventListener('pusher:cache_miss', hear);
+    },
     open({ client, key, options, encryption }) {
       const Class = encryption ? PusherWithEncryption : Pusher;
       watch(client, new Class(key, options));

@@ -246,6 +246,20 @@ def test_a_client_that_is_closed_says_so_although_trio_has_ended_too():
     asyncio.run(use_later(*asyncio.run(use())))
 
 
+@in_asyncio
+async def test_authorizer_whose_own_task_is_cancelled_has_failed():
+    """And neither the connection nor whoever asked is cancelled with it."""
+
+    async def authorizer(socket_id, channel):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    async with node_of() as node, node.connect(secret=None, authorizer=authorizer) as client:
+        with pytest.raises(SubscriptionError, match="The authorizer failed"):
+            await client.subscribe("private-room")
+        assert (await client.subscribe("room")).is_subscribed
+
+
 # --- cancellation
 
 
@@ -368,6 +382,27 @@ async def test_a_slow_consumer_is_told_what_it_lost():
         assert [(await anext(channel)).json() for _ in range(2)] == [0, 1]
         with pytest.raises(LimitError, match="3 events were lost"):
             await anext(channel)
+
+
+@in_asyncio
+async def test_a_reader_that_finds_much_lets_others_have_their_turn():
+    """A thousand waiting events and a handler without an await must not stop a web server."""
+    turns = []
+
+    async def count():
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0)
+
+    async with node_of() as node, node.connect() as client:
+        channel = await client.subscribe("private-room")
+        for number in range(500):
+            await node.publish("private-room", number)
+        await until(lambda: client.statistics().messages_received >= 502)
+        counting = asyncio.create_task(count())
+        assert [(await anext(channel)).json() for _ in range(500)] == list(range(500))
+        assert len(turns) >= 5
+        counting.cancel()
 
 
 @in_asyncio

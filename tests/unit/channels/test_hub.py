@@ -300,3 +300,18 @@ def test_observers_of_members_stay_observers() -> None:
     channel = other.restore(state, [Client().connection])
     assert channel.roster is not None
     assert (len(channel.roster), len(channel.subscriptions)) == (0, 1)
+
+
+def test_members_on_other_nodes_are_in_the_roster_of_the_next_process_too() -> None:
+    """As it was told; a connection here does not make its user a member, for the cluster does."""
+    hub, other = _shared_hub(), _shared_hub()
+    roster = PresenceRoster()
+    for key in ("cid", "bob"):
+        roster.put(Member(key))
+    connection = Client().connection
+    hub.subscribe(connection, NAME, Member("ann"), roster)
+    (state,) = hub.export({connection: 0}, ())
+    channel = other.restore(state, [Client().connection])
+    assert channel.roster is not None
+    assert channel.roster.user_ids == ["cid", "bob"]
+    assert [edge.member for edge in channel.subscriptions.values()] == [Member("ann")]

@@ -109,7 +109,8 @@ class Process:
         wire = await self.connect()
         await wire.say(upgrade_request("/app/app-key", b"dGhlIHNhbXBsZSBub25jZQ=="))
         client = Client(wire, await wire.until(b"\r\n\r\n"))
-        await client.hear("pusher:connection_established")
+        established = await client.hear("pusher:connection_established")
+        client.socket_id = json.loads(established["data"])["socket_id"]
         return client
 
 

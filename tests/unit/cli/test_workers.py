@@ -337,9 +337,9 @@ async def test_a_worker_ends_when_its_parent_has_gone():
     pipe = Pipe(theirs, FROM_PARENT)
     orders, _ = trio.open_memory_channel(1)
     ours.close()
-    with trio.CancelScope() as life:
-        await _obey(pipe, orders, [], _Newest(), life)
-        assert life.cancel_called
+    async with trio.open_nursery() as nursery:
+        await _obey(pipe, orders, [], _Newest(), nursery)
+        assert nursery.cancel_scope.cancel_called
     pipe.close()
 
 

@@ -24,6 +24,7 @@ from cachecast.protocol.http_api import (
     find_answer_type,
     find_route,
     is_socket_id,
+    is_stream_liked,
     join_items,
     join_members,
     make_event,
@@ -172,6 +173,26 @@ def test_a_path_of_nothing_but_slashes_and_apps_costs_no_more_than_another() -> 
 def test_the_answer_has_the_form_that_is_liked_best(accept: bytes, kind: str) -> None:
     """JSON for everybody who does not like msgpack better."""
     assert find_answer_type(accept) == kind
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_liked"),
+    [
+        (b"text/event-stream", True),
+        (b"TEXT/event-stream;q=0.2", True),
+        (b"text/event-stream, */*;q=0.9", True),
+        (b"text/event-stream;q=0", False),
+        (b"application/json, text/event-stream", False),
+        (b"application/vnd.msgpack, text/event-stream;q=0.9", False),
+        (b"*/*", False),
+        (b"", False),
+    ],
+)
+def test_a_stream_is_what_somebody_likes_better_than_all_else(
+    accept: bytes, is_liked: bool
+) -> None:
+    """As ``EventSource`` says it; who takes anything gets the plain answer."""
+    assert is_stream_liked(accept) is is_liked
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/msgpack"])

@@ -6,7 +6,7 @@ import json
 
 import trio
 
-from cachecast.broker.feed import Feed, Wanted
+from cachecast.broker.feed import MAX_WATCHES, Feed, Wanted
 from cachecast.server.console import COMMENT_S, Console, server_sent
 
 
@@ -79,7 +79,7 @@ def test_one_that_asks_for_figures_watches_nothing():
 
 def test_one_too_many_ends_at_once():
     feed, consoles, body = Feed(lambda: 0.0, lambda: 7.0), set(), Tape()
-    for _ in range(16):
+    for _ in range(MAX_WATCHES):
         feed.watch(Wanted())
     Console(feed, Wanted(), consoles, b"first").begin(body)
     assert body.is_ended

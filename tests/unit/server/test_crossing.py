@@ -60,14 +60,15 @@ def request(path: str, body: bytes = b"") -> bytes:
     return head.encode() + body
 
 
-async def talk(wire: Wire, base: str) -> None:
-    """A poll, messages one of which is large, and the next poll, on one connection."""
+async def talk(wire: Wire, base: str, sender: Wire | None = None) -> None:
+    """A poll, messages some of which are large, and the next poll."""
+    sender = sender or wire
     await wire.say(request(f"{base}/xhr?protocol=7"))
     assert b"connection_established" in (await wire.answer()).body
     subscribe = json.dumps({"event": "pusher:subscribe", "data": {"channel": "x"}})
     large = json.dumps({"event": "pusher:pong", "data": "x" * 50_000})
-    await wire.say(request(f"{base}/xhr_send", json.dumps([large, subscribe]).encode()))
-    assert (await wire.answer()).status == 204
+    await sender.say(request(f"{base}/xhr_send", json.dumps([large, large, subscribe]).encode()))
+    assert (await sender.answer()).status == 204
     await wire.say(request(f"{base}/xhr?protocol=7"))
     assert b"subscription_succeeded" in (await wire.answer()).body
 
@@ -77,7 +78,9 @@ async def test_a_session_is_held_by_the_worker_that_its_name_says_whoever_accept
         async with two_workers() as (one, two):
             for number in range(8):
                 wire = await (one, two)[number % 2].connect()
-                await talk(wire, f"/pusher/app/{KEY}/1/s{number}")
+                sender = await (one, two)[number % 2].connect()
+                await talk(wire, f"/pusher/app/{KEY}/1/s{number}", sender)
+            assert one.server.transports.can_move() == {}  # its successor may count otherwise
             held = [len(node.server.transports) for node in (one, two)]
             assert sum(held) == 8
             for node, number in ((one, 0), (two, 1)):

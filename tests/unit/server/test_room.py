@@ -163,3 +163,16 @@ async def _answer(wire):
     with trio.move_on_after(0.2):
         await wire.more()
     return wire.buffer
+
+
+async def test_a_connection_of_another_worker_takes_the_place_of_one_that_can_be_missed():
+    async with running() as node:
+        limit(node, clients=0, http=1)
+        assert node.server.room.make_place()
+        first = await node.connect()
+        await first.say(GET)
+        assert (await first.answer()).status == 404
+        assert node.server.room.make_place()
+        assert await first.end() == b""
+        limit(node, clients=0, http=0)  # nobody is here, and nobody may be
+        assert not node.server.room.make_place()

@@ -384,6 +384,42 @@ async def test_a_word_that_was_said_before_the_death_counts(lines):
         assert node.broker.clients.n_sessions == 0
 
 
+async def test_what_is_lost_with_an_app_that_the_new_process_does_not_serve_is_said(lines):
+    ours, theirs = lines
+    hook = Webhook(url="http://127.0.0.1:9/")
+    gone = make_app(id="4", key="key-4", webhooks=(hook,))
+    async with running(make_app(), gone) as node:
+        client = await node.client("/app/key-4")
+        await client.subscribe("room")
+        await until(lambda: node.broker.webhooks.queued_events("4") == 1)
+        await theirs.send(hello())
+        theirs.send_now(Taken(7), deadline=time.monotonic() + 10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(succession, "QUIET_LIMIT_S", 0.1)
+            await give(node.server, ours, [], end_other=lambda: None)
+        (said,) = [entry for entry in node.logs if entry["event"].startswith("app dropped")]
+        assert (said["app"], said["connections"], said["webhook_events"]) == ("4", 1, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(retire, node.server, 0)
+            assert (await client.closed())[0] == 4200
+            await client.wire.aclose()
+
+
+async def test_a_new_process_that_does_not_take_the_values_is_given_up(lines):
+    ours, theirs = lines
+    async with running() as node:
+        for number in range(60):
+            await node.broker.publish("3", f"cache-{number}", "tick", "x" * 9_000)
+        await theirs.send(hello())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(succession, "VALUES_LIMIT_S", 0.1)
+            for sock in (ours._sock, theirs._sock):
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    sock.setsockopt(socket.SOL_SOCKET, option, 4_096)
+            with pytest.raises(UpgradeError, match=r"did not take the values within 0\.1 s"):
+                await give(node.server, ours, [], end_other=lambda: None)
+
+
 async def test_a_node_that_ends_hands_nothing_over(lines):
     ours, theirs = lines
     async with running() as node:

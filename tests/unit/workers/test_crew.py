@@ -15,9 +15,11 @@ import trio.testing
 
 from cachecast.apps import App
 from cachecast.config import FileConfig, ServerConfig
-from cachecast.errors import ConfigError
+from cachecast.errors import ConfigError, UpgradeError
 from cachecast.server.listeners import open_shared_listeners
 from cachecast.workers import crew as module
+from cachecast.workers import post as post_module
+from cachecast.workers import worker as worker_module
 from cachecast.workers.crew import Crew
 
 #: Speaks as a worker does, with nothing but the standard library.
@@ -216,7 +218,7 @@ async def test_a_worker_that_stays_away_gets_no_newcomers(monkeypatch):
 
 async def test_a_silent_worker_is_shown_as_such_and_not_waited_for(monkeypatch):
     monkeypatch.setattr(module, "REPORT_LIMIT_S", 0.05)
-    monkeypatch.setattr(module, "SILENT_AFTER_S", 0.1)
+    monkeypatch.setattr(post_module, "SILENT_AFTER_S", 0.1)
     beats = (
         "\nimport threading\ndef beat():\n"
         "    while True: time.sleep(0.02); say(b'\\x92\\xa4Beat\\xc3')\n"
@@ -305,7 +307,7 @@ async def test_whoever_leaves_takes_all_workers_along():
 
 
 async def test_a_line_of_a_log_is_cut_and_the_last_one_needs_no_end(monkeypatch):
-    monkeypatch.setattr(module, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(worker_module, "MAX_LINE_BYTES", 10)
     talkative = (
         WORKER + "\nprint('x' * 100_000); print('end', end='', flush=True)\nsay(READY)\nhear()"
     )
@@ -377,3 +379,103 @@ async def test_the_end_does_not_wait_for_a_change():
         os.kill(world.crew.posts[1].pid, signal.SIGCONT)
         with trio.fail_after(20):
             await world.crew.wait_ended()
+
+
+#: Hands over when it is told to, or refuses; or dies of it.
+GIVING = WORKER.replace(
+    '    elif b"Order" in said:',
+    """        elif b"Give" in said:
+            if MODE == "gives":
+                say(b"\\x93\\xa4Gave\\x05\\x01")
+                sys.exit(0)
+            if MODE == "refuses":
+                say(b"\\x92\\xa7Refused\\xa2no")
+            if MODE == "dies":
+                sys.exit(5)
+        elif b"Order" in said:""".removeprefix("    "),
+)
+
+
+def giving(mode, *, successor="say(READY)"):
+    """A worker; one that is to replace another, which its brief says, may do something else."""
+    first = "say(READY) if brief[-1] == 0xc0 else (" + successor + ")"
+    return f"MODE = {mode!r}\n{GIVING}\n{first}\nobey()"
+
+
+async def test_another_process_takes_the_place_of_one_and_nobody_is_said_to_have_ended():
+    with structlog.testing.capture_logs() as logs:
+        async with crewed(giving("gives"), 2) as world:
+            post, other = world.crew.posts
+            before = post.pid
+            with trio.fail_after(20):
+                assert await world.crew.replace(post) == (5, 1)
+            assert post.pid not in {before, 0}
+            assert world.crew.n_ready == 2
+            await world.wait(lambda: not is_alive(before))
+            await world.ask()
+            assert post.families
+            assert world.crew.n_retiring == 0
+            assert other.backoff.n_ends == post.backoff.n_ends == 0
+    assert [log for log in logs if log["event"].startswith("worker ended")] == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (giving("refuses"), "no"),
+        (giving("stays", successor="sys.exit(3)"), "it ended with"),
+        (giving("stays", successor="say(b'\\x93\\xa6Failed\\xa3why\\xc0') or sys.exit(1)"), "why"),
+        (giving("stays", successor="hear()"), "it has not taken over within 1 s"),
+    ],
+)
+async def test_one_that_is_not_replaced_goes_on(script, words, monkeypatch):
+    async with crewed(script, 1) as world:
+        (post,) = world.crew.posts
+        before = post.pid
+        if "within" in words:
+            monkeypatch.setattr(module, "REPLACE_LIMIT_S", 1.0)
+        with trio.fail_after(20), pytest.raises(UpgradeError, match=words):
+            await world.crew.replace(post)
+        assert post.pid == before
+        assert post.successor is None
+        assert is_alive(before)
+        assert world.crew.n_retiring == 0
+
+
+async def test_one_that_has_died_of_it_is_followed_by_the_one_that_has_everything():
+    async with crewed(giving("dies", successor="time.sleep(0.3) or say(READY)"), 1) as world:
+        (post,) = world.crew.posts
+        before = post.pid
+        with trio.fail_after(20):
+            assert await world.crew.replace(post) == (0, 0)
+        assert post.pid not in {before, 0}
+        assert post.backoff.n_ends == 0
+
+
+async def test_crew_that_is_left_lets_its_workers_be_and_another_one_adopts_them():
+    async with crewed(GOOD, 2) as world:
+        crew = world.crew
+        pids = [post.pid for post in crew.posts]
+        await crew.wait_said()
+        export = crew.leave()
+        with trio.fail_after(20):
+            await crew.wait_ended()
+        states = export()
+        for post in crew.posts:
+            post.worker.process.returncode = 0  # they are another program's to wait for
+        assert all(is_alive(pid) for pid in pids)
+        listeners = [[socket.socket(fileno=fd) for fd in state.listeners] for state in states]
+        next_one = Crew([crew.posts[0].config] * 2, listeners, world.on_line, program=crew._program)
+        next_one.adopt(states)
+        world.crew = next_one
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(next_one.run)
+            with trio.fail_after(20):
+                await next_one.wait_ready()
+            assert [post.pid for post in next_one.posts] == pids
+            await world.ask()
+            assert all(post.families for post in next_one.posts)
+            next_one.order(signal.SIGTERM)
+            with trio.fail_after(20):
+                await next_one.wait_ended()
+            assert not any(is_alive(pid) for pid in pids)

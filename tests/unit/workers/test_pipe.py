@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import msgspec
@@ -10,7 +11,7 @@ import trio
 import trio.testing
 
 from cachecast.workers import pipe as module
-from cachecast.workers.messages import FROM_PARENT, FROM_WORKER, Ask, Beat, Failed, Order
+from cachecast.workers.messages import FROM_PARENT, FROM_WORKER, Ask, Beat, Failed, Give, Order
 from cachecast.workers.pipe import Pipe
 
 
@@ -92,3 +93,33 @@ async def test_a_receive_that_is_cancelled_loses_nothing(pair):
             await parent.receive()
         await trio.testing.wait_all_tasks_blocked()
     assert await parent.receive() == long
+
+
+async def test_open_files_come_with_their_message(pair):
+    parent, worker = pair
+    reading, writing = os.pipe()
+    parent.send(Ask())
+    parent.send(Give(), (writing, reading))
+    os.close(writing)
+    os.close(reading)
+    parent.send(Ask())
+    assert [await worker.receive() for _ in range(3)] == [Ask(), Give(), Ask()]
+    await parent.wait_sent()
+    assert parent.is_sent
+    out, into = worker.descriptors.popleft(), worker.descriptors.popleft()
+    os.write(out, b"hello")
+    assert os.read(into, 5) == b"hello"
+    os.close(out)
+    os.close(into)
+
+
+async def test_open_files_that_nobody_has_taken_are_closed_with_it():
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(ours, FROM_WORKER)
+    reading, writing = os.pipe()
+    pipe.send(Give(), (writing,))
+    os.close(writing)
+    pipe.close()
+    theirs.close()
+    assert os.read(reading, 1) == b""
+    os.close(reading)

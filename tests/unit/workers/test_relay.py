@@ -115,6 +115,25 @@ async def test_the_console_shows_what_all_see_and_ends_with_its_page():
         await until(lambda: all(node.broker.feed.tap is None for node in nodes))
 
 
+async def test_a_page_sees_a_worker_that_was_started_again(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.AGAIN_S", 0.01)
+    async with crewed() as (_, desk, nodes):
+        wire = await connected(desk)
+        await wire.say(request("/api/live"))
+        assert b" 200 " in await wire.until(b"\r\n\r\n")
+        await until(lambda: all(node.broker.feed.tap is not None for node in nodes))
+        [first] = nodes[1].server.inspector._consoles
+        first.end()
+        await until(lambda: nodes[1].server.inspector._consoles - {first})
+        nodes[1].broker.publish_nowait(APP_ID, "c", "e", 1)
+        page = Page(wire)
+        event, data = await page.event()
+        while event != "console":
+            event, data = await page.event()
+        assert data["worker"] == 2
+        await wire.aclose()
+
+
 async def test_a_worker_that_is_gone_is_said():
     async with crewed() as (crew, desk, _):
         crew.posts[1].end()
@@ -124,7 +143,8 @@ async def test_a_worker_that_is_gone_is_said():
         assert (await asked(desk, "/api/overview")).status == 200  # the others are shown
 
 
-async def test_all_are_watched_as_one_and_one_that_comes_back_too():
+async def test_all_are_watched_as_one_and_one_that_comes_back_too(monkeypatch):
+    monkeypatch.setattr("cachecast.workers.relay.AGAIN_S", 0.01)
     async with crewed() as (crew, _, nodes):
         wanted = Wanted(frozenset({"event"}), APP_ID, ("c*",))
         async with watch_workers(crew.posts, wanted) as watch:

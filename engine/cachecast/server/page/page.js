@@ -85,6 +85,7 @@ function number(value) {
 }
 
 function seconds(value) {
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${Math.round(value * 1e6)} µs`;
   if (value < 1) return `${(value * 1000).toFixed(1)} ms`;
   if (value < 119.5) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
@@ -272,15 +273,16 @@ const connections = () => listing("connections", ["newest", "oldest", "waiting",
   ["socket", "user", "open for", "silent for", "subscriptions", "waiting", "conflated", ""],
   (item, reload) => [item.socket_id, item.user_id ?? "", seconds(item.open_s), seconds(item.silent_s),
     make("details", {}, make("summary", {}, number(item.subscriptions)), item.channels.join(", ") + (item.subscriptions > item.channels.length ? ", …" : "")),
-    bytes(item.waiting_bytes), number(item.conflated), disconnect("socket_id", item.socket_id, "Disconnect the connection", reload)]);
+    bytes(item.waiting_bytes), number(item.conflated), make("div", { class: "actions" }, disconnect("socket_id", item.socket_id, "Disconnect the connection", reload),
+      item.user_id === null ? null : disconnect("user_id", item.user_id, "Disconnect all connections of the user", reload, "Disconnect user"))]);
 
-function disconnect(field, id, text, reload) {
+function disconnect(field, id, text, reload, label = "Disconnect") {
   return make("button", { type: "button", class: "danger", onclick: async () => {
     const confirm = await confirmed(text, id);
     if (confirm === null) return;
     const done = await guarded(act("disconnect", { app: $("app").value, [field]: id, confirm }));
-    if (done) { say(`${done.closed} disconnected`); reload(); }
-  } }, "Disconnect");
+    if (done) { say(done.closed ? `${done.closed} disconnected` : "0 disconnected: nobody is signed in as that user"); reload(); }
+  } }, label);
 }
 
 async function webhooks() {
