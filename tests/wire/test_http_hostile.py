@@ -6,6 +6,7 @@ import json
 
 import msgspec
 import pytest
+import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -235,6 +236,24 @@ async def test_a_large_message_is_refused_as_in_a_websocket(autojump_clock, stag
     assert last(await client.hear()) == (1009, "Message larger than 65536 bytes")
 
 
+async def test_a_body_of_many_small_messages_is_not_read(autojump_clock, stage):
+    client = await HttpClient(stage.network).connect()
+    assert client.send_raw(b'["x' + b'","' * 180_000 + b'"]').status == 413
+    await client.subscribe("still-there")
+    assert stage.broker.clients.n_sessions == 1
+
+
+@both
+async def test_a_client_that_takes_not_even_the_greeting_has_gone(autojump_clock, stage, kind):
+    exchange = Exchange(stage.network)
+    exchange.socket.room = 0
+    with structlog.testing.capture_logs() as logs:
+        exchange.request("POST", f"/pusher/1/s/{kind}")
+    assert len(stage.network.server.transports) == 0
+    assert exchange.is_closed
+    assert logs == []
+
+
 async def test_ten_bodies_that_cannot_be_read_end_the_session(autojump_clock, stage):
     client = await HttpClient(stage.network).connect()
     answers = [client.send_raw(b"{").status for _ in range(11)]
@@ -384,3 +403,24 @@ async def test_a_script_has_one_line_each_and_the_connection_is_used_again(autoj
     connection.request("GET", "/pusher/1/s/jsonp?c=_jp.a")
     thief.request("GET", "/pusher/1/s/jsonp?c=f")
     assert thief.body == b'/**/f("c[2010,\\"Another connection still open\\"]");\r\n'
+
+
+@pytest.mark.parametrize("app_fields", [{"cache_ttl_s": 5.0}])
+async def test_half_a_script_with_a_value_is_not_completed_past_its_end(autojump_clock, stage):
+    await stage.broker.publish(stage.app_id, "cache-x", "tick", "x" * 9_000)
+    connection = Exchange(stage.network)
+    base = "/pusher/app/test-key/1/s"
+    connection.request("GET", f"{base}/jsonp?c=f&protocol=7")
+    subscribe = [json.dumps({"event": "pusher:subscribe", "data": {"channel": "cache-x"}})]
+    Exchange(stage.network).request("POST", f"{base}/jsonp_send", json.dumps(subscribe).encode())
+    for _ in range(2):  # what there was before the subscription, and its confirmation
+        connection.request("GET", f"{base}/jsonp?c=f")
+        await wait_all_tasks_blocked()
+    connection.read(500)
+    connection.request("GET", f"{base}/jsonp?c=f")
+    await pass_time(6)
+    assert b"xxxx" in connection.body
+    connection.read()
+    await pass_time(1)
+    assert connection.is_closed
+    assert not connection.body.endswith(b");\r\n")

@@ -335,16 +335,12 @@ class Outbox:
     def purge(self, now: float) -> None:
         """Drop cached values past their deadline; O(frames waiting).
 
-        A value that is half on the wire cannot be taken back and must not be completed either, so
-        its connection is dropped.
+        A value that is half on the wire, or in an answer that others stand behind, cannot be taken
+        back and must not be completed either, so its connection is dropped.
         """
         waiting = self._waiting
-        if waiting is None:
-            return
-        if waiting.head_deadline <= now:
+        if waiting is not None and (waiting.head_deadline <= now or not waiting.purge(now)):
             self.break_off()
-            return
-        waiting.purge(now)
 
     def has_stalled(self, now: float) -> bool:
         """Whether the client took nothing for as long as it may; ask at regular intervals.

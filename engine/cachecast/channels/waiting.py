@@ -226,9 +226,15 @@ class Waiting:
         self.is_pacing = state.is_pacing
         self.moved, self.since = state.moved, state.since
 
-    def purge(self, now: float) -> None:
-        """Drop cached values past their deadline; O(frames waiting)."""
-        for key in [key for key, item in self.items.items() if item[1] <= now]:
+    def purge(self, now: float) -> bool:
+        """Drop cached values past their deadline; O(frames waiting).
+
+        Returns:
+            Whether all of them may be missing. What has no key has a place among the others.
+        """
+        expired = [key for key, item in self.items.items() if item[1] <= now]
+        for key in expired:
             self.forget(key)
         earliest = min((item[1] for item in self.items.values()), default=inf)
         self.earliest = min(earliest, self.head_deadline)
+        return all(isinstance(key, str) for key in expired)

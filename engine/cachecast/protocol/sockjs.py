@@ -87,12 +87,18 @@ def find_place(path: str) -> Place | None:
 _read_list = msgspec.json.Decoder(list[str]).decode
 
 
-def read_messages(body: bytes) -> list[bytes]:
+def read_messages(body: bytes, max_bytes: int) -> list[bytes]:
     """The messages that a client sends in one request.
 
+    Args:
+        body: body of the request.
+        max_bytes: size of the largest body: to read millions of messages would hold up others.
+
     Raises:
-        BadRequestError: the body is no JSON array of strings.
+        BadRequestError: the body is no JSON array of strings (400), or larger (413).
     """
+    if len(body) > max_bytes:
+        raise BadRequestError(f"The messages take more than {max_bytes} bytes\n", http_status=413)
     try:
         return [message.encode() for message in read_json(_read_list, body)]
     except (ValueError, RecursionError):

@@ -105,7 +105,7 @@ def _describe(
     )
     if not known.isdisjoint({etag, "*"}):
         return Response(304, b"", headers=fresh)
-    return Response(200, body, kind, fresh)
+    return Response(200, body, kind, fresh, call.broker.clock() + event.ttl_s)
 
 
 def _digest(body: bytes) -> str:
@@ -258,7 +258,7 @@ def _wait(call: Call) -> Response | Later:
     waiting = _Waiting(call, _seconds(call.query.named["wait"]))
     if not call.hub.is_shared and (response := waiting.attempt()) is not None:
         return response
-    return Later(waiting.attempt, waiting.line)
+    return Later(waiting.attempt, waiting.line, waiting.on_gone)
 
 
 def _seconds(text: str) -> float:
@@ -331,6 +331,11 @@ class _Waiting(_Following):
             self._call.broker.stepper.add(self._call.hub.app.id, action)
             return
         follows.remind(self, self._call.broker.clock() + self._seconds)
+
+    def on_gone(self) -> None:
+        """Nobody waits any more."""
+        self._action = None
+        self.stop()
 
     def tell(self, now: float) -> None:  # type: ignore[explicit-override]
         """Try to answer."""

@@ -64,7 +64,7 @@ def share(answer: Response | Later | Stream, headers: tuple[str, ...]) -> Respon
         response = answer.attempt()
         return None if response is None else _with(response, headers)
 
-    return Later(attempt, answer.line)
+    return Later(attempt, answer.line, answer.on_gone)
 
 
 def _with(response: Response, headers: tuple[str, ...]) -> Response:

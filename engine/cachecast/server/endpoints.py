@@ -427,8 +427,13 @@ def _channel(call: Call) -> Response | Later:
             return call.answer(body)
 
         def add_value(event: CachedEvent | None) -> Response:
-            body["cache"] = event and {"data": event.data, "ttl": ceil(event.ttl_s)}
-            return call.answer(body)
+            if event is None:
+                return call.answer(body | {"cache": None})
+            response = call.answer(
+                body | {"cache": {"data": event.data, "ttl": ceil(event.ttl_s)}}
+            )
+            response.deadline = call.broker.clock() + event.ttl_s
+            return response
 
         return questions.cached(hub, text).then(add_value)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import partial
+from math import inf
 from socket import SHUT_WR
 from time import perf_counter
 from traceback import format_exc
@@ -97,8 +98,10 @@ class HttpConnection:
     __slots__ = (
         "_body",
         "_common",
+        "_deadline",
         "_handle",
         "_last_read",
+        "_on_gone",
         "_out",
         "_out_bytes",
         "_outbox",
@@ -145,8 +148,10 @@ class HttpConnection:
         self._parser = RequestParser(common.config, can_upgrade=can_upgrade)
         self._requests = self._parser.requests
         self._body: Body | None = None
+        self._on_gone: Callable[[], None] | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._deadline = inf  # of the first value in there to expire
         # Bytes of the last read: of one that was not full nothing is left.
         self._last_read = 0
         self._watched = (True, False)
@@ -202,9 +207,8 @@ class HttpConnection:
         """Read once and answer every request that is complete with it, or go on with answering."""
         if self.state is GONE:  # upgraded or closed earlier in this turn of the Poller
             return
-        if self.state is BUSY:
-            # Only who talks on while an answer is due costs two calls of the selector, and not
-            # everybody who is answered a moment later.
+        if self.state is BUSY and (self._on_gone is None or self._requests):
+            # Only who talks on costs two calls of the selector, and not who is answered soon.
             self._watched = (False, self._watched[1])
             self._common.poller.watch(self.fd, self, reads=False, writes=self._watched[1])
             return
@@ -268,8 +272,7 @@ class HttpConnection:
                 self._flush()
             return
         if self._out:
-            # Answers leave together: a caller on this machine is then woken once for many of them
-            # and not within the `send` of each, which costs more than the rest of that call.
+            # Together: a caller on this machine is woken once, and not within the `send` of each.
             self._common.poller.at_end_of_turn(self, self._flush)
         if self.state is not BUSY or self._watched[1]:
             self._settle()
@@ -300,6 +303,7 @@ class HttpConnection:
     def _answer_otherwise(self, answer: Later | Stream | Upgrade, request: Request) -> None:
         if isinstance(answer, Later):
             self._go(BUSY)
+            self._on_gone = answer.on_gone
             self._last_read = RECV_BYTES  # it may talk on meanwhile
             answer.line(partial(self._attempt, answer, request))
         elif isinstance(answer, Stream):
@@ -344,10 +348,7 @@ class HttpConnection:
             self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _attempt(self, later: Later, request: Request) -> bool:
-        """Try to answer what had to wait; True if there is nothing more to try.
-
-        A bug of ours that one request finds ends its connection, and not whoever calls.
-        """
+        """Try to answer what had to wait; True if that is over. A bug ends this connection only."""
         if self._common.has_ended:
             return True
         try:
@@ -366,6 +367,7 @@ class HttpConnection:
 
     def _go_on(self, response: Response, request: Request) -> None:
         self._go(IDLE)
+        self._on_gone = None
         self._write(response, request)
         if self._requests and self.state is IDLE:  # in the turns of its share
             self._flush()
@@ -387,6 +389,7 @@ class HttpConnection:
             data = data[: -len(response.body)]
         self._out.append(data)
         self._out_bytes += len(data)
+        self._deadline = min(self._deadline, response.deadline)
         if not keeps_alive:
             is_heard_out = self._last_read < RECV_BYTES and not self._parser.has_begun
             self._go(PARTING if asked_for_end and is_heard_out else CLOSING)
@@ -394,12 +397,13 @@ class HttpConnection:
     def _flush(self) -> None:
         """Hand over the answers that wait; harmless when none does, or the connection is gone."""
         data = b"".join(self._out)
+        deadline, self._deadline = self._deadline, inf
         self._out.clear()
         self._out_bytes = 0
         if not data:
             return
         if self.state < PARTING:
-            self._outbox.put(data)
+            self._outbox.put(data, None, deadline)
         elif self.state is PARTING:
             self._part(data)
         elif self.state is CLOSING:
@@ -416,9 +420,8 @@ class HttpConnection:
     def _part(self, last: bytes) -> None:
         """Send the last answer to a client that asked for the end, and close if that took all.
 
-        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can come that
-        would reset the connection over the answer. Most who ask come for one request each, and
-        waiting for their end would cost as much as a fifth of it.
+        All it said was read, and having asked it says no more (RFC 9112 9.6): nothing can reset it
+        over the answer. Waiting for its end would cost as much as a fifth of a request.
         """
         self._outbox.put(last)
         if self.state is GONE:
@@ -434,11 +437,7 @@ class HttpConnection:
         self.abort()
 
     def linger(self, last: bytes) -> None:
-        """Send last bytes, then wait a moment for the client's end.
-
-        Closing at once would reset the connection while the client still sends, and the reset
-        would overtake the answer.
-        """
+        """Send last bytes, then wait for the client's end, lest a reset overtake the answer."""
         if self.state is not CLOSING:
             self._go(CLOSING)
         self._parser.drop_body()
@@ -583,11 +582,12 @@ class HttpConnection:
         """Close the socket and forget everything; harmless twice."""
         if self.state is not GONE:
             body, self._body = self._body, None
+            on_gone = self._on_gone if body is None else body.on_gone
             self._release()
             self._common.poller.remove(self.fd)
             self.sock.close()
-            if body is not None:
-                self._common.poller.guard(self, body.on_gone)
+            if on_gone is not None:
+                self._common.poller.guard(self, on_gone)
 
     def _release(self) -> None:
         """Let go of the socket, which an upgrade takes over, and of all else."""

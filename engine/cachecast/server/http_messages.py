@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from http import HTTPStatus
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -55,12 +56,16 @@ class Request(msgspec.Struct, gc=False):
 
 
 class Response(msgspec.Struct, gc=False):
-    """What is answered; ``headers`` are complete lines without their line ends."""
+    """What is answered; ``headers`` are complete lines without their line ends.
+
+    From ``deadline`` on, in the broker's seconds, it is not sent: a value in it has expired.
+    """
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: tuple[str, ...] = ()
+    deadline: float = inf
 
 
 class Later(msgspec.Struct, gc=False):
@@ -73,10 +78,13 @@ class Later(msgspec.Struct, gc=False):
             called again; it never yields.
         line: function that has another one called when there is something to do, and again as long
             as that one returns False.
+        on_gone: function called if the client goes before that, which is looked for then; one that
+            ends its own half of the connection has gone. None where what has begun is gone on with.
     """
 
     attempt: Callable[[], Response | None]
     line: Callable[[Callable[[], bool]], None]
+    on_gone: Callable[[], None] | None = None
 
 
 class Upgrade(msgspec.Struct, gc=False):

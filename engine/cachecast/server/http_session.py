@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cachecast.server.common import Common
     from cachecast.server.receiver import Receiver
 
-__all__ = ["ABSENCE_S", "HEARTBEAT_S", "HttpSession", "unknown"]
+__all__ = ["ABSENCE_S", "HEARTBEAT_S", "MAX_INBOX", "HttpSession", "unknown"]
 
 #: Seconds between two heartbeats to who receives: proxies end what is silent for a minute, and some
 #: for half of one.
@@ -46,6 +46,9 @@ HANDLER_S: Final = 0.001
 
 #: Bytes of messages that wait to be handled, in multiples of the largest message.
 MAX_INBOX: Final = 4
+
+#: Bytes that keeping a message costs besides its own: empty ones would wait in any number.
+ITEM_BYTES: Final = 64
 
 
 def unknown() -> Response:
@@ -188,8 +191,17 @@ class HttpSession:
 
     def greet(self) -> None:
         """Say that the client may say with which app it wants to speak."""
+        self._say(OPEN)
+
+    def _say(self, data: bytes) -> None:
+        """Send a few bytes while there is no Outbox yet; a client that takes none has gone."""
         if self._receiver is not None:
-            self._receiver.send(OPEN)
+            try:
+                sent = self._receiver.send(data)
+            except OSError:
+                sent = 0
+            if sent != len(data):
+                self.abort()
 
     def refuse(self, error: RemoteProtocolError) -> None:
         """Say why there is no conversation, now or when the client asks again, and end."""
@@ -198,7 +210,7 @@ class HttpSession:
 
     def _say_last(self) -> None:
         if self._receiver is not None:
-            self._receiver.send(self._last)
+            self._say(self._last)
             self._finish()
 
     def _finish(self) -> None:
@@ -283,7 +295,7 @@ class HttpSession:
             return done
         largest = self._common.config.max_message_bytes
         self._n_taken += len(messages)
-        self._inbox_bytes += sum(map(len, messages))
+        self._inbox_bytes += sum(map(len, messages)) + ITEM_BYTES * len(messages)
         if max(map(len, messages)) > largest:
             self._close(connection, 1009, f"Message larger than {largest} bytes")
         elif self._inbox_bytes > MAX_INBOX * largest:
@@ -329,7 +341,7 @@ class HttpSession:
         until = perf_counter() + HANDLER_S
         while inbox and not outbox.is_finishing and not outbox.is_pacing:
             message = inbox.popleft()
-            self._inbox_bytes -= len(message)
+            self._inbox_bytes -= len(message) + ITEM_BYTES
             self._n_handled += 1
             self._broker.clients.receive(connection, message)
             if perf_counter() >= until:

@@ -313,7 +313,8 @@ class _Asked:
 
     def query(self) -> Query:
         limit = self.text("limit") or "50"
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LIMIT):
+        is_number = limit.isascii() and limit.isdigit() and len(limit) < 10
+        if not is_number or not 1 <= int(limit) <= MAX_LIMIT:
             raise BadRequestError(f"limit must be a number from 1 to {MAX_LIMIT}")
         return Query(self.text("search"), self.text("sort"), self._after(), int(limit))
 
@@ -334,7 +335,7 @@ def _decode(request: Request, kind: type[T]) -> T:
         raise BadRequestError("Content-Type must be application/json", http_status=415)
     try:
         return msgspec.json.decode(request.body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of what is no UTF-8
         raise BadRequestError(f"The body cannot be understood: {error}") from None
 
 

@@ -324,7 +324,7 @@ class Poll(Receiver):
 class ScriptPoll(Poll):
     """The answer to a poll as a script, which calls a function of the page with one line.
 
-    A line that the kernel does not take whole waits here, and no other is taken meanwhile.
+    What the kernel does not take of a line waits here, and no other is taken meanwhile.
     """
 
     __slots__ = ("_rest",)
@@ -349,34 +349,27 @@ class ScriptPoll(Poll):
         return super().can_move and not self._rest
 
     def send(self, data: bytes) -> int:  # type: ignore[explicit-override]  # needs Python 3.12
-        """Write the first line; see :meth:`Receiver.send`."""
-        if self._rest:
-            raise BlockingIOError
-        size = data.index(b"\n") + 1
-        body = script(self.terms.callback, data[:size])
-        whole = b"%bContent-Length: %d\r\n\r\n%b" % (self._encode_head(), len(body), body)
-        self._rest = whole[self._sock.send(whole) :]
-        if self._rest:
-            self.watch(writes=True)
+        """Write the first line; see :meth:`Receiver.send`.
+
+        Its end counts as taken when all of it is: till then the Outbox has it, and breaks off if
+        what it is the end of expires.
+        """
+        size = 1
+        if not self._rest:
+            size = data.index(b"\n") + 1
+            body = script(self.terms.callback, data[:size])
+            self._rest = b"%bContent-Length: %d\r\n\r\n%b" % (self._encode_head(), len(body), body)
+            try:
+                sent = self._sock.send(self._rest)
+            except BlockingIOError:
+                self._rest = b""
+                raise
+            self._rest = self._rest[sent:]
+            if self._rest:
+                return size - 1
         else:
-            self._complete()
-        return size
-
-    def watch(self, *, writes: bool) -> None:  # type: ignore[explicit-override]
-        """See :meth:`Receiver.watch`: the rest of a line waits here."""
-        super().watch(writes=writes or bool(self._rest))
-
-    def on_writable(self) -> None:  # type: ignore[explicit-override]
-        """Go on with the line."""
-        if not self._rest:
-            super().on_writable()
-            return
-        try:
             self._rest = self._rest[self._sock.send(self._rest) :]
-        except BlockingIOError:
-            return
-        except OSError:
-            self.abort()
-            return
-        if not self._rest:
-            self._complete()
+            if self._rest:
+                raise BlockingIOError
+        self._complete()
+        return size

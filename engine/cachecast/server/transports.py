@@ -41,7 +41,7 @@ from cachecast.server.cors import is_preflight, share
 from cachecast.server.crossing import Crossing
 from cachecast.server.http_messages import Response, Upgrade, text_response
 from cachecast.server.http_messages import encode_head as encode_head_of
-from cachecast.server.http_session import HEARTBEAT_S, HttpSession, unknown
+from cachecast.server.http_session import HEARTBEAT_S, MAX_INBOX, HttpSession, unknown
 from cachecast.server.receiver import Poll, ScriptPoll, Streaming
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ SOCKJS_MAX_BYTES: Final = 128 * 1024
 
 #: Number of sessions at most that have not said yet which app they want.
 MAX_NAMELESS: Final = 1_000
+
+#: How many times larger a message is in a request: JSON in a string of JSON, all of it escaped.
+JSON_GROWTH: Final = 2
 
 #: Nothing in between may keep, change or compress what is streamed; nginx passes it on as it comes.
 _STREAMED: Final = (
@@ -380,10 +383,12 @@ class Transports:
             return unknown()
         try:
             is_form = place.kind == "jsonp_send"
-            messages = read_messages(read_form(request.body) if is_form else request.body)
+            most = MAX_INBOX * JSON_GROWTH * self._common.config.max_message_bytes
+            body = read_form(request.body) if is_form else request.body
+            messages = read_messages(body, most)
         except BadRequestError as error:
             session.fault()
-            return text_response(400, error.message.rstrip("\n"))
+            return text_response(error.http_status, error.message.rstrip("\n"))
         done = _FORM_DONE if is_form else _DONE
         if session.connection is not None:
             return session.take(messages, done)

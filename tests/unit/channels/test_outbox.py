@@ -251,6 +251,20 @@ def test_a_value_half_on_the_wire_at_its_deadline_ends_the_connection() -> None:
     assert outbox.waiting_bytes == 0
 
 
+def test_an_answer_past_its_deadline_ends_the_connection() -> None:
+    """Whatever stands behind it would be taken for it."""
+    socket = FakeSocket(0)
+    outbox = make_outbox(socket)
+    outbox.put(_frame("a"), None, 10.0)
+    outbox.put(_frame("b"))
+
+    outbox.purge(9.0)
+    assert outbox.waiting_bytes == 6
+    outbox.purge(10.0)
+
+    assert (outbox.is_gone, outbox.waiting_bytes) == (True, 0)
+
+
 def test_values_that_a_flush_began_to_send_end_the_connection_at_the_earliest_deadline() -> None:
     """They were joined in order to be sent, so one of them may be half out."""
     socket = FakeSocket(0)

@@ -65,14 +65,17 @@ def test_a_path_says_what_is_asked_of_which_session(path, place):
 
 
 def test_messages_are_an_array_of_strings():
-    assert read_messages(b"[]") == []
-    assert read_messages('["{\\"a\\":1}","ä\\ud83d"]'.encode()) == [b'{"a":1}', "ä\ufffd".encode()]
+    assert read_messages(b"[]", 2) == []
+    body = '["{\\"a\\":1}","ä\\ud83d"]'.encode()
+    assert read_messages(body, 100) == [b'{"a":1}', "ä\ufffd".encode()]
+    with pytest.raises(BadRequestError, match="more than 20 bytes"):
+        read_messages(body, 20)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'"x"', b"[1]", b'["x"', b"[" * 5_000, b"\xff"])
 def test_whatever_else_is_refused(body):
     with pytest.raises(BadRequestError, match="JSON array of strings"):
-        read_messages(body)
+        read_messages(body, 5_000)
 
 
 def test_a_form_has_them_in_its_field():

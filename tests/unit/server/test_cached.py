@@ -353,11 +353,39 @@ async def test_a_read_that_waits_answers_in_msgpack_for_who_likes_it():
             assert msgpack.unpackb((await wire.answer()).body)["data"] == "one"
 
 
-async def test_a_read_whose_caller_has_gone_ends_with_its_time():
+async def test_a_read_whose_caller_goes_makes_room_at_once():
     async with running() as node, asking(node, params={"wait": "30"}) as wire:
         await wire.aclose()
-        await node.wait(31.0)
         await until(lambda: not n_readers(node))
+
+
+async def test_what_is_asked_behind_a_read_that_waits_is_answered_behind_it():
+    async with running() as node, asking(node, params={"wait": "30"}) as wire:
+        for _ in range(3):
+            await wire.say(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\nGET /no")
+            await wire.say(b"thing HTTP/1.1\r\nHost: a\r\n\r\n")
+        await publish(node, "one")
+        statuses = [(await wire.answer()).status for _ in range(7)]
+        assert statuses == [200] + [404] * 6
+        assert not n_readers(node)
+
+
+# --- plain reads
+
+
+@pytest.mark.parametrize("path", [PATH, "channels/cache-a"])
+async def test_answers_that_wait_for_a_slow_caller_are_not_sent_past_their_values_end(path):
+    async with running(make_app(max_event_bytes=200_000), cache_ttl_s=20.0) as node:
+        await publish(node, "x" * 100_000)
+        wire = await node.connect(receives=4_096)
+        params = {} if path == PATH else {"info": "cache"}
+        n_asked = 200
+        await wire.say(node.signed("GET", path, params=params) * n_asked)
+        await until(lambda: node.broker.backlog.n_bytes > 200_000)
+        await node.wait(20.0)
+        assert not node.broker.backlog.n_bytes
+        with pytest.raises(EOFError):
+            await wire.exactly(n_asked * 100_000)
 
 
 # --- the end

@@ -51,3 +51,13 @@ async def test_it_is_refused_while_no_request_receives(autojump_clock):
         assert forgotten == []
         session.on_timeout()
         assert forgotten == [session]
+
+
+async def test_messages_without_a_byte_take_room_too(autojump_clock):
+    async with a_session() as (session, _, _):
+        session.open(TEST_APP, "7")
+        session.connection.outbox.put(b"x" * 100_000, is_asked=True)  # it must read first
+        session.take([b""] * 4_000, DONE)
+        assert not session.connection.outbox.is_finishing
+        session.take([b""] * 100, DONE)
+        assert session.connection.outbox.is_finishing

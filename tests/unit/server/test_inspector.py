@@ -477,6 +477,7 @@ async def test_members_of_a_presence_channel_are_listed():
 @pytest.mark.parametrize(
     "target",
     ["/api/channels?sort=nonsense", "/api/channels?limit=0", "/api/channels?limit=1e9",
+     "/api/channels?limit=000000001" + "9" * 5000,
      "/api/channels?after=x", "/api/channels?after=[1]", "/api/live?kind=all",
      "/api/channels?" + "a=b&" * 100],
 )  # fmt: skip
@@ -513,6 +514,15 @@ async def test_what_is_not_meant_is_not_done(path, body):
             node, path, method="POST", headers=BEARER + form, body=json.dumps(body).encode()
         )
         assert answer.status == 415
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\xed\xa0\x80", b"\\ud800"])
+@pytest.mark.parametrize("path", ["/api/publish", "/api/disconnect"])
+async def test_a_body_that_is_no_text_is_answered(path, name):
+    async with inspected() as node:
+        headers = BEARER + "Content-Type: application/json\r\n"
+        body = b'{"app":"%b"}' % name
+        assert (await asked(node, path, method="POST", headers=headers, body=body)).status == 400
 
 
 async def test_a_test_event_reaches_subscribers():

@@ -193,27 +193,24 @@ async def test_who_has_said_something_behind_a_poll_is_not_read_again(ground):
     assert ground.socket.is_closed
 
 
-async def test_a_script_takes_a_line_and_keeps_the_rest_of_it(ground):
+async def test_a_script_takes_a_line_and_its_end_when_all_of_it_has_left(ground):
     poll = ground.poll(callback="f")
-    ground.socket.room = 20
-    assert poll.send(b"ab\ncd\n") == 3
+    ground.socket.room = 0
     with pytest.raises(BlockingIOError):
-        poll.send(b"cd\n")
-    poll.watch(writes=False)
+        poll.send(b"ab\ncd\n")
+    assert poll.can_move
+    ground.socket.room = 20
+    assert poll.send(b"ab\ncd\n") == 2
+    assert not poll.can_move
+    for room in (0, 5):
+        ground.socket.room = room
+        with pytest.raises(BlockingIOError):
+            poll.send(b"\ncd\n")
+    assert ground.session.told == []
     ground.socket.room = 1_000
-    ground.serve()
+    assert poll.send(b"\ncd\n") == 1
     assert ground.received.endswith(b'/**/f("ab");\r\n')
     assert ground.session.told == ["complete"]
-
-
-async def test_a_script_whose_rest_meets_a_broken_socket_is_lost(ground):
-    poll = ground.poll(callback="f")
-    ground.socket.room = 20
-    poll.send(b"ab\n")
-    poll.on_writable()
-    ground.socket.send_error = ConnectionResetError()
-    poll.on_writable()
-    assert ground.session.told == ["lost"]
 
 
 async def test_a_script_that_waits_tells_its_session_of_room(ground):
