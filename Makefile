@@ -23,7 +23,7 @@ lint: .venv/.dev
 
 ## Build the manual: docs/_build/html/index.html. Warnings are errors
 docs: .venv/.docs
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -b html docs docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --fresh-env -b html -d docs/_build/doctrees docs docs/_build/html
 
 $(BIN)/cachecast: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

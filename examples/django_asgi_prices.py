@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
-from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
@@ -54,9 +54,9 @@ def the_broker() -> Broker:
     return broker
 
 
-def page(request: HttpRequest) -> HttpResponseBase:
+def page(request: HttpRequest) -> HttpResponse:
     del request
-    return FileResponse(Path(__file__).with_name("page.html").open("rb"))
+    return HttpResponse(Path(__file__).with_name("page.html").read_bytes())
 
 
 async def show_settings(request: HttpRequest) -> HttpResponse:

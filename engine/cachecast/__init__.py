@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 #: The one place that says it: the build asks here too.
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 #: Public name -> the module that has it.
 _HOMES = {

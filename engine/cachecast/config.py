@@ -482,7 +482,8 @@ def _read_toml(path: Path, text: str | None) -> dict[str, Any]:
         if text is None:
             text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(str(path), f"cannot be read: {reason}.") from None
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOML's own among them, and that of a number with 5,000 digits

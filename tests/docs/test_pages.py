@@ -117,7 +117,20 @@ def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
         ):
             continue
         command, rest = _find(words[1:])
-        assert command is not cachecast, line
+        assert not isinstance(command, click.Group), line
         rest = rest[: next((i for i, w in enumerate(rest) if w in {"|", "&", ">", "2>"}), None)]
         context = click.Context(command, info_name=command.name)
         command.make_parser(context).parse_args(rest)
+
+
+def test_contributing_names_places_that_there_are() -> None:
+    """A tree that was moved is one that nobody finds."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:engine|loadtest|benchmarks|tests|docs|\.ci)(?:/[\w./]+)?)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [
+        folder.name
+        for folder in (ROOT / "tests").iterdir()
+        if folder.is_dir() and folder.name[0] not in "._" and f"tests/{folder.name}" not in text
+    ] == []

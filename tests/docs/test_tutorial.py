@@ -50,7 +50,13 @@ def run(server: ServerProcess, beginning: str, folder: Path) -> subprocess.Compl
 
 def test_what_is_installed_is_what_the_steps_need() -> None:
     """Names of extras that exist; the rest is pip's."""
-    assert 'pip install ".[load]" pytest pytest-trio' in COMMANDS
+    assert 'pip install "../cachecast[load]" pytest pytest-trio' in COMMANDS
+
+
+def test_it_is_followed_beside_the_clone_and_not_within() -> None:
+    """Within, pytest reads the configuration of our own tests, which wants more plugins."""
+    assert "mkdir prices && cd prices" in COMMANDS
+    assert not any("cd cachecast" in command for command in COMMANDS)
 
 
 def test_a_value_is_kept_and_a_page_shows_it(server: ServerProcess, tmp_path: Path) -> None:

@@ -166,17 +166,27 @@ def test_behind_nginx_that_buffers_each_event_comes_at_once(behind_nginx, chromi
         next(opening, None)
 
 
-def test_a_client_does_not_notice_an_upgrade(start_server, open_backend, node_clients, tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_client_does_not_notice_an_upgrade(
+    start_server, open_backend, node_clients, tmp_path, workers
+):
+    """With workers some sessions are held by one that did not accept their requests."""
     control = tmp_path / "control"
-    server = start_server("--control", str(control), "--config", str(write_config(tmp_path)))
+    server = start_server(
+        "--control", str(control), "--config", str(write_config(tmp_path)), "--workers", workers
+    )
     backend, channel = open_backend(server), fresh()
     opening = _open_clients(node_clients, backend)
-    client = next(opening)(options=http_options(server.port, "xhr_streaming"))
-    client.subscribe(channel)
+    open_client = next(opening)
+    clients = [open_client(options=http_options(server.port, "xhr_streaming")) for _ in range(4)]
+    for client in clients:
+        client.subscribe(channel)
     backend.trigger(channel, "tick", 1)
-    client.wait_event(channel, "tick")
+    for client in clients:
+        client.wait_event(channel, "tick")
     upgrade(control)
     backend.trigger(channel, "tick", 2)
-    assert client.wait_event(channel, "tick", nth=2) == 2
-    assert [e["state"] for e in client.events if e["on"] == "state"] == ["connected"]
+    for client in clients:
+        assert client.wait_event(channel, "tick", nth=2) == 2
+        assert [e["state"] for e in client.events if e["on"] == "state"] == ["connected"]
     next(opening, None)

@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken.write_text("a = = b")
 
     for path, words in [
-        (tmp_path / "absent.toml", "cannot be read"),
+        (tmp_path / "absent.toml", "cannot be read: No such file or directory.$"),
         (binary, "cannot be read"),
         (broken, "not valid TOML"),
     ]:

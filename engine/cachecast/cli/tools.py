@@ -83,7 +83,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(str(path), f"cannot be read: {reason}.") from None
 
 
 #: Table, as a file opens it -> what may stand in it.

@@ -148,7 +148,7 @@ async def open_traces(
             exporter = _make_exporter(environ)
     except ImportError as error:
         raise ConfigError(
-            "server.otel",
+            "server.sends_traces",
             f"needs {error.name}, which is not installed.",
             'pip install "cachecast[otel]"',
         ) from error
@@ -179,7 +179,7 @@ def _make_exporter(environ: Mapping[str, str]) -> SpanExporter:
     )
     if protocol != "http/protobuf":
         raise ConfigError(
-            "server.otel",
+            "server.sends_traces",
             f"sends by http/protobuf; OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}.",
             "Every collector takes it, at port 4318 by default.",
         )

@@ -232,7 +232,7 @@ class Poller:
         handler.share = share
         self._join(share, fd, events)
         if due is not None:
-            share.again[fd] = due
+            share.again.setdefault(fd, due)
             self._wake(share)
 
     def remove(self, fd: int) -> None:
@@ -258,7 +258,14 @@ class Poller:
     def _register(self, share: Share, fd: int, events: int) -> None:
         own = share.selector
         if own is None:
-            own = share.selector = self._open_selector()
+            try:
+                own = self._open_selector()
+            except OSError as error:  # no more files may be opened, mostly
+                _log.warning("connection cannot be served", error=error.strerror)
+                self._new.add(fd)  # that is, not watched
+                self.abort_soon(fd, self._handlers[fd])
+                return
+            share.selector = own
             self._open_shares[own.fileno()] = share
             self._selector.register(own.fileno(), READ)
         own.register(fd, events)

@@ -328,10 +328,8 @@ class Transports:
     def can_move(self) -> dict[Connection, HttpSession]:
         """The sessions that another process can go on with. O(sessions).
 
-        None of a worker, whose place among the others the next process need not have.
+        Of a worker too: the next one gets its place among the others, and their key.
         """
-        if self.crossing is not None:
-            return {}
         sessions = self._sessions.values()
         return {s.connection: s for s in sessions if s.connection is not None and s.can_move}
 

@@ -187,7 +187,7 @@ class NodeProcess(_Process):
         self, name: str, folder: Path, bus: str, config: Path, command: Sequence[str]
     ) -> None:
         super().__init__(name, folder)
-        self._control = folder / "control"
+        self._control = folder / f"control-{name}"
         self._command = (
             *command, "serve", "--config", str(config), *(("--bus", bus) * bool(bus)),
             "--control", str(self._control),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from functools import partial
 
@@ -233,6 +235,32 @@ async def test_moved_handler_is_served_in_the_turns_of_its_new_share(poller):
     assert poller.n_selectors == 2
     other.peer.send(b"x")
     await until(lambda: other.got)
+
+
+@pytest.mark.parametrize("comes", ["new", "added", "moved"])
+async def test_who_would_be_its_shares_first_without_a_descriptor_left_is_ended_alone(
+    poller, monkeypatch, comes
+):
+    """It ended all others with it: the share's selector could not be opened."""
+    healthy = Echo(poller)
+
+    def refuse():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(poller, "_open_selector", refuse)
+    share = poller.share_of("1")
+    if comes == "moved":
+        first = Echo(poller)
+        poller.again(first.sock.fileno(), first)
+        poller.move(first.sock.fileno(), share)
+    else:
+        first = Echo(poller, share, is_new=comes == "new")
+        first.peer.send(b"x")
+    await until(lambda: first.aborts)
+    healthy.peer.send(b"x")
+    await until(lambda: healthy.got)
+    assert (len(poller), share.n_sockets) == (1, 0)
+    assert [entry["event"] for entry in poller.logs] == ["connection cannot be served"]
 
 
 async def test_share_without_sockets_costs_no_file_descriptor(poller):

@@ -437,6 +437,29 @@ async def test_a_new_process_that_never_says_hello_is_given_up(lines, autojump_c
             await give(node.server, ours, [], end_other=lambda: None)
 
 
+async def test_who_follows_a_value_is_sent_away_in_order_before_the_move(lines):
+    """So that no reader sees a broken answer; who comes back finds whoever is there then."""
+    ours, theirs = lines
+    async with running() as node:
+        stream, waiting = await node.connect(), await node.connect()
+        path = "channels/cache-a/cache"
+        await stream.say(node.signed("GET", path, headers="Accept: text/event-stream\r\n"))
+        await waiting.say(node.signed("GET", path, params={"wait": "60"}))
+        await until(lambda: node.broker.follows.n_readers("3") == 2)
+        await theirs.send(hello())
+
+        async def hand_over() -> None:
+            with pytest.raises(UpgradeError):
+                await give(node.server, ours, [], end_other=lambda: None)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hand_over)
+            assert b"pusher:cache_miss" in (await stream.answer()).body
+            assert (await waiting.answer()).status == 404
+            theirs.close()
+        assert node.broker.follows.n_readers("3") == 0
+
+
 async def test_an_answer_in_parts_is_cut_and_its_source_is_told():
     """Whoever reads it asks again, and finds the new process."""
     told = []
