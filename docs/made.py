@@ -44,12 +44,15 @@ PUBLIC: Final = (
 
 def commands() -> str:
     """All commands with their options, from the objects that click runs."""
-    return "\n".join(_command(cachecast, []))
+    return "\n".join(_command(cachecast, [], None))
 
 
-def _command(command: click.Command, way: list[str]) -> Iterator[str]:
+def _command(command: click.Command, way: list[str], parent: click.Context | None) -> Iterator[str]:
     way = [*way, command.name or ""]
-    context = click.Context(command, info_name=" ".join(way), max_content_width=500)
+    # With all its settings, and those of its parents: a command keeps the help option that it is
+    # asked for first.
+    settings = command.context_settings | {"max_content_width": 500}
+    context = click.Context(command, parent, " ".join(way), **settings)
     yield from (f"## `{' '.join(way)}`", "", inspect.cleandoc(command.help or ""), "")
     yield from ("```text", " ".join([*way, *command.collect_usage_pieces(context)]), "```", "")
     records = [one.get_help_record(context) for one in command.get_params(context)]
@@ -60,7 +63,7 @@ def _command(command: click.Command, way: list[str]) -> Iterator[str]:
         yield ""
     for one in getattr(command, "commands", {}).values():
         if not one.hidden:
-            yield from _command(one, way)
+            yield from _command(one, way, context)
 
 
 def _cell(text: str) -> str:

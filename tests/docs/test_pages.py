@@ -119,7 +119,7 @@ def test_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
         command, rest = _find(words[1:])
         assert not isinstance(command, click.Group), line
         rest = rest[: next((i for i, w in enumerate(rest) if w in {"|", "&", ">", "2>"}), None)]
-        context = click.Context(command, info_name=command.name)
+        context = click.Context(command, info_name=command.name, **cachecast.context_settings)
         command.make_parser(context).parse_args(rest)
 
 
