@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +21,7 @@ import yaml
 
 from tests.cluster.engines import Plain, Server, binary_of
 from tests.cluster.nodes import free_port
+from tests.loadtest.proxies import nginx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +193,8 @@ def test_what_the_compose_file_starts_is_one_broker(image: Image, tmp_path: Path
             plain.must("CONFIG", "SET", "requirepass", password)
         for port in ports:
             stack.enter_context(image.running(port, **environment))
-        stack.enter_context(nginx(tmp_path, services["proxy"], proxy_port, ports))
+        block = proxy_block(services["proxy"], proxy_port, ports)
+        stack.enter_context(nginx(tmp_path, block, [proxy_port]))
         for _ in ports:  # nginx goes round
             done = image.run(
                 "publish", "cache-a", "tick", "1", "--url", f"http://127.0.0.1:{proxy_port}",
@@ -210,35 +209,11 @@ def test_what_the_compose_file_starts_is_one_broker(image: Image, tmp_path: Path
             assert "tick" in done.stdout, done.stderr
 
 
-@contextmanager
-def nginx(folder: Path, proxy: dict[str, Any], port: int, nodes: list[int]) -> Iterator[None]:
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip("Debian's nginx is not installed")
+def proxy_block(proxy: dict[str, Any], port: int, nodes: list[int]) -> str:
+    """What the service's file says, at a port here and before these nodes."""
     source = proxy["volumes"][0].partition(":")[0]
-    text = (EXAMPLES / source).read_text().replace("listen 80", f"listen 127.0.0.1:{port}")
     servers = " ".join(f"server 127.0.0.1:{node};" for node in nodes)
-    text = text.replace("server node:6001;", servers)
-    folders = "\n".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    text = (EXAMPLES / source).read_text()
+    return text.replace("listen 80", f"listen 127.0.0.1:{port}").replace(
+        "server node:6001;", servers
     )
-    path = folder / "nginx.conf"
-    path.write_text(
-        f"daemon off; pid {folder}/pid; error_log stderr crit;\n"
-        f"events {{}}\nhttp {{ access_log off; {folders}\n{text}\n}}\n"
-    )
-    process = subprocess.Popen([found, "-c", str(path), "-e", "stderr"])
-    try:
-        while True:
-            assert process.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                break
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)

@@ -121,6 +121,7 @@ def measure(count: int, sweeps: int) -> dict[str, Any]:
                     channel.deliver(_TURN)
                 cpu_s[name] += time.process_time() - began
                 n_bytes[name] += len(encoded.on(_WIRES[name]))
+                # As between publications: what comes next finds caches cold, and the kernel done.
                 time.sleep(_PAUSE_S + count * size / 1e9)
         for name, (_, transports) in channels.items():
             document[f"{size} {name}"] = {
